@@ -1,0 +1,1 @@
+"""Pure computation: nothing here imports dagster."""
