@@ -41,6 +41,12 @@ class TableStore(dg.ConfigurableResource):
         """The tables under the root."""
         return Tables(self.root)
 
+    def optional(self, key: Sequence[str], partitions: Sequence[Partition]) -> pl.DataFrame | None:
+        """Many partitions of a table in memory; None unless all are there."""
+        if not all(self.tables.exists(key, partition) for partition in partitions):
+            return None
+        return self.tables.scan(key, partitions).collect()
+
 
 class ParquetIOManager(dg.ConfigurableIOManager):
     """Writes polars frames as Parquet under the store's root and reads one or many partitions back."""

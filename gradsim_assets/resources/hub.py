@@ -3,7 +3,6 @@
 import hashlib
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -92,7 +91,7 @@ class ModelHub(dg.ConfigurableResource):
         return _hub_revision(model_id)
 
     def load(
-        self, model_id: str, revision: Revision, log: Callable[[str], None] = logging.getLogger(__name__).info
+        self, model_id: str, revision: Revision, log: Callable[[str], None] = _log.info
     ) -> LoadedModel:
         """The model of exactly this revision, in evaluation mode on the configured device.
 

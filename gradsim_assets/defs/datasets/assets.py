@@ -93,7 +93,9 @@ def _model_generated(partitions: Partitions) -> dg.AssetsDefinition:
             loaded = hub.load(model_id, revision, context.log.info)
             samples = parse_samples(paraphrased.to_dicts(), "paraphrased")
             answers = generate_answers(loaded, samples, report)
-        frame = sample_frame([Sample(s.id, s.user, a.answer) for s, a in zip(samples, answers, strict=True)]).with_columns(
+        frame = sample_frame(
+            [Sample(s.id, s.user, a.answer) for s, a in zip(samples, answers, strict=True)]
+        ).with_columns(
             prompt_tokens=pl.Series([answer.prompt_tokens for answer in answers], dtype=pl.Int64()),
             completion_tokens=pl.Series([answer.completion_tokens for answer in answers], dtype=pl.Int64()),
             truncated=pl.Series([answer.truncated for answer in answers], dtype=pl.Boolean()),
