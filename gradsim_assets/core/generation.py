@@ -308,7 +308,8 @@ class _AnswerStore:
         for line in content.splitlines():
             try:
                 entry = json.loads(line)
-                self.found[entry.pop("key"), entry["id"]] = Generated(**entry)
+                key = entry.pop("key")
+                self.found[key, entry["id"]] = Generated(**entry)
             except (ValueError, KeyError, TypeError):
                 continue  # the line that a kill cut off: that answer is computed again
         if content and not content.endswith(b"\n"):
