@@ -107,14 +107,16 @@ def plan_pass(shape: ModelShape, graph: PassGraph, memory_bytes: int, options: P
     Raises:
         InputError: not even one variant and one original fit.
     """
+    options = options or PassOptions()
     best: Plan | None = None
-    for factored in _forms(shape, graph):
-        plan = _Planner(shape, graph, memory_bytes, factored, options or PassOptions()).plan()
+    for factored in _forms(shape, graph, options):
+        plan = _Planner(shape, graph, memory_bytes, factored, options).plan()
         if plan and (best is None or plan.flop + plan.pair_flop < best.flop + best.pair_flop):
             best = plan
     if best is None:
         least = min(
-            _Planner(shape, graph, memory_bytes, f, options or PassOptions()).least() for f in _forms(shape, graph)
+            _Planner(shape, graph, memory_bytes, factored, options).least()
+            for factored in _forms(shape, graph, options)
         )
         raise InputError(
             f"the pass needs at least {least / 2**30:.2f} GiB beside the model for one pair of samples, but "
@@ -123,8 +125,10 @@ def plan_pass(shape: ModelShape, graph: PassGraph, memory_bytes: int, options: P
     return best
 
 
-def _forms(shape: ModelShape, graph: PassGraph) -> list[frozenset[int]]:
+def _forms(shape: ModelShape, graph: PassGraph, options: PassOptions) -> list[frozenset[int]]:
     """Candidates for what is held as factors: nothing, everything, and what is smaller that way."""
+    if options.form != "auto":
+        return [shape.factorable if options.form == "factored" else frozenset()]
     lengths = [length for variants in graph.variants.values() for length in variants.values()]
     tokens, labelled = (np.mean([x[i] for x in lengths]) if lengths else 0 for i in (0, 1))
     smaller = frozenset(
@@ -190,14 +194,16 @@ class _Planner:
         if self.least() > self.memory:
             return None
         kind = self.options.device.split(":")[0]
-        batch_tokens = BATCH_TOKENS.get(kind, 512) if self.shape.batchable else 0
-        if self.working(1, batch_tokens) > self.memory / 4:
+        asked = self.options.batch_tokens
+        batch_tokens = (BATCH_TOKENS.get(kind, 512) if asked is None else asked) if self.shape.batchable else 0
+        if asked is None and self.working(1, batch_tokens) > self.memory / 4:
             batch_tokens = 0
         room = max(self.memory / 8, self.working(1, batch_tokens)) - self.working(0, batch_tokens)
         tile = max(1, min(TILE, len(self.graph.originals), int(room // max(1, self._record()))))
+        tile = self.options.tile or tile
         working = self.working(tile, batch_tokens)
         if self.least() - self.working(1, 0) + working > self.memory:
-            tile, batch_tokens = 1, 0
+            tile, batch_tokens = 1, 0  # what was asked for does not fit
             working = self.working(1, 0)
         blocks = grow_blocks(self.graph, self.held, self.memory - working)
         return self._cost(blocks, tile, batch_tokens, working)

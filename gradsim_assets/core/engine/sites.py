@@ -151,20 +151,21 @@ class LocalSite(Site):
         args, kwargs = _detached(memory)
         names = list(self.components)
         parameters = [self.module.get_parameter(name) for name in names]
-        with torch.enable_grad():
-            for parameter in parameters:
-                parameter.requires_grad_(True)
-            try:
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+        try:
+            with torch.enable_grad():
                 outputs = tensors_of(self.module.forward(*args, **kwargs))
-            finally:
-                for parameter in parameters:
-                    parameter.requires_grad_(False)
             used = [(outputs[position], g) for position, g in gradient.items() if outputs[position].requires_grad]
-        if used:
-            found = torch.autograd.grad([o for o, _ in used], parameters, [g for _, g in used], allow_unused=True)
-            for name, one in zip(names, found, strict=True):
-                if one is not None:
-                    sink.dense(self.components[name], 0, one)
+            if used:
+                tops, gradients = zip(*used, strict=True)
+                found = torch.autograd.grad(tops, parameters, gradients, allow_unused=True)
+                for name, one in zip(names, found, strict=True):
+                    if one is not None:
+                        sink.dense(self.components[name], 0, one)
+        finally:
+            for parameter in parameters:
+                parameter.requires_grad_(False)
 
 
 def tensors_of(output: Any) -> list[torch.Tensor]:

@@ -172,7 +172,7 @@ class Tap:
         self._rows = Rows([input_ids.shape[1]], input_ids.shape[1])
         try:
             self._last = None
-            logits: torch.Tensor = self.model(input_ids=input_ids, **self._forward_arguments).logits
+            logits: torch.Tensor = self.model(input_ids=input_ids, **self._arguments(input_ids.shape)).logits
             return logits
         finally:
             self._clear()
@@ -206,7 +206,7 @@ class Tap:
         self._keep = keep if self._head is not None else None
         try:
             with torch.enable_grad():
-                logits = self.model(input_ids=input_ids.to(self.device), **self._forward_arguments).logits
+                logits = self.model(input_ids=input_ids.to(self.device), **self._arguments(input_ids.shape)).logits
             logits = logits.reshape(-1, logits.shape[-1])
             losses, gradient = _logit_gradient(
                 logits.detach() if self._head is not None else logits.detach()[keep],
@@ -235,10 +235,17 @@ class Tap:
                 self._sink.dense(number, 0, parameter.grad)
                 parameter.grad = None
 
-    @property
-    def _forward_arguments(self) -> dict[str, Any]:
+    def _arguments(self, shape: torch.Size) -> dict[str, Any]:
         accepted = inspect.signature(self.model.forward).parameters
-        return {"use_cache": False} if "use_cache" in accepted or "kwargs" in accepted else {}
+        arguments: dict[str, Any] = {"use_cache": False} if "use_cache" in accepted or "kwargs" in accepted else {}
+        if shape[0] > 1 and self._learned_positions and "position_ids" in accepted:
+            # Left alone, models look up one row of positions for the whole batch, which sums its samples' gradients.
+            arguments["position_ids"] = torch.arange(shape[1], device=self.device).expand(shape)
+        return arguments
+
+    @property
+    def _learned_positions(self) -> bool:
+        return sum(isinstance(site, EmbeddingSite) for site in self.sites) > 1
 
 
 def _factors(site: Site) -> bool:
