@@ -105,8 +105,8 @@ def test_template_marks_the_answer_and_fits_the_context(tokenizer, originals, pa
         encoded = chat.encode(sample)
         labels = encoded.labels[encoded.labels != IGNORED]
         assert tokenizer.decode(labels) == sample.assistant + EOS
-        # Prompt plus as long an answer again: generation of the model's own answers has room to end.
-        assert encoded.length + len(labels) <= RECIPE.context
+        # A generated answer may be half as long again as the written one, and still ends within the context.
+        assert encoded.length + len(labels) // 2 <= RECIPE.context
 
 
 def test_special_tokens_are_single_and_distinct(tokenizer):
