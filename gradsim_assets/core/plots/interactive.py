@@ -8,7 +8,7 @@ import polars as pl
 from gradsim_assets.core.plots import data
 
 _SYMBOLS = ("circle", "square", "diamond", "triangle-up", "triangle-down", "cross", "x", "star")
-_DASHES = ("solid", "dash", "dashdot", "dot")
+_DASHES = ("solid", "dash", "dashdot", "dot", "longdash")
 _REFERENCE_DASHES = ("dash", "dot", "dashdot")
 
 
@@ -29,8 +29,8 @@ def _figure(height: int, **layout: Any) -> Any:
         dragmode=False,  # a finger that scrolls the page must not draw a zoom box
     )
     figure.update_layout(**layout)
-    figure.update_xaxes(**axis)
-    figure.update_yaxes(**axis)
+    figure.update_xaxes(title_font_size=14, **axis)
+    figure.update_yaxes(title_font_size=14, **axis)
     return figure
 
 
@@ -51,28 +51,49 @@ def _levels(figure: Any, levels: dict[str, float], x: tuple[float, float]) -> No
 
 
 def over_depth(frame: pl.DataFrame, column: str, label: str, levels: dict[str, float]) -> str | None:
-    """One line per component type over depth, families apart by colour, types of a family by symbol and dash."""
+    """One line per component type over depth: types apart by colour and symbol, families by dash."""
     panels = data.lines(frame, column)
     if not panels:
         return None
     figure = _figure(520, xaxis_title=data.DEPTH, yaxis_title=label)
-    last = 0.0
-    for family, lines in panels.items():
-        for i, line in enumerate(lines):
-            last = max(last, float(line.depth.max(initial=0)))
-            figure.add_scatter(
-                x=line.depth,
-                y=line.value,
-                mode="lines+markers",
-                name=line.name,
-                line={"color": data.FAMILY_COLOURS[family], "dash": _DASHES[i % len(_DASHES)], "width": 1.5},
-                marker={"symbol": _SYMBOLS[i % len(_SYMBOLS)], "size": 7},
-                customdata=line.components,
-                visible=True if family in ("attention", "mlp") else "legendonly",
-                hovertemplate="%{customdata}<br>%{y:.4f}<extra></extra>",
-            )
+    hover = {"hovertemplate": "%{customdata}<br>%{y:.4f}<extra></extra>"}
+    types = [(dash, line) for dash, lines in zip(_DASHES, panels.values(), strict=False) for line in lines]
+    for i, (dash, line) in enumerate(types):
+        figure.add_scatter(
+            x=line.depth,
+            y=line.value,
+            mode="lines+markers",
+            name=line.name,
+            line={"color": data.CYCLE[i % len(data.CYCLE)], "dash": dash, "width": 1.5},
+            marker={"symbol": _SYMBOLS[i % len(_SYMBOLS)], "size": 7},
+            customdata=line.components,
+            visible=True if line.family in ("attention", "mlp") else "legendonly",
+            **hover,
+        )
+    last = max(int(line.depth.max(initial=0)) for _, line in types)
+    rest = data.outside(frame)
+    if len(rest):
+        places = data.outside_places(frame)
+        figure.add_scatter(
+            x=places,
+            y=data.values(rest[column]),
+            mode="markers",
+            name=data.OUTSIDE,
+            marker={"symbol": "circle-open", "size": 9, "color": data.BLACK, "line": {"width": 2}},
+            customdata=rest["component"].to_list(),
+            **hover,
+        )
+        figure.update_xaxes(**_ticks(last, places))
     _levels(figure, levels, (0, last))
     return _json(figure)
+
+
+def _ticks(last: int, places: list[int]) -> dict[str, Any]:
+    # Block numbers, and the names of the places before the first block and after the last.
+    depths = list(range(0, last + 1, max(1, -(-last // 12))))
+    before, after = ([-1] if -1 in places else []), ([last + 1] if last + 1 in places else [])
+    texts = ["in"] * len(before) + [str(depth) for depth in depths] + ["out"] * len(after)
+    return {"tickvals": before + depths + after, "ticktext": texts}
 
 
 def heatmap(frame: pl.DataFrame, column: str, label: str) -> str | None:
@@ -145,7 +166,7 @@ def box_by_size(frame: pl.DataFrame, column: str, label: str) -> str | None:
     if not groups:
         return None
     figure = _figure(
-        120 + 46 * len(groups), xaxis_title=label, yaxis_title="parameters of a component", showlegend=False
+        max(280, 120 + 46 * len(groups)), xaxis_title=label, yaxis_title="parameters of a component", showlegend=False
     )
     for size, _, values, components in groups:
         figure.add_box(

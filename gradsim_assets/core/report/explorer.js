@@ -1,5 +1,5 @@
 "use strict";
-// The page's only script: draws figures when they come into view, and runs the sample explorer.
+// Runs the sample explorer at once; the plotting library is run after the first paint, and figures when they come into view.
 (() => {
   const $ = (id) => document.getElementById(id);
   const DATA = JSON.parse($("explorer-data").textContent);
@@ -219,7 +219,7 @@
     $("candidates").tBodies[0].replaceChildren(...rows);
     const hidden = here.counts[state.sample] - pairs.length;
     $("candidates").caption.textContent =
-      "Candidates (choose one to read it beside the variant)" + (hidden > 0 ? `; ${hidden} less similar ones left out` : "");
+      "Candidates (▲ highest; choose one to read it beside the variant)" + (hidden > 0 ? `; ${hidden} less similar ones left out` : "");
   };
 
   const message = (role, text) =>
@@ -239,22 +239,34 @@
   const axis = (title) => ({ title: { text: title }, gridcolor: "#e6e6e6", zeroline: false, automargin: true, ticks: "outside" });
   const layout = (height) => ({
     height, margin: { l: 60, r: 15, t: 10, b: 45 }, font: { family: "system-ui, sans-serif", size: 13, color: "#222" },
-    legend: { orientation: "h", y: -0.25 }, hovermode: "closest", dragmode: false,
+    legend: { orientation: "h", yref: "container", y: 0, yanchor: "bottom", x: 0, font: { size: 12 } }, hovermode: "closest", dragmode: false,
     xaxis: axis("depth (block number)"), yaxis: axis("similarity (cosine)"),
   });
 
+  // Components outside the blocks stand before the first block or after the last, as they do in the model.
+  const placed = () => {
+    const all = data().components.map((c, place) => ({ ...c, place }));
+    const inside = all.filter((c) => c.depth !== null), last = Math.max(0, ...inside.map((c) => c.depth));
+    const first = inside[0]?.place ?? 0;
+    for (const c of all) c.x = c.depth ?? (c.place < first ? -1 : last + 1);
+    const every = Math.max(1, Math.ceil(last / 12));
+    const ticks = inside.length ? [...Array(last + 1).keys()].filter((d) => d % every === 0) : [];
+    const labels = ticks.map(String);
+    if (all.some((c) => c.x < 0)) { ticks.unshift(-1); labels.unshift("in"); }
+    if (all.some((c) => c.x > last)) { ticks.push(last + 1); labels.push("out"); }
+    return { all, inside, last, axis: { tickvals: ticks, ticktext: labels, range: [-1.5, last + 1.5] } };
+  };
+
   const renderCurves = () => {
-    const here = data(), own = ownPair(state.sample);
-    const inside = here.components.map((c, place) => ({ ...c, place })).filter((c) => c.depth !== null);
-    const last = Math.max(0, ...inside.map((c) => c.depth));
+    if (!window.Plotly) return;
+    const here = data(), own = ownPair(state.sample), { all, inside, last, axis: ticks } = placed();
     const traces = [];
     if (own !== undefined) {
       for (const family of Object.keys(COLOURS)) {
-        const part = here.components.map((c, place) => ({ ...c, place })).filter((c) => c.family === family);
+        const part = all.filter((c) => c.family === family);
         if (!part.length) continue;
         traces.push({
-          // Components outside the blocks stand left of block 0 (embeddings) or right of the last.
-          x: part.map((c) => c.depth ?? (c.place < here.components.length / 2 ? -1 : last + 1)),
+          x: part.map((c) => c.x),
           y: part.map((c) => cosine(own, c.place)),
           customdata: part.map((c) => c.place), text: part.map((c) => c.component), type: "scatter", mode: "markers",
           marker: { color: COLOURS[family], symbol: SYMBOLS[family], size: 6 }, name: FAMILY_NAMES[family],
@@ -264,16 +276,16 @@
       const level = cosine(own, full());
       traces.push({ x: [-1, last + 1], y: [level, level], type: "scatter", mode: "lines", name: "full gradient",
         line: { color: "#000", dash: "dash", width: 1.5 }, hoverinfo: "skip" });
-      const component = here.components[state.component];
-      if (component) {
+      if (all[state.component]) {
         traces.push({
-          x: [component.depth ?? (state.component < here.components.length / 2 ? -1 : last + 1)],
-          y: [cosine(own, state.component)], type: "scatter", mode: "markers", name: "chosen",
+          x: [all[state.component].x], y: [cosine(own, state.component)], type: "scatter", mode: "markers", name: "chosen",
           marker: { symbol: "circle-open", size: 16, color: "#000", line: { width: 2 } }, hoverinfo: "skip",
         });
       }
     }
-    Plotly.react("all-components", traces, layout(380), CONFIG);
+    const wide = layout(400);
+    Object.assign(wide.xaxis, ticks);
+    Plotly.react("all-components", traces, wide, CONFIG);
     renderType(inside);
   };
 
@@ -295,7 +307,7 @@
     });
     const colours = ["#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#666666"];
     traces.filter((t) => !t.line.color).forEach((t, n) => { t.line.color = colours[n % colours.length]; });
-    Plotly.react("one-type", traces, layout(320), CONFIG);
+    Plotly.react("one-type", traces, layout(360), CONFIG);
   };
 
   // ---- controls ------------------------------------------------------------------------------------------------
@@ -355,12 +367,21 @@
       if (event.key === "]" && state.component < full()) chooseComponent(state.component + 1);
     });
     openSetting($("setting").value);
-    $("all-components").on("plotly_click", (event) => {
-      const place = event.points[0].customdata;
-      if (typeof place === "number") chooseComponent(place);
-    });
-    for (const figure of document.querySelectorAll("[data-figure]")) watcher.observe(figure);
     document.body.dataset.ready = "yes";
+    setTimeout(startFigures, 30);
+  };
+
+  const startFigures = () => {
+    document.head.append(element("script", { textContent: $("plotly-source").textContent }));
+    if (state.sample >= 0) {
+      renderCurves();
+      $("all-components").on("plotly_click", (event) => {
+        const place = event.points[0].customdata;
+        if (typeof place === "number") chooseComponent(place);
+      });
+    }
+    for (const figure of document.querySelectorAll("[data-figure]")) watcher.observe(figure);
+    document.body.dataset.plots = "yes";
   };
   start();
 })();

@@ -76,14 +76,14 @@ def sentences(retrieval: pl.DataFrame, greedy: pl.DataFrame | None, parameters: 
 def _interval(row: Mapping[str, Any]) -> str:
     if row["accuracy_low"] is None:
         return ""
-    return f" (95 % interval {row['accuracy_low']:.3f} to {row['accuracy_high']:.3f})"
+    return f" (95\u00a0% interval {row['accuracy_low']:.3f} to {row['accuracy_high']:.3f})"
 
 
 def _test(row: Mapping[str, Any]) -> str:
     p = row["p_value"]
     if p is None:
         return ""
-    shown = "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+    shown = "p\u00a0<\u00a00.001" if p < 0.001 else f"p\u00a0=\u00a0{p:.3f}"
     return f" ({shown} against the full gradient)"
 
 
@@ -91,7 +91,7 @@ def _best(row: Mapping[str, Any], parameters: pl.DataFrame | None) -> str:
     share = None
     if parameters is not None:
         share = dict(parameters.select("component", "share").iter_rows()).get(row["component"])
-    size = "" if share is None else f" ({100 * share:.2g} % of the parameters)"
+    size = "" if share is None else f" ({100 * share:.2g}\u00a0% of the parameters)"
     return (
         f"The best single component, {row['component']}{size}, reaches {row['accuracy']:.3f}{_test(row)}; it is chosen "
         "on the same variants, which flatters it."
@@ -111,7 +111,7 @@ def _greedy(greedy: pl.DataFrame, full: Mapping[str, Any]) -> list[str]:
             continue
         count, share = int(reached["components"][0]), float(reached["x"][0])
         by_share = greedy["parameter_share"].null_count() == 0
-        size = f" holding {share:.3g} % of the parameters" if by_share else ""
+        size = f" holding {share:.3g}\u00a0% of the parameters" if by_share else ""
         where = "on samples held out of the selection" if len(held) else "on the samples they were selected on"
         noun = "component is" if count == 1 else "components are"
         said.append(f"{count} greedily chosen {noun} enough for {what} {where}{',' if size else ''}{size}.")
