@@ -177,7 +177,8 @@ def read_pairs(
     arrays = []
     for column in columns:
         values = np.full(len(names) * len(first), np.nan)
-        values[cell] = table[column].fill_null(float("nan")).to_numpy()
+        found = table[column].fill_null(float("nan")).to_numpy()
+        values[cell] = np.where(np.isfinite(found), found, np.nan)  # an overflow is no similarity either
         arrays.append(values.reshape(len(names), len(first)))
     return Candidates(variants, variant[first], np.asarray(originals, dtype=object)[original[first]]), names, *arrays
 

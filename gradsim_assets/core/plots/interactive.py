@@ -122,7 +122,7 @@ def heatmap(frame: pl.DataFrame, column: str, label: str) -> str | None:
         ygap=1,
     )
     figure.update_yaxes(autorange="reversed", showgrid=False, ticks="")
-    figure.update_xaxes(showgrid=False)
+    figure.update_xaxes(showgrid=False, **_ticks(depths[-1], []))
     return _json(figure)
 
 
@@ -255,7 +255,7 @@ def retrieval(frame: pl.DataFrame) -> str | None:
     figure = _figure(90 + 38 * len(rows), xaxis_title=data.ACCURACY, showlegend=False)
     figure.add_bar(
         x=accuracy,
-        y=[data.method_name(name) for name in rows["method"]],
+        y=[f"{data.method_name(m)}  <b>{a:.3f}</b>" for m, a in rows.select("method", "accuracy").iter_rows()],
         orientation="h",
         marker={"color": [data.GREY if name in ("bm25", "chance") else data.BLUE for name in rows["method"]]},
         error_x={
@@ -265,10 +265,6 @@ def retrieval(frame: pl.DataFrame) -> str | None:
             "arrayminus": np.nan_to_num(accuracy - low).clip(0),
             "thickness": 1.2,
         },
-        text=[f"{value:.3f}" for value in accuracy],
-        textposition="inside",
-        insidetextanchor="start",
-        textfont={"color": "white"},
         hovertemplate="%{y}: %{x:.4f}<extra></extra>",
     )
     figure.update_yaxes(autorange="reversed", showgrid=False, ticks="")
