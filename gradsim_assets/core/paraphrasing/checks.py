@@ -4,7 +4,8 @@ import re
 import unicodedata
 from collections import Counter
 
-from gradsim_assets.core.paraphrasing.store import REJECTED, Answer
+from gradsim_assets.core.paraphrasing.options import ParaphraserOptions, Request
+from gradsim_assets.core.paraphrasing.store import REJECTED, Answer, AnswerStore
 
 _REFUSAL = re.compile(
     r"\W*(i['’]?m sorry|i am sorry|sorry,|i apologi[sz]e|i can['’]?t\b|i cannot\b|i['’]?m unable|i am unable|i won['’]?t\b|"
@@ -62,6 +63,17 @@ def fault(text: str, answer: Answer, role: str) -> str | None:
     if role == "user" and text.rstrip().endswith("?") and "?" not in answer.text and not _REQUEST.search(answer.text):
         return "answered"
     return "refusal" if _refuses(answer.text) and not _refuses(text) else None
+
+
+def is_final(request: Request, answer: Answer) -> bool:
+    """Whether no further attempt is due: the answer is sound, or the text is not taken at all."""
+    return answer.finish_reason == REJECTED or fault(request.text, answer, request.role) is None
+
+
+def is_settled(request: Request, options: ParaphraserOptions, store: AnswerStore) -> bool:
+    """Whether the store holds a final answer, or all the attempts that there are to be."""
+    found = store.attempts(request.key)
+    return len(found) >= options.attempts or any(is_final(request, answer) for answer in found)
 
 
 def _unfinished(answer: Answer) -> str | None:

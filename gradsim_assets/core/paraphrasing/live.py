@@ -8,8 +8,9 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from gradsim_assets.core.errors import InputError
-from gradsim_assets.core.paraphrasing.checks import fault
-from gradsim_assets.core.paraphrasing.errors import RejectedError, ServiceError, SpendingLimitError, TransientError
+from gradsim_assets.core.paraphrasing.budget import affordable, limit_reached
+from gradsim_assets.core.paraphrasing.checks import is_final
+from gradsim_assets.core.paraphrasing.errors import RejectedError, ServiceError, TransientError
 from gradsim_assets.core.paraphrasing.options import ParaphraserOptions, Request
 from gradsim_assets.core.paraphrasing.service import client, exchange
 from gradsim_assets.core.paraphrasing.store import REJECTED, Answer, AnswerStore, Slot
@@ -23,6 +24,8 @@ _FIRST_DELAY, _LONGEST_DELAY = 0.5, 30.0
 _MISDIRECTED_TRIES = 4
 
 _WAIT_SECONDS = 0.05
+
+_IN_BATCH = 'some of the texts wait in a batch that is paid for; set mode = "batch" in [paraphraser] until it has been taken in.'
 
 
 async def ask_all(
@@ -79,7 +82,7 @@ class _Asker:
         """Asks for one text until an answer passes the checks or the attempts are spent."""
         for attempt in range(self.options.attempts):
             answer = self.store.answer((request.key, attempt)) or await self._obtain(request, attempt)
-            if answer is None or answer.finish_reason == REJECTED or fault(request.text, answer, request.role) is None:
+            if answer is None or is_final(request, answer):
                 return
 
     async def _obtain(self, request: Request, attempt: int) -> Answer | None:
@@ -131,26 +134,17 @@ class _Asker:
             with self.store.exclusively():
                 if (found := self.store.answer(slot)) is not None:
                     return found
+                if self.store.in_batch(slot):
+                    raise InputError(_IN_BATCH)
                 elsewhere = self.store.claimed_elsewhere(slot)
-                if not elsewhere and self._affordable(most):
+                if not elsewhere and affordable(most, self.options, self.store):
                     self._write("sent", slot, reserved_usd=most)
                     return None
             # Reservations are generous: what is in flight will mostly cost less than it holds back.
             if not elsewhere and not self.in_flight:
-                raise self._limit_reached(most)
+                raise limit_reached(most, self.options, self.store)
             await asyncio.sleep(_WAIT_SECONDS)
         return None
-
-    def _affordable(self, most: float) -> bool:
-        limit = self.options.max_cost_usd
-        return limit is None or self.store.committed_usd(self.options.campaign) + most <= limit
-
-    def _limit_reached(self, most: float) -> SpendingLimitError:
-        return SpendingLimitError(
-            f"the spending limit of {self.options.max_cost_usd:g} USD would be crossed: "
-            f"{self.store.committed_usd(self.options.campaign):.4f} USD are spent and the next request can cost up to "
-            f"{most:.4f}; raise max_cost_usd in [paraphraser] and run again: what has arrived is not paid again."
-        )
 
     async def _try(self, slot: Slot, request: Request) -> Answer:
         self.in_flight += 1

@@ -5,13 +5,16 @@ from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
-from gradsim_assets.core.paraphrasing.checks import fault
+from gradsim_assets.core.paraphrasing.batch import BatchStatus, ask_all_in_batches, batch_round
+from gradsim_assets.core.paraphrasing.checks import fault, is_settled
 from gradsim_assets.core.paraphrasing.live import ask_all
 from gradsim_assets.core.paraphrasing.options import ParaphraserOptions, Request, estimated_tokens, request_for
-from gradsim_assets.core.paraphrasing.store import REJECTED, Answer, AnswerStore
+from gradsim_assets.core.paraphrasing.store import Answer, AnswerStore
 from gradsim_assets.core.samples import Sample
+
+Result = TypeVar("Result")
 
 #: Called with (texts done, texts in all, a note on the cost).
 Progress = Callable[[int, int, str], None]
@@ -87,9 +90,13 @@ class _Meter:
         self.done += 1
         self.report()
 
-    def report(self) -> None:
+    def progressed(self, status: BatchStatus) -> None:
+        self.done = self.total - status.waiting
+        self.report(str(status))
+
+    def report(self, note: str = "") -> None:
         if self.progress is not None:
-            self.progress(self.done, self.total, f"{self.requests} answers, {self.paid_usd:.4f} USD")
+            self.progress(self.done, self.total, note or f"{self.requests} answers, {self.paid_usd:.4f} USD")
 
 
 def paraphrase_samples(
@@ -110,10 +117,25 @@ def paraphrase_samples(
         open_ = [request for request in requests.values() if not is_settled(request, options, store)]
         meter = _Meter(progress, len(requests), len(requests) - len(open_))
         meter.report()
-        if open_ and options.mode == "live":
+        if open_ and options.mode == "batch":
+            _run(ask_all_in_batches(open_, options, store, meter.answered, meter.progressed))
+        elif open_:
             _run(ask_all(open_, options, store, meter.answered, meter.finished))
         store.refresh()
         return _assemble(samples, options, store, requests, len(requests) - len(open_), meter)
+
+
+def batch_step(samples: Sequence[Sample], options: ParaphraserOptions) -> BatchStatus:
+    """One step of batch mode that does not wait: takes in what is over and submits what is missing (for a sensor).
+
+    Once it is done, `paraphrase_samples` returns at once.
+
+    Raises:
+        InputError, ServiceError: as `paraphrase_samples`.
+    """
+    requests = list(requests_of(samples, options).values())
+    with AnswerStore(options.store) as store:
+        return _run(batch_round(requests, options, store, lambda answer: None))
 
 
 def estimate(samples: Sequence[Sample], options: ParaphraserOptions) -> Estimate:
@@ -148,16 +170,6 @@ def requests_of(samples: Sequence[Sample], options: ParaphraserOptions) -> dict[
             request = request_for(text, role, options)
             requests.setdefault(request.key, request)
     return requests
-
-
-def is_settled(request: Request, options: ParaphraserOptions, store: AnswerStore) -> bool:
-    """Whether the store holds a sound answer, or all the attempts that there are to be."""
-    found = store.attempts(request.key)
-    return len(found) >= options.attempts or any(_final(request, answer) for answer in found)
-
-
-def _final(request: Request, answer: Answer) -> bool:
-    return answer.finish_reason == REJECTED or fault(request.text, answer, request.role) is None
 
 
 def _texts(sample: Sample) -> list[tuple[str, str]]:
@@ -213,12 +225,11 @@ def _best(request: Request, attempts: Sequence[Answer]) -> tuple[str, str | None
     return whole[-1] if whole else request.text, fault(request.text, attempts[-1], request.role)
 
 
-def _run(work: Coroutine[Any, Any, None]) -> None:
+def _run(work: Coroutine[Any, Any, Result]) -> Result:
     """Runs to the end, in a thread of its own where this one has an event loop already (a notebook)."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        asyncio.run(work)
-        return
+        return asyncio.run(work)
     with ThreadPoolExecutor(1) as pool:
-        pool.submit(asyncio.run, work).result()
+        return pool.submit(asyncio.run, work).result()

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _CONNECT_SECONDS = 10.0
 
 #: Error codes that concern one text, not the way of asking.
-_REJECTIONS = {
+REJECTIONS = {
     "context_length_exceeded",
     "content_filter",
     "content_policy_violation",
@@ -136,7 +136,7 @@ def _meaning_of_status(error: "openai.APIStatusError", options: ParaphraserOptio
         )
     if status in (408, 409, 425, 429) or status >= 500:
         return TransientError(f"HTTP {status}", billed=False, retry_after=_retry_after(error.response.headers))
-    if error.code in _REJECTIONS:
+    if error.code in REJECTIONS:
         return RejectedError(str(error.code))
     return InputError(
         f"the chat service at {options.place} does not take the request (HTTP {status}{said}); "

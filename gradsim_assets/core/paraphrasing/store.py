@@ -54,13 +54,12 @@ class _Journal:
     offset: int = 0
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Sent:
-    """A claim: whose it is, and the sum it reserves."""
+    """A claim's way of asking, and the sum it reserves."""
 
-    owner: Path
-    reserved_usd: float
     campaign: str
+    reserved_usd: float
 
 
 @dataclass
@@ -68,19 +67,21 @@ class OpenBatch:
     """Requests handed to the batch endpoint whose outcome is not taken in yet; no id: it was killed while submitting."""
 
     token: str
-    slots: list[Slot]
-    id: str | None = None
-    reserved_usd: float = 0.0
-    campaign: str = ""
-    file: str | None = None
+    slots: frozenset[Slot]
+    id: str | None
+    reserved_usd: float
+    campaign: str
+    owner: Path
 
 
 @dataclass
 class _State:
     answers: dict[Slot, Answer] = field(default_factory=dict)
-    sent: dict[Slot, _Sent] = field(default_factory=dict)
+    # By owner as well: journals are not read in the order in which they were written.
+    sent: dict[Slot, dict[Path, _Sent]] = field(default_factory=dict)
     spent: dict[str, float] = field(default_factory=dict)
     batches: dict[str, OpenBatch] = field(default_factory=dict)
+    batches_done: set[str] = field(default_factory=set)
 
 
 class AnswerStore:
@@ -144,7 +145,8 @@ class AnswerStore:
 
         A request that was lost in a kill or timed out may have been billed: it counts at its most.
         """
-        reserved = sum(sent.reserved_usd for sent in self._state.sent.values() if sent.campaign == campaign)
+        claims = (sent for owners in self._state.sent.values() for sent in owners.values())
+        reserved = sum(sent.reserved_usd for sent in claims if sent.campaign == campaign)
         batched = sum(batch.reserved_usd for batch in self._state.batches.values() if batch.campaign == campaign)
         return self._state.spent.get(campaign, 0.0) + reserved + batched
 
@@ -172,26 +174,27 @@ class AnswerStore:
         kind = event["event"]
         if kind in ("sent", "answer", "failed"):
             self._apply_request(kind, event, owner)
-        elif kind == "batch":
-            slots = [(key, attempt) for key, attempt in event["slots"]]
+        elif kind == "batch" and event["token"] not in self._state.batches_done:
+            slots = frozenset((key, attempt) for key, attempt in event["slots"])
             known = self._state.batches.get(event["token"])
-            file = event.get("file") or (known.file if known else None)
+            batch_id = event["id"] or (known.id if known else None)
             self._state.batches[event["token"]] = OpenBatch(
-                event["token"], slots, event["id"], event["reserved_usd"], event["campaign"], file
+                event["token"], slots, batch_id, event["reserved_usd"], event["campaign"], owner
             )
         elif kind == "batch_done":
+            self._state.batches_done.add(event["token"])
             self._state.batches.pop(event["token"], None)
 
     def _apply_request(self, kind: str, event: dict[str, Any], owner: Path) -> None:
         slot = (event["key"], int(event["attempt"]))
         campaign = event["campaign"]
+        owners = self._state.sent.setdefault(slot, {})
+        sent = owners.pop(owner, None)
         if kind == "sent":
-            lost = self._state.sent.pop(slot, None)
-            if lost is not None:
-                self._spend(lost.campaign, lost.reserved_usd)
-            self._state.sent[slot] = _Sent(owner, event["reserved_usd"], campaign)
+            owners[owner] = _Sent(campaign, event["reserved_usd"])
             return
-        sent = self._state.sent.pop(slot, None)
+        if not owners:
+            del self._state.sent[slot]
         if kind == "failed":
             if event["billed"] and sent is not None:
                 self._spend(campaign, sent.reserved_usd)
@@ -204,9 +207,17 @@ class AnswerStore:
         self._state.spent[campaign] = self._state.spent.get(campaign, 0.0) + usd
 
     def claimed_elsewhere(self, slot: Slot) -> bool:
-        """Whether a living process is asking for this very request."""
-        sent = self._state.sent.get(slot)
-        return sent is not None and sent.owner != self.path and _alive(sent.owner)
+        """Whether a living process, or a batch, is asking for this very request."""
+        others = (owner for owner in self._state.sent.get(slot, ()) if owner != self.path)
+        return any(_alive(owner) for owner in others) or self.in_batch(slot)
+
+    def in_batch(self, slot: Slot) -> bool:
+        """Whether a batch that is not taken in yet asks for this very request."""
+        return any(slot in batch.slots for batch in self._state.batches.values())
+
+    def abandoned(self, batch: OpenBatch) -> bool:
+        """Whether whoever was submitting the batch has gone (or was this process, which then knows)."""
+        return batch.owner == self.path or not _alive(batch.owner)
 
     # Writing
 
