@@ -18,22 +18,35 @@ _REFUSAL_CORE = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 
-#: A request in the imperative is a fair rewrite of a question.
-_REQUEST = re.compile(
-    r"\b(please|tell|explain|describe|give|list|name|show|help|provide|suggest|recommend|share|state|identify|write|"
-    r"find|compare|outline|discuss|clarify|advise|wonder(ing)?|curious|know|like|need|want|looking|seeking|asking|"
-    r"question|elaborate|let me|could|would|can you)\b",
-    re.IGNORECASE,
+_IMPERATIVES = (
+    "add|advise|analy[sz]e|answer|assist|begin|brainstorm|break|build|calculate|check|choose|clarify|classify|come|compare|compile|complete|"
+    "compose|compute|convert|correct|craft|create|define|demonstrate|describe|design|determine|develop|devise|discuss|"
+    "draft|draw|edit|elaborate|enumerate|evaluate|explain|express|extract|fill|find|fix|formulate|generate|give|help|"
+    "identify|illustrate|imagine|implement|improve|list|make|name|offer|outline|pen|plan|prepare|present|produce|propose|"
+    "provide|pick|put|recommend|remove|render|reply|rewrite|say|share|show|sketch|solve|spell|start|state|suggest|summari[sz]e|take|teach|tell|turn|"
+    "translate|use|walk|work|write"
+)
+_QUESTION_WORDS = "are|can|could|did|do|does|has|have|how|is|may|must|should|was|were|what|when|where|which|who|whom|whose|why|will|would"
+
+#: A text that asks or orders in English, by its first word or the last sentence's.
+_ASKS = re.compile(
+    rf"\W*(please\W+)?({_IMPERATIVES}|{_QUESTION_WORDS})\b|.*[.!?:\n]\s+({_QUESTION_WORDS})\b[^.?!]*\?\W*$",
+    re.IGNORECASE | re.DOTALL,
+)
+
+#: Signs that a text still asks or orders: a question, an imperative that opens a sentence, someone who speaks for himself.
+_STILL_ASKS = re.compile(
+    rf"\?|\b(please|i|me|my|we|us|our)\b|(^|[.!:;,\n]\s*|\b(and|then|to|you)\s+)\W*({_IMPERATIVES})\b", re.IGNORECASE
 )
 
 #: Frequent words of languages that share a script.
 _WORDS = {
     "en": "the and of to is in that for with you this are it be not have what how from can",
     "de": "der die das und ist nicht ein eine ich sie mit für auf den zu von wie was auch sind",
-    "fr": "le la les des est une dans pour que qui pas vous et avec sur ce du il sont au",
-    "es": "el los las una que es en por para con no del se como más pero su qué está y",
-    "it": "il gli che di è una per non con del della sono come più questo nel ma anche si lo",
-    "pt": "os uma que não para com em por mais como do da dos das você são seu na no é",
+    "fr": "le la les de des est une dans pour que qui pas vous et avec sur ce du il sont au",
+    "es": "el la los las de una que es en por para con no del se como más pero su qué está y",
+    "it": "il la gli che di è una per non con del della sono come più questo nel ma anche si lo",
+    "pt": "os de uma que não para com em por mais como do da dos das você são seu na no é",
     "nl": "de het een van en is dat niet op voor met zijn die te aan wat hoe ook maar bij",
 }
 _LANGUAGES = {language: frozenset(words.split()) for language, words in _WORDS.items()}
@@ -49,7 +62,7 @@ def fault(text: str, answer: Answer, role: str) -> str | None:
     """Why an answer is no sound rewrite of the text; None for one that passes.
 
     The faults: `cut`, `filtered`, `unfinished` (by finish reason), `refusal`, `empty`, `identical`, `language`,
-    `length`, and `answered` for a question of the user that was answered instead of rewritten.
+    `length`, and `answered` for a user's question or instruction that was followed instead of rewritten.
     """
     found = _unfinished(answer)
     if found:
@@ -60,7 +73,7 @@ def fault(text: str, answer: Answer, role: str) -> str | None:
         return "language"
     if not _SHORTEST * len(text) <= len(answer.text) <= _LONGEST * len(text) + _GRACE:
         return "length"
-    if role == "user" and text.rstrip().endswith("?") and "?" not in answer.text and not _REQUEST.search(answer.text):
+    if role == "user" and _ASKS.match(text) and not _STILL_ASKS.search(answer.text):
         return "answered"
     return "refusal" if _refuses(answer.text) and not _refuses(text) else None
 
