@@ -31,12 +31,12 @@ def build_definitions(settings: Settings) -> dg.Definitions:
 def _build(settings: Settings, partitions: Partitions) -> dg.Definitions:
     return dg.Definitions(
         assets=[
-            models.hf_model,
+            *models.build(),
             *datasets.build(settings, partitions),
             *candidates.build(settings, partitions),
             *gradients.build(settings, partitions),
             *similarity.build(),
-            *analysis.build(settings),
+            *analysis.build(partitions),
         ],
         jobs=jobs.build(partitions),
         resources=resources(settings),

@@ -49,6 +49,10 @@ def instance_file() -> Path:
     return beside if beside.is_file() else package / "dagster.yaml"
 
 
+#: The terminal shows progress bars and outcomes; the log of a run is in the UI.
+_QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+
+
 class _LoadingContext(LoadingContext):
     """What Dagster batches its own look-ups in; one per question, since it caches."""
 
@@ -123,7 +127,9 @@ class Launcher:
         )
         self.instance.report_runless_asset_event(observation)
 
-    def work(self, stage: Stage, model_id: str | None = None, force: bool = False) -> dict[str | None, list[dg.AssetKey]]:
+    def work(
+        self, stage: Stage, model_id: str | None = None, force: bool = False
+    ) -> dict[str | None, list[dg.AssetKey]]:
         """Per partition of a stage (of one model) the assets to materialise: missing or stale ones, all with `force`."""
         graph = self.repository.asset_graph
         resolver = CachingStaleStatusResolver(self.instance, graph, _LoadingContext(self.instance))
@@ -150,9 +156,9 @@ class Launcher:
     def run(self, stage: Stage, partition: str | None, assets: Sequence[dg.AssetKey]) -> RunOutcome:
         """One run of a stage's job over one partition, for the given assets; returns when it has ended."""
         job = self._repository.get_reconstructable_job(stage.job)
-        tags = job.get_definition().get_tags_for_partition_key(partition) if partition else {}
+        tags = job.get_definition().get_tags_for_partition_key(partition, list(assets)) if partition else {}
         started = time.monotonic()
-        result = execute_job(job, self.instance, tags=tags, asset_selection=list(assets))
+        result = execute_job(job, self.instance, run_config=_QUIET, tags=tags, asset_selection=list(assets))
         error = None if result.success else _first_error(result)
         return RunOutcome(stage.job, partition, result.run_id, time.monotonic() - started, error)
 

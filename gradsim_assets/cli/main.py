@@ -140,7 +140,10 @@ def _run(model_id: str, part: str, force: bool, settings: Settings) -> None:
             where = f"{stage.job}{f' {partition}' if partition else ''}"
             if outcome.error:
                 click.echo(f"✗ {where}: {outcome.error}", err=True)
-                click.echo(f"  run {outcome.run_id}; what finished before is kept, and the same command goes on there", err=True)
+                click.echo(
+                    f"  run {outcome.run_id}; what finished before is kept, and the same command goes on there",
+                    err=True,
+                )
                 sys.exit(FAILED)
             click.echo(f"✓ {where} ({len(assets)} asset{'s' if len(assets) > 1 else ''}, {outcome.seconds:.1f} s)")
     if not ran:

@@ -12,7 +12,9 @@ def print_summary(settings: Settings, model_id: str) -> None:
     """Accuracy and MRR per setting and method, and the path of the report."""
     folder = settings.home / "reports" / model_slug(model_id)
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-    click.echo(f"\n{summary['model']} @ {summary['revision']}: {summary['samples']} samples, {summary['parameters'] or '?'} parameters")
+    click.echo(
+        f"\n{summary['model']} @ {summary['revision']}: {summary['samples']} samples, {summary['parameters'] or '?'} parameters"
+    )
     for setting, methods in summary["settings"].items():
         click.echo(f"\n  {setting:<32} accuracy    MRR")
         for method, figures in methods.items():

@@ -63,5 +63,6 @@ class Index:
             order[-1] = truth
         last = len(order) - 1
         return [
-            Candidate(index, rank + 1, float(scores[index]), forced and rank == last) for rank, index in enumerate(order)
+            Candidate(index, rank + 1, float(scores[index]), forced and rank == last)
+            for rank, index in enumerate(order)
         ]

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import dagster as dg
+from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 from gradsim_assets.partitions import MODELS, Partitions
 from gradsim_assets.schemas import DOT_PRODUCTS, MODEL_COMPARISON, MODEL_GENERATED, PROJECTED_SIMILARITY, SETTINGS
@@ -42,7 +43,7 @@ COMPARISON = Stage("comparison", dg.AssetSelection.assets(MODEL_COMPARISON.name)
 STAGES = (ORIGINALS, VARIANTS, GRADIENTS, ANALYSES, COMPARISON)
 
 
-def build(partitions: Partitions) -> list[dg.UnresolvedAssetJobDefinition]:
+def build(partitions: Partitions) -> list[UnresolvedAssetJobDefinition]:
     """One job per stage."""
     by_stage: dict[str, dg.PartitionsDefinition | None] = {
         VARIANTS.job: partitions.shards,

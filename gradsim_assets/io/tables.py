@@ -19,6 +19,8 @@ from gradsim_assets.core.errors import InputError
 #: Key of our JSON document in the metadata of every Parquet file.
 PROVENANCE_KEY = "gradsim"
 
+_POLARS_PROTOCOLS = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss")
+
 #: Rows of one row group, and rows hashed at a time.
 _CHUNK_ROWS = 1_000_000
 
@@ -106,7 +108,7 @@ class Tables:
         paths = [self.path(key, partition) for partition in wanted]
         for path in paths:
             check_parquet(path)
-        return pl.scan_parquet([str(path) for path in paths], hive_partitioning=False, glob=False)
+        return pl.scan_parquet([_source(path) for path in paths], hive_partitioning=False, glob=False)
 
     def read(self, key: Sequence[str], partition: Partition | None = None) -> pl.DataFrame:
         """One partition in memory; raises as `scan`."""
@@ -148,6 +150,11 @@ def fingerprint(frame: pl.DataFrame | pl.LazyFrame) -> str:
         offset += chunk.height
         if chunk.height < _CHUNK_ROWS:
             return digest.hexdigest()[:16]
+
+
+def _source(path: UPath) -> Any:
+    """What polars reads: the address where it speaks the protocol itself, else the bytes that fsspec brings."""
+    return str(path) if _is_local(path) or path.protocol in _POLARS_PROTOCOLS else io.BytesIO(path.read_bytes())
 
 
 def _is_local(path: UPath) -> bool:

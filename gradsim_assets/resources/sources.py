@@ -51,9 +51,9 @@ class SampleSources(dg.ConfigurableResource):
 
     def _all_originals(self) -> list[Sample]:
         if self.originals == DEMO:
-            from gradsim_assets.demo.data import demo_originals
+            from gradsim_assets.demo.data import load_originals
 
-            return parse_samples(demo_originals(), "the demo dataset")
+            return parse_samples(load_originals(), "the demo dataset")
         if self.originals == LIMA_HUB:
             return parse_samples(_lima_from_hub(), LIMA_REPO)
         return parse_samples(_read_rows(self.originals, ("messages",)), self.originals)
@@ -65,9 +65,9 @@ class SampleSources(dg.ConfigurableResource):
                     'data.paraphrases = "demo" fits data.originals = "demo" only; '
                     'name a file with id and messages, or set it to "openai".'
                 )
-            from gradsim_assets.demo.data import demo_paraphrases
+            from gradsim_assets.demo.data import load_paraphrases
 
-            return demo_paraphrases()
+            return load_paraphrases()
         return _read_rows(self.paraphrases, ("paraphrased_messages", "messages"))
 
 

@@ -8,10 +8,11 @@ from gradsim_assets.defs.common import code_version, column_schema, input_errors
 from gradsim_assets.defs.models.assets import HF_MODEL, revision_for_run
 from gradsim_assets.io.tables import fingerprint
 from gradsim_assets.partitions import BY_MODEL, BY_SHARD, Partitions, model_id_of, shard_slice
-from gradsim_assets.resources.hub import ModelHub
+from gradsim_assets.resources.compute import Compute
+from gradsim_assets.resources.hub import LoadedModel, ModelHub
 from gradsim_assets.resources.sources import SampleSources
 from gradsim_assets.schemas import LIMA, MODEL_GENERATED, PARAPHRASED
-from gradsim_assets.settings import DEMO, Settings
+from gradsim_assets.settings import DEMO, ModelSettings, Settings
 
 GROUP = "datasets"
 
@@ -82,7 +83,7 @@ def _model_generated(partitions: Partitions) -> dg.AssetsDefinition:
         description="The paraphrased prompts answered by the model under study (greedy decoding).",
     )
     def model_generated(
-        context: dg.AssetExecutionContext, paraphrased: pl.DataFrame, hub: ModelHub
+        context: dg.AssetExecutionContext, paraphrased: pl.DataFrame, hub: ModelHub, compute: Compute
     ) -> dg.MaterializeResult[pl.DataFrame]:
         from gradsim_assets.core.generation import generate_answers
 
@@ -91,9 +92,21 @@ def _model_generated(partitions: Partitions) -> dg.AssetsDefinition:
             model_id = model_id_of(keys["model"])
             revision = revision_for_run(context, hub, model_id)
             loaded = hub.load(model_id, revision, context.log.info)
-            samples = parse_samples(paraphrased.to_dicts(), "paraphrased")
-            answers = generate_answers(loaded, samples, report)
-        frame = sample_frame([Sample(s.id, s.user, a.answer) for s, a in zip(samples, answers, strict=True)]).with_columns(
+            samples, dropped = _answerable(paraphrased, loaded, hub.settings(model_id))
+            answers = generate_answers(
+                loaded.model,
+                loaded.tokenizer,
+                samples,
+                max_positions=loaded.generation_positions,
+                device=loaded.device,
+                progress=report,
+                store=compute.scratch("answers", keys["model"], f"{keys['shard']}.jsonl"),
+                identity=f"{revision.name} {hub.settings(model_id).dtype}",
+                log=context.log.info,
+            )
+        frame = sample_frame(
+            [Sample(s.id, s.user, a.answer) for s, a in zip(samples, answers, strict=True)]
+        ).with_columns(
             prompt_tokens=pl.Series([answer.prompt_tokens for answer in answers], dtype=pl.Int64()),
             completion_tokens=pl.Series([answer.completion_tokens for answer in answers], dtype=pl.Int64()),
             truncated=pl.Series([answer.truncated for answer in answers], dtype=pl.Boolean()),
@@ -101,8 +114,18 @@ def _model_generated(partitions: Partitions) -> dg.AssetsDefinition:
         return table_result(
             MODEL_GENERATED,
             frame,
-            metadata={"truncated": int(frame["truncated"].sum())},
+            metadata={"truncated": int(frame["truncated"].sum()), "dropped": dropped},
             provenance={"model": model_id, "revision": revision.name, "paraphrased": fingerprint(paraphrased)},
         )
 
     return model_generated
+
+
+def _answerable(paraphrased: pl.DataFrame, loaded: LoadedModel, settings: ModelSettings) -> tuple[list[Sample], int]:
+    """The samples whose prompt leaves room for an answer, and how many were left out (context = "drop" alone does so)."""
+    samples = parse_samples(paraphrased.to_dicts(), "paraphrased")
+    if settings.context != "drop":
+        return samples, 0
+    room = loaded.generation_positions
+    kept = [sample for sample in samples if len(loaded.tokenizer.prompt_ids(sample)) < room]
+    return kept, len(samples) - len(kept)

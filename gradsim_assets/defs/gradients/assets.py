@@ -1,26 +1,27 @@
 """The gradient tables: both settings and the projections out of one pass over the distinct samples."""
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
 
 import dagster as dg
-import numpy as np
 import polars as pl
 
-from gradsim_assets.core.tokenization import EncodedSample, Encoding, encode_samples
-from gradsim_assets.defs.common import code_version, column_schema, input_errors, progress, table_result
-from gradsim_assets.defs.datasets.assets import samples_of
+from gradsim_assets.defs.common import code_version, column_schema, input_errors, progress, saved_table_result
 from gradsim_assets.defs.models.assets import HF_MODEL, revision_for_run
 from gradsim_assets.io.parquet import TableStore
-from gradsim_assets.io.tables import Partition, Tables, fingerprint
-from gradsim_assets.partitions import ALL, BY_MODEL, BY_SHARD, Partitions, model_id_of
+from gradsim_assets.io.tables import Partition, fingerprint
+from gradsim_assets.partitions import BY_MODEL, BY_SHARD, Partitions, model_id_of
 from gradsim_assets.resources.compute import Compute
-from gradsim_assets.resources.hub import LoadedModel, ModelHub
-from gradsim_assets.schemas import DOT_PRODUCTS, PROJECTED_SIMILARITY, SETTINGS
+from gradsim_assets.resources.hub import ModelHub
+from gradsim_assets.schemas import (
+    BM25_CANDIDATES,
+    DOT_PRODUCTS,
+    LIMA,
+    MODEL_GENERATED,
+    PARAPHRASED,
+    PROJECTED_SIMILARITY,
+    SETTINGS,
+)
 from gradsim_assets.settings import Settings
-
-if TYPE_CHECKING:
-    from gradsim_assets.core.engine import PassResult
 
 _DESCRIPTIONS = {
     DOT_PRODUCTS.name: (
@@ -33,36 +34,94 @@ _DESCRIPTIONS = {
     ),
 }
 
+#: Table of the variants of each setting.
+_VARIANTS = {PARAPHRASED.name: PARAPHRASED, MODEL_GENERATED.name: MODEL_GENERATED}
+
 
 def build(settings: Settings, partitions: Partitions) -> list[dg.AssetsDefinition]:
     """The gradient tables for one configuration."""
-    specs = [
-        _spec(schema, setting, settings) for schema in (DOT_PRODUCTS, PROJECTED_SIMILARITY) for setting in SETTINGS
-    ]
+    specs = [_spec(table, setting, settings) for table in _DESCRIPTIONS for setting in SETTINGS]
 
-    @dg.multi_asset(
-        name="gradients", specs=specs, partitions_def=partitions.model_shards, can_subset=True, pool="gpu"
-    )
+    @dg.multi_asset(name="gradients", specs=specs, partitions_def=partitions.model_shards, can_subset=True, pool="gpu")
     def gradients(
         context: dg.AssetExecutionContext, hub: ModelHub, store: TableStore, compute: Compute
     ) -> Iterator[dg.MaterializeResult]:
-        selected = [key for key in (spec.key for spec in specs) if key in context.selected_asset_keys]
-        keys = context.partition_key.keys_by_dimension
-        with input_errors(), progress(context, f"gradients {context.partition_key}", "samples") as report:
-            model_id = model_id_of(keys["model"])
-            revision = revision_for_run(context, hub, model_id)
-            shard = ShardInputs(store.tables, Partition(keys["model"], keys["shard"]), selected)
-            loaded = hub.load(model_id, revision, context.log.info)
-            encoded = shard.encode(loaded, hub.settings(model_id).context)
-            result = compute.run_pass(loaded, encoded.request(selected, compute.projections), context, report)
-        provenance = {"model": model_id, "revision": revision.name, **shard.fingerprints}
-        metadata = {**encoded.counts, **compute.metadata(result)}
-        for key in selected:
-            table, setting = key.path
-            schema = DOT_PRODUCTS if table == DOT_PRODUCTS.name else PROJECTED_SIMILARITY
-            frame = (product_frame if schema is DOT_PRODUCTS else projection_frame)(
-                result, setting, encoded.pairs[setting], encoded.variants[setting]
-            )
-            yield table_result(schema, frame, key=key, metadata=metadata, provenance=provenance)
+        yield from _gradients(context, hub, store, compute)
 
     return [gradients]
+
+
+def _spec(table: str, setting: str, settings: Settings) -> dg.AssetSpec:
+    deps = [
+        dg.AssetDep(HF_MODEL, partition_mapping=BY_MODEL),
+        dg.AssetDep(LIMA.name),
+        dg.AssetDep(BM25_CANDIDATES.name, partition_mapping=BY_SHARD),
+        dg.AssetDep(setting, partition_mapping=BY_SHARD) if setting == PARAPHRASED.name else dg.AssetDep(setting),
+    ]
+    projected = table == PROJECTED_SIMILARITY.name
+    return dg.AssetSpec(
+        [table, setting],
+        deps=deps,
+        skippable=True,
+        group_name="gradients",
+        kinds={"pytorch", "parquet"},
+        description=f"{_DESCRIPTIONS[table]} Variants: {setting}.",
+        metadata=column_schema(PROJECTED_SIMILARITY if projected else DOT_PRODUCTS),
+        code_version=code_version(
+            "core/engine",
+            "core/tokenization.py",
+            *(["core/projections.py"] if projected else []),
+            config=str(settings.compute.projections) if projected else "",
+        ),
+    )
+
+
+def _gradients(
+    context: dg.AssetExecutionContext, hub: ModelHub, store: TableStore, compute: Compute
+) -> Iterator[dg.MaterializeResult]:
+    from gradsim_assets.core.gradient_tables import pass_inputs, product_frame, projection_frame
+
+    selected = sorted(context.selected_asset_keys)
+    keys = context.partition_key.keys_by_dimension
+    model_id = model_id_of(keys["model"])
+    partition = Partition(keys["model"], keys["shard"])
+    tables = _read_tables(store, partition, {key.path[1] for key in selected})
+    variants = {name: frame for name, frame in tables.items() if name in SETTINGS}
+    with input_errors(), progress(context, f"gradients {context.partition_key}", "gradients") as report:
+        revision = revision_for_run(context, hub, model_id)
+        loaded = hub.load(model_id, revision, context.log.info)
+        inputs = pass_inputs(
+            tables[LIMA.name],
+            variants,
+            tables[BM25_CANDIDATES.name],
+            loaded.tokenizer,
+            max_positions=loaded.max_positions,
+            learned_positions=loaded.learned_positions,
+            policy=hub.settings(model_id).context,
+            products=[key.path[1] for key in selected if key.path[0] == DOT_PRODUCTS.name],
+            projections={key.path[1]: compute.projections for key in selected if key.path[0] != DOT_PRODUCTS.name},
+        )
+        result = compute.run_pass(
+            loaded, inputs.request, compute.scratch("gradients", *keys.values(), revision.name), report
+        )
+    context.log.info(result.report.plan)
+    provenance = {
+        "model": model_id,
+        "revision": revision.name,
+        **{name: fingerprint(frame) for name, frame in tables.items()},
+    }
+    metadata = {**inputs.counts, **compute.metadata(result)}
+    for key in selected:
+        table, setting = key.path
+        frame_of = product_frame if table == DOT_PRODUCTS.name else projection_frame
+        frame = frame_of(result, setting, inputs.request.pairs[setting])
+        yield saved_table_result(context, store, key, frame, partition, metadata=metadata, provenance=provenance)
+
+
+def _read_tables(store: TableStore, partition: Partition, settings: set[str]) -> dict[str, pl.DataFrame]:
+    """The inputs of a shard; `model_generated` only where it is asked for, since it need not exist otherwise."""
+    shard = Partition(shard=partition.shard)
+    where = {LIMA.name: Partition(), BM25_CANDIDATES.name: shard}
+    where |= {setting: shard if setting == PARAPHRASED.name else partition for setting in sorted(settings)}
+    with input_errors():
+        return {name: store.tables.read([name], at) for name, at in where.items()}

@@ -12,23 +12,28 @@ HF_MODEL = dg.AssetKey("hf_model")
 REVISION_TAG = "gradsim/revision"
 
 
-@dg.observable_source_asset(
-    partitions_def=MODELS,
-    group_name="models",
-    description=(
-        "The models under study. Its data version is the revision in force: the commit on the hub, or the content hash "
-        "of a local folder. Observing it costs no GPU; tables of another revision then show as stale."
-    ),
-)
-def hf_model(context: dg.OpExecutionContext, hub: ModelHub) -> dg.DataVersionsByPartition:
-    """Observes every registered model."""
-    versions = {}
-    for slug in context.instance.get_dynamic_partitions(str(MODELS.name)):
-        with input_errors():
-            revision = hub.resolve(model_id_of(slug))
-        context.log.info(f"{slug} stands at {revision.name}")
-        versions[slug] = revision.name
-    return dg.DataVersionsByPartition(versions)
+def build() -> list[dg.SourceAsset]:
+    """The models under study as an observable asset."""
+
+    @dg.observable_source_asset(
+        name=HF_MODEL.path[0],
+        partitions_def=MODELS,
+        group_name="models",
+        description=(
+            "The models under study. Its data version is the revision in force: the commit on the hub, or the content "
+            "hash of a local folder. Observing it costs no GPU; tables of another revision then show as stale."
+        ),
+    )
+    def hf_model(context: dg.OpExecutionContext, hub: ModelHub) -> dg.DataVersionsByPartition:
+        versions = {}
+        for slug in context.instance.get_dynamic_partitions(str(MODELS.name)):
+            with input_errors():
+                revision = hub.resolve(model_id_of(slug))
+            context.log.info(f"{slug} stands at {revision.name}")
+            versions[slug] = revision.name
+        return dg.DataVersionsByPartition(versions)
+
+    return [hf_model]
 
 
 def revision_for_run(context: dg.AssetExecutionContext, hub: ModelHub, model_id: str) -> Revision:
