@@ -118,7 +118,9 @@ def tags_for(profiles: Mapping[str, Profile], name: str) -> dict[str, Any]:
     if not profiles:
         return {}
     if name not in profiles:
-        raise InputError(f"There is no compute profile {name!r}; add it to the profiles or choose from {sorted(profiles)}.")
+        raise InputError(
+            f"There is no compute profile {name!r}; add it to the profiles or choose from {sorted(profiles)}."
+        )
     return op_tags(profiles[name])
 
 

@@ -13,7 +13,7 @@
 
 {{- define "gradsim.selector" -}}
 app.kubernetes.io/name: {{ default .Chart.Name .Values.nameOverride }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end -}}
 
 {{/* Also on run and step pods, so that policies and the cleanup find them. */}}
@@ -202,7 +202,7 @@ official Dagster chart's launcher. Resources said here are inherited by steps: a
 */}}
 {{- define "gradsim.containerContext" -}}
 k8s:
-  namespace: {{ .Release.Namespace }}
+  namespace: {{ .Release.Namespace | quote }}
   service_account_name: {{ include "gradsim.serviceAccount" . }}
   image_pull_policy: {{ .Values.image.pullPolicy }}
   {{- with .Values.image.pullSecrets }}
