@@ -216,12 +216,14 @@ GREEDY_SELECTION = TableSchema(
         "evaluation": Column(
             pl.String(), "same_ids, or held_out: selected on one half of the ids, scored on the other"
         ),
+        "split": Column(pl.Int32(), "number of the random halving of the ids, from 1; 0 for same_ids"),
         "round": Column(pl.Int32(), "round of the selection, from 1"),
         "component": Column(pl.String(), "component added in this round"),
-        "value": Column(pl.Float64(), "the criterion after this round", nullable=True),
+        "value": Column(pl.Float64(), "the criterion after this round, on the scoring ids", nullable=True),
+        "selection_value": Column(pl.Float64(), "the criterion after this round, on the selecting ids", nullable=True),
         "parameter_share": Column(pl.Float64(), "cumulated share of the parameters", "share", True),
     },
-    key=("criterion", "evaluation", "round"),
+    key=("criterion", "evaluation", "split", "round"),
     open=True,
 )
 
@@ -245,11 +247,25 @@ RETRIEVAL = TableSchema(
         "method": Column(pl.String(), f"{FULL_GRADIENT}, bm25, best_component, projection_<p> or chance"),
         **_retrieval_columns(),
         "mean_best_similarity": Column(pl.Float64(), "mean over variants of the highest similarity", "cosine", True),
+        "median_best_similarity": Column(
+            pl.Float64(), "median over variants of the highest similarity", "cosine", True
+        ),
         "wrong": Column(
             pl.Float64(),
             "variants whose own original does not come out on top (expected number for chance)",
             nullable=True,
         ),
+        "only_this_right": Column(
+            pl.Int64(), "variants that this method gets right and the full gradient wrong", nullable=True
+        ),
+        "only_full_gradient_right": Column(
+            pl.Int64(), "variants that the full gradient gets right and this method wrong", nullable=True
+        ),
+        "p_value": Column(
+            pl.Float64(), "exact McNemar test of the method against the full gradient, two-sided", nullable=True
+        ),
+        "component": Column(pl.String(), "the component, for best_component", nullable=True),
+        "variants": Column(pl.Int64(), "number of variants scored"),
     },
     key=("method",),
     families=RECALL,

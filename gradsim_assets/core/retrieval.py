@@ -1,0 +1,218 @@
+"""How well a similarity finds the own original of each variant: accuracy, MRR, recall, intervals, paired tests."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+
+from gradsim_assets import schemas
+from gradsim_assets.core.components import component_columns
+from gradsim_assets.core.pairs import Candidates, PairProducts
+
+#: Numbers k of `recall_at_k`; those above 5 only where there are more candidates than that.
+RECALL_AT = (2, 3, 4, 5, 10, 20, 50, 100)
+RESAMPLES = 2000
+CONFIDENCE = 0.95
+
+
+def stable_seed(*parts: object) -> int:
+    """A seed of 64 bits that depends on nothing but the parts' texts."""
+    return int.from_bytes(hashlib.sha256("\x1f".join(map(str, parts)).encode()).digest()[:8], "big")
+
+
+def recall_columns(candidates: Candidates) -> tuple[int, ...]:
+    """The numbers k that recall is reported at."""
+    most = int(candidates.counts.max(initial=0))
+    return tuple(k for k in RECALL_AT if k <= 5 or k < most)
+
+
+def bootstrap_interval(correct: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Percentile bootstrap over variants: the 95 % interval of each row's mean.
+
+    `correct` is [M, V]; two float64 arrays of length M come back (NaN for V = 0). All rows share their resamples,
+    which depend on V alone, so equal rows have equal intervals.
+    """
+    count = correct.shape[1]
+    if not count:
+        return np.full(len(correct), np.nan), np.full(len(correct), np.nan)
+    rng = np.random.default_rng(stable_seed("bootstrap", count))
+    weights = rng.multinomial(count, np.full(count, 1 / count), size=RESAMPLES)
+    means = correct.astype(np.float64) @ weights.T.astype(np.float64) / count
+    low, high = np.quantile(means, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], axis=1)
+    return low, high
+
+
+def retrieval_columns(ranks: np.ndarray, recall_at: Sequence[int]) -> dict[str, np.ndarray]:
+    """Accuracy with its interval, MRR and recall from the ranks [M, V] of own originals; NaN for V = 0."""
+    correct = ranks == 1
+    low, high = bootstrap_interval(correct)
+    count = ranks.shape[1]
+    with np.errstate(invalid="ignore"):
+        columns = {
+            "accuracy": correct.sum(axis=1) / np.float64(count),
+            "accuracy_low": low,
+            "accuracy_high": high,
+            "mrr": (1 / ranks).sum(axis=1) / np.float64(count),
+        }
+        for k in recall_at:
+            columns[f"recall_at_{k}"] = (ranks <= k).sum(axis=1) / np.float64(count)
+    return columns
+
+
+def accuracy_per_component(pairs: PairProducts, parameters: pl.DataFrame | None = None) -> pl.DataFrame:
+    """The table `accuracy_per_component`, in model order.
+
+    `parameters` is the table `parameters_per_component`; without it the column parameters is null.
+    """
+    columns = retrieval_columns(pairs.ranks, recall_columns(pairs.candidates))
+    frame = component_columns(pairs.components, parameters)
+    return schemas.ACCURACY_PER_COMPONENT.enforce(
+        frame.with_columns(pl.Series(name, values, nan_to_null=True) for name, values in columns.items())
+    )
+
+
+def tie_order(components: Sequence[str], parameters: pl.DataFrame | None) -> np.ndarray:
+    """Indices of components from the one that wins ties to the one that loses them: smaller, then in model order.
+
+    A component of unknown size comes after all of known size.
+    """
+    sizes = component_columns(components, parameters)["parameters"].to_list()
+    key = [(size is None, size or 0, place) for place, size in enumerate(sizes)]
+    return np.array(sorted(range(len(key)), key=key.__getitem__), dtype=np.int64)
+
+
+def best_component(pairs: PairProducts, parameters: pl.DataFrame | None = None) -> int | None:
+    """Index of the component with the highest accuracy; ties go to the smaller one, then to model order."""
+    if not pairs.components:
+        return None
+    order = tie_order(pairs.components, parameters)
+    return int(order[np.argmax((pairs.ranks == 1).sum(axis=1)[order])])
+
+
+def mcnemar(first: np.ndarray, second: np.ndarray) -> float | None:
+    """Exact McNemar test (McNemar 1947) of two paired decisions (bool [V]): two-sided binomial p-value.
+
+    Under the null hypothesis the variants on which exactly one is right fall to either side like a fair coin; without
+    any such variant there is nothing to test and the p-value is 1.
+    """
+    from scipy.stats import binomtest
+
+    only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
+    if not only_first + only_second:
+        return 1.0
+    return float(binomtest(only_first, only_first + only_second, 0.5).pvalue)
+
+
+def order_as_bm25(pairs: PairProducts) -> pl.DataFrame:
+    """A stand-in for `bm25_candidates` where the scores are unknown: candidates stand in BM25 order, without ties."""
+    frame = pairs.candidates.frame
+    rank = pl.int_range(1, pl.len() + 1).over("variant_id").cast(pl.Int32)
+    return schemas.BM25_CANDIDATES.enforce(
+        frame.with_columns(rank.alias("rank")).with_columns(
+            (-pl.col("rank")).cast(pl.Float64).alias("score"), pl.lit(False).alias("forced")
+        )
+    )
+
+
+@dataclass(frozen=True)
+class Method:
+    """One row of the retrieval table: the similarities of the P pairs under one method."""
+
+    name: str
+    similarity: np.ndarray
+    is_cosine: bool = True
+    component: str | None = None
+
+
+def methods(
+    pairs: PairProducts,
+    projected: pl.DataFrame | None = None,
+    bm25: pl.DataFrame | None = None,
+    parameters: pl.DataFrame | None = None,
+) -> list[Method]:
+    """The methods of the retrieval table in order, without chance; those whose table is None are left out."""
+    result = [Method(schemas.FULL_GRADIENT, pairs.full_similarity)]
+    result += projection_methods(pairs.candidates, projected)
+    if bm25 is not None:
+        result.append(Method("bm25", pairs.candidates.align(bm25, "score"), is_cosine=False))
+    best = best_component(pairs, parameters)
+    if best is not None:
+        result.append(Method("best_component", pairs.similarity[best], component=pairs.components[best]))
+    return result
+
+
+def projection_methods(candidates: Candidates, projected: pl.DataFrame | None) -> list[Method]:
+    """One method per projection, smallest first; one of unknown proportion is named by its dimension."""
+    if projected is None or not len(projected):
+        return []
+    result = []
+    for (proportion, dimension), rows in projected.partition_by("proportion", "dimension", as_dict=True).items():
+        name = f"projection_{dimension}d" if proportion is None else f"projection_{proportion:g}"
+        result.append((dimension, Method(name, candidates.align(rows, "similarity"))))
+    return [method for _, method in sorted(result, key=lambda item: item[0])]
+
+
+def retrieval(
+    pairs: PairProducts,
+    projected: pl.DataFrame | None = None,
+    bm25: pl.DataFrame | None = None,
+    parameters: pl.DataFrame | None = None,
+) -> pl.DataFrame:
+    """The table `retrieval`: full gradient, projections, BM25, best component and chance.
+
+    All methods are scored on the variants and candidates of the dot products. `bm25` is the table `bm25_candidates`.
+    For chance all figures are expectations, and its interval and test are null. The best component is chosen on the
+    same variants that it is scored on, so its accuracy is optimistic (see `selection` for held-out figures).
+    """
+    rows = methods(pairs, projected, bm25, parameters)
+    candidates = pairs.candidates
+    ranks = np.array([candidates.ranks(method.similarity) for method in rows])
+    recall_at = recall_columns(candidates)
+    columns: dict[str, list] = {name: values.tolist() for name, values in retrieval_columns(ranks, recall_at).items()}
+    best = [candidates.best(m.similarity) if m.is_cosine else np.full(0, np.nan) for m in rows]
+    defined = [values[~np.isnan(values)] for values in best]
+    columns["mean_best_similarity"] = [float(v.mean()) if len(v) else None for v in defined]
+    columns["median_best_similarity"] = [float(np.median(v)) if len(v) else None for v in defined]
+    correct = ranks == 1
+    columns["wrong"] = (~correct).sum(axis=1).astype(float).tolist()
+    columns["only_this_right"] = (correct & ~correct[0]).sum(axis=1).tolist()
+    columns["only_full_gradient_right"] = (correct[0] & ~correct).sum(axis=1).tolist()
+    columns["p_value"] = [None, *(mcnemar(correct[0], row) for row in correct[1:])]
+    columns["component"] = [method.component for method in rows]
+    chance = chance_row(candidates, recall_at)
+    frame = pl.DataFrame(
+        {
+            "method": [*(method.name for method in rows), "chance"],
+            "variants": [len(candidates.variants)] * (len(rows) + 1),
+            **{
+                name: [None if _is_nan(value) else value for value in (*values, chance.get(name))]
+                for name, values in columns.items()
+            },
+        }
+    )
+    return schemas.RETRIEVAL.enforce(frame)
+
+
+def _is_nan(value: object) -> bool:
+    return isinstance(value, float) and np.isnan(value)
+
+
+def chance_row(candidates: Candidates, recall_at: Sequence[int]) -> dict[str, float]:
+    """Expected figures of a uniformly random order of each variant's candidates; empty without variants."""
+    count = len(candidates.variants)
+    if not count:
+        return {}
+    sizes = candidates.counts
+    has_own = candidates.has_own
+    harmonic = np.cumsum(1 / np.arange(1, sizes.max() + 1))
+    accuracy = np.where(has_own, 1 / sizes, 0)
+    row = {
+        "accuracy": float(accuracy.mean()),
+        "mrr": float(np.where(has_own, harmonic[sizes - 1] / sizes, 0).mean()),
+        "wrong": float(count - accuracy.sum()),
+    }
+    for k in recall_at:
+        row[f"recall_at_{k}"] = float(np.where(has_own, np.minimum(k, sizes) / sizes, 0).mean())
+    return row
