@@ -169,3 +169,34 @@ def test_missing_file_and_missing_profile(profiles: dict[str, Profile]) -> None:
         load_profiles("/nowhere")
     with pytest.raises(InputError, match=r"no compute profile 'tpu'.*\['cpu', 'gpu'\]"):
         tags_for(profiles, "tpu")
+
+
+def test_heavy_assets_get_the_gpu_profile_and_light_ones_stay_in_the_run_pod(
+    tmp_path: Path, profiles: dict[str, Profile]
+) -> None:
+    from gradsim_assets.definitions import build_definitions
+    from gradsim_assets.settings import Settings
+
+    settings = Settings.model_validate({"compute": {"executor": "k8s"}, "home": tmp_path, "tables": str(tmp_path)})
+    repository = build_definitions(settings, profiles).get_repository_def()
+    repository.load_all_definitions()  # what a code server does, and a plain import does not
+    tags = {
+        key.to_user_string(): json.loads(asset.op.tags.get(K8S_CONFIG, "{}"))
+        for key, asset in repository.assets_defs_by_key.items()
+        if asset.is_executable
+    }
+    assert tags.pop("parameters_per_component") == op_tags(profiles["cpu"])[K8S_CONFIG]
+    heavy = {name for name, config in tags.items() if config}
+    assert heavy == {
+        "model_generated",
+        *(f"{t}/{s}" for t in ("dot_products", "projected_similarity") for s in ("paraphrased", "model_generated")),
+    }
+    assert tags["model_generated"] == op_tags(profiles["gpu"])[K8S_CONFIG]
+    assert repository.get_job("gradients").executor_def.name == "k8s"
+    # The analyses share one run pod, which reads the job's tags; one of them needs torch.
+    analyses = repository.get_job("analyses")
+    assert analyses.executor_def.name == "in_process"
+    assert json.loads(analyses.tags[K8S_CONFIG]) == op_tags(profiles["cpu"])[K8S_CONFIG]
+    # Without profiles (a laptop) nothing carries a tag.
+    bare = build_definitions(settings).get_repository_def()
+    assert not [a for a in bare.assets_defs_by_key.values() if a.is_executable and K8S_CONFIG in a.op.tags]
