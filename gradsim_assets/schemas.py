@@ -264,6 +264,9 @@ RETRIEVAL = TableSchema(
         "p_value": Column(
             pl.Float64(), "exact McNemar test of the method against the full gradient, two-sided", nullable=True
         ),
+        "agreement": Column(
+            pl.Float64(), "cosine between all pair similarities under the method and the full gradient", "cosine", True
+        ),
         "component": Column(pl.String(), "the component, for best_component", nullable=True),
         "variants": Column(pl.Int64(), "number of variants scored"),
     },

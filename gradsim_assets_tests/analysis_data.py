@@ -7,6 +7,8 @@ import polars as pl
 
 from gradsim_assets import schemas
 from gradsim_assets.core.components import parameters_per_component
+from gradsim_assets.core.pairs import PairProducts
+from gradsim_assets.core.retrieval import order_as_bm25
 
 
 def block_names(blocks: int) -> list[str]:
@@ -53,3 +55,52 @@ def sizes(components: list[str], seed: int = 0) -> pl.DataFrame:
     """A `parameters_per_component` table in which many components share a size."""
     draw = random.Random(seed)
     return parameters_per_component({name: draw.choice([64, 128, 4096]) for name in components})
+
+
+def realistic(variants: int, candidates: int, components: list[str], seed: int = 0) -> pl.DataFrame:
+    """A large `dot_products` table quickly: own originals are more similar, later blocks more so, ids as in LIMA."""
+    rng = np.random.default_rng(seed)
+    count = len(components)
+    v = np.repeat(np.arange(variants), candidates * count)
+    place = np.tile(np.repeat(np.arange(candidates), count), variants)
+    c = np.tile(np.arange(count), variants * candidates)
+    own_place = np.where(rng.random(variants) < 0.85, 0, rng.integers(0, candidates, variants))
+    # The own original stands at its place, the others follow their variant in the circle of ids.
+    o = np.where(place == own_place[v], v, (v + 1 + place) % variants)
+    lengths = rng.lognormal(0, 0.7, (2, variants, 1)) * rng.lognormal(-3, 1, (2, 1, count))
+    strength = 0.15 + 0.45 * np.linspace(0, 1, count) ** 0.5 + rng.normal(0, 0.05, count)
+    mean = np.where(v == o, (strength * rng.normal(1, 0.25, (variants, 1)))[v, c], 0.12)
+    similarity = np.clip(mean + rng.normal(0, 0.12, len(v)), -0.99, 0.99)
+    a, b = lengths[0][v, c], lengths[1][o, c]
+    ids = np.array([f"lima_{i + i // 80}" for i in range(variants)], dtype=object)
+    return pl.DataFrame(
+        {
+            "variant_id": ids[v].tolist(),
+            "original_id": ids[o].tolist(),
+            "component": np.array(components, dtype=object)[c].tolist(),
+            "dot_product": (similarity * np.sqrt(a * b)).astype(np.float32).astype(float),
+            "variant_self": a.astype(np.float32).astype(float),
+            "original_self": b.astype(np.float32).astype(float),
+        }
+    )
+
+
+def projected(dot_products: pl.DataFrame, proportions: tuple[float, ...] = (0.01, 0.05)) -> pl.DataFrame:
+    """A `projected_similarity` table: the full gradients' similarity with noise that falls with the dimension."""
+    pairs = PairProducts.from_frame(dot_products)
+    rng = np.random.default_rng(1)
+    frames = [
+        pairs.candidates.frame.with_columns(
+            pl.lit(p).alias("proportion"),
+            pl.lit(int(512 * round(p * 2000)), dtype=pl.Int64).alias("dimension"),
+            pl.Series("similarity", pairs.full_similarity + rng.normal(0, 0.004 / p, len(pairs.full_similarity))),
+        )
+        for p in proportions
+    ]
+    return schemas.PROJECTED_SIMILARITY.enforce(pl.concat(frames))
+
+
+def bm25(dot_products: pl.DataFrame) -> pl.DataFrame:
+    """A `bm25_candidates` table whose scores fall with the rank."""
+    table = order_as_bm25(PairProducts.from_frame(dot_products))
+    return table.with_columns(score=30.0 / pl.col("rank"))

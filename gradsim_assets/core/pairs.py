@@ -23,6 +23,18 @@ def cosine(dot: np.ndarray, variant_self: np.ndarray, original_self: np.ndarray)
     return product
 
 
+def rho(similarity: np.ndarray, full: np.ndarray) -> float:
+    """Cosine between two vectors of pair similarities (float64); NaN where one of them has no length.
+
+    Pairs whose full-gradient similarity is undefined are left out: there is nothing to agree with. Where only the
+    other similarity is undefined it counts as 0, which lowers the agreement: such a pair is not explained.
+    """
+    first = np.where(np.isnan(similarity) | np.isnan(full), 0.0, similarity)
+    second = np.where(np.isnan(full), 0.0, full)
+    norms = float(first @ first) * float(second @ second)
+    return float(first @ second) / norms**0.5 if norms > 0 else float("nan")
+
+
 @dataclass(frozen=True)
 class Candidates:
     """Which originals each variant is compared with: P pairs, ordered by variant and then by rank.

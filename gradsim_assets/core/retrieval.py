@@ -9,7 +9,7 @@ import polars as pl
 
 from gradsim_assets import schemas
 from gradsim_assets.core.components import component_columns
-from gradsim_assets.core.pairs import Candidates, PairProducts
+from gradsim_assets.core.pairs import Candidates, PairProducts, rho
 
 #: Numbers k of `recall_at_k`; those above 5 only where there are more candidates than that.
 RECALL_AT = (2, 3, 4, 5, 10, 20, 50, 100)
@@ -180,6 +180,7 @@ def retrieval(
     columns["only_this_right"] = (correct & ~correct[0]).sum(axis=1).tolist()
     columns["only_full_gradient_right"] = (correct[0] & ~correct).sum(axis=1).tolist()
     columns["p_value"] = [None, *(mcnemar(correct[0], row) for row in correct[1:])]
+    columns["agreement"] = [rho(m.similarity, pairs.full_similarity) if m.is_cosine else None for m in rows]
     columns["component"] = [method.component for method in rows]
     chance = chance_row(candidates, recall_at)
     frame = pl.DataFrame(

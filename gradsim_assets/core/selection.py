@@ -9,7 +9,7 @@ import polars as pl
 
 from gradsim_assets import schemas
 from gradsim_assets.core.components import component_columns
-from gradsim_assets.core.pairs import PairProducts
+from gradsim_assets.core.pairs import PairProducts, rho
 from gradsim_assets.core.retrieval import tie_order
 
 CRITERIA = ("agreement", "accuracy")
@@ -24,18 +24,6 @@ def agreement(pairs: PairProducts, parameters: pl.DataFrame | None = None) -> pl
     return schemas.AGREEMENT.enforce(
         frame.with_columns(pl.Series("agreement", np.array(values, dtype=float), nan_to_null=True))
     )
-
-
-def rho(similarity: np.ndarray, full: np.ndarray) -> float:
-    """Cosine between two vectors of pair similarities (float64); NaN where one of them has no length.
-
-    Pairs whose full-gradient similarity is undefined are left out: there is nothing to agree with. Where only the
-    other similarity is undefined it counts as 0, which lowers the agreement: such a pair is not explained.
-    """
-    first = np.where(np.isnan(similarity) | np.isnan(full), 0.0, similarity)
-    second = np.where(np.isnan(full), 0.0, full)
-    norms = float(first @ first) * float(second @ second)
-    return float(first @ second) / norms**0.5 if norms > 0 else float("nan")
 
 
 def greedy_selection(pairs: PairProducts, parameters: pl.DataFrame | None = None, splits: int = SPLITS) -> pl.DataFrame:

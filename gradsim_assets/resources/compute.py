@@ -19,20 +19,23 @@ class Compute(dg.ConfigurableResource):
     home: str
     projections: list[float]
 
+    def scratch(self, *parts: str) -> Path:
+        """Where unfinished work of a step is kept, so that what is killed goes on where it stopped."""
+        return Path(self.home).joinpath("scratch", *parts)
+
     def run_pass(
         self,
         loaded: LoadedModel,
         request: "PassRequest",
-        scratch_key: str,
+        scratch: Path,
         progress: Callable[[int, int, str], None],
     ) -> "PassResult":
         """One pass over the distinct samples of the request.
 
-        Finished blocks are kept under `scratch_key` until the whole pass is done: what is killed goes on where it stopped.
+        Finished blocks are kept under `scratch` until the whole pass is done.
         """
         from gradsim_assets.core.engine import PassOptions, run_pass
 
-        scratch = Path(self.home) / "scratch" / scratch_key
         options = PassOptions(device=loaded.device, scratch=scratch)
         result = run_pass(loaded.model, request, options, progress)
         shutil.rmtree(scratch, ignore_errors=True)

@@ -3,6 +3,7 @@
 import hashlib
 import logging
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -15,6 +16,9 @@ from gradsim_assets.core.tokenization import ChatTokenizer
 from gradsim_assets.settings import DEMO, ModelSettings
 
 _log = logging.getLogger(__name__)
+
+#: Context of generation for models whose configuration names none.
+_UNBOUNDED_CONTEXT = 2048
 
 #: Files of a folder that make a model what it is; anything else (logs, optimizer states) leaves its revision alone.
 _MODEL_FILES = ("*.safetensors", "*.bin", "*.json", "*.model", "*.txt", "*.jinja", "*.tiktoken")
@@ -43,6 +47,11 @@ class LoadedModel:
         """The model's context in tokens; None where its configuration names none."""
         config = self.model.config.get_text_config()
         return getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
+
+    @property
+    def generation_positions(self) -> int:
+        """Where prompt and answer must end; a stand-in for models without a context of their own (ALiBi)."""
+        return self.max_positions or _UNBOUNDED_CONTEXT
 
     @property
     def learned_positions(self) -> bool:
@@ -90,9 +99,30 @@ class ModelHub(dg.ConfigurableResource):
             return Revision(folder_revision(folder), str(folder))
         return _hub_revision(model_id)
 
-    def load(
-        self, model_id: str, revision: Revision, log: Callable[[str], None] = _log.info
-    ) -> LoadedModel:
+    def at(self, model_id: str, name: str) -> Revision:
+        """The revision of that name again, as an earlier step of the same run resolved it.
+
+        Raises:
+            InputError: a local folder has changed since, so that its old content is gone.
+        """
+        if model_id != DEMO and not is_folder(model_id):
+            return Revision(name, split_revision(model_id)[0], name)
+        revision = self.resolve(model_id)
+        if revision.name != name:
+            raise InputError(
+                f"{model_id} changed while this run worked on it ({name} became {revision.name}); start a new run."
+            )
+        return revision
+
+    def skeleton(self, model_id: str, revision: Revision) -> Any:
+        """The model of that revision without weights (all tensors on the meta device): names and shapes alone."""
+        import torch
+        from transformers import AutoModelForCausalLM
+
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(_config(model_id, revision))
+
+    def load(self, model_id: str, revision: Revision, log: Callable[[str], None] = _log.info) -> LoadedModel:
         """The model of exactly this revision, in evaluation mode on the configured device.
 
         Raises:
@@ -194,24 +224,39 @@ def _cached_revision(repo: str, wanted: str | None) -> Revision:
 @lru_cache(maxsize=1)  # steps of one process share the model; a second one would not fit on a GPU
 def _load(model_id: str, revision: Revision, dtype: str, device: str) -> tuple[Any, Any]:
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    _config(model_id, revision)
+    with _loading(model_id):
+        tokenizer = AutoTokenizer.from_pretrained(revision.source, **_at(revision))
+        model = AutoModelForCausalLM.from_pretrained(revision.source, dtype=getattr(torch, dtype), **_at(revision))
+    return model.to(device).eval(), tokenizer
+
+
+def _config(model_id: str, revision: Revision) -> Any:
+    from transformers import AutoConfig
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-    at = {"revision": revision.commit} if revision.commit else {}
+    with _loading(model_id):
+        config = AutoConfig.from_pretrained(revision.source, **_at(revision))
+    causal = set(_names(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()))
+    if config.architectures and not causal & set(config.architectures):
+        raise InputError(
+            f"{model_id} is a {config.architectures[0]}, not a causal language model; choose another model."
+        )
+    return config
+
+
+def _at(revision: Revision) -> dict[str, str]:
+    return {"revision": revision.commit} if revision.commit else {}
+
+
+@contextmanager
+def _loading(model_id: str) -> Iterator[None]:
     try:
-        config = AutoConfig.from_pretrained(revision.source, **at)
-        causal = set(_names(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()))
-        if config.architectures and not causal & set(config.architectures):
-            raise InputError(
-                f"{model_id} is a {config.architectures[0]}, not a causal language model; choose another model."
-            )
-        tokenizer = AutoTokenizer.from_pretrained(revision.source, **at)
-        model = AutoModelForCausalLM.from_pretrained(revision.source, dtype=getattr(torch, dtype), **at)
-    except InputError:
-        raise
-    except (OSError, ValueError, KeyError) as error:
+        yield
+    except (OSError, ValueError, KeyError) as error:  # what transformers raises for missing and unknown things
         raise InputError(f"{model_id} cannot be loaded by transformers: {str(error).splitlines()[0]}") from error
-    return model.to(device).eval(), tokenizer
 
 
 def _names(values: Any) -> Iterator[str]:

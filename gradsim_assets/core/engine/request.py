@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -58,7 +59,9 @@ def _check_unique(ids: list[str], what: str) -> None:
 class PassOptions:
     """How a pass is done; none of it changes a result beyond rounding (`projection_*` and `weighting` excepted).
 
-    `memory_bytes` limits what the pass may hold on the device beside the model (None: a share of what is free);
+    `memory_bytes` limits what the pass may hold on the device beside the model (None: a share of what is free); `form`
+    (how gradients are held), `tile` (originals at a time) and `batch_tokens` (padded tokens of a batch; 0 for one
+    sample at a time) override the plan's choice;
     `check_pairs` pairs of the run are recomputed by plain autograd and the run fails above `tolerance` (relative to
     the lengths of the two gradients); `scratch` keeps the results of finished blocks, so that a killed run goes on.
     """
@@ -68,6 +71,9 @@ class PassOptions:
     projection_seed: int = 0
     weighting: Weighting = "unbiased"
     memory_bytes: int | None = None
+    form: Literal["auto", "formed", "factored"] = "auto"
+    tile: int | None = None
+    batch_tokens: int | None = None
     check_pairs: int = 3
     tolerance: float | None = None
     scratch: Path | None = None

@@ -11,10 +11,11 @@ from gradsim_assets.defs.common import HEAVY_RETRIES, code_version, column_schem
 from gradsim_assets.defs.models.assets import HF_MODEL, revision_for_run
 from gradsim_assets.io.tables import fingerprint
 from gradsim_assets.partitions import BY_MODEL, BY_SHARD, Partitions, model_id_of, shard_slice
-from gradsim_assets.resources.hub import ModelHub
+from gradsim_assets.resources.compute import Compute
+from gradsim_assets.resources.hub import LoadedModel, ModelHub
 from gradsim_assets.resources.sources import SampleSources
 from gradsim_assets.schemas import LIMA, MODEL_GENERATED, PARAPHRASED
-from gradsim_assets.settings import DEMO, Settings
+from gradsim_assets.settings import DEMO, ModelSettings, Settings
 
 GROUP = "datasets"
 
@@ -89,7 +90,7 @@ def _model_generated(partitions: Partitions, op_tags: Mapping[str, Any] | None) 
         description="The paraphrased prompts answered by the model under study (greedy decoding).",
     )
     def model_generated(
-        context: dg.AssetExecutionContext, paraphrased: pl.DataFrame, hub: ModelHub
+        context: dg.AssetExecutionContext, paraphrased: pl.DataFrame, hub: ModelHub, compute: Compute
     ) -> dg.MaterializeResult[pl.DataFrame]:
         from gradsim_assets.core.generation import generate_answers
 
@@ -98,8 +99,18 @@ def _model_generated(partitions: Partitions, op_tags: Mapping[str, Any] | None) 
             model_id = model_id_of(keys["model"])
             revision = revision_for_run(context, hub, model_id)
             loaded = hub.load(model_id, revision, context.log.info)
-            samples = parse_samples(paraphrased.to_dicts(), "paraphrased")
-            answers = generate_answers(loaded, samples, report)
+            samples, dropped = _answerable(paraphrased, loaded, hub.settings(model_id))
+            answers = generate_answers(
+                loaded.model,
+                loaded.tokenizer,
+                samples,
+                max_positions=loaded.generation_positions,
+                device=loaded.device,
+                progress=report,
+                store=compute.scratch("answers", keys["model"], f"{keys['shard']}.jsonl"),
+                identity=f"{revision.name} {hub.settings(model_id).dtype}",
+                log=context.log.info,
+            )
         frame = sample_frame(
             [Sample(s.id, s.user, a.answer) for s, a in zip(samples, answers, strict=True)]
         ).with_columns(
@@ -110,8 +121,18 @@ def _model_generated(partitions: Partitions, op_tags: Mapping[str, Any] | None) 
         return table_result(
             MODEL_GENERATED,
             frame,
-            metadata={"truncated": int(frame["truncated"].sum())},
+            metadata={"truncated": int(frame["truncated"].sum()), "dropped": dropped},
             provenance={"model": model_id, "revision": revision.name, "paraphrased": fingerprint(paraphrased)},
         )
 
     return model_generated
+
+
+def _answerable(paraphrased: pl.DataFrame, loaded: LoadedModel, settings: ModelSettings) -> tuple[list[Sample], int]:
+    """The samples whose prompt leaves room for an answer, and how many were left out (context = "drop" alone does so)."""
+    samples = parse_samples(paraphrased.to_dicts(), "paraphrased")
+    if settings.context != "drop":
+        return samples, 0
+    room = loaded.generation_positions
+    kept = [sample for sample in samples if len(loaded.tokenizer.prompt_ids(sample)) < room]
+    return kept, len(samples) - len(kept)

@@ -111,7 +111,9 @@ def _gradients(
             products=[key.path[1] for key in selected if key.path[0] == DOT_PRODUCTS.name],
             projections={key.path[1]: compute.projections for key in selected if key.path[0] != DOT_PRODUCTS.name},
         )
-        result = compute.run_pass(loaded, inputs.request, "--".join((*keys.values(), revision.name)), report)
+        result = compute.run_pass(
+            loaded, inputs.request, compute.scratch("gradients", *keys.values(), revision.name), report
+        )
     context.log.info(result.report.plan)
     provenance = {
         "model": model_id,
