@@ -47,7 +47,7 @@ class Profile(_Section):
         priority_class_name: of an existing PriorityClass.
         runtime_class_name: for instance `nvidia`, where the nodes' default runtime does not inject GPUs.
         scheduler_name: another scheduler than the default one.
-        service_account_name: of the step; it needs no access to the API server.
+        service_account_name: of the step. Dagster wants its token there, but an account without any rights will do.
         env: more environment variables.
         labels, annotations: of the pod.
         job_labels: of the Job (Kueue's queue name is one).
@@ -146,9 +146,6 @@ def op_tags(profile: Profile) -> dict[str, Any]:
         scheduler_name=profile.scheduler_name,
         service_account_name=profile.service_account_name,
     )
-    if profile.service_account_name:
-        # Only run pods launch pods; a step that runs model code gets no token for the API server.
-        pod["automount_service_account_token"] = False
     if profile.shared_memory:
         pod["volumes"] = [
             {"name": _SHARED_MEMORY_VOLUME, "empty_dir": {"medium": "Memory", "size_limit": profile.shared_memory}}

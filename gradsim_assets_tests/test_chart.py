@@ -176,8 +176,8 @@ def test_steps_get_their_image_secrets_and_volumes(tmp_path: Path) -> None:
     assert step["metadata"]["annotations"]["cluster-autoscaler.kubernetes.io/safe-to-evict"] == "false"
     assert step["metadata"]["labels"]["gradsim/release"] == "r-gradsim"
     assert jobs["gpu"]["spec"]["backoffLimit"] == 0
-    # Steps run model code from the internet: no token for the API server.
-    assert step["spec"]["automountServiceAccountToken"] is False
+    # Steps run model code from the internet: an account that nothing is bound to.
+    assert step["spec"]["serviceAccountName"] == "r-gradsim-steps"
     assert jobs["run"]["spec"]["template"]["spec"]["serviceAccountName"] == "r-gradsim"
 
 
@@ -202,6 +202,11 @@ def test_rbac_has_the_verbs_that_dagster_uses_and_no_more() -> None:
         ("", "pods/log"): {"get"},
         ("", "pods/status"): {"get"},
     }
+
+
+def test_the_account_of_steps_may_do_nothing() -> None:
+    bound = [s["name"] for o in render() if o["kind"] == "RoleBinding" for s in o["subjects"]]
+    assert sorted(bound) == ["r-gradsim", "r-gradsim-cleanup"]
 
 
 def test_a_changed_setting_restarts_whom_it_concerns() -> None:

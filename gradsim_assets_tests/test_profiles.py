@@ -120,7 +120,7 @@ def test_step_pod_gets_the_profile_on_top_of_the_run_pod(profiles: dict[str, Pro
     terms = pod["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"]
     assert terms == [{"matchExpressions": [{"key": "gpu", "operator": "Exists"}]}]
     assert (pod["priorityClassName"], pod["runtimeClassName"], pod["schedulerName"]) == ("steps", "nvidia", "volcano")
-    assert (pod["serviceAccountName"], pod["automountServiceAccountToken"]) == ("steps", False)
+    assert pod["serviceAccountName"] == "steps"
     assert pod["securityContext"] == {"runAsUser": 10001}
     assert job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "q"
     assert job["spec"]["template"]["metadata"]["labels"]["team"] == "nlp"
