@@ -16,9 +16,9 @@ from tqdm import tqdm
 
 from gradsim_assets import core
 from gradsim_assets.core.errors import InputError
-from gradsim_assets.io.parquet import PROVENANCE_PREFIX
-from gradsim_assets.io.tables import fingerprint
-from gradsim_assets.schemas import TableSchema
+from gradsim_assets.io.parquet import PROVENANCE_PREFIX, TableStore
+from gradsim_assets.io.tables import Partition, fingerprint
+from gradsim_assets.schemas import TABLES, TableSchema
 
 PACKAGE = Path(core.__file__).parent.parent
 
@@ -86,28 +86,49 @@ def table_result(
     schema: TableSchema,
     frame: pl.DataFrame | pl.LazyFrame,
     *,
-    key: dg.AssetKey | None = None,
     metadata: Mapping[str, Any] | None = None,
     provenance: Mapping[str, Any] | None = None,
 ) -> dg.MaterializeResult:
-    """A table as the result of an asset: checked against its schema, with a preview and a data version from its content.
+    """A table as the result of an asset, for the IO manager to write: with a preview and a data version from its content.
 
     `provenance` also goes into the Parquet file. A lazy frame must hold blocks that were enforced as they were made.
     """
-    if isinstance(frame, pl.DataFrame):
-        frame = schema.enforce(frame)
-    data_version = fingerprint(frame)
-    return dg.MaterializeResult(
-        asset_key=key,
-        value=frame,
-        data_version=dg.DataVersion(data_version),
-        metadata={
-            **{PROVENANCE_PREFIX + name: value for name, value in (provenance or {}).items() if value is not None},
-            PROVENANCE_PREFIX + "fingerprint": data_version,
-            "preview": preview(frame),
-            **(metadata or {}),
-        },
-    )
+    data_version, entries = _described(schema, frame, metadata, provenance)
+    return dg.MaterializeResult(value=frame, data_version=dg.DataVersion(data_version), metadata=entries)
+
+
+def saved_table_result(
+    context: dg.AssetExecutionContext,
+    store: TableStore,
+    key: dg.AssetKey,
+    frame: pl.DataFrame | pl.LazyFrame,
+    partition: Partition,
+    *,
+    metadata: Mapping[str, Any] | None = None,
+    provenance: Mapping[str, Any] | None = None,
+) -> dg.MaterializeResult:
+    """As `table_result`, written here: Dagster passes no values of an asset out of several to an IO manager."""
+    data_version, entries = _described(TABLES[key.path[0]], frame, metadata, provenance)
+    with input_errors():
+        saved = store.save(key.path, frame, partition, context.run_id, entries)
+    return dg.MaterializeResult(asset_key=key, data_version=dg.DataVersion(data_version), metadata={**entries, **saved})
+
+
+def _described(
+    schema: TableSchema,
+    frame: pl.DataFrame | pl.LazyFrame,
+    metadata: Mapping[str, Any] | None,
+    provenance: Mapping[str, Any] | None,
+) -> tuple[str, dict[str, Any]]:
+    with input_errors():
+        checked = schema.enforce(frame) if isinstance(frame, pl.DataFrame) else frame
+    data_version = fingerprint(checked)
+    return data_version, {
+        **{PROVENANCE_PREFIX + name: value for name, value in (provenance or {}).items() if value is not None},
+        PROVENANCE_PREFIX + "fingerprint": data_version,
+        "preview": preview(checked),
+        **(metadata or {}),
+    }
 
 
 def preview(frame: pl.DataFrame | pl.LazyFrame) -> dg.MetadataValue:

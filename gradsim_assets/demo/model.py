@@ -174,7 +174,9 @@ def _train(model: Any, samples: list[EncodedSample], recipe: Recipe, progress: P
     import torch
     from tqdm import tqdm
 
-    optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, betas=(0.9, 0.95))
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, betas=(0.9, 0.95)
+    )
     schedule = torch.optim.lr_scheduler.SequentialLR(
         optimizer,
         [

@@ -1,6 +1,6 @@
 """The IO manager: asset values as Parquet tables, many partitions read as one lazy frame."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import dagster as dg
@@ -32,7 +32,7 @@ def dimension_of(partitions_def: dg.PartitionsDefinition | None) -> str | None:
 
 
 class TableStore(dg.ConfigurableResource):
-    """Root of the tables, shared by the IO manager and by assets that choose what they read."""
+    """Root of the tables, shared by the IO manager and by assets that choose themselves what they read and write."""
 
     root: str
 
@@ -47,6 +47,44 @@ class TableStore(dg.ConfigurableResource):
             return None
         return self.tables.scan(key, partitions).collect()
 
+    def save(
+        self,
+        key: Sequence[str],
+        frame: pl.DataFrame | pl.LazyFrame,
+        partition: Partition,
+        run_id: str,
+        metadata: Mapping[str, Any],
+    ) -> dict[str, Any]:
+        """Writes a partition, checked against its schema, and returns what the UI shows of it.
+
+        Entries of `metadata` under "gradsim/" go into the file, so that a table explains itself away from Dagster. A lazy
+        frame must hold blocks that were checked as they were made.
+
+        Raises:
+            InputError: the frame does not fit its table's schema.
+        """
+        if isinstance(frame, pl.DataFrame):
+            frame = TABLES[key[0]].enforce(frame)
+        entries = {
+            name.removeprefix(PROVENANCE_PREFIX): getattr(value, "value", value)
+            for name, value in metadata.items()
+            if name.startswith(PROVENANCE_PREFIX)
+        }
+        provenance = {
+            "table": "/".join(key),
+            "partition": str(partition),
+            "package_version": __version__,
+            "run_id": run_id,
+            **entries,
+        }
+        path = self.tables.write(key, frame, partition, provenance)
+        rows = frame.lazy().select(pl.len()).collect().item()
+        return {
+            "dagster/partition_row_count" if partition.levels else "dagster/row_count": rows,
+            "path": dg.MetadataValue.path(str(path)),
+            "size_bytes": path.stat().st_size,
+        }
+
 
 class ParquetIOManager(dg.ConfigurableIOManager):
     """Writes polars frames as Parquet under the store's root and reads one or many partitions back."""
@@ -54,14 +92,13 @@ class ParquetIOManager(dg.ConfigurableIOManager):
     store: TableStore
 
     def handle_output(self, context: dg.OutputContext, obj: pl.DataFrame | pl.LazyFrame) -> None:
-        key = context.asset_key.path
-        frame = _enforced(key, obj)
-        path = self.store.tables.write(key, frame, _output_partition(context), _provenance(context))
-        rows = frame.lazy().select(pl.len()).collect().item()
-        row_count = "dagster/partition_row_count" if context.has_asset_partitions else "dagster/row_count"
-        context.add_output_metadata(
-            {row_count: rows, "path": dg.MetadataValue.path(str(path)), "size_bytes": path.stat().st_size}
-        )
+        try:
+            metadata = self.store.save(
+                context.asset_key.path, obj, _output_partition(context), context.run_id, context.output_metadata or {}
+            )
+        except InputError as error:
+            raise dg.Failure(str(error), allow_retries=False) from error
+        context.add_output_metadata(metadata)
 
     def load_input(self, context: dg.InputContext) -> pl.DataFrame | pl.LazyFrame:
         partitions = _input_partitions(context)
@@ -75,15 +112,6 @@ class ParquetIOManager(dg.ConfigurableIOManager):
             raise dg.Failure(str(error), allow_retries=False) from error
 
 
-def _enforced(key: Sequence[str], obj: pl.DataFrame | pl.LazyFrame) -> pl.DataFrame | pl.LazyFrame:
-    if isinstance(obj, pl.LazyFrame):  # written block by block from frames that were enforced as they came
-        return obj
-    try:
-        return TABLES[key[0]].enforce(obj)
-    except InputError as error:
-        raise dg.Failure(str(error), allow_retries=False) from error
-
-
 def _output_partition(context: dg.OutputContext) -> Partition:
     if not context.has_asset_partitions:
         return Partition()
@@ -95,19 +123,3 @@ def _input_partitions(context: dg.InputContext) -> list[Partition]:
         return [Partition()]
     dimension = dimension_of(context.asset_partitions_def)
     return [partition_of(key, dimension) for key in context.asset_partition_keys]
-
-
-def _provenance(context: dg.OutputContext) -> dict[str, Any]:
-    entries = {
-        name.removeprefix(PROVENANCE_PREFIX): value
-        for name, value in (context.output_metadata or {}).items()
-        if name.startswith(PROVENANCE_PREFIX)
-    }
-    values = {name: getattr(value, "value", value) for name, value in entries.items()}
-    return {
-        "table": "/".join(context.asset_key.path),
-        "partition": str(_output_partition(context)),
-        "package_version": __version__,
-        "run_id": context.run_id,
-        **values,
-    }

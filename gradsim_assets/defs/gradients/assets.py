@@ -6,7 +6,14 @@ from typing import Any
 import dagster as dg
 import polars as pl
 
-from gradsim_assets.defs.common import HEAVY_RETRIES, code_version, column_schema, input_errors, progress, table_result
+from gradsim_assets.defs.common import (
+    HEAVY_RETRIES,
+    code_version,
+    column_schema,
+    input_errors,
+    progress,
+    saved_table_result,
+)
 from gradsim_assets.defs.models.assets import HF_MODEL, revision_for_run
 from gradsim_assets.io.parquet import TableStore
 from gradsim_assets.io.tables import Partition, fingerprint
@@ -56,7 +63,7 @@ def build(
     )
     def gradients(
         context: dg.AssetExecutionContext, hub: ModelHub, store: TableStore, compute: Compute
-    ) -> Iterator[dg.MaterializeResult[pl.DataFrame]]:
+    ) -> Iterator[dg.MaterializeResult]:
         yield from _gradients(context, hub, store, compute)
 
     return [gradients]
@@ -89,13 +96,14 @@ def _spec(table: str, setting: str, settings: Settings) -> dg.AssetSpec:
 
 def _gradients(
     context: dg.AssetExecutionContext, hub: ModelHub, store: TableStore, compute: Compute
-) -> Iterator[dg.MaterializeResult[pl.DataFrame]]:
+) -> Iterator[dg.MaterializeResult]:
     from gradsim_assets.core.gradient_tables import pass_inputs, product_frame, projection_frame
 
     selected = sorted(context.selected_asset_keys)
     keys = context.partition_key.keys_by_dimension
     model_id = model_id_of(keys["model"])
-    tables = _read_tables(store, Partition(keys["model"], keys["shard"]), {key.path[1] for key in selected})
+    partition = Partition(keys["model"], keys["shard"])
+    tables = _read_tables(store, partition, {key.path[1] for key in selected})
     variants = {name: frame for name, frame in tables.items() if name in SETTINGS}
     with input_errors(), progress(context, f"gradients {context.partition_key}", "gradients") as report:
         revision = revision_for_run(context, hub, model_id)
@@ -123,11 +131,9 @@ def _gradients(
     metadata = {**inputs.counts, **compute.metadata(result)}
     for key in selected:
         table, setting = key.path
-        schema, frame_of = (
-            (DOT_PRODUCTS, product_frame) if table == DOT_PRODUCTS.name else (PROJECTED_SIMILARITY, projection_frame)
-        )
+        frame_of = product_frame if table == DOT_PRODUCTS.name else projection_frame
         frame = frame_of(result, setting, inputs.request.pairs[setting])
-        yield table_result(schema, frame, key=key, metadata=metadata, provenance=provenance)
+        yield saved_table_result(context, store, key, frame, partition, metadata=metadata, provenance=provenance)
 
 
 def _read_tables(store: TableStore, partition: Partition, settings: set[str]) -> dict[str, pl.DataFrame]:
