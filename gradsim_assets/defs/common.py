@@ -22,6 +22,9 @@ from gradsim_assets.schemas import TABLES, TableSchema
 
 PACKAGE = Path(core.__file__).parent.parent
 
+#: For steps whose machine may vanish under them (an evicted pod, a reclaimed spot node). Bad input is not retried.
+HEAVY_RETRIES = dg.RetryPolicy(max_retries=3, delay=5)
+
 _PREVIEW_ROWS = 8
 _PREVIEW_CHARACTERS = 120
 _LOG_EVERY_SECONDS = 15.0

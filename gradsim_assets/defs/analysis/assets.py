@@ -1,6 +1,6 @@
 """The analyses of a model and their comparison across models, all from tables; no GPU."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,18 +80,18 @@ ANALYSES = (
 )
 
 
-def build(partitions: Partitions) -> list[dg.AssetsDefinition]:
-    """All analyses."""
+def build(partitions: Partitions, op_tags: Mapping[str, Any] | None = None) -> list[dg.AssetsDefinition]:
+    """All analyses; `op_tags` are for the one that asks torch for a model's shapes."""
     by_setting = [_analysis(analysis, setting) for setting in SETTINGS for analysis in ANALYSES]
     return [
-        _parameters_per_component(),
+        _parameters_per_component(op_tags),
         *by_setting,
         *(_retrieval(setting, partitions) for setting in SETTINGS),
         _model_comparison(),
     ]
 
 
-def _parameters_per_component() -> dg.AssetsDefinition:
+def _parameters_per_component(op_tags: Mapping[str, Any] | None) -> dg.AssetsDefinition:
     @dg.asset(
         name=PARAMETERS_PER_COMPONENT.name,
         group_name=GROUP,
@@ -99,6 +99,7 @@ def _parameters_per_component() -> dg.AssetsDefinition:
         deps=[HF_MODEL],
         kinds=KINDS,
         metadata=column_schema(PARAMETERS_PER_COMPONENT),
+        op_tags=op_tags,
         code_version=code_version("core/components.py"),
         description="How the model's parameters are spread over its components; read off its shapes, without weights.",
     )
