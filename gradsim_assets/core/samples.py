@@ -4,7 +4,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import polars as pl
+
 from gradsim_assets.core.errors import InputError
+from gradsim_assets.schemas import LIMA
 
 
 @dataclass(frozen=True)
@@ -72,3 +75,16 @@ def check_variants(variants: Sequence[Sample], originals: Sequence[Sample], sour
             f"{source}: variant {orphans[0]} has no original of the same id ({len(orphans)} such); "
             "remove it or add its original."
         )
+
+
+def sample_frame(samples: Sequence[Sample]) -> pl.DataFrame:
+    """Columns id and messages of a dataset table."""
+    return pl.DataFrame(
+        {"id": [sample.id for sample in samples], "messages": [sample.messages for sample in samples]},
+        schema={"id": LIMA.columns["id"].dtype, "messages": LIMA.columns["messages"].dtype},
+    )
+
+
+def samples_of(frame: pl.DataFrame) -> list[Sample]:
+    """Samples of a dataset table; answers may be empty there (a model may say nothing)."""
+    return [Sample(row["id"], row["messages"][0]["content"], row["messages"][1]["content"]) for row in frame.to_dicts()]

@@ -1,0 +1,65 @@
+# Everything works from a fresh checkout with Python 3.11+ and make; .venv is set up on first use and reused while
+# constraints.txt and pyproject.toml stay as they are.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+
+export GRADSIM_HOME ?= $(CURDIR)/.gradsim
+
+.DEFAULT_GOAL := help
+.PHONY: help demo ui test test-slow test-ui e2e-k8s bench bench-peers lint format constraints clean
+
+help: ## Show the targets
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
+
+$(STAMP): constraints.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "gradsim needs Python 3.11 or newer; set PYTHON=..."; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Setting up .venv (once; about 6 GB with torch) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade -c constraints.txt pip
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[compute,dev]'
+	@touch $@
+
+demo: $(STAMP) ## Run the main job on the embedded default and say where the report is
+	@$(BIN)/gradsim demo
+
+ui: $(STAMP) ## Open the Dagster UI
+	@$(BIN)/gradsim ui
+
+test: $(STAMP) ## Run the tests
+	@$(BIN)/python -m pytest
+
+test-slow: $(STAMP) ## Run the tests that take minutes
+	@$(BIN)/python -m pytest -m slow
+
+test-ui: $(STAMP) ## Run the tests that drive a browser (needs Chromium)
+	@$(BIN)/python -m pytest -m ui
+
+e2e-k8s: $(STAMP) ## Run the end-to-end test on the cluster of the current kubectl context
+	@$(BIN)/python -m pytest -m cluster
+
+bench: $(STAMP) ## Measure the engine and the analyses; writes build/bench/*.json
+	@$(BIN)/python -m bench.engine
+	@$(BIN)/python -m bench.analyses
+
+lint: $(STAMP) ## Check style and types
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+format: $(STAMP) ## Format the code
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+constraints: ## Write constraints.txt anew from pyproject.toml (downloads everything)
+	@rm -rf build/constraints && $(PYTHON) -m venv build/constraints
+	@build/constraints/bin/python -m pip install --quiet --upgrade pip
+	@build/constraints/bin/python -m pip install --quiet '.[compute,dev,s3,gcs]'
+	@{ echo "# Exact versions of everything, transitive dependencies too. \`make constraints\` writes this file anew."; \
+	   build/constraints/bin/python -m pip freeze --all --exclude gradsim --exclude setuptools; } > constraints.txt
+	@rm -rf build/constraints
+
+clean: ## Remove what can be made again (.venv stays; .gradsim holds your tables and stays)
+	@rm -rf build dist .mypy_cache .ruff_cache .pytest_cache
+	@find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

@@ -1,0 +1,25 @@
+"""The headline figures on the terminal, from the summary beside the report."""
+
+import json
+
+import click
+
+from gradsim_assets.partitions import model_slug
+from gradsim_assets.settings import Settings
+
+
+def print_summary(settings: Settings, model_id: str) -> None:
+    """Accuracy and MRR per setting and method, and the path of the report."""
+    folder = settings.home / "reports" / model_slug(model_id)
+    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    click.echo(
+        f"\n{summary['model']} @ {summary['revision']}: {summary['samples']} samples, {summary['parameters'] or '?'} parameters"
+    )
+    for setting, methods in summary["settings"].items():
+        click.echo(f"\n  {setting:<32} accuracy    MRR")
+        for method, figures in methods.items():
+            name = f"{method} ({figures['component']})" if "component" in figures else method
+            mrr = f"{figures['mrr']:6.3f}" if figures.get("mrr") is not None else ""
+            accuracy = figures.get("accuracy")
+            click.echo(f"  {name:<32} {'' if accuracy is None else f'{accuracy:8.3f}'} {mrr}")
+    click.echo(f"\nReport: {folder / 'index.html'}")

@@ -1,0 +1,45 @@
+"""How much memory there is, how much was used, and what running out of it looks like."""
+
+import resource
+import sys
+from pathlib import Path
+
+import torch
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that a pass may take on the device: most of what is free on a GPU, half of it on a shared CPU."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0] * 0.85)
+    return _available() // 2
+
+
+def _available() -> int:
+    meminfo = Path("/proc/meminfo")
+    if meminfo.exists():
+        for line in meminfo.read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return min(int(line.split()[1]) * 1024, _cgroup_room())
+    return 4 * 2**30  # other systems: what any machine has
+
+
+def _cgroup_room() -> int:
+    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+    if limit.exists() and used.exists() and limit.read_text().strip() != "max":
+        return max(0, int(limit.read_text()) - int(used.read_text()))
+    return sys.maxsize
+
+
+def peak_bytes(device: torch.device) -> int:
+    """Highest memory use so far: of the device's allocator, or of this process on CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def ran_out(error: BaseException) -> bool:
+    """Whether an exception means that memory ran out."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)

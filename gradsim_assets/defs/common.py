@@ -1,0 +1,183 @@
+"""What all assets share: code versions, table results with their metadata, failures, progress."""
+
+import ast
+import base64
+import hashlib
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+import polars as pl
+from tqdm import tqdm
+
+from gradsim_assets import core
+from gradsim_assets.core.errors import InputError
+from gradsim_assets.io.parquet import PROVENANCE_PREFIX, TableStore
+from gradsim_assets.io.tables import Partition, fingerprint
+from gradsim_assets.schemas import TABLES, TableSchema
+
+if TYPE_CHECKING:
+    from gradsim_assets.core.plots.static import Plot
+
+PACKAGE = Path(core.__file__).parent.parent
+
+#: For steps whose machine may vanish under them (an evicted pod, a reclaimed spot node). Bad input is not retried.
+HEAVY_RETRIES = dg.RetryPolicy(max_retries=3, delay=5)
+
+_PREVIEW_ROWS = 8
+_PREVIEW_CHARACTERS = 120
+_LOG_EVERY_SECONDS = 15.0
+
+
+@contextmanager
+def input_errors() -> Iterator[None]:
+    """Turns an InputError into a Dagster failure with the same sentence: trying again would not heal it."""
+    try:
+        yield
+    except InputError as error:
+        raise dg.Failure(str(error), allow_retries=False) from error
+
+
+@cache
+def code_version(*modules: str, config: str = "") -> str:
+    """A hash of the code that decides an asset's values, and of the configuration that does.
+
+    `modules` are paths in the package ("core/bm25.py", or a folder). Comments, docstrings and layout do not count.
+    """
+    digest = hashlib.sha256(config.encode())
+    for module in modules:
+        path = PACKAGE / module
+        for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
+            digest.update(file.relative_to(PACKAGE).as_posix().encode())
+            digest.update(_meaning(file.read_text(encoding="utf-8")).encode())
+    return digest.hexdigest()[:12]
+
+
+def _meaning(source: str) -> str:
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            first = node.body[0] if node.body else None
+            if (
+                isinstance(first, ast.Expr)
+                and isinstance(first.value, ast.Constant)
+                and isinstance(first.value.value, str)
+            ):
+                node.body = node.body[1:]
+    return ast.dump(tree)
+
+
+def column_schema(schema: TableSchema) -> dict[str, Any]:
+    """Definition metadata that shows a table's columns with their descriptions in the UI."""
+    columns = [
+        dg.TableColumn(
+            name,
+            str(column.dtype),
+            description=column.description + (f" [{column.unit}]" if column.unit else ""),
+            constraints=dg.TableColumnConstraints(nullable=column.nullable, unique=schema.key == (name,)),
+        )
+        for name, column in schema.columns.items()
+    ]
+    return {"dagster/column_schema": dg.TableSchema(columns)}
+
+
+def table_result(
+    schema: TableSchema,
+    frame: pl.DataFrame | pl.LazyFrame,
+    *,
+    metadata: Mapping[str, Any] | None = None,
+    provenance: Mapping[str, Any] | None = None,
+) -> dg.MaterializeResult:
+    """A table as the result of an asset, for the IO manager to write: with a preview and a data version from its content.
+
+    `provenance` also goes into the Parquet file. A lazy frame must hold blocks that were enforced as they were made.
+    """
+    data_version, entries = _described(schema, frame, metadata, provenance)
+    return dg.MaterializeResult(value=frame, data_version=dg.DataVersion(data_version), metadata=entries)
+
+
+def saved_table_result(
+    context: dg.AssetExecutionContext,
+    store: TableStore,
+    key: dg.AssetKey,
+    frame: pl.DataFrame | pl.LazyFrame,
+    partition: Partition,
+    *,
+    metadata: Mapping[str, Any] | None = None,
+    provenance: Mapping[str, Any] | None = None,
+) -> dg.MaterializeResult:
+    """As `table_result`, written here: Dagster passes no values of an asset out of several to an IO manager."""
+    data_version, entries = _described(TABLES[key.path[0]], frame, metadata, provenance)
+    with input_errors():
+        saved = store.save(key.path, frame, partition, context.run_id, entries)
+    return dg.MaterializeResult(asset_key=key, data_version=dg.DataVersion(data_version), metadata={**entries, **saved})
+
+
+def _described(
+    schema: TableSchema,
+    frame: pl.DataFrame | pl.LazyFrame,
+    metadata: Mapping[str, Any] | None,
+    provenance: Mapping[str, Any] | None,
+) -> tuple[str, dict[str, Any]]:
+    with input_errors():
+        checked = schema.enforce(frame) if isinstance(frame, pl.DataFrame) else frame
+    data_version = fingerprint(checked)
+    return data_version, {
+        **{PROVENANCE_PREFIX + name: value for name, value in (provenance or {}).items() if value is not None},
+        PROVENANCE_PREFIX + "fingerprint": data_version,
+        "preview": preview(checked),
+        **(metadata or {}),
+    }
+
+
+def plot_metadata(plots: Sequence["Plot"]) -> dict[str, Any]:
+    """Plots as pictures that the UI shows behind [Show Markdown], with their reading help."""
+    return {
+        f"plot/{plot.name}": dg.MetadataValue.md(
+            f"![{plot.title}](data:image/png;base64,{base64.b64encode(plot.png).decode()})\n\n{plot.help}"
+        )
+        for plot in plots
+    }
+
+
+def preview(frame: pl.DataFrame | pl.LazyFrame) -> dg.MetadataValue:
+    """The first rows of a table for the UI, long texts cut."""
+    head = frame.lazy().head(_PREVIEW_ROWS).collect()
+    records = [dg.TableRecord({name: _cell(value) for name, value in row.items()}) for row in head.to_dicts()]
+    if not records:
+        return dg.MetadataValue.text("(no rows)")
+    columns = [dg.TableColumn(name, str(dtype)) for name, dtype in head.schema.items()]
+    return dg.MetadataValue.table(records, dg.TableSchema(columns))
+
+
+def _cell(value: Any) -> str | int | float | bool | None:
+    if isinstance(value, list):
+        value = " | ".join(f"{message['role']}: {message['content']}" for message in value)
+    if isinstance(value, str) and len(value) > _PREVIEW_CHARACTERS:
+        return value[:_PREVIEW_CHARACTERS] + "…"
+    return value
+
+
+@contextmanager
+def progress(context: dg.AssetExecutionContext, what: str, unit: str) -> Iterator[Callable[..., None]]:
+    """A progress callback `(done, total, note="")`: a bar in the terminal, a line in the UI's log now and then."""
+    started = last = time.monotonic()
+    with tqdm(desc=what, unit=unit, disable=not sys.stderr.isatty(), leave=False) as bar:
+
+        def report(done: int, total: int, note: str = "") -> None:
+            nonlocal last
+            bar.total, bar.n = total, done
+            bar.set_postfix_str(note, refresh=True)
+            now = time.monotonic()
+            if now - last >= _LOG_EVERY_SECONDS or done >= total:
+                last = now
+                rate = done / max(now - started, 1e-9)
+                left = f", about {(total - done) / rate:.0f} s left" if 0 < done < total else ""
+                context.log.info(f"{what}: {done} of {total} {unit} ({rate:.1f}/s{left}) {note}".rstrip())
+
+        yield report

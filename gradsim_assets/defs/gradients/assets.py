@@ -1,0 +1,145 @@
+"""The gradient tables: both settings and the projections out of one pass over the distinct samples."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import dagster as dg
+import polars as pl
+
+from gradsim_assets.defs.common import (
+    HEAVY_RETRIES,
+    code_version,
+    column_schema,
+    input_errors,
+    progress,
+    saved_table_result,
+)
+from gradsim_assets.defs.models.assets import HF_MODEL, revision_for_run
+from gradsim_assets.io.parquet import TableStore
+from gradsim_assets.io.tables import Partition, fingerprint
+from gradsim_assets.partitions import BY_MODEL, BY_SHARD, Partitions, model_id_of
+from gradsim_assets.resources.compute import Compute
+from gradsim_assets.resources.hub import ModelHub
+from gradsim_assets.schemas import (
+    BM25_CANDIDATES,
+    DOT_PRODUCTS,
+    LIMA,
+    MODEL_GENERATED,
+    PARAPHRASED,
+    PROJECTED_SIMILARITY,
+    SETTINGS,
+)
+from gradsim_assets.settings import Settings
+
+_DESCRIPTIONS = {
+    DOT_PRODUCTS.name: (
+        "Exact products of loss gradients, per pair and component, with the squared norms of both sides. Every cosine "
+        "of a component, of a set of components and of the full gradient follows from this table without a GPU."
+    ),
+    PROJECTED_SIMILARITY.name: (
+        "Cosine of randomly projected full gradients, one row per pair and size of projection: what one gives up by "
+        "storing a sketch of each gradient in place of comparing whole gradients."
+    ),
+}
+
+#: Table of the variants of each setting.
+_VARIANTS = {PARAPHRASED.name: PARAPHRASED, MODEL_GENERATED.name: MODEL_GENERATED}
+
+
+def build(
+    settings: Settings, partitions: Partitions, op_tags: Mapping[str, Any] | None = None
+) -> list[dg.AssetsDefinition]:
+    """The gradient tables for one configuration; `op_tags` give their step a pod of its own kind."""
+    specs = [_spec(table, setting, settings) for table in _DESCRIPTIONS for setting in SETTINGS]
+
+    @dg.multi_asset(
+        name="gradient_pass",  # not that of the job: Dagster wants op and job names distinct
+        specs=specs,
+        partitions_def=partitions.model_shards,
+        can_subset=True,
+        pool="gpu",
+        op_tags=op_tags,
+        retry_policy=HEAVY_RETRIES,
+    )
+    def gradients(
+        context: dg.AssetExecutionContext, hub: ModelHub, store: TableStore, compute: Compute
+    ) -> Iterator[dg.MaterializeResult]:
+        yield from _gradients(context, hub, store, compute)
+
+    return [gradients]
+
+
+def _spec(table: str, setting: str, settings: Settings) -> dg.AssetSpec:
+    deps = [
+        dg.AssetDep(HF_MODEL, partition_mapping=BY_MODEL),
+        dg.AssetDep(LIMA.name),
+        dg.AssetDep(BM25_CANDIDATES.name, partition_mapping=BY_SHARD),
+        dg.AssetDep(setting, partition_mapping=BY_SHARD) if setting == PARAPHRASED.name else dg.AssetDep(setting),
+    ]
+    projected = table == PROJECTED_SIMILARITY.name
+    return dg.AssetSpec(
+        [table, setting],
+        deps=deps,
+        skippable=True,
+        group_name="gradients",
+        kinds={"pytorch", "parquet"},
+        description=f"{_DESCRIPTIONS[table]} Variants: {setting}.",
+        metadata=column_schema(PROJECTED_SIMILARITY if projected else DOT_PRODUCTS),
+        code_version=code_version(
+            "core/engine",
+            "core/tokenization.py",
+            *(["core/projections.py"] if projected else []),
+            config=str(settings.compute.projections) if projected else "",
+        ),
+    )
+
+
+def _gradients(
+    context: dg.AssetExecutionContext, hub: ModelHub, store: TableStore, compute: Compute
+) -> Iterator[dg.MaterializeResult]:
+    from gradsim_assets.core.gradient_tables import pass_inputs, product_frame, projection_frame
+
+    selected = sorted(context.selected_asset_keys)
+    keys = context.partition_key.keys_by_dimension
+    model_id = model_id_of(keys["model"])
+    partition = Partition(keys["model"], keys["shard"])
+    tables = _read_tables(store, partition, {key.path[1] for key in selected})
+    variants = {name: frame for name, frame in tables.items() if name in SETTINGS}
+    with input_errors(), progress(context, f"gradients {context.partition_key}", "gradients") as report:
+        revision = revision_for_run(context, hub, model_id)
+        loaded = hub.load(model_id, revision, context.log.info)
+        inputs = pass_inputs(
+            tables[LIMA.name],
+            variants,
+            tables[BM25_CANDIDATES.name],
+            loaded.tokenizer,
+            max_positions=loaded.max_positions,
+            learned_positions=loaded.learned_positions,
+            policy=hub.settings(model_id).context,
+            products=[key.path[1] for key in selected if key.path[0] == DOT_PRODUCTS.name],
+            projections={key.path[1]: compute.projections for key in selected if key.path[0] != DOT_PRODUCTS.name},
+        )
+        result = compute.run_pass(
+            loaded, inputs.request, compute.scratch("gradients", *keys.values(), revision.name), report
+        )
+    context.log.info(result.report.plan)
+    provenance = {
+        "model": model_id,
+        "revision": revision.name,
+        **{name: fingerprint(frame) for name, frame in tables.items()},
+    }
+    metadata = {**inputs.counts, **compute.metadata(result)}
+    for key in selected:
+        table, setting = key.path
+        frame_of = product_frame if table == DOT_PRODUCTS.name else projection_frame
+        frame = frame_of(result, setting, inputs.request.pairs[setting])
+        yield saved_table_result(context, store, key, frame, partition, metadata=metadata, provenance=provenance)
+
+
+def _read_tables(store: TableStore, partition: Partition, settings: set[str]) -> dict[str, pl.DataFrame]:
+    """The inputs of a shard; `model_generated` only where it is asked for, since it need not exist otherwise."""
+    shard = Partition(shard=partition.shard)
+    where = {LIMA.name: Partition(), BM25_CANDIDATES.name: shard}
+    where |= {setting: shard if setting == PARAPHRASED.name else partition for setting in sorted(settings)}
+    with input_errors():
+        return {name: store.tables.read([name], at) for name, at in where.items()}

@@ -1,0 +1,41 @@
+"""`gradient_similarity`: cosines derived from the dot products; no GPU."""
+
+import dagster as dg
+import polars as pl
+
+from gradsim_assets.core.pairs import PairProducts
+from gradsim_assets.core.similarity import gradient_similarity
+from gradsim_assets.defs.common import code_version, column_schema, input_errors, table_result
+from gradsim_assets.io.tables import fingerprint
+from gradsim_assets.partitions import BY_MODEL, MODELS, model_id_of
+from gradsim_assets.schemas import DOT_PRODUCTS, GRADIENT_SIMILARITY, SETTINGS
+
+
+def build() -> list[dg.AssetsDefinition]:
+    """The similarities of both settings."""
+    return [_similarity(setting) for setting in SETTINGS]
+
+
+def _similarity(setting: str) -> dg.AssetsDefinition:
+    @dg.asset(
+        name=setting,
+        key_prefix=[GRADIENT_SIMILARITY.name],
+        group_name="similarity",
+        partitions_def=MODELS,
+        ins={"dot_products": dg.AssetIn([DOT_PRODUCTS.name, setting], partition_mapping=BY_MODEL)},
+        kinds={"polars", "parquet"},
+        metadata=column_schema(GRADIENT_SIMILARITY),
+        code_version=code_version("core/pairs.py", "core/similarity.py"),
+        description=(
+            f"Cosine similarity of loss gradients for every pair ({setting}), for the full gradient and per component: "
+            "near 1 where variant and original would change the model in the same way."
+        ),
+    )
+    def similarity(context: dg.AssetExecutionContext, dot_products: pl.LazyFrame) -> dg.MaterializeResult[pl.DataFrame]:
+        with input_errors():
+            frame = gradient_similarity(PairProducts.from_frame(dot_products))
+            model_id = model_id_of(context.partition_key)
+        provenance = {"model": model_id, DOT_PRODUCTS.name: fingerprint(dot_products)}
+        return table_result(GRADIENT_SIMILARITY, frame, provenance=provenance)
+
+    return similarity

@@ -1,0 +1,125 @@
+"""The IO manager: asset values as Parquet tables, many partitions read as one lazy frame."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import dagster as dg
+import polars as pl
+
+from gradsim_assets import __version__
+from gradsim_assets.core.errors import InputError
+from gradsim_assets.io.tables import Partition, Tables
+from gradsim_assets.schemas import TABLES
+
+#: Metadata entries of a materialisation that also go into the file, so that a table explains itself away from Dagster.
+PROVENANCE_PREFIX = "gradsim/"
+
+
+def partition_of(partition_key: str | dg.MultiPartitionKey | None, dimension: str | None = None) -> Partition:
+    """The partition behind a Dagster key; `dimension` says what a one-dimensional key is a key of."""
+    if partition_key is None:
+        return Partition()
+    if isinstance(partition_key, dg.MultiPartitionKey):
+        return Partition(**partition_key.keys_by_dimension)
+    return Partition(**{dimension or "model": str(partition_key)})
+
+
+def dimension_of(partitions_def: dg.PartitionsDefinition | None) -> str | None:
+    """Dimension of a one-dimensional definition: models are dynamic, shards are static."""
+    if partitions_def is None:
+        return None
+    return "model" if isinstance(partitions_def, dg.DynamicPartitionsDefinition) else "shard"
+
+
+class TableStore(dg.ConfigurableResource):
+    """Root of the tables, shared by the IO manager and by assets that choose themselves what they read and write."""
+
+    root: str
+
+    @property
+    def tables(self) -> Tables:
+        """The tables under the root."""
+        return Tables(self.root)
+
+    def optional(self, key: Sequence[str], partitions: Sequence[Partition]) -> pl.DataFrame | None:
+        """Many partitions of a table in memory; None unless all are there."""
+        if not all(self.tables.exists(key, partition) for partition in partitions):
+            return None
+        return self.tables.scan(key, partitions).collect()
+
+    def save(
+        self,
+        key: Sequence[str],
+        frame: pl.DataFrame | pl.LazyFrame,
+        partition: Partition,
+        run_id: str,
+        metadata: Mapping[str, Any],
+    ) -> dict[str, Any]:
+        """Writes a partition, checked against its schema, and returns what the UI shows of it.
+
+        Entries of `metadata` under "gradsim/" go into the file, so that a table explains itself away from Dagster. A lazy
+        frame must hold blocks that were checked as they were made.
+
+        Raises:
+            InputError: the frame does not fit its table's schema.
+        """
+        if isinstance(frame, pl.DataFrame):
+            frame = TABLES[key[0]].enforce(frame)
+        entries = {
+            name.removeprefix(PROVENANCE_PREFIX): getattr(value, "value", value)
+            for name, value in metadata.items()
+            if name.startswith(PROVENANCE_PREFIX)
+        }
+        provenance = {
+            "table": "/".join(key),
+            "partition": str(partition),
+            "package_version": __version__,
+            "run_id": run_id,
+            **entries,
+        }
+        path = self.tables.write(key, frame, partition, provenance)
+        rows = frame.lazy().select(pl.len()).collect().item()
+        return {
+            "dagster/partition_row_count" if partition.levels else "dagster/row_count": rows,
+            "path": dg.MetadataValue.path(str(path)),
+            "size_bytes": path.stat().st_size,
+        }
+
+
+class ParquetIOManager(dg.ConfigurableIOManager):
+    """Writes polars frames as Parquet under the store's root and reads one or many partitions back."""
+
+    store: TableStore
+
+    def handle_output(self, context: dg.OutputContext, obj: pl.DataFrame | pl.LazyFrame) -> None:
+        try:
+            metadata = self.store.save(
+                context.asset_key.path, obj, _output_partition(context), context.run_id, context.output_metadata or {}
+            )
+        except InputError as error:
+            raise dg.Failure(str(error), allow_retries=False) from error
+        context.add_output_metadata(metadata)
+
+    def load_input(self, context: dg.InputContext) -> pl.DataFrame | pl.LazyFrame:
+        partitions = _input_partitions(context)
+        frame = self._scan(context.asset_key.path, partitions)
+        return frame if context.dagster_type.typing_type is pl.LazyFrame else frame.collect()
+
+    def _scan(self, key: Sequence[str], partitions: list[Partition]) -> pl.LazyFrame:
+        try:
+            return self.store.tables.scan(key, partitions)
+        except InputError as error:
+            raise dg.Failure(str(error), allow_retries=False) from error
+
+
+def _output_partition(context: dg.OutputContext) -> Partition:
+    if not context.has_asset_partitions:
+        return Partition()
+    return partition_of(context.asset_partition_key, dimension_of(context.asset_partitions_def))
+
+
+def _input_partitions(context: dg.InputContext) -> list[Partition]:
+    if not context.has_asset_partitions:
+        return [Partition()]
+    dimension = dimension_of(context.asset_partitions_def)
+    return [partition_of(key, dimension) for key in context.asset_partition_keys]

@@ -1,0 +1,166 @@
+"""Tables on disk or in an object store: where they lie, how they are written whole, how many are read as one."""
+
+import hashlib
+import io
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import polars as pl
+from upath import UPath
+
+from gradsim_assets.core.errors import InputError
+
+#: Key of our JSON document in the metadata of every Parquet file.
+PROVENANCE_KEY = "gradsim"
+
+_POLARS_PROTOCOLS = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss")
+
+#: Rows of one row group, and rows hashed at a time.
+_CHUNK_ROWS = 1_000_000
+
+
+@dataclass(frozen=True)
+class Partition:
+    """The partition of a table; None for a dimension that the table does not have."""
+
+    model: str | None = None
+    shard: str | None = None
+
+    def __str__(self) -> str:
+        return " ".join(f"{name}={key}" for name, key in self.levels) or "(whole)"
+
+    @property
+    def levels(self) -> list[tuple[str, str]]:
+        """(dimension, key) of the dimensions that there are, outermost first."""
+        return [(name, key) for name, key in (("model", self.model), ("shard", self.shard)) if key is not None]
+
+
+@dataclass(frozen=True)
+class Tables:
+    """All tables under one root: `<root>/<table>[/<setting>][/model=M][/shard=S]/data.parquet`.
+
+    The root is a local folder or any location that fsspec knows (`s3://bucket/prefix`, `gs://...`).
+    """
+
+    root: str
+
+    def path(self, key: Sequence[str], partition: Partition | None = None) -> UPath:
+        """Location of one partition of a table."""
+        levels = [f"{name}={value}" for name, value in (partition or Partition()).levels]
+        return UPath(self.root).joinpath(*key, *levels, "data.parquet")
+
+    def exists(self, key: Sequence[str], partition: Partition | None = None) -> bool:
+        """Whether the partition has been written."""
+        return self.path(key, partition).exists()
+
+    def write(
+        self,
+        key: Sequence[str],
+        frame: pl.DataFrame | pl.LazyFrame,
+        partition: Partition | None = None,
+        provenance: Mapping[str, Any] | None = None,
+    ) -> UPath:
+        """Writes a partition so that it becomes visible whole or not at all, and returns its location.
+
+        A lazy frame is streamed to disk, so that it may be larger than memory.
+        """
+        target = self.path(key, partition)
+        document = {PROVENANCE_KEY: json.dumps(dict(provenance or {}), sort_keys=True, default=str)}
+        local = _is_local(target)
+        if local:
+            target.parent.mkdir(parents=True, exist_ok=True)
+        # Beside the target where a rename is to publish it, since renames do not cross file systems.
+        folder = str(target.parent) if local else None
+        handle, name = tempfile.mkstemp(prefix=".data-", suffix=".part", dir=folder)
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            frame.lazy().sink_parquet(temporary, compression="zstd", metadata=document, row_group_size=_CHUNK_ROWS)
+            if local:
+                _sync(temporary)
+                temporary.chmod(0o644)
+                os.replace(temporary, str(target))
+            else:
+                target.fs.put_file(str(temporary), target.path)
+        finally:
+            with suppress(FileNotFoundError):
+                temporary.unlink()
+        return target
+
+    def scan(self, key: Sequence[str], partitions: Iterable[Partition] | None = None) -> pl.LazyFrame:
+        """One lazy frame over the given partitions, in the given order; only the table's own columns.
+
+        Raises:
+            InputError: partitions are missing or a file is not readable Parquet; the sentence names them.
+        """
+        wanted = list(partitions) if partitions is not None else [Partition()]
+        missing = [partition for partition in wanted if not self.exists(key, partition)]
+        if missing:
+            named = ", ".join(str(partition) for partition in missing[:5])
+            more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+            raise InputError(f"table {'/'.join(key)} lacks {named}{more}; materialise these partitions first.")
+        paths = [self.path(key, partition) for partition in wanted]
+        for path in paths:
+            check_parquet(path)
+        return pl.scan_parquet([_source(path) for path in paths], hive_partitioning=False, glob=False)
+
+    def read(self, key: Sequence[str], partition: Partition | None = None) -> pl.DataFrame:
+        """One partition in memory; raises as `scan`."""
+        return self.scan(key, [partition or Partition()]).collect()
+
+    def provenance(self, key: Sequence[str], partition: Partition | None = None) -> dict[str, Any]:
+        """Where a partition came from: the document that was written into its file; {} for a foreign file."""
+        return json.loads(parquet_metadata(self.path(key, partition)).get(PROVENANCE_KEY, "{}"))
+
+
+def parquet_metadata(path: UPath) -> dict[str, str]:
+    """The key-value metadata of a Parquet file."""
+    if _is_local(path):
+        return pl.read_parquet_metadata(str(path))
+    with path.open("rb") as file:
+        return pl.read_parquet_metadata(cast(io.BytesIO, file))
+
+
+def check_parquet(path: UPath) -> None:
+    """Raises InputError when a file is not whole Parquet (truncated, foreign, corrupted footer)."""
+    try:
+        parquet_metadata(path)
+    except Exception as error:
+        raise InputError(
+            f"{path} is not a whole Parquet file ({str(error).splitlines()[0]}); delete it and materialise its partition again."
+        ) from error
+
+
+def fingerprint(frame: pl.DataFrame | pl.LazyFrame) -> str:
+    """A hash of a frame's content (names, dtypes, values, order), equal wherever the content is equal; 16 hex digits.
+
+    Rows are hashed by polars with a fixed seed: nulls count as nulls, whatever lies in their slots in memory.
+    """
+    lazy, offset = frame.lazy(), 0
+    digest = hashlib.sha256(str(lazy.collect_schema()).encode())
+    while True:
+        chunk = lazy.slice(offset, _CHUNK_ROWS).collect()
+        digest.update(chunk.hash_rows(seed=0).to_numpy().tobytes())
+        offset += chunk.height
+        if chunk.height < _CHUNK_ROWS:
+            return digest.hexdigest()[:16]
+
+
+def _source(path: UPath) -> Any:
+    """What polars reads: the address where it speaks the protocol itself, else the bytes that fsspec brings."""
+    return str(path) if _is_local(path) or path.protocol in _POLARS_PROTOCOLS else io.BytesIO(path.read_bytes())
+
+
+def _is_local(path: UPath) -> bool:
+    return path.protocol in ("", "file", "local")
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())

@@ -1,0 +1,183 @@
+"""Runs from the command line: the same runs, on the same instance, that the UI and the daemon launch."""
+
+import os
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
+from dagster._core.definitions.reconstruct import ReconstructableRepository
+from dagster._core.execution.api import execute_job
+from dagster._core.loader import LoadingContext
+from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
+
+from gradsim_assets.core.errors import InputError
+from gradsim_assets.defs.jobs import Stage
+from gradsim_assets.defs.models.assets import HF_MODEL
+from gradsim_assets.partitions import MODELS, model_id_of, model_slug
+from gradsim_assets.settings import gradsim_home
+
+MODULE = "gradsim_assets.definitions"
+
+
+def prepare_environment() -> Path:
+    """Makes GRADSIM_HOME absolute and DAGSTER_HOME a folder in it with our dagster.yaml; both for child processes too.
+
+    Returns the Dagster home. A DAGSTER_HOME that the user set is left alone.
+    """
+    home = gradsim_home()
+    os.environ["GRADSIM_HOME"] = str(home)
+    os.environ.setdefault("DAGSTER_DISABLE_TELEMETRY", "yes")
+    if named := os.environ.get("DAGSTER_HOME"):
+        return Path(named)
+    dagster_home = home / "dagster"
+    dagster_home.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(instance_file(), dagster_home / "dagster.yaml")
+    os.environ["DAGSTER_HOME"] = str(dagster_home)
+    return dagster_home
+
+
+def instance_file() -> Path:
+    """dagster.yaml: beside the package in a checkout, inside it in an installed wheel."""
+    package = Path(str(files("gradsim_assets")))
+    beside = package.parent / "dagster.yaml"
+    return beside if beside.is_file() else package / "dagster.yaml"
+
+
+#: The terminal shows progress bars and outcomes; the log of a run is in the UI.
+_QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+
+
+class _LoadingContext(LoadingContext):
+    """What Dagster batches its own look-ups in; one per question, since it caches."""
+
+    def __init__(self, instance: dg.DagsterInstance) -> None:
+        self._instance = instance
+        self._loaders: dict[Any, Any] = {}
+
+    @property
+    def instance(self) -> dg.DagsterInstance:
+        return self._instance
+
+    @property
+    def loaders(self) -> dict[Any, Any]:
+        return self._loaders
+
+
+@dataclass(frozen=True)
+class RunOutcome:
+    """One run of a stage: its job, partition and id, and what went wrong (None: nothing)."""
+
+    job: str
+    partition: str | None
+    run_id: str
+    seconds: float
+    error: str | None
+
+
+class Launcher:
+    """Launches the stages of an experiment on a Dagster instance, one partition per run, in this process."""
+
+    def __init__(self, instance: dg.DagsterInstance) -> None:
+        self.instance = instance
+        self._repository = ReconstructableRepository.for_module(MODULE, "defs", working_directory=os.getcwd())
+
+    @property
+    def repository(self) -> dg.RepositoryDefinition:
+        """The code location's definitions."""
+        return self._repository.get_definition()
+
+    def models(self) -> list[str]:
+        """Ids of the registered models."""
+        return [model_id_of(slug) for slug in self.instance.get_dynamic_partitions(str(MODELS.name))]
+
+    def add_model(self, model_id: str) -> str:
+        """Registers a model and returns its partition key; a model that is there already stays."""
+        slug = model_slug(model_id)
+        self.instance.add_dynamic_partitions(str(MODELS.name), [slug])
+        return slug
+
+    def remove_model(self, model_id: str) -> None:
+        """Takes a model out of the registry; its tables stay on disk.
+
+        Raises:
+            InputError: the model is not registered, or its runs are in flight (their work would be discarded).
+        """
+        slugs = set(self.instance.get_dynamic_partitions(str(MODELS.name)))
+        # A raw key typed into the UI's dialog is no slug; it must be removable all the same.
+        slug = model_id if model_id in slugs else model_slug(model_id)
+        if slug not in slugs:
+            raise InputError(f"{model_id} is not registered; `gradsim models list` shows what is.")
+        unfinished = dg.RunsFilter(statuses=list(NOT_FINISHED_STATUSES))
+        if busy := [run.run_id for run in self.instance.get_runs(unfinished) if slug in model_tags(run.tags)]:
+            raise InputError(
+                f"{model_id} has {len(busy)} runs in flight (such as {busy[0][:8]}); wait for them or cancel them first."
+            )
+        self.instance.delete_dynamic_partition(str(MODELS.name), slug)
+
+    def observe(self, model_id: str, revision: str) -> None:
+        """Records the revision that a model stands at, so that tables of another one show as stale."""
+        observation = dg.AssetObservation(
+            HF_MODEL, partition=model_slug(model_id), tags={"dagster/data_version": revision}
+        )
+        self.instance.report_runless_asset_event(observation)
+
+    def work(
+        self, stage: Stage, model_id: str | None = None, force: bool = False
+    ) -> dict[str | None, list[dg.AssetKey]]:
+        """Per partition of a stage (of one model) the assets to materialise: missing or stale ones, all with `force`."""
+        graph = self.repository.asset_graph
+        resolver = CachingStaleStatusResolver(self.instance, graph, _LoadingContext(self.instance))
+        keys = sorted(stage.selection.resolve(graph))
+        by_partition = {
+            partition: [key for key in keys if force or resolver.get_status(key, partition) != StaleStatus.FRESH]
+            for partition in self.partitions(stage, model_id)
+        }
+        return {partition: assets for partition, assets in by_partition.items() if assets}
+
+    def partitions(self, stage: Stage, model_id: str | None = None) -> list[str | None]:
+        """Partition keys of a stage, those of one model where it has models."""
+        definition = self.repository.get_job(stage.job).partitions_def
+        if definition is None:
+            return [None]
+        keys = definition.get_partition_keys(dynamic_partitions_store=self.instance)
+        slug = model_slug(model_id) if model_id else None
+        if isinstance(definition, dg.MultiPartitionsDefinition):
+            return [key for key in keys if slug in (None, key.keys_by_dimension["model"])]  # type: ignore[attr-defined]
+        if isinstance(definition, dg.DynamicPartitionsDefinition):
+            return [key for key in keys if slug in (None, key)]
+        return list(keys)
+
+    def run(self, stage: Stage, partition: str | None, assets: Sequence[dg.AssetKey]) -> RunOutcome:
+        """One run of a stage's job over one partition, for the given assets; returns when it has ended."""
+        job = self._repository.get_reconstructable_job(stage.job)
+        tags = job.get_definition().get_tags_for_partition_key(partition, list(assets)) if partition else {}
+        started = time.monotonic()
+        result = execute_job(job, self.instance, run_config=_QUIET, tags=tags, asset_selection=list(assets))
+        error = None if result.success else _first_error(result)
+        return RunOutcome(stage.job, partition, result.run_id, time.monotonic() - started, error)
+
+
+def model_tags(tags: Mapping[str, str]) -> set[str]:
+    """The model slugs that a run's partition tags name."""
+    return {tags[name] for name in ("dagster/partition", "dagster/partition/model") if name in tags}
+
+
+def _first_error(result: dg.JobExecutionResult) -> str:
+    """What the user should read: a step's own sentence where it raised one, else its error."""
+    for event in result.all_events:
+        if event.is_step_failure:
+            data = event.step_failure_data
+            if data.user_failure_data and data.user_failure_data.description:
+                return data.user_failure_data.description
+            if data.error:
+                cause = data.error
+                while cause.cause:
+                    cause = cause.cause
+                return cause.message.strip()
+    return "the run failed before any step did; see its log"

@@ -1,0 +1,264 @@
+"""Models: their settings, the revision in force, and loading exactly that revision."""
+
+import hashlib
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from gradsim_assets.core.errors import InputError
+from gradsim_assets.core.tokenization import ChatTokenizer
+from gradsim_assets.settings import DEMO, ModelSettings
+
+_log = logging.getLogger(__name__)
+
+#: Context of generation for models whose configuration names none.
+_UNBOUNDED_CONTEXT = 2048
+
+#: Files of a folder that make a model what it is; anything else (logs, optimizer states) leaves its revision alone.
+_MODEL_FILES = ("*.safetensors", "*.bin", "*.json", "*.model", "*.txt", "*.jinja", "*.tiktoken")
+
+
+@dataclass(frozen=True)
+class Revision:
+    """One exact version of a model: `name` identifies it; `source` and `commit` say where transformers finds it."""
+
+    name: str
+    source: str
+    commit: str | None = None
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model on its device with its tokenizer, ready for gradients and generation."""
+
+    model: Any
+    tokenizer: ChatTokenizer
+    revision: Revision
+    device: str
+
+    @property
+    def max_positions(self) -> int | None:
+        """The model's context in tokens; None where its configuration names none."""
+        config = self.model.config.get_text_config()
+        return getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
+
+    @property
+    def generation_positions(self) -> int:
+        """Where prompt and answer must end; a stand-in for models without a context of their own (ALiBi)."""
+        return self.max_positions or _UNBOUNDED_CONTEXT
+
+    @property
+    def learned_positions(self) -> bool:
+        """Whether positions are looked up in a table of embeddings, so that none exist beyond the context."""
+        import torch
+
+        tokens = self.model.get_input_embeddings()
+        return self.max_positions is not None and any(
+            isinstance(module, torch.nn.Embedding)
+            and module is not tokens
+            and module.num_embeddings >= self.max_positions
+            for module in self.model.modules()
+        )
+
+
+class ModelHub(dg.ConfigurableResource):
+    """Resolves model ids to revisions and loads them through transformers."""
+
+    home: str
+    device: str
+    models: list[dict[str, Any]]
+
+    def settings(self, model_id: str) -> ModelSettings:
+        """The settings of one model; defaults for a model without an entry under [[models]]."""
+        entry = next((entry for entry in self.models if entry["id"] == model_id), {"id": model_id})
+        return ModelSettings.model_validate(entry)
+
+    def resolve(self, model_id: str) -> Revision:
+        """The revision that a model id stands for now: hub commit, or content hash of a folder.
+
+        Raises:
+            InputError: there is no such model, or the hub cannot be asked.
+        """
+        if model_id == DEMO:
+            from gradsim_assets.demo.model import build_demo_model
+
+            folder = build_demo_model(Path(self.home) / "models" / DEMO)
+            return Revision(folder_revision(folder), str(folder))
+        if is_folder(model_id):
+            folder = Path(model_id).expanduser()
+            if not (folder / "config.json").is_file():
+                raise InputError(
+                    f"{model_id} is no model folder (it holds no config.json); give the folder of a saved model."
+                )
+            return Revision(folder_revision(folder), str(folder))
+        return _hub_revision(model_id)
+
+    def at(self, model_id: str, name: str) -> Revision:
+        """The revision of that name again, as an earlier step of the same run resolved it.
+
+        Raises:
+            InputError: a local folder has changed since, so that its old content is gone.
+        """
+        if model_id != DEMO and not is_folder(model_id):
+            return Revision(name, split_revision(model_id)[0], name)
+        revision = self.resolve(model_id)
+        if revision.name != name:
+            raise InputError(
+                f"{model_id} changed while this run worked on it ({name} became {revision.name}); start a new run."
+            )
+        return revision
+
+    def skeleton(self, model_id: str, revision: Revision) -> Any:
+        """The model of that revision without weights (all tensors on the meta device): names and shapes alone."""
+        import torch
+        from transformers import AutoModelForCausalLM
+
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(_config(model_id, revision))
+
+    def load(self, model_id: str, revision: Revision, log: Callable[[str], None] = _log.info) -> LoadedModel:
+        """The model of exactly this revision, in evaluation mode on the configured device.
+
+        Raises:
+            InputError: the model is no causal LM, cannot be loaded, or its tokenizer has no EOS token.
+        """
+        settings = self.settings(model_id)
+        device = pick_device(self.device)
+        model, tokenizer = _load(model_id, revision, settings.dtype, device)
+        if tokenizer.pad_token_id is None:
+            log(f"{model_id} has no pad token; its EOS token fills up batches instead, under the attention mask.")
+            tokenizer.pad_token = tokenizer.eos_token
+        return LoadedModel(model, ChatTokenizer(tokenizer, settings.chat_template), revision, device)
+
+
+def is_folder(model_id: str) -> bool:
+    """Whether an id names a local folder rather than a model of the hub."""
+    return model_id.startswith(("/", "./", "../", "~")) or Path(model_id).is_dir()
+
+
+def split_revision(model_id: str) -> tuple[str, str | None]:
+    """A hub id and the branch, tag or commit behind its `@`."""
+    repo, _, revision = model_id.partition("@")
+    return repo, revision or None
+
+
+def pick_device(device: str) -> str:
+    """The torch device behind "auto": CUDA, else the CPU.
+
+    Raises:
+        InputError: a CUDA device is asked for where there is none.
+    """
+    import torch
+
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise InputError(f'compute.device = "{device}", but torch finds no CUDA device; set it to "auto" or "cpu".')
+    return device
+
+
+def folder_revision(folder: Path) -> str:
+    """Content hash of a model folder (16 hex digits): names and bytes of its weights, tokenizer and configuration."""
+    digest = hashlib.sha256()
+    for file in sorted({path for pattern in _MODEL_FILES for path in folder.glob(pattern)}):
+        stat = file.stat()
+        digest.update(file.name.encode())
+        digest.update(_file_hash(str(file.resolve()), stat.st_size, stat.st_mtime_ns))
+    return digest.hexdigest()[:16]
+
+
+@lru_cache(maxsize=1024)  # sensors ask again and again; size and time tell whether a file is still the same
+def _file_hash(path: str, size: int, mtime_ns: int) -> bytes:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
+
+
+def _hub_revision(model_id: str) -> Revision:
+    from huggingface_hub import HfApi, constants
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
+
+    repo, wanted = split_revision(model_id)
+    if constants.HF_HUB_OFFLINE:
+        return _cached_revision(repo, wanted)
+    try:
+        sha = HfApi().model_info(repo, revision=wanted, timeout=30).sha
+    except GatedRepoError as error:
+        raise InputError(f"{repo} is gated on the hub; accept its terms there and set HF_TOKEN.") from error
+    except RepositoryNotFoundError as error:
+        raise InputError(
+            f"there is no model {repo} on the hub (or HF_TOKEN may not see it); correct its id."
+        ) from error
+    except RevisionNotFoundError as error:
+        raise InputError(f"{repo} has no revision {wanted} on the hub; correct what stands behind the @.") from error
+    except HfHubHTTPError as error:
+        raise ConnectionError(f"the hub did not answer for {repo}: {error}") from error
+    except Exception as error:  # not reachable at all: what was downloaded before is still good
+        try:
+            return _cached_revision(repo, wanted)
+        except InputError:
+            raise InputError(
+                f"the hub cannot be reached and {repo} is not in the local cache ({type(error).__name__}); "
+                "check the network, or give the folder of a saved model."
+            ) from error
+    return Revision(str(sha), repo, str(sha))
+
+
+def _cached_revision(repo: str, wanted: str | None) -> Revision:
+    from huggingface_hub import try_to_load_from_cache
+
+    config = try_to_load_from_cache(repo, "config.json", revision=wanted)
+    if not isinstance(config, str):
+        raise InputError(
+            f"{repo} is not in the local cache and HF_HUB_OFFLINE is set; download it first or unset the variable."
+        )
+    sha = Path(config).parent.name  # .../snapshots/<commit>/config.json
+    return Revision(sha, repo, sha)
+
+
+@lru_cache(maxsize=1)  # steps of one process share the model; a second one would not fit on a GPU
+def _load(model_id: str, revision: Revision, dtype: str, device: str) -> tuple[Any, Any]:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    _config(model_id, revision)
+    with _loading(model_id):
+        tokenizer = AutoTokenizer.from_pretrained(revision.source, **_at(revision))
+        model = AutoModelForCausalLM.from_pretrained(revision.source, dtype=getattr(torch, dtype), **_at(revision))
+    return model.to(device).eval(), tokenizer
+
+
+def _config(model_id: str, revision: Revision) -> Any:
+    from transformers import AutoConfig
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    with _loading(model_id):
+        config = AutoConfig.from_pretrained(revision.source, **_at(revision))
+    causal = set(_names(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()))
+    if config.architectures and not causal & set(config.architectures):
+        raise InputError(
+            f"{model_id} is a {config.architectures[0]}, not a causal language model; choose another model."
+        )
+    return config
+
+
+def _at(revision: Revision) -> dict[str, str]:
+    return {"revision": revision.commit} if revision.commit else {}
+
+
+@contextmanager
+def _loading(model_id: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, KeyError) as error:  # what transformers raises for missing and unknown things
+        raise InputError(f"{model_id} cannot be loaded by transformers: {str(error).splitlines()[0]}") from error
+
+
+def _names(values: Any) -> Iterator[str]:
+    for value in values:
+        yield from ([value] if isinstance(value, str) else value)

@@ -1,0 +1,147 @@
+"""Everything that a user sets: `gradsim.toml` and the environment, read once when the definitions are built."""
+
+import difflib
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from gradsim_assets.core.errors import InputError
+from gradsim_assets.core.tokenization import ContextPolicy
+
+#: Dagster's stale status ignores a dependency on 100 or more upstream partitions.
+MAX_SHARDS = 99
+
+DEMO = "demo"
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _candidates(value: Any) -> Any:
+    if value == "all" or (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
+        return value
+    raise ValueError('must be a number from 1 up, or "all"')
+
+
+Candidates = Annotated[int | Literal["all"], BeforeValidator(_candidates)]
+
+
+class DataSettings(_Section):
+    """Where samples come from and how they are cut up."""
+
+    originals: str = DEMO
+    paraphrases: str = DEMO
+    samples: int = Field(default=0, ge=0)
+    shards: int = Field(default=4, ge=1, le=MAX_SHARDS)
+    candidates: Candidates = 5
+
+
+class ParaphraserSettings(_Section):
+    """The chat model that rewrites samples when paraphrases = "openai"."""
+
+    model: str = "gpt-4o-mini-2024-07-18"
+    temperature: float = Field(default=1.0, ge=0)
+    seed: int = 42
+    concurrency: int = Field(default=16, ge=1)
+    max_cost_usd: float = Field(default=5.0, ge=0)
+
+
+class ComputeSettings(_Section):
+    """Where and how heavy steps run."""
+
+    executor: Literal["in_process", "multiprocess", "k8s"] = "in_process"
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    projections: tuple[Annotated[float, Field(gt=0, le=1)], ...] = (0.01, 0.05)
+
+
+class ModelSettings(_Section):
+    """One model under study; everything but the id has a default."""
+
+    id: str = Field(min_length=1)
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    chat_template: str = "tulu"
+    context: ContextPolicy = "auto"
+
+
+class Settings(_Section):
+    """The whole configuration, with the places on disk."""
+
+    data: DataSettings = DataSettings()
+    paraphraser: ParaphraserSettings = ParaphraserSettings()
+    compute: ComputeSettings = ComputeSettings()
+    models: tuple[ModelSettings, ...] = (ModelSettings(id=DEMO),)
+    home: Path
+    tables: str
+
+    def model(self, model_id: str) -> ModelSettings:
+        """The settings of one model; defaults for one that is registered but not configured."""
+        return next((model for model in self.models if model.id == model_id), ModelSettings(id=model_id))
+
+
+def gradsim_home(environment: Mapping[str, str] = os.environ) -> Path:
+    """Where everything local lives: GRADSIM_HOME, or `.gradsim` in the working directory."""
+    return Path(environment.get("GRADSIM_HOME") or ".gradsim").expanduser().absolute()
+
+
+def config_file(environment: Mapping[str, str] = os.environ) -> Path | None:
+    """The configuration file in force: GRADSIM_CONFIG, or `gradsim.toml` if it is there.
+
+    Raises:
+        InputError: GRADSIM_CONFIG names a file that does not exist.
+    """
+    if named := environment.get("GRADSIM_CONFIG"):
+        path = Path(named).expanduser()
+        if not path.is_file():
+            raise InputError(f"GRADSIM_CONFIG names {path}, which is no file; correct the path or unset the variable.")
+        return path
+    default = Path("gradsim.toml")
+    return default if default.is_file() else None
+
+
+def load_settings(environment: Mapping[str, str] = os.environ) -> Settings:
+    """Settings from the configuration file and the environment.
+
+    Raises:
+        InputError: the file is no TOML, or holds an unknown key or a value out of range.
+    """
+    path = config_file(environment)
+    document: dict[str, Any] = {}
+    if path is not None:
+        try:
+            document = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise InputError(f"{path} is not valid TOML: {error}.") from error
+    home = gradsim_home(environment)
+    places = {"home": home, "tables": environment.get("GRADSIM_TABLES") or str(home / "tables")}
+    # The places are the environment's business: in the file they are unknown keys like any other.
+    if stray := [key for key in places if key in document]:
+        raise InputError(
+            f"{path}: unknown key {stray[0]}; set {'GRADSIM_' + stray[0].upper()} in the environment instead."
+        )
+    try:
+        settings = Settings.model_validate({**document, **places})
+    except ValidationError as error:
+        raise InputError(_sentence(str(path), error)) from error
+    if repeated := [m.id for i, m in enumerate(settings.models) if m.id in {n.id for n in settings.models[:i]}]:
+        raise InputError(f"{path}: model {repeated[0]} is listed twice under [[models]]; keep one of them.")
+    return settings
+
+
+def _sentence(path: str, error: ValidationError) -> str:
+    """The first fault of a configuration file in one sentence."""
+    fault = error.errors()[0]
+    where = ".".join(str(part) for part in fault["loc"])
+    if fault["type"] == "extra_forbidden":
+        *parents, key = fault["loc"]
+        section = Settings.model_fields[str(parents[0])].annotation if parents else Settings
+        section = ModelSettings if parents[:1] == ["models"] else section
+        known = [name for name in getattr(section, "model_fields", {}) if name not in ("home", "tables")]
+        close = difflib.get_close_matches(str(key), known, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"known here: {', '.join(known)}."
+        return f"{path}: unknown key {where}; {hint}"
+    return f"{path}: {where} = {fault['input']!r} is not accepted ({fault['msg'].removeprefix('Value error, ')})."
