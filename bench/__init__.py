@@ -1,1 +1,1 @@
-"""Benchmarks: `python -m bench.engine` (CPU), `python -m bench.gpu` (any CUDA machine), `bench/peers` (other tools)."""
+"""Benchmarks: each module prints what it measured and writes it under build/bench."""

@@ -66,7 +66,7 @@ def realistic(variants: int, candidates: int, components: list[str], seed: int =
     c = np.tile(np.arange(count), variants * candidates)
     own_place = np.where(rng.random(variants) < 0.85, 0, rng.integers(0, candidates, variants))
     # The own original stands at its place, the others follow their variant in the circle of ids.
-    o = np.where(place == own_place[v], v, (v + 1 + place) % variants)
+    o = np.where(place == own_place[v], v, (v + 1 + place - (place > own_place[v])) % variants)
     lengths = rng.lognormal(0, 0.7, (2, variants, 1)) * rng.lognormal(-3, 1, (2, 1, count))
     strength = 0.15 + 0.45 * np.linspace(0, 1, count) ** 0.5 + rng.normal(0, 0.05, count)
     mean = np.where(v == o, (strength * rng.normal(1, 0.25, (variants, 1)))[v, c], 0.12)

@@ -166,6 +166,14 @@ def test_truncated_only_file(run, tmp_path):
         read_scripts(tmp_path, MODEL)
 
 
+def test_file_of_another_shape(run, tmp_path):
+    run.write(tmp_path, "paraphrased", part_size=10, merged=False)
+    dump(tmp_path / DOTS / "dot_products_part_20_30.json", {"lima_23": [1, 2]})
+    imported = read_scripts(tmp_path, MODEL)
+    assert "dot_products_part_20_30.json is no JSON object nested 3 deep" in texts(imported)
+    assert "rows 20 to 30 are missing" in texts(imported)
+
+
 def test_doubled_part(run, tmp_path):
     run.write(tmp_path, "paraphrased", part_size=10, merged=False)
     first = tmp_path / DOTS / "dot_products_part_0_10.json"

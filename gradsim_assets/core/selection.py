@@ -33,14 +33,13 @@ def greedy_selection(pairs: PairProducts, parameters: pl.DataFrame | None = None
     selected on one half of the variants and `value` is their score on the other half (`selection_value` on the first).
     The halves depend on the ids alone.
     """
-    everything = np.arange(len(pairs.candidates.variants))
-    halves = [(0, everything, everything)]
-    if len(everything) > 1:
-        halves += [(number, *halve(pairs.candidates.variants, number)) for number in range(1, splits + 1)]
+    halvings = [halve(pairs.candidates.variants, number) for number in range(1, splits + 1)]
+    if len(pairs.candidates.variants) < 2:
+        halvings = []
     frames = [pl.DataFrame(schema=_ROUND)]
     for criterion in CRITERIA:
-        for split, selecting, scoring in halves:
-            rounds = _rounds(pairs, parameters, criterion, selecting, scoring)
+        for split, halves in enumerate([None, *halvings]):
+            rounds = greedy_rounds(pairs, parameters, criterion, halves)
             evaluation = "held_out" if split else "same_ids"
             frames.append(
                 rounds.with_columns(
@@ -75,17 +74,22 @@ def halve(ids: Sequence[str], split: int) -> tuple[np.ndarray, np.ndarray]:
     return np.sort(order[:middle]), np.sort(order[middle:])
 
 
-def _rounds(
+def greedy_rounds(
     pairs: PairProducts,
     parameters: pl.DataFrame | None,
     criterion: str,
-    selecting: np.ndarray,
-    scoring: np.ndarray,
+    halves: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> pl.DataFrame:
+    """One selection: round, component, value, selection_value, parameter_share.
+
+    `halves` are the indices of the variants to select on and of those to score on; None for all in both.
+    """
+    everything = np.arange(len(pairs.candidates.variants))
+    selecting, scoring = halves or (everything, everything)
     cells = _cells(pairs, selecting, criterion)
     order = tie_order(pairs.components, parameters)
     chosen, on_selecting = greedy(cells, order)
-    values = on_selecting if scoring is selecting else score(_cells(pairs, scoring, criterion), chosen)
+    values = on_selecting if halves is None else score(_cells(pairs, scoring, criterion), chosen)
     sizes = component_columns(pairs.components, parameters)["parameters"].to_list()
     total = None if None in sizes else sum(sizes)
     share = np.cumsum([sizes[c] for c in chosen]) / total if total else np.full(len(chosen), np.nan)

@@ -59,6 +59,7 @@ def _plot(name: str, title: str, help: str, size: tuple[float, float], draw: Cal
         draw(figure)
         png, svg = io.BytesIO(), io.StringIO()
         figure.savefig(png, format="png", dpi=130, metadata={"Software": None})
+        figure.set_layout_engine("none")  # laid out by now; once more would cost as much as the drawing
         figure.savefig(svg, format="svg", metadata={"Date": None})
     return Plot(name, title, help, png.getvalue(), svg.getvalue())
 

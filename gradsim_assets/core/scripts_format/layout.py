@@ -73,8 +73,8 @@ def find_parts(folder: Path, stem: str) -> list[Part]:
     return sorted(parts, key=lambda part: (part.rows is None, part.rows or (0, 0)))
 
 
-def load(folder: Path, stem: str, findings: list[Finding]) -> Loaded:
-    """Reads the files of one kind; unreadable ones become findings."""
+def load(folder: Path, stem: str, findings: list[Finding], depth: int) -> Loaded:
+    """Reads the files of one kind, objects nested to `depth`; unreadable ones become findings."""
     loaded = Loaded(find_parts(folder, stem))
     for part in loaded.found:
         try:
@@ -84,12 +84,22 @@ def load(folder: Path, stem: str, findings: list[Finding]) -> Loaded:
                 Finding("error", f"{part.path} cannot be read ({error}); it was left out, fetch it again if you can.")
             )
             continue
-        if not isinstance(content, dict):
-            findings.append(Finding("error", f"{part.path} holds no JSON object; it was left out."))
+        if not _is_nested(content, depth):
+            findings.append(
+                Finding(
+                    "error", f"{part.path} is no JSON object nested {depth} deep, as such files are; it was left out."
+                )
+            )
             continue
         loaded.contents.append((part, content))
     check_ranges(loaded, findings)
     return loaded
+
+
+def _is_nested(content: Any, depth: int) -> bool:
+    if depth == 0:
+        return not isinstance(content, dict | list)
+    return isinstance(content, dict) and all(_is_nested(value, depth - 1) for value in content.values())
 
 
 def check_ranges(loaded: Loaded, findings: list[Finding]) -> None:

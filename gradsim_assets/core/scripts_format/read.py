@@ -123,14 +123,14 @@ class _Reader:
     def _stem(self) -> str:
         return f"sample_size_{self.size}"
 
-    def _load(self, folder: Path, stem: str) -> Loaded:
-        loaded = load(folder, stem, self.findings)
+    def _load(self, folder: Path, stem: str, depth: int) -> Loaded:
+        loaded = load(folder, stem, self.findings, depth)
         self.files += [str(part.path.relative_to(self.folder)) for part, _ in loaded.contents]
         return loaded
 
-    def _merged(self, folder: Path, stem: str, setting: str) -> dict[str, Any]:
+    def _merged(self, folder: Path, stem: str, setting: str, depth: int = 2) -> dict[str, Any]:
         """One kind of file put together from all samples' file and the parts, in the order of the samples."""
-        loaded = self._load(folder, stem)
+        loaded = self._load(folder, stem, depth)
         check_lengths(loaded, self.findings)
         return self._put_together(loaded, f"{setting} {stem}")
 
@@ -166,9 +166,9 @@ class _Reader:
 
     def _dot_products(self, setting: str) -> pl.DataFrame | None:
         folder = dot_product_folder(self.folder, setting, self.model, self.size)
-        products: Products = self._merged(folder, DOT_PRODUCTS, setting)
+        products: Products = self._merged(folder, DOT_PRODUCTS, setting, 3)
         variant_self: Selfs = self._merged(folder, VARIANT_SELF, setting)
-        original_self: Selfs = self._put_together(self._load(folder, ORIGINAL_SELF), f"{setting} {ORIGINAL_SELF}")
+        original_self: Selfs = self._put_together(self._load(folder, ORIGINAL_SELF, 2), f"{setting} {ORIGINAL_SELF}")
         if not products:
             if variant_self or original_self:
                 self.findings.append(
@@ -262,7 +262,7 @@ class _Reader:
     # ---- random projections ----------------------------------------------------------------------------------------
 
     def _projected(self, folder: Path, setting: str) -> pl.DataFrame | None:
-        loaded = self._load(folder, self._stem)
+        loaded = self._load(folder, self._stem, 3)
         dimensions = list(dict.fromkeys(key for _, content in loaded.contents for key in content))
         proportions = self._proportions([int(key) for key in dimensions], setting)
         frames = []
@@ -306,6 +306,10 @@ def _close(first: Any, second: Any) -> bool:
     return bool(first == second)
 
 
+def _real(value: Any) -> float:
+    return float(value) if isinstance(value, int | float) else math.nan
+
+
 def _product_table(products: Products, variant_self: Selfs, original_self: Selfs, known: set[str]) -> pl.DataFrame:
     columns: dict[str, list] = {name: [] for name in schemas.DOT_PRODUCTS.columns}
     nothing: dict[str, float] = {}
@@ -317,15 +321,19 @@ def _product_table(products: Products, variant_self: Selfs, original_self: Selfs
             columns["variant_id"] += [variant] * len(names)
             columns["original_id"] += [original] * len(names)
             columns["component"] += names
-            columns["dot_product"] += [float(values[name]) for name in names]
-            columns["variant_self"] += [of_variant.get(name) for name in names]
-            columns["original_self"] += [of_original.get(name) for name in names]
+            columns["dot_product"] += [_real(values[name]) for name in names]
+            columns["variant_self"] += [_real(of_variant[name]) if name in of_variant else None for name in names]
+            columns["original_self"] += [_real(of_original[name]) if name in of_original else None for name in names]
     dtypes = {name: column.dtype for name, column in schemas.DOT_PRODUCTS.columns.items()}
     return schemas.DOT_PRODUCTS.enforce(pl.DataFrame(columns, schema=dtypes, strict=False))
 
 
 def _similarity_table(similarities: Similarities) -> pl.DataFrame:
-    rows = [(variant, original, value) for variant, found in similarities.items() for original, value in found.items()]
+    rows = [
+        (variant, original, _real(value))
+        for variant, found in similarities.items()
+        for original, value in found.items()
+    ]
     dtypes = {"variant_id": pl.String, "original_id": pl.String, "similarity": pl.Float64}
     frame = pl.DataFrame(rows, schema=dtypes, orient="row", strict=False)
     return schemas.GRADIENT_SIMILARITY.enforce(
