@@ -1,11 +1,14 @@
 """Composition root: settings in, Dagster definitions out."""
 
+import os
 import warnings
+from collections.abc import Mapping
 
 import dagster as dg
 
 from gradsim_assets.defs import jobs
 from gradsim_assets.defs.analysis import assets as analysis
+from gradsim_assets.defs.analysis import report
 from gradsim_assets.defs.candidates import assets as candidates
 from gradsim_assets.defs.datasets import assets as datasets
 from gradsim_assets.defs.gradients import assets as gradients
@@ -13,32 +16,38 @@ from gradsim_assets.defs.models import assets as models
 from gradsim_assets.defs.similarity import assets as similarity
 from gradsim_assets.io.parquet import ParquetIOManager, TableStore
 from gradsim_assets.partitions import Partitions
+from gradsim_assets.profiles import Profile, load_profiles, tags_for
 from gradsim_assets.resources.compute import Compute
 from gradsim_assets.resources.hub import ModelHub
 from gradsim_assets.resources.sources import SampleSources
 from gradsim_assets.settings import Settings, load_settings
 
+#: The compute profiles of gradients and generation, and of what needs torch but no GPU.
+HEAVY, LIGHT = "gpu", "cpu"
 
-def build_definitions(settings: Settings) -> dg.Definitions:
-    """The whole platform for one configuration."""
+
+def build_definitions(settings: Settings, profiles: Mapping[str, Profile] | None = None) -> dg.Definitions:
+    """The whole platform for one configuration; `profiles` shape the pods of heavy steps on Kubernetes."""
     with warnings.catch_warnings():
         # Multi-partition mappings and partitioned checks are beta or preview; we pin the version that they work on.
         warnings.simplefilter("ignore", dg.BetaWarning)
         warnings.simplefilter("ignore", dg.PreviewWarning)
-        return _build(settings, Partitions(settings.data.shards))
+        return _build(settings, Partitions(settings.data.shards), profiles or {})
 
 
-def _build(settings: Settings, partitions: Partitions) -> dg.Definitions:
+def _build(settings: Settings, partitions: Partitions, profiles: Mapping[str, Profile]) -> dg.Definitions:
+    heavy, light = tags_for(profiles, HEAVY), tags_for(profiles, LIGHT)
     return dg.Definitions(
         assets=[
             *models.build(),
-            *datasets.build(settings, partitions),
+            *datasets.build(settings, partitions, heavy),
             *candidates.build(settings, partitions),
-            *gradients.build(settings, partitions),
+            *gradients.build(settings, partitions, heavy),
             *similarity.build(),
-            *analysis.build(partitions),
+            *analysis.build(partitions, light),
+            *report.build(partitions),
         ],
-        jobs=jobs.build(partitions),
+        jobs=jobs.build(partitions, light),
         resources=resources(settings),
         executor=executor(settings),
     )
@@ -74,4 +83,4 @@ def executor(settings: Settings) -> dg.ExecutorDefinition:
 @dg.definitions
 def defs() -> dg.Definitions:
     """What Dagster loads; reads gradsim.toml and the environment now, not when this module is imported."""
-    return build_definitions(load_settings())
+    return build_definitions(load_settings(), load_profiles(os.environ.get("GRADSIM_PROFILES")))

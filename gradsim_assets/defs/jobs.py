@@ -1,6 +1,8 @@
 """Jobs: the stages of an experiment, each over the partitions that its assets share."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
@@ -43,8 +45,8 @@ COMPARISON = Stage("comparison", dg.AssetSelection.assets(MODEL_COMPARISON.name)
 STAGES = (ORIGINALS, VARIANTS, GRADIENTS, ANALYSES, COMPARISON)
 
 
-def build(partitions: Partitions) -> list[UnresolvedAssetJobDefinition]:
-    """One job per stage."""
+def build(partitions: Partitions, light: Mapping[str, Any] | None = None) -> list[UnresolvedAssetJobDefinition]:
+    """One job per stage; `light` are the tags of a run pod that works through the analyses itself."""
     by_stage: dict[str, dg.PartitionsDefinition | None] = {
         VARIANTS.job: partitions.shards,
         GRADIENTS.job: partitions.model_shards,
@@ -56,6 +58,9 @@ def build(partitions: Partitions) -> list[UnresolvedAssetJobDefinition]:
             selection=stage.selection,
             description=stage.description,
             partitions_def=by_stage.get(stage.job),
+            # Steps of seconds: on Kubernetes they share the run pod, and only heavy ones get pods of their own.
+            tags=dict(light or {}) if stage is ANALYSES else None,
+            executor_def=None if stage is GRADIENTS else dg.in_process_executor,
         )
         for stage in STAGES
     ]

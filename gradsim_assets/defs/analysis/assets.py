@@ -1,6 +1,6 @@
 """The analyses of a model and their comparison across models, all from tables; no GPU."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,8 @@ from gradsim_assets.core.pairs import PairProducts
 from gradsim_assets.core.retrieval import accuracy_per_component, order_as_bm25, retrieval
 from gradsim_assets.core.selection import agreement, greedy_selection
 from gradsim_assets.core.self_similarity import self_similarity
-from gradsim_assets.defs.common import code_version, column_schema, input_errors, table_result
+from gradsim_assets.defs.analysis.plots import plots_of
+from gradsim_assets.defs.common import code_version, column_schema, input_errors, plot_metadata, table_result
 from gradsim_assets.defs.models.assets import HF_MODEL, revision_for_run
 from gradsim_assets.io.parquet import TableStore
 from gradsim_assets.io.tables import Partition, fingerprint
@@ -80,18 +81,18 @@ ANALYSES = (
 )
 
 
-def build(partitions: Partitions) -> list[dg.AssetsDefinition]:
-    """All analyses."""
+def build(partitions: Partitions, op_tags: Mapping[str, Any] | None = None) -> list[dg.AssetsDefinition]:
+    """All analyses; `op_tags` are for the one that asks torch for a model's shapes."""
     by_setting = [_analysis(analysis, setting) for setting in SETTINGS for analysis in ANALYSES]
     return [
-        _parameters_per_component(),
+        _parameters_per_component(op_tags),
         *by_setting,
         *(_retrieval(setting, partitions) for setting in SETTINGS),
         _model_comparison(),
     ]
 
 
-def _parameters_per_component() -> dg.AssetsDefinition:
+def _parameters_per_component(op_tags: Mapping[str, Any] | None) -> dg.AssetsDefinition:
     @dg.asset(
         name=PARAMETERS_PER_COMPONENT.name,
         group_name=GROUP,
@@ -99,6 +100,7 @@ def _parameters_per_component() -> dg.AssetsDefinition:
         deps=[HF_MODEL],
         kinds=KINDS,
         metadata=column_schema(PARAMETERS_PER_COMPONENT),
+        op_tags=op_tags,
         code_version=code_version("core/components.py"),
         description="How the model's parameters are spread over its components; read off its shapes, without weights.",
     )
@@ -115,7 +117,11 @@ def _parameters_per_component() -> dg.AssetsDefinition:
         return table_result(
             PARAMETERS_PER_COMPONENT,
             frame,
-            metadata={"parameters": int(frame["parameters"].sum()), "components": frame.height},
+            metadata={
+                "parameters": int(frame["parameters"].sum()),
+                "components": frame.height,
+                **plot_metadata(plots_of(PARAMETERS_PER_COMPONENT.name, frame)),
+            },
             provenance={"model": model_id, "revision": revision.name},
         )
 
@@ -146,7 +152,10 @@ def _analysis(analysis: Analysis, setting: str) -> dg.AssetsDefinition:
             frame = analysis.compute(
                 PairProducts.from_frame(dot_products, parameters["component"].to_list()), parameters
             )
-        return table_result(schema, frame, provenance=_provenance(context, {DOT_PRODUCTS.name: dot_products}))
+        provenance = _provenance(context, {DOT_PRODUCTS.name: dot_products})
+        return table_result(
+            schema, frame, metadata=plot_metadata(plots_of(schema.name, frame, setting)), provenance=provenance
+        )
 
     return run_analysis
 
@@ -187,7 +196,10 @@ def _retrieval(setting: str, partitions: Partitions) -> dg.AssetsDefinition:
             bm25 = None if imported else store.optional([BM25_CANDIDATES.name], [Partition(shard=s) for s in shards])
             frame = retrieval(pairs, projected, order_as_bm25(pairs) if bm25 is None else bm25, parameters)
         accuracy = dict(frame.select("method", "accuracy").iter_rows())
-        metadata = {f"accuracy/{method}": value for method, value in accuracy.items() if value is not None}
+        metadata = {
+            **{f"accuracy/{method}": value for method, value in accuracy.items() if value is not None},
+            **plot_metadata(plots_of(RETRIEVAL.name, frame, setting)),
+        }
         provenance = _provenance(context, {DOT_PRODUCTS.name: dot_products})
         return table_result(RETRIEVAL, frame, metadata=metadata, provenance=provenance)
 
@@ -208,7 +220,8 @@ def _model_comparison() -> dg.AssetsDefinition:
         slugs = context.instance.get_dynamic_partitions(str(MODELS.name))
         found = _retrievals(slugs, store)
         context.log.info(f"{len({model for model, _ in found})} of {len(slugs)} models have results")
-        return table_result(MODEL_COMPARISON, model_comparison(found))
+        frame = model_comparison(found)
+        return table_result(MODEL_COMPARISON, frame, metadata=plot_metadata(plots_of(MODEL_COMPARISON.name, frame)))
 
     return model_comparison_
 

@@ -1,10 +1,13 @@
 """The datasets: originals, their paraphrases, and the model's own answers."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import dagster as dg
 import polars as pl
 
 from gradsim_assets.core.samples import Sample, parse_samples, sample_frame
-from gradsim_assets.defs.common import code_version, column_schema, input_errors, progress, table_result
+from gradsim_assets.defs.common import HEAVY_RETRIES, code_version, column_schema, input_errors, progress, table_result
 from gradsim_assets.defs.models.assets import HF_MODEL, revision_for_run
 from gradsim_assets.io.tables import fingerprint
 from gradsim_assets.partitions import BY_MODEL, BY_SHARD, Partitions, model_id_of, shard_slice
@@ -17,9 +20,11 @@ from gradsim_assets.settings import DEMO, ModelSettings, Settings
 GROUP = "datasets"
 
 
-def build(settings: Settings, partitions: Partitions) -> list[dg.AssetsDefinition]:
-    """The dataset assets for one configuration."""
-    return [_lima(settings), _paraphrased(settings, partitions), _model_generated(partitions)]
+def build(
+    settings: Settings, partitions: Partitions, op_tags: Mapping[str, Any] | None = None
+) -> list[dg.AssetsDefinition]:
+    """The dataset assets for one configuration; `op_tags` give generation a pod of its own kind."""
+    return [_lima(settings), _paraphrased(settings, partitions), _model_generated(partitions, op_tags)]
 
 
 def _lima(settings: Settings) -> dg.AssetsDefinition:
@@ -70,7 +75,7 @@ def _paraphrased(settings: Settings, partitions: Partitions) -> dg.AssetsDefinit
     return paraphrased
 
 
-def _model_generated(partitions: Partitions) -> dg.AssetsDefinition:
+def _model_generated(partitions: Partitions, op_tags: Mapping[str, Any] | None) -> dg.AssetsDefinition:
     @dg.asset(
         group_name=GROUP,
         partitions_def=partitions.model_shards,
@@ -78,6 +83,8 @@ def _model_generated(partitions: Partitions) -> dg.AssetsDefinition:
         deps=[dg.AssetDep(HF_MODEL, partition_mapping=BY_MODEL)],
         kinds={"pytorch", "huggingface"},
         pool="gpu",
+        op_tags=op_tags,
+        retry_policy=HEAVY_RETRIES,
         metadata=column_schema(MODEL_GENERATED),
         code_version=code_version("core/generation.py", "core/tokenization.py"),
         description="The paraphrased prompts answered by the model under study (greedy decoding).",

@@ -1,11 +1,19 @@
 """The gradient tables: both settings and the projections out of one pass over the distinct samples."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import dagster as dg
 import polars as pl
 
-from gradsim_assets.defs.common import code_version, column_schema, input_errors, progress, saved_table_result
+from gradsim_assets.defs.common import (
+    HEAVY_RETRIES,
+    code_version,
+    column_schema,
+    input_errors,
+    progress,
+    saved_table_result,
+)
 from gradsim_assets.defs.models.assets import HF_MODEL, revision_for_run
 from gradsim_assets.io.parquet import TableStore
 from gradsim_assets.io.tables import Partition, fingerprint
@@ -38,11 +46,21 @@ _DESCRIPTIONS = {
 _VARIANTS = {PARAPHRASED.name: PARAPHRASED, MODEL_GENERATED.name: MODEL_GENERATED}
 
 
-def build(settings: Settings, partitions: Partitions) -> list[dg.AssetsDefinition]:
-    """The gradient tables for one configuration."""
+def build(
+    settings: Settings, partitions: Partitions, op_tags: Mapping[str, Any] | None = None
+) -> list[dg.AssetsDefinition]:
+    """The gradient tables for one configuration; `op_tags` give their step a pod of its own kind."""
     specs = [_spec(table, setting, settings) for table in _DESCRIPTIONS for setting in SETTINGS]
 
-    @dg.multi_asset(name="gradients", specs=specs, partitions_def=partitions.model_shards, can_subset=True, pool="gpu")
+    @dg.multi_asset(
+        name="gradient_pass",  # not that of the job: Dagster wants op and job names distinct
+        specs=specs,
+        partitions_def=partitions.model_shards,
+        can_subset=True,
+        pool="gpu",
+        op_tags=op_tags,
+        retry_policy=HEAVY_RETRIES,
+    )
     def gradients(
         context: dg.AssetExecutionContext, hub: ModelHub, store: TableStore, compute: Compute
     ) -> Iterator[dg.MaterializeResult]:
