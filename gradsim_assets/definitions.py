@@ -8,6 +8,7 @@ import dagster as dg
 
 from gradsim_assets.defs import jobs
 from gradsim_assets.defs.analysis import assets as analysis
+from gradsim_assets.defs.analysis import report
 from gradsim_assets.defs.candidates import assets as candidates
 from gradsim_assets.defs.datasets import assets as datasets
 from gradsim_assets.defs.gradients import assets as gradients
@@ -44,6 +45,7 @@ def _build(settings: Settings, partitions: Partitions, profiles: Mapping[str, Pr
             *gradients.build(settings, partitions, heavy),
             *similarity.build(),
             *analysis.build(partitions, light),
+            *report.build(partitions),
         ],
         jobs=jobs.build(partitions, light),
         resources=resources(settings),

@@ -155,8 +155,9 @@ DOT_PRODUCTS = TableSchema(
         "dot_product": Column(
             pl.Float64(), "<gradient of the variant, gradient of the original> in this component", "(nats/parameter)²"
         ),
-        "variant_self": Column(pl.Float64(), "squared norm of the variant's gradient", "(nats/parameter)²"),
-        "original_self": Column(pl.Float64(), "squared norm of the original's gradient", "(nats/parameter)²"),
+        # Null only in imported results that lack the self product.
+        "variant_self": Column(pl.Float64(), "squared norm of the variant's gradient", "(nats/parameter)²", True),
+        "original_self": Column(pl.Float64(), "squared norm of the original's gradient", "(nats/parameter)²", True),
     },
     key=("variant_id", "original_id", "component"),
 )
@@ -165,8 +166,11 @@ PROJECTED_SIMILARITY = TableSchema(
     "projected_similarity",
     {
         **_pair_columns(),
-        "proportion": Column(pl.Float64(), "nominal size of the projection", "share of the parameters"),
-        "dimension": Column(pl.Int64(), "real total dimension, summed over the components"),
+        # Null only in imported results without the model's config.json.
+        "proportion": Column(pl.Float64(), "nominal size of the projection", "share of the parameters", True),
+        "dimension": Column(
+            pl.Int64(), "real total dimension, summed over the components (the nominal one in imported results)"
+        ),
         "similarity": Column(pl.Float64(), "cosine of the projected full gradients", "cosine", True),
     },
     key=("variant_id", "original_id", "proportion"),

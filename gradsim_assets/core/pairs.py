@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -129,31 +130,7 @@ class PairProducts:
         Raises:
             InputError: a row occurs twice, or a component is not among `components`.
         """
-        table = frame.lazy().select("variant_id", "original_id", "component", *_TERMS).collect()
-        variants, variant = _codes(table["variant_id"])
-        originals, original = _codes(table["original_id"])
-        names, component = _codes(table["component"])
-        if components is not None:
-            names, component = _reordered(names, component, components)
-        key = variant * max(len(originals), 1) + original
-        _, first, inverse = np.unique(key, return_index=True, return_inverse=True)
-        order = np.lexsort((first, variant[first]))
-        pair = np.argsort(order)[inverse]
-        first = first[order]
-        cell = component * len(first) + pair
-        if len(np.unique(cell)) < len(cell):
-            index = int(np.flatnonzero(np.bincount(cell)[cell] > 1)[0])
-            row = table.row(index)
-            raise InputError(
-                f"dot_products holds ({row[0]}, {row[1]}) twice for component {row[2]}; rematerialise its shard."
-            )
-        terms = []
-        for term in _TERMS:
-            values = np.full(len(names) * len(first), np.nan)
-            values[cell] = table[term].to_numpy()
-            terms.append(values.reshape(len(names), len(first)))
-        candidates = Candidates(variants, variant[first], np.asarray(originals, dtype=object)[original[first]])
-        return cls(candidates, names, *terms)
+        return cls(*read_pairs(frame, "dot_products", _TERMS, components))
 
     @cached_property
     def similarity(self) -> np.ndarray:
@@ -172,6 +149,40 @@ class PairProducts:
         return np.array([self.candidates.ranks(row) for row in self.similarity]).reshape(shape)
 
 
+def read_pairs(
+    frame: pl.DataFrame | pl.LazyFrame, name: str, columns: Sequence[str], components: Sequence[str] | None = None
+) -> Any:
+    """A long table of pairs and components as (Candidates, names of the C components, one [C, P] array per column).
+
+    Raises:
+        InputError: a row occurs twice, or a component is not among `components`.
+    """
+    table = frame.lazy().select("variant_id", "original_id", "component", *columns).collect()
+    variants, variant = _codes(table["variant_id"])
+    originals, original = _codes(table["original_id"])
+    names, component = _codes(table["component"])
+    if components is not None:
+        names, component = _reordered(names, component, components, name)
+    key = variant * max(len(originals), 1) + original
+    _, first, inverse = np.unique(key, return_index=True, return_inverse=True)
+    order = np.lexsort((first, variant[first]))
+    place = np.empty_like(order)
+    place[order] = np.arange(len(order))
+    first = first[order]
+    cell = component * len(first) + place[inverse]
+    filled = np.bincount(cell, minlength=len(names) * len(first))
+    if filled.max(initial=0) > 1:
+        row = table.row(int(np.flatnonzero(filled[cell] > 1)[0]))
+        raise InputError(f"{name} holds ({row[0]}, {row[1]}) twice for component {row[2]}; rematerialise its shard.")
+    arrays = []
+    for column in columns:
+        values = np.full(len(names) * len(first), np.nan)
+        found = table[column].fill_null(float("nan")).to_numpy()
+        values[cell] = np.where(np.isfinite(found), found, np.nan)  # an overflow is no similarity either
+        arrays.append(values.reshape(len(names), len(first)))
+    return Candidates(variants, variant[first], np.asarray(originals, dtype=object)[original[first]]), names, *arrays
+
+
 def _codes(names: pl.Series) -> tuple[tuple[str, ...], np.ndarray]:
     # Names in order of first appearance, and each row's index into them.
     distinct = names.unique(maintain_order=True)
@@ -179,14 +190,14 @@ def _codes(names: pl.Series) -> tuple[tuple[str, ...], np.ndarray]:
 
 
 def _reordered(
-    names: tuple[str, ...], component: np.ndarray, components: Sequence[str]
+    names: tuple[str, ...], component: np.ndarray, components: Sequence[str], table: str
 ) -> tuple[tuple[str, ...], np.ndarray]:
     index = {name: place for place, name in enumerate(components)}
     unknown = [name for name in names if name not in index]
     if unknown:
         raise InputError(
-            f"dot_products holds component {unknown[0]}, which the model does not have; "
-            "rematerialise parameters_per_component and dot_products from one revision."
+            f"{table} holds component {unknown[0]}, which the model does not have; "
+            f"rematerialise parameters_per_component and {table} from one revision."
         )
     present = sorted(names, key=index.__getitem__)
     place = {name: i for i, name in enumerate(present)}

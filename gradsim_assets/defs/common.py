@@ -1,14 +1,15 @@
 """What all assets share: code versions, table results with their metadata, failures, progress."""
 
 import ast
+import base64
 import hashlib
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 import polars as pl
@@ -19,6 +20,9 @@ from gradsim_assets.core.errors import InputError
 from gradsim_assets.io.parquet import PROVENANCE_PREFIX, TableStore
 from gradsim_assets.io.tables import Partition, fingerprint
 from gradsim_assets.schemas import TABLES, TableSchema
+
+if TYPE_CHECKING:
+    from gradsim_assets.core.plots.static import Plot
 
 PACKAGE = Path(core.__file__).parent.parent
 
@@ -128,6 +132,16 @@ def _described(
         PROVENANCE_PREFIX + "fingerprint": data_version,
         "preview": preview(checked),
         **(metadata or {}),
+    }
+
+
+def plot_metadata(plots: Sequence["Plot"]) -> dict[str, Any]:
+    """Plots as pictures that the UI shows behind [Show Markdown], with their reading help."""
+    return {
+        f"plot/{plot.name}": dg.MetadataValue.md(
+            f"![{plot.title}](data:image/png;base64,{base64.b64encode(plot.png).decode()})\n\n{plot.help}"
+        )
+        for plot in plots
     }
 
 

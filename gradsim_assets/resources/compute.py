@@ -19,6 +19,11 @@ class Compute(dg.ConfigurableResource):
     home: str
     projections: list[float]
 
+    @property
+    def reports(self) -> Path:
+        """Where reports are written, a folder per model."""
+        return Path(self.home) / "reports"
+
     def scratch(self, *parts: str) -> Path:
         """Where unfinished work of a step is kept, so that what is killed goes on where it stopped."""
         return Path(self.home).joinpath("scratch", *parts)

@@ -1,11 +1,12 @@
 """The plan of a pass: which variants are held at a time, in which form, and what that costs; no weights needed."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from gradsim_assets.core.engine.blocks import Room, Unit, make_blocks
 from gradsim_assets.core.engine.request import PassOptions, PassRequest
 from gradsim_assets.core.engine.shape import ModelShape
 from gradsim_assets.core.errors import InputError
@@ -19,6 +20,10 @@ TILE = 16
 
 #: Tokens of one padded batch: more make no matrix product faster, and padding and memory grow.
 BATCH_TOKENS = {"cpu": 512, "cuda": 8192}
+
+
+#: FLOP that a device does while it reads one number from memory: products of formed gradients only read.
+FLOP_PER_READ = 16
 
 
 @dataclass(frozen=True)
@@ -76,6 +81,7 @@ class Plan:
     working_bytes: int
     disk_bytes: int
     flop: float
+    forming_flop: float
     pair_flop: float
 
     @property
@@ -83,9 +89,14 @@ class Plan:
         """Predicted peak beside the model."""
         return self.held_bytes + self.working_bytes
 
+    @property
+    def cost(self) -> float:
+        """FLOP, weighted by how fast they run: forward and backward passes reach half the rate of bare products."""
+        return 2 * self.flop + self.forming_flop + self.pair_flop
+
     def seconds(self, flop_per_second: float) -> float:
-        """Expected time at a calibrated rate."""
-        return (self.flop + self.pair_flop) / flop_per_second
+        """Expected time on a device that does matrix products at this rate."""
+        return self.cost / flop_per_second
 
     def describe(self) -> str:
         """One paragraph for the log and `gradsim plan`."""
@@ -96,8 +107,8 @@ class Plan:
             f"up to {max(map(len, self.blocks), default=0)} held variants; {form}; "
             f"{self.memory_bytes / 2**30:.2f} GiB beside the model "
             f"({self.held_bytes / 2**30:.2f} held, {self.working_bytes / 2**30:.2f} to work in), "
-            f"{self.disk_bytes / 2**20:.0f} MiB of results; {self.flop / 1e12:.2f} TFLOP for the gradients and "
-            f"{self.pair_flop / 1e12:.2f} for the products."
+            f"{self.disk_bytes / 2**20:.0f} MiB of results; {self.flop / 1e12:.2f} TFLOP for the passes, "
+            f"{self.forming_flop / 1e12:.2f} to form gradients and {self.pair_flop / 1e12:.2f} for their products."
         )
 
 
@@ -108,21 +119,19 @@ def plan_pass(shape: ModelShape, graph: PassGraph, memory_bytes: int, options: P
         InputError: not even one variant and one original fit.
     """
     options = options or PassOptions()
-    best: Plan | None = None
-    for factored in _forms(shape, graph, options):
-        plan = _Planner(shape, graph, memory_bytes, factored, options).plan()
-        if plan and (best is None or plan.flop + plan.pair_flop < best.flop + best.pair_flop):
-            best = plan
-    if best is None:
-        least = min(
-            _Planner(shape, graph, memory_bytes, factored, options).least()
-            for factored in _forms(shape, graph, options)
-        )
+    planners = [_Planner(shape, graph, memory_bytes, factored, options) for factored in _forms(shape, graph, options)]
+    planned = [(planner, plan) for planner in planners if (plan := planner.plan(improve=False))]
+    if not planned:
+        least = min(planner.least() for planner in planners)
         raise InputError(
             f"the pass needs at least {least / 2**30:.2f} GiB beside the model for one pair of samples, but "
             f"{memory_bytes / 2**30:.2f} GiB are allowed; raise the memory limit or shorten the longest samples."
         )
-    return best
+    # FLOP tell time to a tenth or so, passes are sure: of the plans that are about as cheap, that with fewest passes.
+    cheapest = min(plan.cost for _, plan in planned)
+    best, plan = min(((q, p) for q, p in planned if p.cost <= 1.1 * cheapest), key=lambda one: one[1].passes)
+    improved = best.plan(improve=True)
+    return improved if improved and improved.passes < plan.passes else plan
 
 
 def _forms(shape: ModelShape, graph: PassGraph, options: PassOptions) -> list[frozenset[int]]:
@@ -130,14 +139,18 @@ def _forms(shape: ModelShape, graph: PassGraph, options: PassOptions) -> list[fr
     if options.form != "auto":
         return [shape.factorable if options.form == "factored" else frozenset()]
     lengths = [length for variants in graph.variants.values() for length in variants.values()]
-    tokens, labelled = (np.mean([x[i] for x in lengths]) if lengths else 0 for i in (0, 1))
-    smaller = frozenset(
-        number
-        for number in shape.factorable
-        if sum((labelled if p.labelled else tokens) * (p.left + p.right) for p in shape.components[number].parts)
-        < shape.components[number].size
-    )
-    return list(dict.fromkeys([frozenset(), smaller, shape.factorable]))
+    tokens, labelled = (float(np.mean([x[i] for x in lengths])) if lengths else 0.0 for i in (0, 1))
+
+    def worth(number: int) -> float:
+        """Numbers saved by holding factors, per FLOP of a pair's product."""
+        component = shape.components[number]
+        lengths = [(labelled if part.labelled else tokens, part.left + part.right) for part in component.parts]
+        saved = component.size - sum(length * numbers for length, numbers in lengths)
+        return saved / sum(length**2 * numbers for length, numbers in lengths)
+
+    order = sorted((number for number in shape.factorable if worth(number) > 0), key=lambda n: (-worth(n), n))
+    shares = [frozenset(order[: round(len(order) * share)]) for share in (0, 0.02, 0.1, 0.25, 0.5, 0.75, 1)]
+    return list(dict.fromkeys([*shares, shape.factorable]))
 
 
 class _Planner:
@@ -170,45 +183,51 @@ class _Planner:
         factors = (self.tokens * lengths[0] + self.labels * lengths[1]) * self.shape.activation_number_bytes
         return numbers + factors
 
-    def _record(self) -> int:
-        lengths = list(self.graph.originals.values())
-        return max(map(self.held, lengths), default=0)
+    def _record(self, longest: int) -> int:
+        return self.held((longest, longest))
 
-    def working(self, tile: int, batch_tokens: int) -> int:
-        """Bytes of a tile of originals and of one batch on its way through the model."""
-        longest = self.longest
+    def working(self, tile: int, batch_tokens: int, longest: int | None = None) -> int:
+        """Bytes of a tile of originals and of one batch on its way through the model, by the longest sample."""
+        longest = self.longest if longest is None else longest
         tokens = max(longest, batch_tokens)
         logits = 3 * self.shape.vocabulary * tokens * max(4, self.shape.activation_number_bytes)
         formed = max((self.shape.components[n].size for n in self.factored), default=0) if self.sketch else 0
         grams = 3 * longest**2 if self.factored else 0
         moving = self.shape.activations(tokens, longest) + logits
-        return int(tile * self._record() + moving + (formed + grams) * self.shape.number_bytes)
+        return int(tile * self._record(longest) + moving + (formed + grams) * self.shape.number_bytes)
 
     def least(self) -> int:
         """Bytes for one variant and one original at a time."""
         heaviest = max((self.held(n) for vs in self.graph.variants.values() for n in vs.values()), default=0)
         return self.working(1, 0) + heaviest
 
-    def plan(self) -> Plan | None:
-        """None if one pair does not fit."""
+    def plan(self, improve: bool) -> Plan | None:
+        """The plan, with blocks grown greedily and then improved if asked to; None if one pair does not fit."""
         if self.least() > self.memory:
             return None
-        kind = self.options.device.split(":")[0]
-        asked = self.options.batch_tokens
-        batch_tokens = (BATCH_TOKENS.get(kind, 512) if asked is None else asked) if self.shape.batchable else 0
-        if asked is None and self.working(1, batch_tokens) > self.memory / 4:
-            batch_tokens = 0
-        room = max(self.memory / 8, self.working(1, batch_tokens)) - self.working(0, batch_tokens)
-        tile = max(1, min(TILE, len(self.graph.originals), int(room // max(1, self._record()))))
-        tile = self.options.tile or tile
-        working = self.working(tile, batch_tokens)
-        if self.least() - self.working(1, 0) + working > self.memory:
-            tile, batch_tokens = 1, 0  # what was asked for does not fit
-            working = self.working(1, 0)
-        blocks = grow_blocks(self.graph, self.held, self.memory - working)
-        return self._cost(blocks, tile, batch_tokens, working)
+        batch_tokens, tile = self._batch_tokens(), self._tile()
+        if self.least() + self.working(tile, batch_tokens) - self.working(1, 0) > self.memory:
+            batch_tokens, tile = 0, 1  # what was asked for does not fit
+        room = Room(self.memory, lambda longest: self.working(tile, batch_tokens, longest))
+        keys, units = _units(self.graph, self.held, room)
+        blocks = [[key for number in block for key in keys[number]] for block in make_blocks(units, room, improve)]
+        return self._cost(blocks, tile, batch_tokens)
 
-    def _cost(self, blocks: list[list[VariantKey]], tile: int, batch_tokens: int, working: int) -> Plan:
+    def _batch_tokens(self) -> int:
+        if not self.shape.batchable:
+            return 0
+        if self.options.batch_tokens is not None:
+            return self.options.batch_tokens
+        usual = BATCH_TOKENS.get(self.options.device.split(":")[0], 512)
+        return usual if self.working(1, usual, usual) <= self.memory / 8 else 0
+
+    def _tile(self) -> int:
+        if self.options.tile is not None:
+            return self.options.tile
+        # A tile may take an eighth of the memory: what it takes is lost to held variants, which save passes.
+        return max(1, min(TILE, len(self.graph.originals), int(self.memory / 8 // max(1, self._record(self.longest)))))
+
+    def _cost(self, blocks: list[list[VariantKey]], tile: int, batch_tokens: int) -> Plan:
         graph = self.graph
         partners = originals_of(graph)
         streamed = [sorted({o for key in block for o in partners[key]}) for block in blocks]
@@ -222,7 +241,13 @@ class _Planner:
         other = [graph.originals[o][0] for s in graph.pairs for _, o in graph.pairs[s]]
         products = float(np.dot(np.asarray(own, float), np.asarray(other, float)))
         selves = 0.0 if self.sketch else float(sum(n * n for n, _ in lengths))
-        held = max((sum(self.held(graph.variants[s][v]) for s, v in block) for block in blocks), default=0)
+        held = [sum(self.held(graph.variants[s][v]) for s, v in block) for block in blocks]
+        longest = [
+            max([graph.originals[o][0] for o in others] + [graph.variants[s][v][0] for s, v in block])
+            for block, others in zip(blocks, streamed, strict=True)
+        ]
+        working = [self.working(tile, batch_tokens, tokens) for tokens in longest]
+        peak = max(range(len(blocks)), key=lambda block: held[block] + working[block])
         pairs = len(own)
         return Plan(
             blocks=blocks,
@@ -233,11 +258,12 @@ class _Planner:
             minimum_passes=graph.minimum,
             pairs=pairs,
             tokens=tokens,
-            held_bytes=held,
-            working_bytes=working,
+            held_bytes=held[peak],
+            working_bytes=working[peak],
             disk_bytes=pairs * len(sizes) * 24,
-            flop=float(tokens) * (4 * self.shape.matrix_parameters + 2 * formed),
-            pair_flop=factor_flop * (products + selves) + 8.0 * pairs * (self.row + self.sketch),
+            flop=4.0 * tokens * self.shape.matrix_parameters,
+            forming_flop=2.0 * tokens * formed,
+            pair_flop=factor_flop * (products + selves) + FLOP_PER_READ * 2 * pairs * (self.row + self.sketch),
         )
 
 
@@ -250,56 +276,21 @@ def originals_of(graph: PassGraph) -> dict[VariantKey, set[str]]:
     return partners
 
 
-def grow_blocks(graph: PassGraph, held: Any, room: float) -> list[list[VariantKey]]:
-    """Blocks of variants that fit `room` bytes, grown greedily by the id that adds fewest new originals.
-
-    An id's variants of all settings go together, for they share most candidates, unless they do not fit together.
-    """
+def _units(
+    graph: PassGraph, held: Callable[[tuple[int, int]], int], room: Room
+) -> tuple[list[list[VariantKey]], list[Unit]]:
+    """Variants that go together: those of one id, which share most candidates, unless they do not fit together."""
     partners = originals_of(graph)
-    units: dict[str, list[VariantKey]] = {}
+    numbers = {original: number for number, original in enumerate(graph.originals)}
+    by_id: dict[str, list[VariantKey]] = {}
     for key in partners:
-        units.setdefault(key[1], []).append(key)
-    split = [
-        part
-        for unit in units.values()
-        for part in ([unit] if sum(held(graph.variants[s][v]) for s, v in unit) <= room else [[key] for key in unit])
-    ]
-    weight = np.asarray([sum(held(graph.variants[s][v]) for s, v in unit) for unit in split], float)
-    wanted = [set().union(*(partners[key] for key in unit)) for unit in split]
-    users: dict[str, list[int]] = {}
-    for number, originals in enumerate(wanted):
-        for original in originals:
-            users.setdefault(original, []).append(number)
-    full = np.asarray([len(originals) for originals in wanted], float)
-    left = np.ones(len(split), bool)
-    blocks: list[list[VariantKey]] = []
-    while left.any():
-        blocks.append([key for number in _grow_one(left, weight, full, wanted, users, room) for key in split[number]])
-    return blocks
+        by_id.setdefault(key[1], []).append(key)
 
+    def unit(keys: list[VariantKey]) -> Unit:
+        originals = sorted({o for key in keys for o in partners[key]})
+        lengths = [graph.variants[s][v] for s, v in keys]
+        longest = max([n for n, _ in lengths] + [graph.originals[o][0] for o in originals])
+        return Unit(sum(map(held, lengths)), np.asarray([numbers[o] for o in originals]), longest)
 
-def _grow_one(
-    left: np.ndarray,
-    weight: np.ndarray,
-    full: np.ndarray,
-    wanted: list[set[str]],
-    users: dict[str, list[int]],
-    room: float,
-) -> list[int]:
-    """One block: unit numbers, taken out of `left`."""
-    new = full.copy()
-    block: list[int] = []
-    covered: set[str] = set()
-    while True:
-        fits = left & (weight <= room)
-        if not fits.any():
-            return block
-        # Fewest new originals; among equals the one with most candidates already there, then the first.
-        score = np.where(fits, new - 1e-3 * (full - new), np.inf)
-        number = int(score.argmin())
-        block.append(number)
-        left[number] = False
-        room -= weight[number]
-        for original in sorted(wanted[number] - covered):
-            covered.add(original)
-            new[users[original]] -= 1
+    keys = [part for one in by_id.values() for part in ([one] if room.fits([unit(one)]) else [[key] for key in one])]
+    return keys, [unit(part) for part in keys]

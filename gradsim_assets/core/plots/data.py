@@ -91,6 +91,14 @@ def outside(frame: pl.DataFrame) -> pl.DataFrame:
     return with_family(frame).filter(pl.col("depth").is_null())
 
 
+def outside_places(frame: pl.DataFrame) -> list[int]:
+    """Where the components outside the blocks stand on an axis of depth: -1 before the first block, or after the last."""
+    depths = frame["depth"].to_list()
+    inside = [place for place, depth in enumerate(depths) if depth is not None]
+    first, last = (inside[0], max(depths[place] for place in inside)) if inside else (0, -1)
+    return [-1 if place < first else last + 1 for place, depth in enumerate(depths) if depth is None]
+
+
 def family_bands(frame: pl.DataFrame, column: str) -> dict[str, pl.DataFrame]:
     """Mean, low and high of attention's and the MLP's components at each depth."""
     inside = with_family(frame).filter(pl.col("depth").is_not_null(), pl.col(column).is_not_null())

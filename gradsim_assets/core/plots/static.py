@@ -211,7 +211,7 @@ def box_by_size(frame: pl.DataFrame, column: str, label: str, name: str, title: 
         for place, (_, _, values, _) in zip(places, groups, strict=True):
             # A fixed fan instead of random jitter: the same table gives the same picture.
             spread = np.linspace(-0.22, 0.22, len(values)) if len(values) > 1 else np.zeros(1)
-            axes.scatter(values, place + spread, s=9, color=data.BLUE, alpha=0.55, linewidth=0, zorder=3)
+            axes.scatter(values, place + spread, s=14, color=data.BLUE, alpha=0.6, linewidth=0, zorder=3)
         axes.set_yticks(places, [f"{data.number(size)}\n{_short(kinds)}" for size, kinds, _, _ in groups])
         axes.set(xlabel=label, ylabel="parameters of a component", ylim=(len(groups) - 0.4, -0.6))
 
@@ -438,6 +438,11 @@ ACCURACY_HELP = (
     "How often a single component's gradient finds the own original; above the full gradient's line a component alone "
     "does better than all together, at the line of chance it knows nothing."
 )
+BAND_HELP = "Mean over the components of a block; the band spans the lowest and the highest of them."
+BOX_HELP = (
+    "Each point is a component; a box spans the middle half of a size's components, its line is their median. Values that "
+    "rise from top to bottom mean that larger components do better."
+)
 AGREEMENT_HELP = (
     "How closely a single component's similarities follow the full gradient's over all pairs; at 1 the component could "
     "stand in for the whole gradient."
@@ -468,7 +473,7 @@ def _per_component(
             label,
             f"{column}_attention_mlp",
             f"{what}: attention against MLP {where}",
-            "Mean over the components of a block; the band spans the lowest and the highest of them.",
+            BAND_HELP,
             levels,
         ),
         *box_by_size(
@@ -477,7 +482,6 @@ def _per_component(
             label,
             f"{column}_by_parameters",
             f"{what} by number of parameters {where}",
-            "Each point is a component; the box spans its middle half, the line is the median. A rise from top to bottom "
-            "means that larger components do better.",
+            BOX_HELP,
         ),
     ]

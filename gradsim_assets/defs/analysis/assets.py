@@ -13,7 +13,8 @@ from gradsim_assets.core.pairs import PairProducts
 from gradsim_assets.core.retrieval import accuracy_per_component, order_as_bm25, retrieval
 from gradsim_assets.core.selection import agreement, greedy_selection
 from gradsim_assets.core.self_similarity import self_similarity
-from gradsim_assets.defs.common import code_version, column_schema, input_errors, table_result
+from gradsim_assets.defs.analysis.plots import plots_of
+from gradsim_assets.defs.common import code_version, column_schema, input_errors, plot_metadata, table_result
 from gradsim_assets.defs.models.assets import HF_MODEL, revision_for_run
 from gradsim_assets.io.parquet import TableStore
 from gradsim_assets.io.tables import Partition, fingerprint
@@ -116,7 +117,11 @@ def _parameters_per_component(op_tags: Mapping[str, Any] | None) -> dg.AssetsDef
         return table_result(
             PARAMETERS_PER_COMPONENT,
             frame,
-            metadata={"parameters": int(frame["parameters"].sum()), "components": frame.height},
+            metadata={
+                "parameters": int(frame["parameters"].sum()),
+                "components": frame.height,
+                **plot_metadata(plots_of(PARAMETERS_PER_COMPONENT.name, frame)),
+            },
             provenance={"model": model_id, "revision": revision.name},
         )
 
@@ -147,7 +152,10 @@ def _analysis(analysis: Analysis, setting: str) -> dg.AssetsDefinition:
             frame = analysis.compute(
                 PairProducts.from_frame(dot_products, parameters["component"].to_list()), parameters
             )
-        return table_result(schema, frame, provenance=_provenance(context, {DOT_PRODUCTS.name: dot_products}))
+        provenance = _provenance(context, {DOT_PRODUCTS.name: dot_products})
+        return table_result(
+            schema, frame, metadata=plot_metadata(plots_of(schema.name, frame, setting)), provenance=provenance
+        )
 
     return run_analysis
 
@@ -188,7 +196,10 @@ def _retrieval(setting: str, partitions: Partitions) -> dg.AssetsDefinition:
             bm25 = None if imported else store.optional([BM25_CANDIDATES.name], [Partition(shard=s) for s in shards])
             frame = retrieval(pairs, projected, order_as_bm25(pairs) if bm25 is None else bm25, parameters)
         accuracy = dict(frame.select("method", "accuracy").iter_rows())
-        metadata = {f"accuracy/{method}": value for method, value in accuracy.items() if value is not None}
+        metadata = {
+            **{f"accuracy/{method}": value for method, value in accuracy.items() if value is not None},
+            **plot_metadata(plots_of(RETRIEVAL.name, frame, setting)),
+        }
         provenance = _provenance(context, {DOT_PRODUCTS.name: dot_products})
         return table_result(RETRIEVAL, frame, metadata=metadata, provenance=provenance)
 
@@ -209,7 +220,8 @@ def _model_comparison() -> dg.AssetsDefinition:
         slugs = context.instance.get_dynamic_partitions(str(MODELS.name))
         found = _retrievals(slugs, store)
         context.log.info(f"{len({model for model, _ in found})} of {len(slugs)} models have results")
-        return table_result(MODEL_COMPARISON, model_comparison(found))
+        frame = model_comparison(found)
+        return table_result(MODEL_COMPARISON, frame, metadata=plot_metadata(plots_of(MODEL_COMPARISON.name, frame)))
 
     return model_comparison_
 

@@ -1,0 +1,387 @@
+"use strict";
+// Runs the sample explorer at once; the plotting library is run after the first paint, and figures when they come into view.
+(() => {
+  const $ = (id) => document.getElementById(id);
+  const DATA = JSON.parse($("explorer-data").textContent);
+  const COLOURS = { attention: "#0072B2", mlp: "#D55E00", norm: "#009E73", embedding: "#CC79A7", other: "#666666" };
+  const SYMBOLS = { attention: "circle", mlp: "square", norm: "diamond", embedding: "triangle-up", other: "x" };
+  const FAMILY_NAMES = { attention: "attention", mlp: "MLP", norm: "norms", embedding: "embeddings", other: "other" };
+  const CONFIG = { responsive: true, displaylogo: false, displayModeBar: false, scrollZoom: false };
+  const PAGE = 200; // samples listed at a time
+  const NONE = -32768, SCALE = 32767;
+
+  // ---- figures -------------------------------------------------------------------------------------------------
+  let figures = null;
+  const draw = (element) => {
+    figures ??= JSON.parse($("figures-data").textContent);
+    const figure = figures[element.dataset.figure];
+    element.style.minHeight = "";
+    Plotly.newPlot(element, figure.data, figure.layout, CONFIG).then(() => {
+      element.dataset.drawn = "yes";
+      element.on("plotly_click", (event) => {
+        const name = event.points[0].customdata;
+        const place = typeof name === "string" ? names(element.dataset.setting).indexOf(name) : -1;
+        if (place < 0) return;
+        if (state.setting !== element.dataset.setting) openSetting(element.dataset.setting);
+        chooseComponent(place);
+        $("explorer").scrollIntoView();
+      });
+    });
+  };
+  const watcher = new IntersectionObserver((entries) => {
+    for (const entry of entries) {
+      if (!entry.isIntersecting) continue;
+      watcher.unobserve(entry.target);
+      draw(entry.target);
+    }
+  }, { rootMargin: "600px" });
+
+  // ---- data ----------------------------------------------------------------------------------------------------
+  const unpack = (text, Type) => {
+    const binary = atob(text), bytes = new Uint8Array(binary.length);
+    for (let i = 0; i < binary.length; i++) bytes[i] = binary.charCodeAt(i);
+    return new Type(bytes.buffer); // little-endian, as every machine that runs a browser
+  };
+  const open = {};
+  const load = (setting) => {
+    if (open[setting]) return open[setting];
+    const raw = DATA.settings[setting];
+    const names = [...raw.components.map((c) => c.component), "full_gradient"];
+    return (open[setting] = {
+      ...raw,
+      names,
+      width: names.length,
+      original: unpack(raw.original, Uint32Array),
+      bm25Rank: unpack(raw.bm25_rank, Uint32Array),
+      bm25Score: raw.bm25_score === null ? null : unpack(raw.bm25_score, Float32Array),
+      similarity: unpack(raw.similarity, Int16Array),
+      ranks: unpack(raw.ranks, Uint32Array),
+      texts: DATA.texts.variants[setting],
+      lower: null,
+    });
+  };
+  const names = (setting) => load(setting).names;
+  const state = { setting: null, component: 0, sample: -1, candidate: -1, listed: [], limit: PAGE };
+  const data = () => open[state.setting];
+  const cosine = (pair, component) => {
+    const value = data().similarity[pair * data().width + component];
+    return value === NONE ? null : value / SCALE;
+  };
+  const rank = (sample, component) => data().ranks[sample * data().width + component];
+  const full = () => data().width - 1;
+  const shown = (value) => (value === null || value === undefined ? "–" : value.toFixed(4));
+  const pairsOf = (sample) => {
+    const result = [];
+    for (let pair = data().starts[sample]; pair < data().starts[sample + 1]; pair++) result.push(pair);
+    return result;
+  };
+  const originalOf = (pair) => data().originals[data().original[pair]];
+  const ownPair = (sample) => pairsOf(sample).find((pair) => originalOf(pair) === data().variants[sample]);
+
+  const element = (tag, properties = {}, ...children) => {
+    const node = Object.assign(document.createElement(tag), properties);
+    node.append(...children);
+    return node;
+  };
+
+  // ---- list of samples -----------------------------------------------------------------------------------------
+  const searchable = () => {
+    const here = data();
+    here.lower ??= here.variants.map((id) =>
+      [id, ...(here.texts?.[id] ?? []), ...(DATA.texts.originals?.[id] ?? [])].join("\n").toLowerCase());
+    return here.lower;
+  };
+
+  const list = () => {
+    const here = data(), wanted = $("search").value.trim().toLowerCase();
+    let found = here.variants.map((_, i) => i);
+    if (wanted) {
+      const exact = here.variants.findIndex((id) => id.toLowerCase() === wanted);
+      const texts = searchable();
+      found = found.filter((i) => texts[i].includes(wanted));
+      // The sample with exactly this id comes first: lima_1 is also a part of lima_10.
+      if (exact >= 0) found = [exact, ...found.filter((i) => i !== exact)];
+    } else {
+      const far = (i) => here.divergence_rank[i] ?? Infinity;
+      const wrong = (i, component) => (rank(i, component) === 1 ? 1 : 0);
+      const order = $("order").value;
+      if (order === "divergent") found.sort((a, b) => far(a) - far(b));
+      if (order === "wrong") found.sort((a, b) => wrong(a, full()) - wrong(b, full()) || far(a) - far(b));
+      if (order === "chosen") {
+        const c = state.component;
+        found.sort((a, b) => wrong(a, c) - wrong(b, c) || far(a) - far(b));
+      }
+    }
+    state.listed = found;
+    state.limit = PAGE;
+    renderList();
+  };
+
+  const item = (i) => {
+    const here = data(), id = here.variants[i], right = rank(i, full()) === 1;
+    const gap = here.divergence[i];
+    const badge = element("span", { className: right ? "badge" : "badge wrong" });
+    badge.textContent = (right ? "" : "✗ wrong ") + (gap === null ? "" : `Δ ${gap.toFixed(2)}`);
+    badge.title = (right ? "" : "Wrong under the full gradient. ") + "Δ: best component minus full gradient, absolute";
+    const text = here.texts?.[id]?.[0] ?? "";
+    const node = element("li", { id: `sample-${i}` }, badge, id, element("span", { className: "snippet" }, text.slice(0, 120)));
+    node.setAttribute("role", "option");
+    node.setAttribute("aria-selected", String(i === state.sample));
+    node.addEventListener("click", () => chooseSample(i));
+    return node;
+  };
+
+  const renderList = () => {
+    const part = state.listed.slice(0, state.limit);
+    $("samples").replaceChildren(...part.map(item));
+    if (state.listed.length > state.limit) {
+      const more = element("li", {}, `${state.listed.length - state.limit} more …`);
+      more.addEventListener("click", () => { state.limit += PAGE; renderList(); });
+      $("samples").append(more);
+    }
+    const wrong = state.listed.filter((i) => rank(i, full()) !== 1).length;
+    $("found").textContent =
+      `${state.listed.length} of ${data().variants.length} samples, ${wrong} of them wrong under the full gradient.`;
+    markSelected(false);
+  };
+
+  const markSelected = (scroll) => {
+    for (const node of $("samples").querySelectorAll('[aria-selected="true"]')) node.setAttribute("aria-selected", "false");
+    const node = $(`sample-${state.sample}`);
+    if (!node) return $("samples").removeAttribute("aria-activedescendant");
+    node.setAttribute("aria-selected", "true");
+    $("samples").setAttribute("aria-activedescendant", node.id);
+    if (scroll) node.scrollIntoView({ block: "nearest" });
+  };
+
+  // ---- one sample ----------------------------------------------------------------------------------------------
+  const chooseSample = (i) => {
+    state.sample = i;
+    state.candidate = i < 0 ? undefined : (ownPair(i) ?? pairsOf(i)[0]);
+    const place = state.listed.indexOf(i);
+    if (place >= state.limit) { state.limit = place + PAGE; renderList(); }
+    markSelected(true);
+    renderSample();
+  };
+
+  const chooseComponent = (component) => {
+    state.component = component;
+    $("component").value = String(component);
+    if ($("order").value === "chosen") list();
+    renderSample();
+  };
+
+  const verdict = (component) => {
+    const place = rank(state.sample, component), count = data().counts[state.sample];
+    if (place === 1) return ["right", "first"];
+    return ["wrong", place === 0 ? "no similarity with the own original" : `rank ${place} of ${count}`];
+  };
+
+  const renderSample = () => {
+    $("sample").hidden = state.sample < 0;
+    if (state.sample < 0) return;
+    const here = data(), id = here.variants[state.sample], chosen = here.names[state.component];
+    $("sample-id").textContent = id;
+    const said = [["full gradient", full()], ["best component", here.best], [chosen, state.component]];
+    const parts = said.filter(([, c], n) => c >= 0 && (n < 2 || (c !== full() && c !== here.best))).map(([name, c]) => {
+      const [right, text] = verdict(c);
+      return element("span", { className: right }, `${name}: ${text}`);
+    });
+    $("verdict").replaceChildren(...parts.flatMap((part, n) => (n ? [" · ", part] : [part])));
+    renderCandidates(chosen);
+    renderTexts();
+    renderCurves();
+  };
+
+  const renderCandidates = (chosen) => {
+    const here = data(), pairs = pairsOf(state.sample), columns = [full(), here.best, state.component];
+    $("chosen-head").textContent = chosen;
+    const best = columns.map((c) => (c < 0 ? null : Math.max(...pairs.map((pair) => cosine(pair, c) ?? -2))));
+    const rows = pairs.map((pair) => {
+      const original = originalOf(pair), own = original === here.variants[state.sample];
+      const button = element("button", { type: "button" }, original + (own ? " (own)" : ""));
+      const score = here.bm25Score?.[pair];
+      const place = element("td", {}, here.bm25Rank[pair] ? String(here.bm25Rank[pair]) : "–");
+      if (Number.isFinite(score)) place.title = `BM25 score ${score.toFixed(3)}`;
+      const row = element("tr", { className: own ? "own" : "" }, place, element("td", {}, button));
+      columns.forEach((c, n) => {
+        const value = c < 0 ? null : cosine(pair, c);
+        row.append(element("td", { className: value !== null && value === best[n] ? "top" : "" }, shown(value)));
+      });
+      row.setAttribute("aria-selected", String(pair === state.candidate));
+      row.addEventListener("click", () => {
+        state.candidate = pair;
+        renderTexts();
+        for (const other of row.parentNode.children) other.setAttribute("aria-selected", String(other === row));
+      });
+      return row;
+    });
+    $("candidates").tBodies[0].replaceChildren(...rows);
+    const hidden = here.counts[state.sample] - pairs.length;
+    $("candidates").caption.textContent =
+      "Candidates (▲ highest; choose one to read it beside the variant)" + (hidden > 0 ? `; ${hidden} less similar ones left out` : "");
+  };
+
+  const message = (role, text) =>
+    element("div", { className: `message ${role}`, tabIndex: 0 }, element("b", {}, role), text);
+  const messages = (texts) =>
+    texts ? [message("user", texts[0] ?? ""), message("assistant", texts[1] ?? "")]
+      : [element("p", { className: "help" }, "This report holds no text for it.")];
+
+  const renderTexts = () => {
+    const id = data().variants[state.sample];
+    const original = state.candidate === undefined ? id : originalOf(state.candidate);
+    $("original-head").textContent = original === id ? `Original ${id}` : `Candidate ${original}`;
+    $("original-text").replaceChildren(...messages(DATA.texts.originals?.[original]));
+    $("variant-text").replaceChildren(...messages(data().texts?.[id]));
+  };
+
+  const axis = (title) => ({ title: { text: title }, gridcolor: "#e6e6e6", zeroline: false, automargin: true, ticks: "outside" });
+  const layout = (height) => ({
+    height, margin: { l: 60, r: 15, t: 10, b: 45 }, font: { family: "system-ui, sans-serif", size: 13, color: "#222" },
+    legend: { orientation: "h", yref: "container", y: 0, yanchor: "bottom", x: 0, font: { size: 12 } }, hovermode: "closest", dragmode: false,
+    xaxis: axis("depth (block number)"), yaxis: axis("similarity (cosine)"),
+  });
+
+  // Components outside the blocks stand before the first block or after the last, as they do in the model.
+  const placed = () => {
+    const all = data().components.map((c, place) => ({ ...c, place }));
+    const inside = all.filter((c) => c.depth !== null), last = Math.max(0, ...inside.map((c) => c.depth));
+    const first = inside[0]?.place ?? 0;
+    for (const c of all) c.x = c.depth ?? (c.place < first ? -1 : last + 1);
+    const every = Math.max(1, Math.ceil(last / 12));
+    const ticks = inside.length ? [...Array(last + 1).keys()].filter((d) => d % every === 0) : [];
+    const labels = ticks.map(String);
+    if (all.some((c) => c.x < 0)) { ticks.unshift(-1); labels.unshift("in"); }
+    if (all.some((c) => c.x > last)) { ticks.push(last + 1); labels.push("out"); }
+    return { all, inside, last, axis: { tickvals: ticks, ticktext: labels, range: [-1.5, last + 1.5] } };
+  };
+
+  const renderCurves = () => {
+    if (!window.Plotly) return;
+    const here = data(), own = ownPair(state.sample), { all, inside, last, axis: ticks } = placed();
+    const traces = [];
+    if (own !== undefined) {
+      for (const family of Object.keys(COLOURS)) {
+        const part = all.filter((c) => c.family === family);
+        if (!part.length) continue;
+        traces.push({
+          x: part.map((c) => c.x),
+          y: part.map((c) => cosine(own, c.place)),
+          customdata: part.map((c) => c.place), text: part.map((c) => c.component), type: "scatter", mode: "markers",
+          marker: { color: COLOURS[family], symbol: SYMBOLS[family], size: 6 }, name: FAMILY_NAMES[family],
+          hovertemplate: "%{text}<br>%{y:.4f}<extra></extra>",
+        });
+      }
+      const level = cosine(own, full());
+      traces.push({ x: [-1, last + 1], y: [level, level], type: "scatter", mode: "lines", name: "full gradient",
+        line: { color: "#000", dash: "dash", width: 1.5 }, hoverinfo: "skip" });
+      if (all[state.component]) {
+        traces.push({
+          x: [all[state.component].x], y: [cosine(own, state.component)], type: "scatter", mode: "markers", name: "chosen",
+          marker: { symbol: "circle-open", size: 16, color: "#000", line: { width: 2 } }, hoverinfo: "skip",
+        });
+      }
+    }
+    const wide = layout(400);
+    Object.assign(wide.xaxis, ticks);
+    Plotly.react("all-components", traces, wide, CONFIG);
+    renderType(inside);
+  };
+
+  const renderType = (inside) => {
+    const here = data(), chosen = here.components[state.component];
+    const kind = chosen?.component_type ?? here.components[here.best]?.component_type;
+    const part = inside.filter((c) => c.component_type === kind);
+    $("type-head").textContent = part.length > 1 ? `${kind}: all candidates over depth` : "";
+    $("one-type").hidden = part.length < 2;
+    if (part.length < 2) return;
+    const traces = pairsOf(state.sample).map((pair) => {
+      const own = originalOf(pair) === here.variants[state.sample];
+      return {
+        x: part.map((c) => c.depth), y: part.map((c) => cosine(pair, c.place)), type: "scatter",
+        mode: own ? "lines+markers" : "lines", name: originalOf(pair) + (own ? " (own)" : ""),
+        line: own ? { color: "#0072B2", width: 3 } : { width: 1.3, dash: "dot" },
+        hovertemplate: `${originalOf(pair)}, block %{x}<br>%{y:.4f}<extra></extra>`,
+      };
+    });
+    const colours = ["#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#666666"];
+    traces.filter((t) => !t.line.color).forEach((t, n) => { t.line.color = colours[n % colours.length]; });
+    Plotly.react("one-type", traces, layout(360), CONFIG);
+  };
+
+  // ---- controls ------------------------------------------------------------------------------------------------
+  const fillComponents = () => {
+    const here = data(), groups = new Map();
+    here.components.forEach((c, place) => {
+      const label = c.depth === null ? "outside the blocks" : `block ${c.depth}`;
+      if (!groups.has(label)) groups.set(label, element("optgroup", { label }));
+      groups.get(label).append(element("option", { value: String(place) }, c.component));
+    });
+    $("component").replaceChildren(element("option", { value: String(full()) }, "full_gradient"), ...groups.values());
+  };
+
+  const openSetting = (setting) => {
+    const before = state.setting && data().variants[state.sample];
+    const component = state.setting && data().names[state.component];
+    state.setting = setting;
+    $("setting").value = setting;
+    const here = load(setting);
+    fillComponents();
+    const kept = here.names.indexOf(component);
+    state.component = kept >= 0 ? kept : here.best >= 0 ? here.best : full();
+    $("component").value = String(state.component);
+    list();
+    const again = here.variants.indexOf(before);
+    chooseSample(again >= 0 ? again : (state.listed[0] ?? -1));
+  };
+
+  const step = (by) => {
+    const place = state.listed.indexOf(state.sample) + by;
+    if (place >= 0 && place < state.listed.length) chooseSample(state.listed[place]);
+  };
+
+  const start = () => {
+    $("setting").addEventListener("change", (event) => openSetting(event.target.value));
+    $("component").addEventListener("change", (event) => chooseComponent(Number(event.target.value)));
+    $("order").addEventListener("change", () => { list(); chooseSample(state.listed[0] ?? -1); });
+    let timer = 0;
+    $("search").addEventListener("input", () => {
+      clearTimeout(timer);
+      timer = setTimeout(() => { list(); if (state.listed.length) chooseSample(state.listed[0]); }, 120);
+    });
+    $("search").addEventListener("keydown", (event) => {
+      if (event.key === "ArrowDown" || event.key === "Enter") { event.preventDefault(); $("samples").focus(); }
+      if (event.key === "Escape") { event.target.value = ""; event.target.dispatchEvent(new Event("input")); }
+    });
+    $("samples").addEventListener("keydown", (event) => {
+      const moves = { ArrowDown: 1, ArrowUp: -1, PageDown: 10, PageUp: -10 };
+      if (event.key in moves) { event.preventDefault(); step(moves[event.key]); }
+      if (event.key === "Home" && state.listed.length) { event.preventDefault(); chooseSample(state.listed[0]); }
+      if (event.key === "End" && state.listed.length) { event.preventDefault(); chooseSample(state.listed.at(-1)); }
+    });
+    document.addEventListener("keydown", (event) => {
+      if (/^(INPUT|SELECT|TEXTAREA)$/.test(document.activeElement.tagName) || event.ctrlKey || event.metaKey || event.altKey) return;
+      if (event.key === "/") { event.preventDefault(); $("search").focus(); }
+      if (event.key === "[" && state.component > 0) chooseComponent(state.component - 1);
+      if (event.key === "]" && state.component < full()) chooseComponent(state.component + 1);
+    });
+    openSetting($("setting").value);
+    document.body.dataset.ready = "yes";
+    setTimeout(startFigures, 30);
+  };
+
+  const startFigures = () => {
+    document.head.append(element("script", { textContent: $("plotly-source").textContent }));
+    if (state.sample >= 0) {
+      renderCurves();
+      $("all-components").on("plotly_click", (event) => {
+        const place = event.points[0].customdata;
+        if (typeof place === "number") chooseComponent(place);
+      });
+    }
+    for (const figure of document.querySelectorAll("[data-figure]")) watcher.observe(figure);
+    document.body.dataset.plots = "yes";
+  };
+  start();
+})();

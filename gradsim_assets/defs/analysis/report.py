@@ -1,0 +1,179 @@
+"""`report`: one HTML page per model, with its headline figures and plots beside it."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+import polars as pl
+
+from gradsim_assets import __version__
+from gradsim_assets.defs.analysis.plots import plots_of
+from gradsim_assets.defs.common import code_version, input_errors, plot_metadata
+from gradsim_assets.io.parquet import TableStore
+from gradsim_assets.io.tables import Partition, Tables
+from gradsim_assets.partitions import ALL, BY_MODEL, MODELS, Partitions, model_id_of
+from gradsim_assets.resources.compute import Compute
+from gradsim_assets.schemas import (
+    ACCURACY_PER_COMPONENT,
+    AGREEMENT,
+    BM25_CANDIDATES,
+    DOT_PRODUCTS,
+    GRADIENT_SIMILARITY,
+    GREEDY_SELECTION,
+    LIMA,
+    MODEL_GENERATED,
+    PARAMETERS_PER_COMPONENT,
+    PARAPHRASED,
+    RETRIEVAL,
+    SELF_SIMILARITY,
+    SETTINGS,
+)
+
+if TYPE_CHECKING:
+    from gradsim_assets.core.plots.static import Plot
+    from gradsim_assets.core.report import SettingResults
+
+#: The tables of one setting that the page is made of, by their names in `SettingResults`.
+_TABLES = {
+    "similarity": GRADIENT_SIMILARITY,
+    "accuracy": ACCURACY_PER_COMPONENT,
+    "agreement": AGREEMENT,
+    "greedy": GREEDY_SELECTION,
+    "self_similarity": SELF_SIMILARITY,
+    "retrieval": RETRIEVAL,
+}
+
+#: Entries of a table's provenance that the page shows.
+_SHOWN = ("run_id", "code_version", "fingerprint", "package_version", "config", "imported")
+
+
+def build(partitions: Partitions) -> list[dg.AssetsDefinition]:
+    """The report of a model."""
+
+    @dg.asset(
+        group_name="analysis",
+        partitions_def=MODELS,
+        deps=[
+            PARAMETERS_PER_COMPONENT.name,
+            *(dg.AssetDep([table.name, setting]) for setting in SETTINGS for table in _TABLES.values()),
+            *(dg.AssetDep(table.name, partition_mapping=ALL) for table in (LIMA, PARAPHRASED, BM25_CANDIDATES)),
+            dg.AssetDep(MODEL_GENERATED.name, partition_mapping=BY_MODEL),
+        ],
+        kinds={"plotly"},
+        code_version=code_version("core/report", "core/plots"),
+        description=(
+            "One self-contained HTML page: all plots, what they say in words, and a sample explorer that shows texts side "
+            "by side with the similarity of every candidate over depth. Wrong decisions and divergent samples come first."
+        ),
+    )
+    def report(context: dg.AssetExecutionContext, store: TableStore, compute: Compute) -> dg.MaterializeResult:
+        with input_errors():
+            return _write(context, Sources(store, context.partition_key, partitions), compute.reports)
+
+    return [report]
+
+
+class Sources:
+    """The tables of one model, as far as there are any."""
+
+    def __init__(self, store: TableStore, slug: str, partitions: Partitions) -> None:
+        self.store, self.slug = store, slug
+        self.model_id = model_id_of(slug)
+        self.shards = partitions.shards.get_partition_keys()
+
+    @property
+    def tables(self) -> Tables:
+        """All tables."""
+        return self.store.tables
+
+    def read(self, name: str, *rest: str) -> pl.DataFrame:
+        """A table of the model; raises InputError where it is missing."""
+        return self.tables.read([name, *rest], Partition(self.slug))
+
+    def settings(self) -> dict[str, "SettingResults"]:
+        """Results of the settings that this model has; imported ones may have one alone."""
+        from gradsim_assets.core.report import SettingResults
+
+        found = [s for s in SETTINGS if self.tables.exists([RETRIEVAL.name, s], Partition(self.slug))]
+        bm25 = self.store.optional([BM25_CANDIDATES.name], [Partition(shard=shard) for shard in self.shards])
+        return {
+            setting: SettingResults(
+                **{name: self.read(table.name, setting) for name, table in _TABLES.items()},
+                bm25=bm25,
+                variants=self.variants(setting),
+            )
+            for setting in found
+        }
+
+    def variants(self, setting: str) -> pl.DataFrame | None:
+        """The variants' texts, if they are there."""
+        model = None if setting == PARAPHRASED.name else self.slug
+        return self.store.optional([setting], [Partition(model, shard) for shard in self.shards])
+
+    def originals(self) -> pl.DataFrame | None:
+        """The originals' texts, if they are there."""
+        return self.store.optional([LIMA.name], [Partition()])
+
+    def provenance(self) -> dict[str, Any]:
+        """What led to the page's figures, from the files of the tables themselves."""
+        products = {}
+        for setting in SETTINGS:
+            parts = [Partition(self.slug, shard) for shard in self.shards]
+            here = [part for part in parts if self.tables.exists([DOT_PRODUCTS.name, setting], part)]
+            if here:
+                written = [self.tables.provenance([DOT_PRODUCTS.name, setting], part) for part in here]
+                products[setting] = [{name: entry[name] for name in _SHOWN if name in entry} for entry in written]
+        return {"gradsim": __version__, "tables": str(self.store.root), DOT_PRODUCTS.name: products}
+
+
+def _write(context: dg.AssetExecutionContext, sources: Sources, folder: Path) -> dg.MaterializeResult:
+    from gradsim_assets.core.report import render_report, summary
+
+    settings = sources.settings()
+    parameters = sources.read(PARAMETERS_PER_COMPONENT.name)
+    revision = sources.tables.provenance([PARAMETERS_PER_COMPONENT.name], Partition(sources.slug)).get("revision")
+    page = render_report(
+        sources.model_id,
+        revision,
+        parameters,
+        settings,
+        sources.originals(),
+        {**sources.provenance(), "report run": context.run_id},
+    )
+    headline = summary(
+        sources.model_id, revision, parameters, {setting: results.retrieval for setting, results in settings.items()}
+    )
+    target = folder / sources.slug
+    plots = _plots(settings, parameters)
+    (target / "plots").mkdir(parents=True, exist_ok=True)
+    for plot in plots:
+        (target / "plots" / f"{plot.name}.png").write_bytes(plot.png)
+        (target / "plots" / f"{plot.name}.svg").write_text(plot.svg, encoding="utf-8")
+    (target / "summary.json").write_text(json.dumps(headline, indent=2) + "\n", encoding="utf-8")
+    (target / "index.html").write_text(page, encoding="utf-8")
+    context.log.info(f"Report: {target / 'index.html'}")
+    return dg.MaterializeResult(
+        metadata={
+            "report": dg.MetadataValue.url((target / "index.html").as_uri()),
+            "path": dg.MetadataValue.path(str(target / "index.html")),
+            "summary": dg.MetadataValue.json(headline),
+            "size_bytes": len(page.encode()),
+            **plot_metadata([plot for plot in plots if plot.name.startswith("retrieval")]),
+        }
+    )
+
+
+def _plots(settings: Mapping[str, "SettingResults"], parameters: pl.DataFrame) -> list["Plot"]:
+    plots = plots_of(PARAMETERS_PER_COMPONENT.name, parameters)
+    for setting, results in settings.items():
+        for table, frame in (
+            (RETRIEVAL, results.retrieval),
+            (ACCURACY_PER_COMPONENT, results.accuracy),
+            (AGREEMENT, results.agreement),
+            (GREEDY_SELECTION, results.greedy),
+            (SELF_SIMILARITY, results.self_similarity),
+        ):
+            plots += plots_of(table.name, frame, setting, results.retrieval)
+    return plots
