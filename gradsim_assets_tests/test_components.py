@@ -98,6 +98,39 @@ def test_tied_weights_count_once():
     assert "lm_head.weight" not in sizes
 
 
+def test_config_of_the_papers_model():
+    """A whole config.json as the hub has it; nothing of the 1.18 B parameters is allocated."""
+    config = {
+        "_name_or_path": "somewhere",
+        "architectures": ["OlmoForCausalLM"],
+        "attention_bias": False,
+        "attention_dropout": 0.0,
+        "clip_qkv": None,
+        "eos_token_id": 0,
+        "hidden_act": "silu",
+        "hidden_size": 2048,
+        "initializer_range": 0.02,
+        "intermediate_size": 8192,
+        "max_position_embeddings": 2048,
+        "model_type": "olmo",
+        "num_attention_heads": 16,
+        "num_hidden_layers": 16,
+        "num_key_value_heads": 16,
+        "pad_token_id": 1,
+        "rope_scaling": None,
+        "rope_theta": 10000.0,
+        "tie_word_embeddings": True,
+        "torch_dtype": "float32",
+        "transformers_version": "4.40.2",
+        "use_cache": True,
+        "vocab_size": 50304,
+    }
+    table = parameters_per_component(sizes_from_config(config))
+    assert len(table) == 113
+    assert table["parameters"].sum() == 1_176_764_416
+    assert table["component"][0] == "model.embed_tokens.weight"
+
+
 def test_unknown_sizes_are_null():
     table = parameters_per_component({"a": None, "b": 3})
     assert table["parameters"].to_list() == [None, 3]

@@ -91,10 +91,16 @@ def sizes_from_config(config: Mapping[str, Any]) -> dict[str, int]:
     first name.
 
     Raises:
-        InputError: the config names no architecture that transformers knows.
+        InputError: the config names no architecture that transformers knows, or torch is not installed.
     """
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    try:
+        import torch
+        from transformers import AutoConfig, AutoModelForCausalLM
+    except ImportError as error:
+        raise InputError(
+            "reading the components' sizes from a config.json needs torch and transformers; "
+            "install them with pip install 'gradsim[compute]'."
+        ) from error
 
     settings = dict(config)
     model_type = settings.pop("model_type", None)

@@ -30,6 +30,10 @@ def rho(similarity: np.ndarray, full: np.ndarray) -> float:
     Pairs whose full-gradient similarity is undefined are left out: there is nothing to agree with. Where only the
     other similarity is undefined it counts as 0, which lowers the agreement: such a pair is not explained.
     """
+    product = float(similarity @ full)
+    if not np.isnan(product):  # NaN would have come through: nothing is undefined, and the masks can be spared
+        norms = float(similarity @ similarity) * float(full @ full)
+        return product / norms**0.5 if norms > 0 else float("nan")
     first = np.where(np.isnan(similarity) | np.isnan(full), 0.0, similarity)
     second = np.where(np.isnan(full), 0.0, full)
     norms = float(first @ first) * float(second @ second)

@@ -151,12 +151,13 @@ class _Sums:
         for total, term, out in zip(self.sums, self.terms, self._scratch, strict=True):
             np.add(total, term[component], out=out)
         np.multiply(variant, original, out=variant)
-        defined = variant > 0
+        # One pass tells whether all is well; NaN compares as False, so missing terms take the careful way too.
+        undefined = None if variant.size and variant.min() > 0 else ~(variant > 0)
         with np.errstate(invalid="ignore", divide="ignore"):
             np.sqrt(variant, out=variant)
             np.divide(dot, variant, out=dot)
-        if not defined.all():
-            dot[~defined] = np.nan
+        if undefined is not None:
+            dot[undefined] = np.nan
         return dot
 
     def add(self, component: int) -> None:

@@ -156,6 +156,7 @@ def attention_against_mlp(frame: pl.DataFrame, column: str, label: str, levels: 
             name=f"{name}, mean",
             hovertemplate=f"{name}, block %{{x}}<br>mean %{{y:.4f}}<extra></extra>",
         )
+    figure.update_xaxes(**_ticks(int(last), []))
     _levels(figure, levels, (0, last))
     return _json(figure)
 

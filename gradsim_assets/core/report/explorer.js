@@ -307,7 +307,9 @@
     });
     const colours = ["#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#666666"];
     traces.filter((t) => !t.line.color).forEach((t, n) => { t.line.color = colours[n % colours.length]; });
-    Plotly.react("one-type", traces, layout(360), CONFIG);
+    const narrow = layout(360), last = Math.max(...part.map((c) => c.depth));
+    Object.assign(narrow.xaxis, { tick0: 0, dtick: Math.max(1, Math.ceil(last / 12)) });
+    Plotly.react("one-type", traces, narrow, CONFIG);
   };
 
   // ---- controls ------------------------------------------------------------------------------------------------
