@@ -11,6 +11,7 @@ from gradsim_assets.defs.analysis import assets as analysis
 from gradsim_assets.defs.analysis import report
 from gradsim_assets.defs.candidates import assets as candidates
 from gradsim_assets.defs.datasets import assets as datasets
+from gradsim_assets.defs.exchange import jobs as exchange
 from gradsim_assets.defs.gradients import assets as gradients
 from gradsim_assets.defs.models import assets as models
 from gradsim_assets.defs.similarity import assets as similarity
@@ -19,6 +20,7 @@ from gradsim_assets.partitions import Partitions
 from gradsim_assets.profiles import Profile, load_profiles, tags_for
 from gradsim_assets.resources.compute import Compute
 from gradsim_assets.resources.hub import ModelHub
+from gradsim_assets.resources.paraphraser import Paraphraser
 from gradsim_assets.resources.sources import SampleSources
 from gradsim_assets.settings import Settings, load_settings
 
@@ -47,7 +49,7 @@ def _build(settings: Settings, partitions: Partitions, profiles: Mapping[str, Pr
             *analysis.build(partitions, light),
             *report.build(partitions),
         ],
-        jobs=jobs.build(partitions, light),
+        jobs=[*jobs.build(partitions, light), exchange.build(partitions)],
         resources=resources(settings),
         executor=executor(settings),
     )
@@ -66,6 +68,10 @@ def resources(settings: Settings) -> dict[str, dg.ConfigurableResource | dg.Conf
             home=str(settings.home),
             device=settings.compute.device,
             models=[model.model_dump() for model in settings.models],
+        ),
+        "paraphraser": Paraphraser(
+            store=str(settings.home / "paraphrases"),
+            **settings.paraphraser.model_dump(mode="json"),
         ),
         "compute": Compute(projections=list(settings.compute.projections), home=str(settings.home)),
     }
