@@ -265,6 +265,11 @@ class Release:
         return counts
 
 
+def by_run(pods: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """In the order of their runs' ids."""
+    return sorted(pods, key=lambda pod: pod["metadata"]["labels"]["dagster/run-id"])
+
+
 @pytest.fixture(scope="module")
 def release() -> Iterator[Release]:
     release = Release()
@@ -323,21 +328,22 @@ def test_gradients_survive_the_death_of_step_run_and_daemon(release: Release) ->
     partitions = [f"{MODEL}|00", f"{MODEL}|01"]
     backfill = release.backfill(HEAVY, partitions)
 
-    (step, *_) = wait("a running step pod", lambda: release.pods("step_worker", "Running"), every=0.3)
+    def both_at_work() -> list[tuple[dict[str, Any], dict[str, Any]]] | None:
+        """(run pod, step pod) of both runs, as soon as all four are up."""
+        pairs = list(zip(*(by_run(release.pods(c, "Running")) for c in ("run_worker", "step_worker")), strict=False))
+        return pairs if len(pairs) == 2 else None
+
+    # One run loses its step; the other one its run pod, and the daemon goes with it, so that nobody watches for a while.
+    # (Losing both in one run is more than resuming can heal: Dagster then retries the run from where it failed.)
+    (_, step), (run, _) = wait("two runs at work", both_at_work, every=0.3)
     (container,) = step["spec"]["containers"]
     assert container["image"] == os.environ["GRADSIM_E2E_COMPUTE_IMAGE"]
     assert container["resources"]["limits"].get("nvidia.com/gpu") == ("1" if GPU else None)
     account = f"system:serviceaccount:{release.namespace}:{step['spec']['serviceAccountName']}"
     assert release.kubectl("auth", "can-i", "create", "jobs", "--as", account, check=False).strip() == "no"
-    release.kubectl("delete", "pod", step["metadata"]["name"], "--wait=false")
-
-    # Another run's pod, and the daemon at the same time, so that nobody watches over it for a while.
-    victim = step["metadata"]["labels"]["dagster/run-id"]
-    runs = {pod["metadata"]["labels"]["dagster/run-id"]: pod for pod in release.pods("run_worker", "Running")}
-    other = next((pod for run, pod in runs.items() if run != victim), runs.get(victim))
-    assert other is not None, "no run pod is running"
     (daemon,) = release.pods("daemon")
-    release.kubectl("delete", "pod", daemon["metadata"]["name"], other["metadata"]["name"], "--wait=false")
+    for pod in (step, run, daemon):
+        release.kubectl("delete", "pod", pod["metadata"]["name"], "--wait=false")
 
     release.wait_backfill(backfill)
     runs_of_backfill = release.runs(backfill)

@@ -323,7 +323,9 @@ def test_a_limit_without_a_price_is_refused(tmp_path: Path):
 # Kills and company
 
 
-def _paraphrase(url: str, key: str, folder: Path, count: int, concurrency: int, limit: float | None = None) -> None:
+def _paraphrase(
+    url: str, key: str, folder: Path, count: int, concurrency: int, limit: float | None, timeout: float
+) -> None:
     paraphrase_samples(
         samples(count),
         ParaphraserOptions(
@@ -333,15 +335,15 @@ def _paraphrase(url: str, key: str, folder: Path, count: int, concurrency: int, 
             provider="test",
             concurrency=concurrency,
             max_cost_usd=limit,
-            timeout_seconds=0.5,
+            timeout_seconds=timeout,
             deadline_seconds=60,
         ),
     )
 
 
-def _start(server: ChatServer, folder: Path, count: int, concurrency: int, limit: float | None = None):
+def _start(server: ChatServer, folder: Path, count: int, concurrency: int, limit: float | None = None, timeout=30.0):
     process = multiprocessing.get_context("spawn").Process(
-        target=_paraphrase, args=(server.url, server.key, folder, count, concurrency, limit)
+        target=_paraphrase, args=(server.url, server.key, folder, count, concurrency, limit, timeout)
     )
     process.start()
     return process
@@ -351,7 +353,7 @@ def _killed_again_and_again(folder: Path, count: int, kills: list[int], concurre
     """Kills a run when the server has answered so many requests, for each of `kills`, and then lets it finish."""
     with ChatServer(plan=faulty(0.2), latency=0.01, slow=1.0) as server:
         for answered in kills:
-            process = _start(server, folder, count, concurrency)
+            process = _start(server, folder, count, concurrency, timeout=0.5)
             while sum(server.completed().values()) < answered:
                 assert process.is_alive()
                 time.sleep(0.005)
@@ -402,8 +404,7 @@ def test_processes_that_share_the_store_do_not_ask_the_same(tmp_path: Path):
 def test_processes_that_share_the_store_keep_one_limit(tmp_path: Path):
     limit = 0.003
     with ChatServer(latency=0.01) as server:
-        # Different samples, so that neither waits for the other's answers.
-        processes = [_start(server, tmp_path, count, 4, limit) for count in (40, 60)]
+        processes = [_start(server, tmp_path, count, 4, limit) for count in (60, 80)]
         for process in processes:
             process.join(60)
     assert all(process.exitcode for process in processes)

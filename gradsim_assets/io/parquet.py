@@ -122,4 +122,5 @@ def _input_partitions(context: dg.InputContext) -> list[Partition]:
     if not context.has_asset_partitions:
         return [Partition()]
     dimension = dimension_of(context.asset_partitions_def)
-    return [partition_of(key, dimension) for key in context.asset_partition_keys]
+    # Dagster gives the keys as a set, in an order that changes from process to process.
+    return sorted((partition_of(key, dimension) for key in context.asset_partition_keys), key=str)

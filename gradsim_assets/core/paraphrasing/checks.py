@@ -3,6 +3,7 @@
 import re
 import unicodedata
 from collections import Counter
+from functools import lru_cache
 
 from gradsim_assets.core.paraphrasing.options import ParaphraserOptions, Request
 from gradsim_assets.core.paraphrasing.store import REJECTED, Answer, AnswerStore
@@ -49,7 +50,10 @@ _WORDS = {
     "pt": "os de uma que não para com em por mais como do da dos das você são seu na no é",
     "nl": "de het een van en is dat niet op voor met zijn die te aan wat hoe ook maar bij",
 }
-_LANGUAGES = {language: frozenset(words.split()) for language, words in _WORDS.items()}
+_BY_WORD: dict[str, list[str]] = {}
+for _language_name, _words in _WORDS.items():
+    for _word in _words.split():
+        _BY_WORD.setdefault(_word, []).append(_language_name)
 
 #: A whole sentence of frequent words tells a language; fewer may be a name or a quotation.
 _FEW_WORDS = 4
@@ -58,6 +62,7 @@ _FEW_WORDS = 4
 _SHORTEST, _LONGEST, _GRACE = 0.35, 2.5, 60
 
 
+@lru_cache(maxsize=10_000)  # asked for again as answers are stored, counted and put together
 def fault(text: str, answer: Answer, role: str) -> str | None:
     """Why an answer is no sound rewrite of the text; None for one that passes.
 
@@ -118,9 +123,11 @@ def _language_changed(text: str, answer: str) -> bool:
 
 def _script(text: str) -> str | None:
     """The script of most letters (LATIN, CYRILLIC, CJK, ...); None where none clearly leads."""
-    letters = [character for character in text[:2000] if character.isalpha()]
+    letters = [character for character in text[:1000] if character.isalpha()]
     if len(letters) < 10:
         return None
+    if text[:1000].isascii():
+        return "LATIN"
     counts = Counter("LATIN" if c < "\u0250" else unicodedata.name(c, "?").split()[0].split("-")[0] for c in letters)
     # Japanese mixes its own two with Chinese characters.
     for kana in ("HIRAGANA", "KATAKANA"):
@@ -131,9 +138,8 @@ def _script(text: str) -> str | None:
 
 def _language(text: str) -> str | None:
     """The language whose frequent words clearly lead; None where none does."""
-    words = Counter(re.findall(r"[^\W\d_]+", text[:4000].lower()))
-    scores = sorted(
-        ((sum(words[word] for word in frequent), language) for language, frequent in _LANGUAGES.items()), reverse=True
-    )
+    words = re.findall(r"[^\W\d_]+", text[:2000].lower())
+    hits = Counter(language for word in words for language in _BY_WORD.get(word, ()))
+    scores = sorted(((hits[language], language) for language in _WORDS), reverse=True)
     (best, language), (second, _) = scores[:2]
     return language if best >= _FEW_WORDS and best > 1.5 * second else None

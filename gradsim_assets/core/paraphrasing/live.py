@@ -59,6 +59,7 @@ async def ask_all(
         async with asyncio.TaskGroup() as group:
             for _ in range(min(options.concurrency, len(requests))):
                 group.create_task(work())
+        await asker.journal.synced()
     if asker.stop is not None:
         raise asker.stop
 
@@ -76,7 +77,7 @@ class _Asker:
         self.in_flight = 0
         self.reached = False
         self.paused_until = 0.0
-        self.journal = _Committer(store)
+        self.journal = _Journal(store)
 
     async def settle(self, request: Request) -> None:
         """Asks for one text until an answer passes the checks or the attempts are spent."""
@@ -161,7 +162,7 @@ class _Asker:
         finally:
             self.in_flight -= 1
         self.reached = True
-        await self.journal.put(answer_event(slot, answer, request, self.options))
+        self.journal.put(answer_event(slot, answer, request, self.options))
         self.answered(answer)
         return answer
 
@@ -187,30 +188,29 @@ def answer_event(slot: Slot, answer: Answer, request: Request, options: Paraphra
     }
 
 
-class _Committer:
-    """Writes answers durably in a thread; those that arrive while it syncs share the next sync."""
+class _Journal:
+    """Writes answers at once, where they survive a kill, and syncs the disk in a thread, which a power cut calls for.
+
+    Requests do not wait for the disk: answers that arrive while it syncs share the next sync.
+    """
 
     def __init__(self, store: AnswerStore) -> None:
         self.store = store
-        self.waiting: list[tuple[dict[str, Any], asyncio.Future[None]]] = []
+        self.unsynced = False
         self.task: asyncio.Task[None] | None = None
 
-    async def put(self, event: dict[str, Any]) -> None:
-        """Returns when the event is on disk."""
-        written = asyncio.get_running_loop().create_future()
-        self.waiting.append((event, written))
+    def put(self, event: dict[str, Any]) -> None:
+        self.store.write([event], durable=False)
+        self.unsynced = True
         if self.task is None or self.task.done():
-            self.task = asyncio.create_task(self._write())
-        await written
+            self.task = asyncio.create_task(self._sync())
 
-    async def _write(self) -> None:
-        while self.waiting:
-            batch, self.waiting = self.waiting, []
-            try:
-                await asyncio.to_thread(self.store.write, [event for event, _ in batch], True)
-            except OSError as error:
-                for _, written in batch:
-                    written.set_exception(error)
-                continue
-            for _, written in batch:
-                written.set_result(None)
+    async def synced(self) -> None:
+        """Returns when all that was put is on disk."""
+        if self.task is not None:
+            await self.task
+
+    async def _sync(self) -> None:
+        while self.unsynced:
+            self.unsynced = False
+            await asyncio.to_thread(self.store.sync)

@@ -173,7 +173,7 @@ def request_for(text: str, role: str, options: ParaphraserOptions) -> Request:
 
 def estimated_tokens(text: str) -> int:
     """About how many tokens a text has: four ASCII characters a token, one other character a token."""
-    ascii_characters = sum(character < "\x80" for character in text)
+    ascii_characters = len(text.encode("ascii", "ignore"))
     return -(-ascii_characters // 4) + len(text) - ascii_characters
 
 

@@ -61,20 +61,23 @@ async def exchange(api: "openai.AsyncOpenAI", request: Request, options: Paraphr
     import openai
 
     try:
-        response = await api.chat.completions.with_raw_response.create(**request.body(options, attempt))
+        # `chat.completions.create` converts request and answer to types, which takes longer than all else here does.
+        content = await api.post("/chat/completions", body=request.body(options, attempt), cast_to=object)
     except openai.APIError as error:
         raise meaning(error, options) from None  # the chain would carry headers and unmasked messages
-    return parse_answer(response.http_response.content, request, options)
+    except ValueError:
+        content = None  # said to be JSON, but is none
+    return parse_answer(content, request, options)
 
 
-def parse_answer(content: bytes | dict[str, Any], request: Request, options: ParaphraserOptions) -> Answer:
-    """The answer in the body of a response with status 200.
+def parse_answer(content: object, request: Request, options: ParaphraserOptions) -> Answer:
+    """The answer in the body of a response with status 200: parsed JSON, or text where it is none.
 
     Raises:
         TransientError: it is no chat completion: cut off, not JSON, or a page of HTML.
     """
     try:
-        document = content if isinstance(content, dict) else json.loads(content)
+        document: Any = json.loads(content) if isinstance(content, str) else content
         choice = document["choices"][0]
         message = choice["message"]
         text = message.get("content") or ""
@@ -120,7 +123,7 @@ def meaning(error: "openai.APIError", options: ParaphraserOptions) -> Exception:
 
 def _meaning_of_status(error: "openai.APIStatusError", options: ParaphraserOptions) -> Exception:
     status, said = error.status_code, _said(error, options)
-    page = _html(error.response.content)
+    page = _html(error.response.text)
     if status in (401, 403, 407):
         if page is not None:
             return InputError(_page_sentence(page, options, status))
@@ -168,12 +171,12 @@ def _page_sentence(title: str, options: ParaphraserOptions, status: int = 200) -
     )
 
 
-def _html(content: bytes | dict[str, Any]) -> str | None:
+def _html(content: object) -> str | None:
     """The title of a page of HTML (perhaps empty); None for anything else."""
-    if isinstance(content, dict) or not re.match(rb"\s*<(!doctype|html|head|body)\b", content, re.IGNORECASE):
+    if not isinstance(content, str) or not re.match(r"\s*<(!doctype|html|head|body)\b", content, re.IGNORECASE):
         return None
-    title = re.search(rb"<title[^>]*>(.*?)</title>", content, re.IGNORECASE | re.DOTALL)
-    return " ".join(title[1].decode("utf-8", "replace").split())[:80] if title else ""
+    title = re.search(r"<title[^>]*>(.*?)</title>", content, re.IGNORECASE | re.DOTALL)
+    return " ".join(title[1].split())[:80] if title else ""
 
 
 def _said(error: "openai.APIStatusError", options: ParaphraserOptions) -> str:

@@ -5,7 +5,7 @@ a copied or synchronised folder) never write into one another's files, and a kil
 Each line is one event of one request `(key, attempt)`:
 
 - `sent`: about to be asked, with the most it can cost. It claims the request, and reserves that sum.
-- `answer`: what came back, fsynced before it counts.
+- `answer`: what came back, written at once and fsynced right after.
 - `failed`: nothing came back; `billed` says whether it may have cost something all the same.
 - `batch`, `batch_done`: requests handed to the batch endpoint, and that its outcome has been taken in.
 
@@ -237,7 +237,11 @@ class AnswerStore:
         while view:
             view = view[os.write(self._file.fileno(), view) :]
         if durable:
-            os.fsync(self._file.fileno())
+            self.sync()
+
+    def sync(self) -> None:
+        """Waits until all that was written is on disk."""
+        os.fsync(self._file.fileno())
 
 
 def _alive(journal: Path) -> bool:

@@ -10,7 +10,7 @@ import polars as pl
 
 from gradsim_assets import __version__
 from gradsim_assets.defs.analysis.plots import plots_of
-from gradsim_assets.defs.common import code_version, input_errors, plot_metadata
+from gradsim_assets.defs.common import code_version, input_errors
 from gradsim_assets.io.parquet import TableStore
 from gradsim_assets.io.tables import Partition, Tables
 from gradsim_assets.partitions import ALL, BY_MODEL, MODELS, Partitions, model_id_of
@@ -147,10 +147,11 @@ def _write(context: dg.AssetExecutionContext, sources: Sources, folder: Path) ->
     )
     target = folder / sources.slug
     plots = _plots(settings, parameters)
-    (target / "plots").mkdir(parents=True, exist_ok=True)
-    for plot in plots:
-        (target / "plots" / f"{plot.name}.png").write_bytes(plot.png)
-        (target / "plots" / f"{plot.name}.svg").write_text(plot.svg, encoding="utf-8")
+    for setting, drawn in plots.items():
+        (target / "plots" / setting).mkdir(parents=True, exist_ok=True)
+        for plot in drawn:
+            (target / "plots" / setting / f"{plot.name}.png").write_bytes(plot.png)
+            (target / "plots" / setting / f"{plot.name}.svg").write_text(plot.svg, encoding="utf-8")
     (target / "summary.json").write_text(json.dumps(headline, indent=2) + "\n", encoding="utf-8")
     (target / "index.html").write_text(page, encoding="utf-8")
     context.log.info(f"Report: {target / 'index.html'}")
@@ -160,20 +161,18 @@ def _write(context: dg.AssetExecutionContext, sources: Sources, folder: Path) ->
             "path": dg.MetadataValue.path(str(target / "index.html")),
             "summary": dg.MetadataValue.json(headline),
             "size_bytes": len(page.encode()),
-            **plot_metadata([plot for plot in plots if plot.name.startswith("retrieval")]),
         }
     )
 
 
-def _plots(settings: Mapping[str, "SettingResults"], parameters: pl.DataFrame) -> list["Plot"]:
-    plots = plots_of(PARAMETERS_PER_COMPONENT.name, parameters)
+def _plots(settings: Mapping[str, "SettingResults"], parameters: pl.DataFrame) -> dict[str, list["Plot"]]:
+    """All plots by setting; those of the model itself under an empty name."""
+    plots = {"": plots_of(PARAMETERS_PER_COMPONENT.name, parameters)}
     for setting, results in settings.items():
-        for table, frame in (
-            (RETRIEVAL, results.retrieval),
-            (ACCURACY_PER_COMPONENT, results.accuracy),
-            (AGREEMENT, results.agreement),
-            (GREEDY_SELECTION, results.greedy),
-            (SELF_SIMILARITY, results.self_similarity),
-        ):
-            plots += plots_of(table.name, frame, setting, results.retrieval)
+        plots[setting] = [
+            plot
+            for name, table in _TABLES.items()
+            if table is not GRADIENT_SIMILARITY
+            for plot in plots_of(table.name, getattr(results, name), setting, results.retrieval)
+        ]
     return plots

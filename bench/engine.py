@@ -1,0 +1,196 @@
+"""`python -m bench.engine`: how close a pass comes to bare forward and backward passes, and to what came before."""
+
+import argparse
+import json
+import resource
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from bench.baselines import padded_passes, plain_passes, scripts
+from bench.workload import demo_model, distinct_samples, lima_lengths, make_request
+from gradsim_assets.core.engine import GradientPass, PassOptions, PassRequest
+
+BATCHES = (1, 2, 4, 8, 16)
+PROPORTIONS = (0.01, 0.05)
+
+#: The check against plain autograd costs six passes a run, whatever its size; small benchmarks would show little else.
+OPTIONS = PassOptions(check_pairs=0, memory_bytes=4 * 2**30)
+
+
+def engine_pass(model: torch.nn.Module, request: PassRequest, options: PassOptions = OPTIONS) -> GradientPass:
+    """A whole pass, its rows thrown away; includes verifying the model and planning."""
+    work = GradientPass(model, request, options)
+    for _ in work.blocks():
+        pass
+    return work
+
+
+def interleaved(runs: int, jobs: Mapping[str, Callable[[], object]]) -> dict[str, list[float]]:
+    """Seconds of every job, in rounds, so that a slow spell of the machine falls on all of them."""
+    for job in jobs.values():
+        job()
+    times: dict[str, list[float]] = {name: [] for name in jobs}
+    for _ in range(runs):
+        for name, job in jobs.items():
+            started = time.perf_counter()
+            job()
+            times[name].append(time.perf_counter() - started)
+    return times
+
+
+def ratio(times: Mapping[str, list[float]], one: str, other: str) -> float:
+    """Median over the rounds of the ratio within a round."""
+    return statistics.median(a / b for a, b in zip(times[one], times[other], strict=True))
+
+
+def over_plain(samples: int, runs: int) -> dict[str, float]:
+    """(a): LIMA's lengths, BM25-like top 5, both settings."""
+    model, request = demo_model(), make_request(lima_lengths(samples, 0))
+    bare = distinct_samples(request)
+    times = interleaved(
+        runs,
+        {"engine": lambda: engine_pass(model, request)}
+        | {f"padded_{size}": lambda size=size: padded_passes(model, bare, size) for size in BATCHES}
+        | {"plain": lambda: plain_passes(model, bare)},
+    )
+    fastest = min((f"padded_{size}" for size in BATCHES), key=lambda name: statistics.median(times[name]))
+    return {
+        "samples": len(bare),
+        "seconds_engine": statistics.median(times["engine"]),
+        "seconds_plain": statistics.median(times["plain"]),
+        "pass_over_plain": ratio(times, "engine", "plain"),
+        "pass_over_padded": ratio(times, "engine", fastest),
+        "padded_batch": int(fastest.removeprefix("padded_")),
+    }
+
+
+def over_padded_short(samples: int, runs: int) -> dict[str, float]:
+    """(a) on samples of 100 to 200 tokens, where padded batches win."""
+    lengths = np.random.default_rng(0).integers(100, 201, samples)
+    model, request = demo_model(), make_request(lengths)
+    bare = distinct_samples(request)
+    times = interleaved(
+        runs,
+        {"engine": lambda: engine_pass(model, request)}
+        | {f"padded_{size}": lambda size=size: padded_passes(model, bare, size) for size in BATCHES},
+    )
+    fastest = min((f"padded_{size}" for size in BATCHES), key=lambda name: statistics.median(times[name]))
+    return {
+        "pass_over_padded_short": ratio(times, "engine", fastest),
+        "padded_batch_short": int(fastest.removeprefix("padded_")),
+    }
+
+
+def over_scripts(samples: int, runs: int, variants: int) -> dict[str, float]:
+    """(b): products, similarity and two projections of both settings; the scripts' time is linear in the variants."""
+    model = demo_model()
+    request = make_request(lima_lengths(samples, 0), projections=PROPORTIONS)
+    # Few variants stand for all: their own lengths and their candidates' are scaled to the mean of all.
+    chosen = [pair for pair in request.pairs["paraphrased"] if int(pair[0].removeprefix("lima_")) < variants]
+    times = interleaved(
+        runs,
+        {
+            "engine": lambda: engine_pass(model, request),
+            "scripts": lambda: scripts(model, request, variants, PROPORTIONS),
+        },
+    )
+    scale = _script_tokens(request, request.pairs["paraphrased"]) / _script_tokens(request, chosen)
+    return {
+        "seconds_experiment": statistics.median(times["engine"]),
+        "seconds_scripts": statistics.median(times["scripts"]) * scale,
+        "speedup_over_scripts": ratio(times, "scripts", "engine") * scale,
+    }
+
+
+def _script_tokens(request: PassRequest, pairs: list[tuple[str, str]]) -> int:
+    originals = {sample.id: sample.length for sample in request.originals}
+    total = 0
+    for samples in request.variants.values():
+        own = {sample.id: sample.length for sample in samples}
+        total += sum(own[variant] for variant in {variant for variant, _ in pairs})
+        total += sum(originals[original] for _, original in pairs)
+    return total
+
+
+def scaling() -> list[dict[str, float]]:
+    """(d): seconds of a pass as one thing at a time grows; each first run warms up."""
+    rows = []
+    base = {"samples": 8, "candidates": 5, "hidden": 256, "tokens": 400}
+    for name, values in {
+        "samples": (8, 16, 32),
+        "candidates": (2, 4, 8),
+        "hidden": (128, 256, 512),
+        "tokens": (200, 400, 800, 1600),
+    }.items():
+        for value in values:
+            setting = {**base, name: value}
+            model = demo_model(hidden=setting["hidden"])
+            request = make_request(np.full(setting["samples"], setting["tokens"]), candidates=setting["candidates"])
+            seconds = min(interleaved(2, {"pass": lambda m=model, r=request: engine_pass(m, r)})["pass"])
+            parameters = sum(parameter.numel() for parameter in model.parameters())
+            rows.append({"grows": name, **setting, "parameters": parameters, "seconds": seconds})
+    return rows
+
+
+def exhaustive(samples: int, variants: int) -> dict[str, float]:
+    """Seconds per pair of comparing everything with everything, beside those of the top 5."""
+    model, top = demo_model(), make_request(lima_lengths(samples, 0))
+    first = {setting: own[:variants] for setting, own in top.variants.items()}
+    pairs = {s: [(v.id, o.id) for v in own for o in top.originals] for s, own in first.items()}
+    whole = PassRequest(top.originals, first, pairs, top.products)
+    seconds = {}
+    for name, request in (("top", top), ("all", whole)):
+        started = time.perf_counter()
+        work = engine_pass(model, request)
+        seconds[name] = (time.perf_counter() - started) / work.report.pairs
+    return {
+        "milliseconds_per_pair_top5": 1e3 * seconds["top"],
+        "milliseconds_per_pair_exhaustive": 1e3 * seconds["all"],
+        "exhaustive_gain_per_pair": seconds["top"] / seconds["all"],
+    }
+
+
+def main() -> None:
+    """Runs all benchmarks, prints a table and writes build/bench/engine.json."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--samples", type=int, default=24, help="originals; each has two variants")
+    parser.add_argument("--runs", type=int, default=5, help="interleaved rounds")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument(
+        "--script-variants", type=int, default=2, help="variants the predecessor's algorithm is timed on"
+    )
+    parser.add_argument("--only", choices=["plain", "short", "scripts", "scaling", "exhaustive"], default=None)
+    parser.add_argument("--output", type=Path, default=Path("build/bench/engine.json"))
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    parts: dict[str, Callable[[], dict]] = {
+        "plain": lambda: over_plain(arguments.samples, arguments.runs),
+        "short": lambda: over_padded_short(arguments.samples, arguments.runs),
+        "scripts": lambda: over_scripts(arguments.samples, max(1, arguments.runs // 2), arguments.script_variants),
+        "exhaustive": lambda: exhaustive(arguments.samples, min(12, arguments.samples)),
+        "scaling": lambda: {"scaling": scaling()},
+    }
+    figures: dict = {"threads": arguments.threads, "torch": torch.__version__}
+    for name, part in parts.items():
+        if arguments.only in (None, name):
+            found = part()
+            figures |= found
+            for key, value in found.items():
+                if isinstance(value, list):
+                    for row in value:
+                        print("  ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()))
+                else:
+                    print(f"{key:34} {value:.4g}" if isinstance(value, float) else f"{key:34} {value}", flush=True)
+    figures["peak_rss_gib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    print(f"{'peak_rss_gib':34} {figures['peak_rss_gib']:.2f}")
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    arguments.output.write_text(json.dumps(figures, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

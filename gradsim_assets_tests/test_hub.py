@@ -1,0 +1,201 @@
+"""Models from folders and from a hub on loopback: revisions, loading, and the sentences for what is wrong."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import BertConfig, BertForMaskedLM
+
+from gradsim_assets.core.errors import InputError
+from gradsim_assets.resources.hub import ModelHub, pick_device
+from gradsim_assets_tests.tiny_models import save_tiny_model
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+def hub(home: Path, **settings: object) -> ModelHub:
+    return ModelHub(home=str(home), device="cpu", models=[settings] if settings else [])
+
+
+def test_a_folder_is_loaded_with_its_settings(tmp_path: Path) -> None:
+    folder = save_tiny_model(tmp_path / "model", "llama")
+    models = hub(tmp_path, id=str(folder), dtype="bfloat16")
+    loaded = models.load(str(folder), models.resolve(str(folder)))
+    assert loaded.model.dtype == torch.bfloat16
+    assert not loaded.model.training
+    assert loaded.max_positions == 512 and not loaded.learned_positions
+    assert loaded.tokenizer.template == "tulu"
+
+
+def test_learned_positions_are_noticed(tmp_path: Path) -> None:
+    folder = save_tiny_model(tmp_path / "model", "gpt2")
+    models = hub(tmp_path)
+    assert models.load(str(folder), models.resolve(str(folder))).learned_positions
+
+
+def test_the_revision_of_a_folder_is_its_content(tmp_path: Path) -> None:
+    first, again, other = (save_tiny_model(tmp_path / name, seed=seed) for name, seed in (("a", 0), ("b", 0), ("c", 1)))
+    names = [hub(tmp_path).resolve(str(folder)).name for folder in (first, again, other)]
+    assert names[0] == names[1] != names[2]
+    (first / "training.log").write_text("a log is no part of the model")
+    assert hub(tmp_path).resolve(str(first)).name == names[0]
+
+
+def test_a_folder_that_changes_during_a_run_is_noticed(tmp_path: Path) -> None:
+    folder = save_tiny_model(tmp_path / "model")
+    name = hub(tmp_path).resolve(str(folder)).name
+    assert hub(tmp_path).at(str(folder), name).name == name
+    save_tiny_model(folder, seed=1)
+    with pytest.raises(InputError, match="changed while this run worked on it"):
+        hub(tmp_path).at(str(folder), name)
+
+
+def test_a_skeleton_has_names_and_shapes_without_weights(tmp_path: Path) -> None:
+    folder = save_tiny_model(tmp_path / "model")
+    models = hub(tmp_path)
+    revision = models.resolve(str(folder))
+    skeleton, whole = models.skeleton(str(folder), revision), models.load(str(folder), revision).model
+    assert all(parameter.is_meta for parameter in skeleton.parameters())
+    shapes = [{name: p.shape for name, p in model.named_parameters()} for model in (skeleton, whole)]
+    assert shapes[0] == shapes[1]
+
+
+def test_an_empty_folder_is_no_model(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is no model folder"):
+        hub(tmp_path).resolve(str(tmp_path))
+
+
+def test_a_model_that_is_no_causal_lm_is_refused(tmp_path: Path) -> None:
+    config = BertConfig(vocab_size=30, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8)
+    BertForMaskedLM(config).save_pretrained(tmp_path)
+    models = hub(tmp_path)
+    with pytest.raises(InputError, match="is a BertForMaskedLM, not a causal language model"):
+        models.load(str(tmp_path), models.resolve(str(tmp_path)))
+
+
+def test_a_tokenizer_without_eos_is_named(tmp_path: Path) -> None:
+    folder = save_tiny_model(tmp_path / "model")
+    file = folder / "tokenizer_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "eos_token": None}))
+    models = hub(tmp_path)
+    with pytest.raises(InputError, match="has no EOS token, so an answer has no end; set eos_token"):
+        models.load(str(folder), models.resolve(str(folder)))
+
+
+def test_a_missing_pad_token_is_said_and_made_up_for(tmp_path: Path) -> None:
+    folder = save_tiny_model(tmp_path / "model")
+    file = folder / "tokenizer_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "pad_token": None}))
+    models, said = hub(tmp_path), []
+    tokenizer = models.load(str(folder), models.resolve(str(folder)), said.append).tokenizer.tokenizer
+    assert "has no pad token; its EOS token fills up batches instead" in said[0]
+    assert tokenizer.pad_token_id == tokenizer.eos_token_id
+
+
+def test_damaged_weights_are_named(tmp_path: Path) -> None:
+    folder = save_tiny_model(tmp_path / "model")
+    (folder / "config.json").write_text('{"model_type": "no-such-model"}')
+    models = hub(tmp_path)
+    with pytest.raises(InputError, match="cannot be loaded by transformers"):
+        models.load(str(folder), models.resolve(str(folder)))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
+def test_a_cuda_device_must_be_there() -> None:
+    assert pick_device("auto") == "cpu"
+    with pytest.raises(InputError, match='compute.device = "cuda:1", but torch finds no CUDA device'):
+        pick_device("cuda:1")
+
+
+class _Hub(BaseHTTPRequestHandler):
+    """The part of the hub's API that tells a model's commit."""
+
+    def do_GET(self) -> None:
+        path = self.path.removeprefix("/api/models/").split("?")[0]
+        if path in ("org/model", "org/model/revision/v1"):
+            self._answer(200, {"id": "org/model", "sha": COMMIT, "siblings": []})
+        elif path.startswith("org/model/"):
+            self._answer(404, {}, "RevisionNotFound")
+        elif path == "org/gated":
+            self._answer(403, {}, "GatedRepo")
+        elif path == "org/broken":
+            self._answer(500, {})
+        else:
+            self._answer(404, {}, "RepoNotFound")
+
+    def _answer(self, status: int, body: dict, code: str | None = None) -> None:
+        content = json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(content)))
+        if code:
+            self.send_header("X-Error-Code", code)
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def endpoint() -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Hub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+
+
+def resolve(model: str, home: Path, **environment: str) -> str:
+    """What a fresh process prints of a model's revision: the hub client reads its environment when it is imported."""
+    code = f"""
+from gradsim_assets.resources.hub import ModelHub
+try:
+    print(ModelHub(home=".", device="cpu", models=[]).resolve({model!r}))
+except Exception as error:
+    print(type(error).__name__, error)
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "HF_HOME": str(home), **environment},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return run.stdout
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        ("org/model", f"Revision(name='{COMMIT}', source='org/model', commit='{COMMIT}')"),
+        ("org/model@v1", f"Revision(name='{COMMIT}', source='org/model', commit='{COMMIT}')"),
+        ("org/model@v2", "InputError org/model has no revision v2 on the hub"),
+        ("org/none", "InputError there is no model org/none on the hub"),
+        ("org/gated", "InputError org/gated is gated on the hub; accept its terms there and set HF_TOKEN"),
+        ("org/broken", "ConnectionError the hub did not answer for org/broken"),
+    ],
+)
+def test_the_hub_is_asked_for_the_commit(model: str, said: str, endpoint: str, tmp_path: Path) -> None:
+    assert said in resolve(model, tmp_path, HF_ENDPOINT=endpoint)
+
+
+def test_without_a_network_a_model_must_be_in_the_cache(tmp_path: Path) -> None:
+    assert "HF_HUB_OFFLINE is set; download it first" in resolve("org/model", tmp_path, HF_HUB_OFFLINE="1")
+    snapshots = tmp_path / "hub/models--org--model"
+    (snapshots / "snapshots" / COMMIT).mkdir(parents=True)
+    (snapshots / "snapshots" / COMMIT / "config.json").write_text("{}")
+    (snapshots / "refs").mkdir()
+    (snapshots / "refs/main").write_text(COMMIT)
+    assert f"commit='{COMMIT}'" in resolve("org/model", tmp_path, HF_HUB_OFFLINE="1")
+    nobody = "http://127.0.0.1:9"  # the discard port: refused at once
+    assert f"commit='{COMMIT}'" in resolve("org/model", tmp_path, HF_ENDPOINT=nobody)
+    assert "the hub cannot be reached and org/other is not in the local cache" in resolve(
+        "org/other", tmp_path, HF_ENDPOINT=nobody
+    )
