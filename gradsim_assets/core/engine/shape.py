@@ -11,6 +11,9 @@ from gradsim_assets.core.engine.plain import wide
 from gradsim_assets.core.engine.sites import EmbeddingSite, MatrixSite
 from gradsim_assets.core.engine.tap import Tap
 
+#: Tokens of the shortest of three passes that activations are measured in; any context has three times as many.
+SHORT = 16
+
 
 @dataclass(frozen=True)
 class PartShape:
@@ -70,12 +73,11 @@ class ModelShape:
 
 
 def measure(tap: Tap) -> ModelShape:
-    """The shape of a tapped model, from two short forward passes (which FakeTensorMode can do without memory)."""
+    """The shape of a tapped model, from three short forward passes (which FakeTensorMode can do without memory)."""
     inputs: dict[int, int] = {}
     with tap.open(), _inputs_of(tap, inputs):
-        short, long = _activation_bytes(tap, 32), _activation_bytes(tap, 64)
-    slope = (long / 64 - short / 32) / 32
-    quadratic = slope if slope > 1 else 0.0
+        first, second, third = (_activation_bytes(tap, times * SHORT) for times in (1, 2, 3))
+    quadratic = max(0.0, (third - 2 * second + first) / (2 * SHORT**2))  # constants (copies of weights) cancel
     return ModelShape(
         components=tuple(
             ComponentShape(name, tuple(parameter.shape), tuple(_parts(tap, number, inputs)))
@@ -84,7 +86,7 @@ def measure(tap: Tap) -> ModelShape:
         number_bytes=torch.empty((), dtype=wide(tap.parameters[0].dtype)).element_size(),
         activation_number_bytes=tap.parameters[0].element_size(),
         vocabulary=_vocabulary(tap),
-        linear=max(0.0, (long - short) / 32 - quadratic * 96),
+        linear=max(0.0, (second - first) / SHORT - 3 * SHORT * quadratic),
         quadratic=quadratic,
         batchable=tap.batchable,
         model_bytes=sum(p.numel() * p.element_size() for p in tap.model.parameters()),
