@@ -96,7 +96,7 @@ def push_folder(
     """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-    from huggingface_hub.utils import httpx
+    from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # exported lazily
 
     if not token:
         raise InputError(f"there is no token to push {repository} to the hub; set HF_TOKEN to one that may write.")
