@@ -76,7 +76,7 @@ def profile_executor(heavy: Mapping[str, Any], choose: Chooser) -> dg.ExecutorDe
         requirements=multiple_process_executor_requirements(),
     )
     def by_profile(context: dg.InitExecutorContext) -> dg.Executor:
-        executor = k8s_job_executor.executor_creation_fn(context)  # type: ignore[misc]
+        executor = k8s_job_executor.executor_creation_fn(context)
         assert isinstance(executor, StepDelegatingExecutor)
         executor._step_handler = ProfileStepHandler(executor._step_handler, heavy, choose)
         return executor
