@@ -34,7 +34,7 @@ RUN = textwrap.dedent(
     pairs = [(v.id, o.id) for v in variants for o in originals]
     request = PassRequest(originals, {"x": variants}, {"x": pairs}, frozenset({"x"}))
     started = time.time()
-    result = run_pass(model, request, PassOptions(memory_bytes=6 * 10**9, check_pairs=1))
+    result = run_pass(model, request, PassOptions(memory_bytes=7 * 10**9, check_pairs=1))
     print(result.report.plan)
     print(f"{time.time() - started:.0f} s, error {result.report.max_relative_error:.1e}")
     assert np.isfinite(result.dot_products["x"]).all()
