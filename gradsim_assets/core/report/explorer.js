@@ -151,7 +151,8 @@
     if (!node) return $("samples").removeAttribute("aria-activedescendant");
     node.setAttribute("aria-selected", "true");
     $("samples").setAttribute("aria-activedescendant", node.id);
-    if (scroll) node.scrollIntoView({ block: "nearest" });
+    // Not before the reader did something: a page that has just opened stays at its top.
+    if (scroll && navigator.userActivation?.hasBeenActive) node.scrollIntoView({ block: "nearest" });
   };
 
   // ---- one sample ----------------------------------------------------------------------------------------------
