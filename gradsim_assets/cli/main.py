@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from gradsim_assets import __version__
-from gradsim_assets.cli import exchange
+from gradsim_assets.cli import exchange, plan
 from gradsim_assets.cli.common import BAD_INPUT, FAILED, launcher
 from gradsim_assets.core.errors import InputError
 from gradsim_assets.settings import DEMO, Settings, load_settings
@@ -151,5 +151,7 @@ def _with_inputs(assets: list[Any], model_id: str, settings: Settings) -> list[A
     return [key for key in assets if key.path[-1] not in absent and not (imported and key.path == sizes)]
 
 
+main.add_command(plan.plan)
+main.add_command(exchange.export)
 main.add_command(exchange.import_scripts)
 main.add_command(exchange.export_scripts)
