@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from gradsim_assets.io.tables import Partition, Tables
+from gradsim_assets.io.tables import Partition, Tables, check_parquet
 
 
 def read_audited(tables: Tables, key: Sequence[str], partition: Partition) -> tuple[pl.DataFrame | None, list[str]]:
@@ -13,6 +13,7 @@ def read_audited(tables: Tables, key: Sequence[str], partition: Partition) -> tu
     if not path.exists():
         return None, [f"{path} does not exist although its partition was materialised; materialise it again."]
     try:
+        check_parquet(path)
         provenance = tables.provenance(key, partition)
         frame = tables.read(key, partition)  # every page is decoded: a footer may survive what its pages did not
     except Exception as error:  # polars raises many kinds for damaged files, some of them panics turned into errors
