@@ -6,14 +6,17 @@ from collections.abc import Mapping
 
 import dagster as dg
 
+from gradsim_assets.automation import automated, automation_sensor
 from gradsim_assets.defs import jobs
 from gradsim_assets.defs.analysis import assets as analysis
 from gradsim_assets.defs.analysis import report
 from gradsim_assets.defs.candidates import assets as candidates
+from gradsim_assets.defs.checks import build_status, build_tables
 from gradsim_assets.defs.datasets import assets as datasets
 from gradsim_assets.defs.exchange import jobs as exchange
 from gradsim_assets.defs.gradients import assets as gradients
 from gradsim_assets.defs.models import assets as models
+from gradsim_assets.defs.models import sensors
 from gradsim_assets.defs.similarity import assets as similarity
 from gradsim_assets.io.parquet import ParquetIOManager, TableStore
 from gradsim_assets.partitions import Partitions
@@ -39,17 +42,21 @@ def build_definitions(settings: Settings, profiles: Mapping[str, Profile] | None
 
 def _build(settings: Settings, partitions: Partitions, profiles: Mapping[str, Profile]) -> dg.Definitions:
     heavy, light = tags_for(profiles, HEAVY), tags_for(profiles, LIGHT)
+    tables = [
+        *datasets.build(settings, partitions, heavy),
+        *candidates.build(settings, partitions),
+        *gradients.build(settings, partitions, heavy),
+        *similarity.build(),
+        *analysis.build(partitions, light),
+        *report.build(partitions),
+    ]
+    watching, rerun_jobs, schedules = sensors.build(settings)
     return dg.Definitions(
-        assets=[
-            *models.build(),
-            *datasets.build(settings, partitions, heavy),
-            *candidates.build(settings, partitions),
-            *gradients.build(settings, partitions, heavy),
-            *similarity.build(),
-            *analysis.build(partitions, light),
-            *report.build(partitions),
-        ],
-        jobs=[*jobs.build(partitions, light), exchange.build(partitions)],
+        assets=[*models.build(), *dg.map_asset_specs(automated, tables)],
+        asset_checks=[*build_tables(partitions), *build_status()],
+        jobs=[*jobs.build(partitions, light), exchange.build(partitions), *rerun_jobs],
+        sensors=[automation_sensor(), *watching],
+        schedules=schedules,
         resources=resources(settings),
         executor=executor(settings),
     )
@@ -57,7 +64,7 @@ def _build(settings: Settings, partitions: Partitions, profiles: Mapping[str, Pr
 
 def resources(settings: Settings) -> dict[str, dg.ConfigurableResource | dg.ConfigurableIOManager]:
     """Resources by the names that assets ask for."""
-    store = TableStore(root=settings.tables)
+    store = TableStore(root=settings.tables, configuration=settings.fingerprint)
     return {
         "store": store,
         "io_manager": ParquetIOManager(store=store),

@@ -8,15 +8,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 import dagster as dg
 from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
 from dagster._core.definitions.reconstruct import ReconstructableRepository
 from dagster._core.execution.api import execute_job
-from dagster._core.loader import LoadingContext
 from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
 
+from gradsim_assets.automation import LoaderContext
 from gradsim_assets.core.errors import InputError
 from gradsim_assets.defs.jobs import Stage
 from gradsim_assets.defs.models.assets import HF_MODEL
@@ -52,22 +51,6 @@ def instance_file() -> Path:
 
 #: The terminal shows progress bars and outcomes; the log of a run is in the UI.
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
-
-
-class _LoadingContext(LoadingContext):
-    """What Dagster batches its own look-ups in; one per question, since it caches."""
-
-    def __init__(self, instance: dg.DagsterInstance) -> None:
-        self._instance = instance
-        self._loaders: dict[Any, Any] = {}
-
-    @property
-    def instance(self) -> dg.DagsterInstance:
-        return self._instance
-
-    @property
-    def loaders(self) -> dict[Any, Any]:
-        return self._loaders
 
 
 @dataclass(frozen=True)
@@ -134,7 +117,7 @@ class Launcher:
     ) -> dict[str | None, list[dg.AssetKey]]:
         """Per partition of a stage (of one model) the assets to materialise: missing or stale ones, all with `force`."""
         graph = self.repository.asset_graph
-        resolver = CachingStaleStatusResolver(self.instance, graph, _LoadingContext(self.instance))
+        resolver = CachingStaleStatusResolver(self.instance, graph, LoaderContext(self.instance))
         keys = sorted(stage.selection.resolve(graph))
         by_partition = {
             partition: [key for key in keys if force or resolver.get_status(key, partition) != StaleStatus.FRESH]

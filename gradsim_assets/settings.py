@@ -1,6 +1,7 @@
 """Everything that a user sets: `gradsim.toml` and the environment, read once when the definitions are built."""
 
 import difflib
+import hashlib
 import os
 import tomllib
 from collections.abc import Mapping
@@ -62,6 +63,14 @@ class ComputeSettings(_Section):
     projections: tuple[Annotated[float, Field(gt=0, le=1)], ...] = (0.01, 0.05)
 
 
+class AutomationSettings(_Section):
+    """How often models are looked at, once a user has switched the sensor and the schedules on."""
+
+    observe_seconds: int = Field(default=300, ge=10)
+    reconcile_cron: str = "15 * * * *"
+    rerun_cron: str = "0 2 * * *"
+
+
 class ModelSettings(_Section):
     """One model under study; everything but the id has a default."""
 
@@ -77,9 +86,16 @@ class Settings(_Section):
     data: DataSettings = DataSettings()
     paraphraser: ParaphraserSettings = ParaphraserSettings()
     compute: ComputeSettings = ComputeSettings()
+    automation: AutomationSettings = AutomationSettings()
     models: tuple[ModelSettings, ...] = (ModelSettings(id=DEMO),)
     home: Path
     tables: str
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of everything that is configured, whatever the places on disk; 12 hex digits."""
+        text = self.model_dump_json(exclude={"home", "tables"})
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def model(self, model_id: str) -> ModelSettings:
         """The settings of one model; defaults for one that is registered but not configured."""

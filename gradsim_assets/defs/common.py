@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from gradsim_assets import core
 from gradsim_assets.core.errors import InputError
-from gradsim_assets.io.parquet import PROVENANCE_PREFIX, TableStore
+from gradsim_assets.io.parquet import PROVENANCE_PREFIX, TableStore, partition_of
 from gradsim_assets.io.tables import Partition, fingerprint
 from gradsim_assets.schemas import TABLES, TableSchema
 
@@ -92,13 +92,14 @@ def table_result(
     *,
     metadata: Mapping[str, Any] | None = None,
     provenance: Mapping[str, Any] | None = None,
+    tags: Mapping[str, str] | None = None,
 ) -> dg.MaterializeResult:
     """A table as the result of an asset, for the IO manager to write: with a preview and a data version from its content.
 
     `provenance` also goes into the Parquet file. A lazy frame must hold blocks that were enforced as they were made.
     """
     data_version, entries = _described(schema, frame, metadata, provenance)
-    return dg.MaterializeResult(value=frame, data_version=dg.DataVersion(data_version), metadata=entries)
+    return dg.MaterializeResult(value=frame, data_version=dg.DataVersion(data_version), metadata=entries, tags=tags)
 
 
 def saved_table_result(
@@ -110,12 +111,15 @@ def saved_table_result(
     *,
     metadata: Mapping[str, Any] | None = None,
     provenance: Mapping[str, Any] | None = None,
+    tags: Mapping[str, str] | None = None,
 ) -> dg.MaterializeResult:
     """As `table_result`, written here: Dagster passes no values of an asset out of several to an IO manager."""
     data_version, entries = _described(TABLES[key.path[0]], frame, metadata, provenance)
     with input_errors():
         saved = store.save(key.path, frame, partition, context.run_id, entries)
-    return dg.MaterializeResult(asset_key=key, data_version=dg.DataVersion(data_version), metadata={**entries, **saved})
+    return dg.MaterializeResult(
+        asset_key=key, data_version=dg.DataVersion(data_version), metadata={**entries, **saved}, tags=tags
+    )
 
 
 def _described(
@@ -143,6 +147,16 @@ def plot_metadata(plots: Sequence["Plot"]) -> dict[str, Any]:
         )
         for plot in plots
     }
+
+
+def carried(context: dg.AssetExecutionContext, store: TableStore, table: Sequence[str], name: str) -> dict[str, Any]:
+    """What the provenance of a model's table takes over from the shards it was made from: revision and dataset.
+
+    `name` is the asset's input that holds the shards of `table`.
+    """
+    first = partition_of(next(iter(context.asset_partition_keys_for_input(name))))
+    source = store.tables.provenance(table, first)
+    return {entry: source[entry] for entry in ("revision", "dataset") if source.get(entry)}
 
 
 def preview(frame: pl.DataFrame | pl.LazyFrame) -> dg.MetadataValue:

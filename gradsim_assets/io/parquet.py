@@ -9,7 +9,7 @@ import polars as pl
 from gradsim_assets import __version__
 from gradsim_assets.core.errors import InputError
 from gradsim_assets.io.tables import Partition, Tables
-from gradsim_assets.schemas import TABLES
+from gradsim_assets.schemas import LIMA, TABLES
 
 #: Metadata entries of a materialisation that also go into the file, so that a table explains itself away from Dagster.
 PROVENANCE_PREFIX = "gradsim/"
@@ -35,6 +35,7 @@ class TableStore(dg.ConfigurableResource):
     """Root of the tables, shared by the IO manager and by assets that choose themselves what they read and write."""
 
     root: str
+    configuration: str = ""
 
     @property
     def tables(self) -> Tables:
@@ -46,6 +47,28 @@ class TableStore(dg.ConfigurableResource):
         if not all(self.tables.exists(key, partition) for partition in partitions):
             return None
         return self.tables.scan(key, partitions).collect()
+
+    def dataset(self, key: Sequence[str]) -> str | None:
+        """Fingerprint of the originals that are in force when a table is written; None before there are any."""
+        originals = [LIMA.name]
+        there = list(key) != originals and self.tables.exists(originals)
+        return self.tables.provenance(originals).get("fingerprint") if there else None
+
+    def revision(self, key: Sequence[str], partitions: Sequence[Partition]) -> str | None:
+        """The model revision that all given partitions of a table were computed from; None for imported ones.
+
+        Raises:
+            InputError: they come from different revisions, so that no figure over them means anything.
+        """
+        by_revision: dict[Any, Partition] = {}
+        for partition in partitions:
+            by_revision.setdefault(self.tables.provenance(key, partition).get("revision"), partition)
+        if len(by_revision) > 1:
+            named = ", ".join(f"{partition} from {revision}" for revision, partition in by_revision.items())
+            raise InputError(
+                f"table {'/'.join(key)} mixes revisions of its model ({named}); materialise the stale shards again first."
+            )
+        return next(iter(by_revision), None)
 
     def save(
         self,
@@ -75,6 +98,8 @@ class TableStore(dg.ConfigurableResource):
             "partition": str(partition),
             "package_version": __version__,
             "run_id": run_id,
+            "configuration": self.configuration,
+            **({"dataset": dataset} if (dataset := self.dataset(key)) else {}),
             **entries,
         }
         path = self.tables.write(key, frame, partition, provenance)
@@ -107,7 +132,10 @@ class ParquetIOManager(dg.ConfigurableIOManager):
 
     def _scan(self, key: Sequence[str], partitions: list[Partition]) -> pl.LazyFrame:
         try:
-            return self.store.tables.scan(key, partitions)
+            frame = self.store.tables.scan(key, partitions)
+            if len({partition.model for partition in partitions} - {None}) == 1:
+                self.store.revision(key, partitions)
+            return frame
         except InputError as error:
             raise dg.Failure(str(error), allow_retries=False) from error
 

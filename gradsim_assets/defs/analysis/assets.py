@@ -14,8 +14,8 @@ from gradsim_assets.core.retrieval import accuracy_per_component, order_as_bm25,
 from gradsim_assets.core.selection import agreement, greedy_selection
 from gradsim_assets.core.self_similarity import self_similarity
 from gradsim_assets.defs.analysis.plots import plots_of
-from gradsim_assets.defs.common import code_version, column_schema, input_errors, plot_metadata, table_result
-from gradsim_assets.defs.models.assets import HF_MODEL, revision_for_run
+from gradsim_assets.defs.common import carried, code_version, column_schema, input_errors, plot_metadata, table_result
+from gradsim_assets.defs.models.assets import HF_MODEL, revision_for_run, revision_tags
 from gradsim_assets.io.parquet import TableStore
 from gradsim_assets.io.tables import Partition, fingerprint
 from gradsim_assets.partitions import ALL, BY_MODEL, MODELS, Partitions, model_id_of
@@ -123,6 +123,7 @@ def _parameters_per_component(op_tags: Mapping[str, Any] | None) -> dg.AssetsDef
                 **plot_metadata(plots_of(PARAMETERS_PER_COMPONENT.name, frame)),
             },
             provenance={"model": model_id, "revision": revision.name},
+            tags=revision_tags(context),
         )
 
     return parameters_per_component_
@@ -146,13 +147,13 @@ def _analysis(analysis: Analysis, setting: str) -> dg.AssetsDefinition:
         description=f"{analysis.description} Variants: {setting}.",
     )
     def run_analysis(
-        context: dg.AssetExecutionContext, dot_products: pl.LazyFrame, parameters: pl.DataFrame
+        context: dg.AssetExecutionContext, dot_products: pl.LazyFrame, parameters: pl.DataFrame, store: TableStore
     ) -> dg.MaterializeResult[pl.DataFrame]:
         with input_errors():
             frame = analysis.compute(
                 PairProducts.from_frame(dot_products, parameters["component"].to_list()), parameters
             )
-        provenance = _provenance(context, {DOT_PRODUCTS.name: dot_products})
+        provenance = _provenance(context, store, setting, dot_products)
         return table_result(
             schema, frame, metadata=plot_metadata(plots_of(schema.name, frame, setting)), provenance=provenance
         )
@@ -200,7 +201,7 @@ def _retrieval(setting: str, partitions: Partitions) -> dg.AssetsDefinition:
             **{f"accuracy/{method}": value for method, value in accuracy.items() if value is not None},
             **plot_metadata(plots_of(RETRIEVAL.name, frame, setting)),
         }
-        provenance = _provenance(context, {DOT_PRODUCTS.name: dot_products})
+        provenance = _provenance(context, store, setting, dot_products)
         return table_result(RETRIEVAL, frame, metadata=metadata, provenance=provenance)
 
     return run_retrieval
@@ -236,8 +237,11 @@ def _retrievals(slugs: Iterable[str], store: TableStore) -> dict[tuple[str, str]
         }
 
 
-def _provenance(context: dg.AssetExecutionContext, inputs: dict[str, pl.LazyFrame]) -> dict[str, Any]:
+def _provenance(
+    context: dg.AssetExecutionContext, store: TableStore, setting: str, dot_products: pl.LazyFrame
+) -> dict[str, Any]:
     return {
         "model": model_id_of(context.partition_key),
-        **{name: fingerprint(frame) for name, frame in inputs.items()},
+        **carried(context, store, [DOT_PRODUCTS.name, setting], "dot_products"),
+        DOT_PRODUCTS.name: fingerprint(dot_products),
     }

@@ -14,7 +14,7 @@ from gradsim_assets.defs.common import (
     progress,
     saved_table_result,
 )
-from gradsim_assets.defs.models.assets import HF_MODEL, revision_for_run
+from gradsim_assets.defs.models.assets import HF_MODEL, revision_for_run, revision_tags
 from gradsim_assets.io.parquet import TableStore
 from gradsim_assets.io.tables import Partition, fingerprint
 from gradsim_assets.partitions import BY_MODEL, BY_SHARD, Partitions, model_id_of
@@ -126,14 +126,19 @@ def _gradients(
     provenance = {
         "model": model_id,
         "revision": revision.name,
+        "dropped": inputs.counts.get("dropped", 0),
+        "dataset": fingerprint(tables[LIMA.name]),
         **{name: fingerprint(frame) for name, frame in tables.items()},
     }
     metadata = {**inputs.counts, **compute.metadata(result)}
+    tags = revision_tags(context)
     for key in selected:
         table, setting = key.path
         frame_of = product_frame if table == DOT_PRODUCTS.name else projection_frame
         frame = frame_of(result, setting, inputs.request.pairs[setting])
-        yield saved_table_result(context, store, key, frame, partition, metadata=metadata, provenance=provenance)
+        yield saved_table_result(
+            context, store, key, frame, partition, metadata=metadata, provenance=provenance, tags=tags
+        )
 
 
 def _read_tables(store: TableStore, partition: Partition, settings: set[str]) -> dict[str, pl.DataFrame]:

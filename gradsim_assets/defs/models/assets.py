@@ -1,15 +1,22 @@
 """`hf_model`: which revision every model under study stands at."""
 
 import dagster as dg
+from dagster._core.definitions.data_version import extract_data_version_from_entry, get_input_event_pointer_tag
 
 from gradsim_assets.defs.common import input_errors
-from gradsim_assets.partitions import MODELS, model_id_of
+from gradsim_assets.partitions import MODELS, model_id_of, model_slug
 from gradsim_assets.resources.hub import ModelHub, Revision
 
 HF_MODEL = dg.AssetKey("hf_model")
 
 #: Run tag under which the revision of a model is kept, so that all steps of a run load the same one.
 REVISION_TAG = "gradsim/revision"
+
+#: Run tags that say which observation of the model that was, and which model and shard a run belongs to.
+POINTER_TAG, MODEL_TAG, SHARD_TAG = "gradsim/observation", "gradsim/model", "gradsim/shard"
+
+#: Longest value of a run tag.
+MAX_TAG = 250
 
 
 def build() -> list[dg.SourceAsset]:
@@ -38,9 +45,39 @@ def build() -> list[dg.SourceAsset]:
 
 def revision_for_run(context: dg.AssetExecutionContext, hub: ModelHub, model_id: str) -> Revision:
     """The revision that this run works on: resolved by its first step, kept as a tag, used by all later ones."""
-    tagged = context.run_tags.get(REVISION_TAG) or context.instance.get_run_by_id(context.run_id).tags.get(REVISION_TAG)
-    if tagged:
+    tags = {**context.instance.get_run_by_id(context.run_id).tags, **context.run_tags}
+    if tagged := tags.get(REVISION_TAG):
         return hub.at(model_id, tagged)
     revision = hub.resolve(model_id)
-    context.instance.add_run_tags(context.run_id, {REVISION_TAG: revision.name})
+    pointer = _observed(context.instance, model_slug(model_id), revision)
+    key = tags.get("dagster/partition/shard")
+    shard = {SHARD_TAG: key} if key else {}
+    context.instance.add_run_tags(
+        context.run_id,
+        {REVISION_TAG: revision.name, POINTER_TAG: str(pointer), MODEL_TAG: model_id[-MAX_TAG:], **shard},
+    )
     return revision
+
+
+def revision_tags(context: dg.AssetExecutionContext) -> dict[str, str]:
+    """Tags of a materialisation that say which observation of `hf_model` it was computed from.
+
+    Dagster takes the latest observation when a step starts. A revision that is observed between the first step of a run
+    and a later one would then pass for the one that was loaded, and the table of the old one would show as fresh.
+    """
+    pointer = context.instance.get_run_by_id(context.run_id).tags.get(POINTER_TAG)
+    return {get_input_event_pointer_tag(HF_MODEL): pointer} if pointer else {}
+
+
+def _observed(instance: dg.DagsterInstance, slug: str, revision: Revision) -> int:
+    """Storage id of the observation of this revision, recorded now unless it is the latest one already."""
+    latest = instance.get_latest_data_version_record(HF_MODEL, True, slug)
+    if latest is None or extract_data_version_from_entry(latest.event_log_entry) != dg.DataVersion(revision.name):
+        instance.report_runless_asset_event(
+            dg.AssetObservation(HF_MODEL, partition=slug, tags={"dagster/data_version": revision.name})
+        )
+        wanted = dg.AssetRecordsFilter(asset_key=HF_MODEL, asset_partitions=[slug])
+        for record in instance.fetch_observations(wanted, limit=20).records:
+            if extract_data_version_from_entry(record.event_log_entry) == dg.DataVersion(revision.name):
+                return record.storage_id
+    return latest.storage_id if latest else 0

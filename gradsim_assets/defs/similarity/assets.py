@@ -5,7 +5,8 @@ import polars as pl
 
 from gradsim_assets.core.pairs import PairProducts
 from gradsim_assets.core.similarity import gradient_similarity
-from gradsim_assets.defs.common import code_version, column_schema, input_errors, table_result
+from gradsim_assets.defs.common import carried, code_version, column_schema, input_errors, table_result
+from gradsim_assets.io.parquet import TableStore
 from gradsim_assets.io.tables import fingerprint
 from gradsim_assets.partitions import BY_MODEL, MODELS, model_id_of
 from gradsim_assets.schemas import DOT_PRODUCTS, GRADIENT_SIMILARITY, SETTINGS
@@ -31,11 +32,14 @@ def _similarity(setting: str) -> dg.AssetsDefinition:
             "near 1 where variant and original would change the model in the same way."
         ),
     )
-    def similarity(context: dg.AssetExecutionContext, dot_products: pl.LazyFrame) -> dg.MaterializeResult[pl.DataFrame]:
+    def similarity(
+        context: dg.AssetExecutionContext, dot_products: pl.LazyFrame, store: TableStore
+    ) -> dg.MaterializeResult[pl.DataFrame]:
         with input_errors():
             frame = gradient_similarity(PairProducts.from_frame(dot_products))
             model_id = model_id_of(context.partition_key)
-        provenance = {"model": model_id, DOT_PRODUCTS.name: fingerprint(dot_products)}
+        source = carried(context, store, [DOT_PRODUCTS.name, setting], "dot_products")
+        provenance = {"model": model_id, **source, DOT_PRODUCTS.name: fingerprint(dot_products)}
         return table_result(GRADIENT_SIMILARITY, frame, provenance=provenance)
 
     return similarity

@@ -1,0 +1,140 @@
+"""What watches the models: an observation sensor, and schedules that rerun what is out of date."""
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import dagster as dg
+
+from gradsim_assets.automation import launch_backfill, targets
+from gradsim_assets.core.errors import InputError
+from gradsim_assets.defs.models.assets import HF_MODEL
+from gradsim_assets.partitions import MODELS, model_id_of, model_slug
+from gradsim_assets.resources.hub import ModelHub
+from gradsim_assets.settings import Settings
+
+#: Longest pause before a model whose revision could not be had is asked for again.
+LONGEST_PAUSE_SECONDS = 6 * 3600
+
+STALE, NEEDED = "rerun_stale", "run_needed"
+
+
+def build(settings: Settings) -> tuple[list[dg.SensorDefinition], list[dg.JobDefinition], list[dg.ScheduleDefinition]]:
+    """Sensors, jobs and schedules, all stopped until a user switches them on."""
+    automation = settings.automation
+    stale, needed = _rerun(STALE, missing=False), _rerun(NEEDED, missing=True)
+    cost = "COST: what it launches runs on your GPUs; `gradsim plan MODEL` estimates a model's pass."
+    schedules = [
+        dg.ScheduleDefinition(
+            name="reconciliation",
+            job=stale,
+            cron_schedule=automation.reconcile_cron,
+            description=f"Backfills what is stale, so that nothing that a missed tick left behind stays so. {cost}",
+        ),
+        dg.ScheduleDefinition(
+            name="regular_rerun",
+            job=needed,
+            cron_schedule=automation.rerun_cron,
+            description=f"Backfills everything that is missing or stale, for all models and shards. {cost}",
+        ),
+    ]
+    return [_observe(settings)], [stale, needed], schedules
+
+
+def _observe(settings: Settings) -> dg.SensorDefinition:
+    configured = tuple(model.id for model in settings.models)
+
+    @dg.sensor(
+        name="observe_models",
+        minimum_interval_seconds=settings.automation.observe_seconds,
+        default_status=dg.DefaultSensorStatus.STOPPED,
+        asset_selection=dg.AssetSelection.assets(HF_MODEL),
+        description=(
+            "Asks which revision every model stands at, and registers the models of gradsim.toml. Costs no GPU time: tables "
+            "of another revision then show as stale, and whether they are computed again is up to `rerun_on_model_revision`."
+        ),
+    )
+    def observe_models(context: dg.SensorEvaluationContext, hub: ModelHub) -> dg.SensorResult | dg.SkipReason:
+        slugs = context.instance.get_dynamic_partitions(str(MODELS.name))
+        added = [slug for slug in map(model_slug, configured) if slug not in slugs]
+        found = observations(hub, [*slugs, *added], context.cursor, time.time())
+        for sentence in found.problems:
+            context.log.warning(sentence)
+        return dg.SensorResult(
+            dynamic_partitions_requests=[MODELS.build_add_request(added)] if added else [],
+            asset_events=[
+                dg.AssetObservation(HF_MODEL, partition=slug, tags={"dagster/data_version": revision})
+                for slug, revision in found.changed.items()
+            ],
+            cursor=found.cursor,
+        )
+
+    return observe_models
+
+
+class Observations:
+    """What one tick found: revisions that changed, problems in words, and the cursor of the next tick."""
+
+    def __init__(self, cursor: str | None) -> None:
+        document: Mapping[str, Any] = json.loads(cursor) if cursor else {}
+        self.revisions: dict[str, str] = dict(document.get("revisions", {}))
+        #: By slug: (failures in a row, time before which it is not asked for again).
+        self.failures: dict[str, tuple[int, float]] = {k: (v[0], v[1]) for k, v in document.get("failures", {}).items()}
+        self.changed: dict[str, str] = {}
+        self.problems: list[str] = []
+
+    @property
+    def cursor(self) -> str:
+        """The state as JSON."""
+        return json.dumps({"revisions": self.revisions, "failures": self.failures}, sort_keys=True)
+
+
+def observations(hub: ModelHub, slugs: Sequence[str], cursor: str | None, now: float) -> Observations:
+    """Resolves every model; one that cannot be resolved is left alone for a minute, then two, four, ... up to six hours."""
+    found = Observations(cursor)
+    for gone in set(found.revisions) - set(slugs):
+        del found.revisions[gone]
+    for slug in slugs:
+        count, until = found.failures.get(slug, (0, 0.0))
+        if now < until:
+            continue
+        try:
+            revision = hub.resolve(model_id_of(slug)).name
+        except (InputError, OSError) as error:  # the hub's own errors are OSErrors
+            found.failures[slug] = (count + 1, now + min(60.0 * 2**count, LONGEST_PAUSE_SECONDS))
+            if not count:  # said once, not with every tick: offline is a state, not an event
+                found.problems.append(f"{slug}: {error}")
+            continue
+        found.failures.pop(slug, None)
+        if found.revisions.get(slug) != revision:
+            found.changed[slug] = found.revisions[slug] = revision
+    return found
+
+
+def _rerun(name: str, missing: bool) -> dg.JobDefinition:
+    what = "stale or missing" if missing else "stale"
+
+    @dg.op(name=f"{name}_op")
+    def launch(context: dg.OpExecutionContext) -> None:
+        graph = context.repository_def.asset_graph
+        wanted = targets(context.instance, graph, missing=missing)
+        if busy := context.instance.get_backfills(filters=_unfinished()):
+            context.log.info(f"backfill {busy[0].backfill_id} is still at work; nothing is launched beside it")
+        elif wanted:
+            backfill = launch_backfill(context.instance, graph, wanted, name, priority=-1)
+            context.log.info(f"backfill {backfill} over {len(wanted)} {what} partitions")
+        else:
+            context.log.info(f"nothing is {what}")
+
+    @dg.job(name=name, description=f"Hands a backfill of everything that is {what} to the daemon.")
+    def rerun() -> None:
+        launch()
+
+    return rerun
+
+
+def _unfinished() -> Any:
+    from dagster._core.execution.backfill import BulkActionsFilter, BulkActionStatus
+
+    return BulkActionsFilter(statuses=[BulkActionStatus.REQUESTED])
