@@ -194,6 +194,7 @@ class GradientPass:
                 if progress:
                     done = min(self.report.gradients_computed, self._expected)
                     progress(done, self._expected, batch[0][0])
+        store.sketch()
 
     def _meet(
         self, held: Store, streamed: Store, slots: dict[VariantKey, int], users: dict[str, list[VariantKey]]

@@ -14,6 +14,9 @@ from gradsim_assets.core.projections import Projector
 #: would rather do useless work than launch a kernel per pair).
 GRID_ADVANTAGE = 4
 
+#: Rows that are projected together.
+SKETCH_ROWS = 16
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -61,13 +64,14 @@ class Store:
         self.factors: list[dict[int, list[Part]]] = [{} for _ in range(capacity)]
         self._written: list[set[int]] = [set() for _ in range(capacity)]
         self._copy = False
+        self._sketched = 0
 
     def _new(self, columns: int) -> torch.Tensor:
         return torch.empty(self.capacity, columns, dtype=self.layout.dtype, device=self.layout.device)
 
     def clear(self) -> None:
         """Forgets all samples; the memory stays for the next ones."""
-        self.count = 0
+        self.count = self._sketched = 0
         self.factors = [{} for _ in range(self.capacity)]
         self._written = [set() for _ in range(self.capacity)]
 
@@ -99,7 +103,7 @@ class Store:
         self._written[slot].add(component)
 
     def finish(self, samples: int) -> None:
-        """The batch is through: what got no gradient has one of zero; self products and projections are taken."""
+        """The batch is through: what got no gradient has one of zero; self products are taken."""
         for slot in range(self.count, self.count + samples):
             for component, columns in self._slices.items():
                 if component not in self._written[slot]:  # an expert that no token chose, say
@@ -108,7 +112,6 @@ class Store:
                     row = self.rows[slot, columns]
                     self.selves[slot, component] = torch.dot(row, row)
             self._finish_factors(slot)
-        self._sketch_rows(slice(self.count, self.count + samples))
         self.count += samples
 
     def _finish_factors(self, slot: int) -> None:
@@ -132,6 +135,12 @@ class Store:
                 self.selves[slot, component] = ghost_product(parts, parts, grams, self.layout.dtype)
         if not self.layout.products:
             self.factors[slot] = {}
+
+    def sketch(self) -> None:
+        """Projects the formed gradients that are not yet projected, many rows at a time: it is cheaper so."""
+        for start in range(self._sketched, self.count, SKETCH_ROWS):
+            self._sketch_rows(slice(start, min(start + SKETCH_ROWS, self.count)))
+        self._sketched = self.count
 
     def _sketch_rows(self, slots: slice) -> None:
         for p, slices in self._sketch_slices.items():
