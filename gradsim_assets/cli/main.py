@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gradsim_assets import __version__
+from gradsim_assets.cli.orchestration import backfill, explain
 from gradsim_assets.core.errors import InputError
 from gradsim_assets.settings import DEMO, Settings, load_settings
 
@@ -150,3 +151,7 @@ def _run(model_id: str, part: str, force: bool, settings: Settings) -> None:
         click.echo("Everything is there and up to date.")
     if "analyses" in PARTS[part]:
         print_summary(settings, model_id)
+
+
+main.add_command(explain)
+main.add_command(backfill)
