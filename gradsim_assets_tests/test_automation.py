@@ -148,13 +148,7 @@ class Miniature:
         self.instance.report_runless_asset_event(dg.AssetObservation(HF_MODEL, partition=model, tags=tags))
 
     def compute(self, wanted: set[tuple[str, str | None]]) -> None:
-        assets = {
-            "answers": answers,
-            "gradients": gradients,
-            "retrieval": retrieval,
-            "model_comparison": model_comparison,
-        }
-        for partition in sorted({p for _, p in wanted}, key=str):
+        for partition in sorted({p for _, p in wanted}, key=lambda key: (key is None, "|" not in str(key), str(key))):
             chosen = [name for name, where in wanted if where == partition]
             selection = dg.AssetSelection.assets(*chosen)
             assert dg.materialize(ASSETS, selection=selection, partition_key=partition, instance=self.instance).success
