@@ -13,6 +13,7 @@ from gradsim_assets.defs.analysis import report
 from gradsim_assets.defs.candidates import assets as candidates
 from gradsim_assets.defs.checks import build_status, build_tables
 from gradsim_assets.defs.datasets import assets as datasets
+from gradsim_assets.defs.exchange import jobs as exchange
 from gradsim_assets.defs.gradients import assets as gradients
 from gradsim_assets.defs.models import assets as models
 from gradsim_assets.defs.models import sensors
@@ -22,6 +23,7 @@ from gradsim_assets.partitions import Partitions
 from gradsim_assets.profiles import Profile, load_profiles, tags_for
 from gradsim_assets.resources.compute import Compute
 from gradsim_assets.resources.hub import ModelHub
+from gradsim_assets.resources.paraphraser import Paraphraser
 from gradsim_assets.resources.sources import SampleSources
 from gradsim_assets.settings import Settings, load_settings
 
@@ -52,7 +54,7 @@ def _build(settings: Settings, partitions: Partitions, profiles: Mapping[str, Pr
     return dg.Definitions(
         assets=[*models.build(), *dg.map_asset_specs(automated, tables)],
         asset_checks=[*build_tables(partitions), *build_status()],
-        jobs=[*jobs.build(partitions, light), *rerun_jobs],
+        jobs=[*jobs.build(partitions, light), exchange.build(partitions), *rerun_jobs],
         sensors=[automation_sensor(), *watching],
         schedules=schedules,
         resources=resources(settings),
@@ -73,6 +75,10 @@ def resources(settings: Settings) -> dict[str, dg.ConfigurableResource | dg.Conf
             home=str(settings.home),
             device=settings.compute.device,
             models=[model.model_dump() for model in settings.models],
+        ),
+        "paraphraser": Paraphraser(
+            store=str(settings.home / "paraphrases"),
+            **settings.paraphraser.model_dump(mode="json"),
         ),
         "compute": Compute(projections=list(settings.compute.projections), home=str(settings.home)),
     }

@@ -1,5 +1,6 @@
 """Runs from the command line: the same runs, on the same instance, that the UI and the daemon launch."""
 
+import logging
 import os
 import shutil
 import time
@@ -62,6 +63,7 @@ class RunOutcome:
     run_id: str
     seconds: float
     error: str | None
+    warnings: tuple[str, ...] = ()
 
 
 class Launcher:
@@ -145,10 +147,25 @@ class Launcher:
         """One run of a stage's job over one partition, for the given assets; returns when it has ended."""
         job = self._repository.get_reconstructable_job(stage.job)
         tags = job.get_definition().get_tags_for_partition_key(partition, list(assets)) if partition else {}
+        return self._execute(job, partition, tags=tags, asset_selection=list(assets))
+
+    def run_job(self, name: str, config: Mapping[str, Any]) -> RunOutcome:
+        """One run of a job without partitions, with its configuration; returns when it has ended."""
+        return self._execute(self._repository.get_reconstructable_job(name), None, config=config)
+
+    def _execute(
+        self, job: Any, partition: str | None, config: Mapping[str, Any] | None = None, **arguments: Any
+    ) -> RunOutcome:
         started = time.monotonic()
-        result = execute_job(job, self.instance, run_config=_QUIET, tags=tags, asset_selection=list(assets))
+        result = execute_job(job, self.instance, run_config={**_QUIET, **(config or {})}, **arguments)
         error = None if result.success else _first_error(result)
-        return RunOutcome(stage.job, partition, result.run_id, time.monotonic() - started, error)
+        warnings = tuple(
+            entry.user_message
+            for entry in self.instance.all_logs(result.run_id)
+            if entry.level == logging.WARNING and not entry.is_dagster_event
+        )
+        seconds = time.monotonic() - started
+        return RunOutcome(job.job_name, partition, result.run_id, seconds, error, warnings)
 
 
 def _targets(backfill: PartitionBackfill, slug: str) -> bool:

@@ -50,6 +50,9 @@ class ParaphraserSettings(_Section):
     seed: int = 42
     concurrency: int = Field(default=16, ge=1)
     max_cost_usd: float = Field(default=5.0, ge=0)
+    mode: Literal["live", "batch"] = "live"
+    prices: dict[str, tuple[float, float]] = {}
+    system_prompt: str = ""
 
 
 class ComputeSettings(_Section):

@@ -2,20 +2,19 @@
 
 import os
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from gradsim_assets import __version__
+<<<<<<< HEAD
 from gradsim_assets.cli.orchestration import backfill, explain
+=======
+from gradsim_assets.cli import exchange, plan
+from gradsim_assets.cli.common import BAD_INPUT, FAILED, launcher
+>>>>>>> main
 from gradsim_assets.core.errors import InputError
 from gradsim_assets.settings import DEMO, Settings, load_settings
-
-if TYPE_CHECKING:
-    from gradsim_assets.launch import Launcher
-
-#: Exit codes: 1 a run failed, 2 bad input or usage (click's own code for usage).
-FAILED, BAD_INPUT = 1, 2
 
 
 class _Commands(click.Group):
@@ -41,23 +40,6 @@ def main() -> None:
     """
 
 
-def _launcher() -> "Launcher":
-    """A launcher on the instance that the UI uses, with the configured models registered."""
-    import logging
-
-    from gradsim_assets.launch import Launcher, prepare_environment
-
-    settings = load_settings()  # first of all: a fault in gradsim.toml is told before Dagster starts
-    prepare_environment()
-    logging.getLogger("dagster").setLevel(logging.ERROR)
-    import dagster as dg
-
-    launcher = Launcher(dg.DagsterInstance.get())
-    for model in settings.models:
-        launcher.add_model(model.id)
-    return launcher
-
-
 @main.command()
 def demo() -> None:
     """Run everything on the embedded demo and say where the report is."""
@@ -69,7 +51,7 @@ def demo() -> None:
 @click.option("--port", default=3000, show_default=True, help="Port of the web server.")
 def ui(host: str, port: int) -> None:
     """Open the Dagster UI (web server and daemon) on this machine."""
-    _launcher()
+    launcher()
     arguments = ["dagster", "dev", "-m", "gradsim_assets.definitions", "-h", host, "-p", str(port)]
     click.echo(f"http://{host}:{port}  (stop with Ctrl-C)")
     os.execv(sys.executable, [sys.executable, "-m", *arguments])
@@ -84,7 +66,7 @@ def models() -> None:
 @click.argument("model")
 def models_add(model: str) -> None:
     """Register MODEL: a hub id, `id@revision`, or a local folder."""
-    click.echo(_launcher().add_model(model))
+    click.echo(launcher().add_model(model))
 
 
 @models.command("list")
@@ -92,7 +74,7 @@ def models_list() -> None:
     """Show the registered models with their partition keys."""
     from gradsim_assets.partitions import model_slug
 
-    for model in _launcher().models():
+    for model in launcher().models():
         click.echo(f"{model}\t{model_slug(model)}")
 
 
@@ -100,7 +82,7 @@ def models_list() -> None:
 @click.argument("model")
 def models_remove(model: str) -> None:
     """Take MODEL out of the registry; its tables stay. Refused while its runs are in flight."""
-    _launcher().remove_model(model)
+    launcher().remove_model(model)
 
 
 #: What `--only` leaves of the stages; the demo of what a GPU is needed for, and of what it is not.
@@ -126,18 +108,21 @@ def _run(model_id: str, part: str, force: bool, settings: Settings) -> None:
     from gradsim_assets.definitions import resources
     from gradsim_assets.defs.jobs import STAGES
 
-    launcher = _launcher()
-    launcher.add_model(model_id)
+    runs = launcher()
+    runs.add_model(model_id)
     if part != "analyses":
         revision = resources(settings)["hub"].resolve(model_id)  # type: ignore[union-attr]
-        launcher.observe(model_id, revision.name)
+        runs.observe(model_id, revision.name)
     ran = 0
     for stage in STAGES:
         if stage.job not in PARTS[part]:
             continue
-        for partition, assets in launcher.work(stage, model_id, force).items():
+        for partition, assets in runs.work(stage, model_id, force).items():
+            assets = _with_inputs(assets, model_id, settings) if part == "analyses" else assets
+            if not assets:
+                continue
             ran += 1
-            outcome = launcher.run(stage, partition, assets)
+            outcome = runs.run(stage, partition, assets)
             where = f"{stage.job}{f' {partition}' if partition else ''}"
             if outcome.error:
                 click.echo(f"✗ {where}: {outcome.error}", err=True)
@@ -153,5 +138,29 @@ def _run(model_id: str, part: str, force: bool, settings: Settings) -> None:
         print_summary(settings, model_id)
 
 
+<<<<<<< HEAD
 main.add_command(explain)
 main.add_command(backfill)
+=======
+def _with_inputs(assets: list[Any], model_id: str, settings: Settings) -> list[Any]:
+    """Those analyses whose gradient tables are there: imported results may hold one setting alone, and sizes of their own."""
+    from gradsim_assets.io.tables import Partition, Tables
+    from gradsim_assets.partitions import model_slug
+    from gradsim_assets.schemas import DOT_PRODUCTS, PARAMETERS_PER_COMPONENT, SETTINGS
+
+    tables, slug = Tables(settings.tables), model_slug(model_id)
+    absent = {s for s in SETTINGS if not tables.exists([DOT_PRODUCTS.name, s], Partition(slug, "00"))}
+    if absent == set(SETTINGS):
+        raise InputError(
+            f"{model_id} has no gradient tables yet; run it without --only analyses, or import its results."
+        )
+    sizes = [PARAMETERS_PER_COMPONENT.name]
+    imported = tables.exists(sizes, Partition(slug)) and "imported" in tables.provenance(sizes, Partition(slug))
+    return [key for key in assets if key.path[-1] not in absent and not (imported and key.path == sizes)]
+
+
+main.add_command(plan.plan)
+main.add_command(exchange.export)
+main.add_command(exchange.import_scripts)
+main.add_command(exchange.export_scripts)
+>>>>>>> main

@@ -110,6 +110,24 @@ class Tables:
             check_parquet(path)
         return pl.scan_parquet([_source(path) for path in paths], hive_partitioning=False, glob=False)
 
+    def found(self, key: Sequence[str], slug: str | None = None) -> list[Partition]:
+        """The partitions that are there, those of one model (by its partition key) where one is named, in order.
+
+        Raises:
+            InputError: there are none.
+        """
+        root = UPath(self.root).joinpath(*key)
+        partitions = []
+        for path in root.glob("**/data.parquet") if root.exists() else ():
+            levels = dict(part.split("=", 1) for part in path.parts if part.startswith(("model=", "shard=")))
+            if slug is None or levels.get("model", slug) == slug:
+                partitions.append(Partition(**levels))
+        if not partitions:
+            raise InputError(
+                f"table {'/'.join(key)} holds nothing{f' of {slug}' if slug else ''}; materialise it first."
+            )
+        return sorted(partitions, key=str)
+
     def read(self, key: Sequence[str], partition: Partition | None = None) -> pl.DataFrame:
         """One partition in memory; raises as `scan`."""
         return self.scan(key, [partition or Partition()]).collect()

@@ -114,6 +114,18 @@ class ModelHub(dg.ConfigurableResource):
             )
         return revision
 
+    def config(self, model_id: str, revision: Revision) -> Any:
+        """The Hugging Face configuration of that revision; raises InputError for what is no causal LM."""
+        return _config(model_id, revision)
+
+    def tokenizer(self, model_id: str, revision: Revision) -> ChatTokenizer:
+        """The tokenizer of that revision with the model's chat template, without the model."""
+        from transformers import AutoTokenizer
+
+        with _loading(model_id):
+            tokenizer = AutoTokenizer.from_pretrained(revision.source, **_at(revision))
+        return ChatTokenizer(tokenizer, self.settings(model_id).chat_template)
+
     def skeleton(self, model_id: str, revision: Revision) -> Any:
         """The model of that revision without weights (all tensors on the meta device): names and shapes alone."""
         import torch

@@ -151,7 +151,8 @@
     if (!node) return $("samples").removeAttribute("aria-activedescendant");
     node.setAttribute("aria-selected", "true");
     $("samples").setAttribute("aria-activedescendant", node.id);
-    if (scroll) node.scrollIntoView({ block: "nearest" });
+    // Not before the reader did something: a page that has just opened stays at its top.
+    if (scroll && navigator.userActivation?.hasBeenActive) node.scrollIntoView({ block: "nearest" });
   };
 
   // ---- one sample ----------------------------------------------------------------------------------------------
@@ -348,12 +349,22 @@
     $("component").addEventListener("change", (event) => chooseComponent(Number(event.target.value)));
     $("order").addEventListener("change", () => { list(); chooseSample(state.listed[0] ?? -1); });
     let timer = 0;
+    const search = () => {
+      timer = 0;
+      list();
+      if (state.listed.length) chooseSample(state.listed[0]);
+    };
     $("search").addEventListener("input", () => {
       clearTimeout(timer);
-      timer = setTimeout(() => { list(); if (state.listed.length) chooseSample(state.listed[0]); }, 120);
+      timer = setTimeout(search, 120);
     });
     $("search").addEventListener("keydown", (event) => {
-      if (event.key === "ArrowDown" || event.key === "Enter") { event.preventDefault(); $("samples").focus(); }
+      if (event.key === "ArrowDown" || event.key === "Enter") {
+        event.preventDefault();
+        // Who types faster than the list follows must not be thrown back to its first sample afterwards.
+        if (timer) { clearTimeout(timer); search(); }
+        $("samples").focus();
+      }
       if (event.key === "Escape") { event.target.value = ""; event.target.dispatchEvent(new Event("input")); }
     });
     $("samples").addEventListener("keydown", (event) => {

@@ -1,6 +1,6 @@
 """The datasets: originals, their paraphrases, and the model's own answers."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import dagster as dg
@@ -13,7 +13,8 @@ from gradsim_assets.io.tables import fingerprint
 from gradsim_assets.partitions import BY_MODEL, BY_SHARD, Partitions, model_id_of, shard_slice
 from gradsim_assets.resources.compute import Compute
 from gradsim_assets.resources.hub import LoadedModel, ModelHub
-from gradsim_assets.resources.sources import SampleSources
+from gradsim_assets.resources.paraphraser import Paraphraser
+from gradsim_assets.resources.sources import OPENAI, SampleSources
 from gradsim_assets.schemas import LIMA, MODEL_GENERATED, PARAPHRASED
 from gradsim_assets.settings import DEMO, ModelSettings, Settings
 
@@ -54,25 +55,67 @@ def _paraphrased(settings: Settings, partitions: Partitions) -> dg.AssetsDefinit
         kinds={"polars", "parquet"},
         metadata=column_schema(PARAPHRASED),
         code_version=code_version(
-            "core/samples.py", "resources/sources.py", config=f"{settings.data.paraphrases} {settings.data.samples}"
+            "core/samples.py",
+            "core/paraphrasing/options.py",
+            "resources/sources.py",
+            config=f"{settings.data.paraphrases} {settings.data.samples} {_asked_with(settings)}",
         ),
+        retry_policy=HEAVY_RETRIES,
         description="The originals rewritten without altering their content, prompt and answer apart.",
     )
-    def paraphrased(context: dg.AssetExecutionContext, sources: SampleSources) -> dg.MaterializeResult[pl.DataFrame]:
+    def paraphrased(
+        context: dg.AssetExecutionContext, sources: SampleSources, paraphraser: Paraphraser
+    ) -> dg.MaterializeResult[pl.DataFrame]:
         with input_errors():
+            if sources.paraphrases == OPENAI:
+                samples = shard_slice(sources.load_originals(), context.partition_key, partitions.shard_count)
+                return _written_by_chat_model(context, samples, paraphraser)
             samples = shard_slice(sources.load_paraphrases(), context.partition_key, partitions.shard_count)
-        provider = DEMO if sources.paraphrases == DEMO else "file"
-        frame = sample_frame(list(samples)).with_columns(
-            provider=pl.lit(provider),
+        context.log.info(f"{len(samples)} paraphrases from {sources.paraphrases}")
+        frame = sample_frame(samples).with_columns(
+            provider=pl.lit(DEMO if sources.paraphrases == DEMO else "file"),
             paraphrase_model=pl.lit(None, pl.String()),
             prompt_tokens=pl.lit(None, pl.Int64()),
             completion_tokens=pl.lit(None, pl.Int64()),
             flag=pl.lit(None, pl.String()),
         )
-        context.log.info(f"{len(samples)} paraphrases from {sources.paraphrases}")
         return table_result(PARAPHRASED, frame, provenance={"source": sources.paraphrases})
 
     return paraphrased
+
+
+def _asked_with(settings: Settings) -> str:
+    """What decides a chat model's paraphrases; how many are asked for at once, and their price, does not."""
+    asked = settings.paraphraser
+    return f"{asked.model} {asked.temperature} {asked.seed} {asked.system_prompt}"
+
+
+def _written_by_chat_model(
+    context: dg.AssetExecutionContext, samples: Sequence[Sample], paraphraser: Paraphraser
+) -> dg.MaterializeResult[pl.DataFrame]:
+    """A shard of paraphrases from the chat service, with what it cost."""
+    from gradsim_assets.core.paraphrasing import paraphrase_samples
+
+    options = paraphraser.options()
+    with progress(context, f"paraphrases {context.partition_key}", "texts") as report:
+        result = paraphrase_samples(list(samples), options, report)
+    ids = [sample.id for sample in samples]
+    frame = sample_frame(result.samples).with_columns(
+        provider=pl.lit(options.service),
+        paraphrase_model=pl.Series([result.models.get(i) for i in ids], dtype=pl.String()),
+        prompt_tokens=pl.Series([result.prompt_tokens.get(i) for i in ids], dtype=pl.Int64()),
+        completion_tokens=pl.Series([result.completion_tokens.get(i) for i in ids], dtype=pl.Int64()),
+        flag=pl.Series([result.flags.get(i) for i in ids], dtype=pl.String()),
+    )
+    metadata = {
+        **{f"texts/{name}": count for name, count in result.counts.items()},
+        "prompt_tokens": sum(result.prompt_tokens.values()),
+        "completion_tokens": sum(result.completion_tokens.values()),
+        "cost_usd": result.cost_usd,
+        "paid_usd": result.paid_usd,
+    }
+    provenance = {"source": OPENAI, "service": options.service, "paraphrase_model": options.model}
+    return table_result(PARAPHRASED, frame, metadata=metadata, provenance=provenance)
 
 
 def _model_generated(partitions: Partitions, op_tags: Mapping[str, Any] | None) -> dg.AssetsDefinition:

@@ -1,0 +1,25 @@
+"""What commands share."""
+
+from typing import TYPE_CHECKING
+
+from gradsim_assets.settings import load_settings
+
+if TYPE_CHECKING:
+    from gradsim_assets.launch import Launcher
+
+#: Exit codes: 1 a run failed, 2 bad input or usage (click's own code for usage).
+FAILED, BAD_INPUT = 1, 2
+
+
+def launcher() -> "Launcher":
+    """A launcher on the instance that the UI uses, with the configured models registered."""
+    settings = load_settings()  # first of all: a fault in gradsim.toml is told before Dagster starts
+    import dagster as dg
+
+    from gradsim_assets.launch import Launcher, prepare_environment
+
+    prepare_environment()
+    found = Launcher(dg.DagsterInstance.get())
+    for model in settings.models:
+        found.add_model(model.id)
+    return found

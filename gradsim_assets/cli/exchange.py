@@ -1,0 +1,115 @@
+"""Commands that bring results in and take them out."""
+
+import sys
+from pathlib import Path
+
+import click
+
+from gradsim_assets.cli.common import FAILED, launcher
+from gradsim_assets.settings import load_settings
+
+
+@click.command("import-scripts")
+@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--model", required=True, help="Hub id of the model, as in the folder's paths.")
+@click.option(
+    "--config", "config_file", type=click.Path(exists=True, dir_okay=False), help="The model's config.json, for sizes."
+)
+@click.option("--sample-size", default="full", show_default=True, help="`full`, or the number in the folder's paths.")
+def import_scripts(folder: Path, model: str, config_file: str | None, sample_size: str) -> None:
+    """Read the predecessor's result files (its folder data/) as tables of MODEL.
+
+    Afterwards `gradsim run MODEL --only analyses` works from them alone.
+    """
+    from gradsim_assets.defs.exchange.jobs import IMPORT_JOB, IMPORT_OP
+
+    config = {
+        "folder": str(folder.absolute()),
+        "model": model,
+        "config_file": str(Path(config_file).absolute()) if config_file else "",
+        "sample_size": sample_size,
+    }
+    outcome = launcher().run_job(IMPORT_JOB, {"ops": {IMPORT_OP: {"config": config}}})
+    for warning in outcome.warnings:
+        click.echo(f"! {warning}", err=True)
+    if outcome.error:
+        click.echo(f"✗ {outcome.error}", err=True)
+        sys.exit(FAILED)
+    click.echo(f"✓ imported ({outcome.seconds:.1f} s); next: gradsim run {model} --only analyses")
+
+
+@click.command("export-scripts")
+@click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
+@click.option("--model", required=True, help="Id of the model.")
+@click.option("--sample-size", default="full", show_default=True, help="`full`, or a number, for the folder's paths.")
+def export_scripts(folder: Path, model: str, sample_size: str) -> None:
+    """Write the tables of MODEL in the predecessor's layout, so that its notebooks still run."""
+    from gradsim_assets.core.errors import InputError
+    from gradsim_assets.core.scripts_format import write_scripts
+    from gradsim_assets.io.parquet import TableStore
+    from gradsim_assets.io.tables import Partition
+    from gradsim_assets.partitions import model_slug, shard_keys
+    from gradsim_assets.schemas import SETTINGS
+
+    settings = load_settings()
+    store, slug = TableStore(root=settings.tables), model_slug(model)
+    parts = [Partition(slug, shard) for shard in shard_keys(settings.data.shards)]
+    sizes = store.optional(["parameters_per_component"], [Partition(slug)])
+    total = None if sizes is None or sizes["parameters"].null_count() else int(sizes["parameters"].sum())
+    written = []
+    for setting in SETTINGS:
+        tables = {name: store.optional([name, setting], parts) for name in ("dot_products", "projected_similarity")}
+        similarity = store.optional(["gradient_similarity", setting], [Partition(slug)])
+        if any(table is not None for table in (*tables.values(), similarity)):
+            written += write_scripts(
+                folder,
+                model,
+                setting,
+                gradient_similarity=similarity,
+                total_parameters=total,
+                sample_size=sample_size,
+                **tables,
+            )
+    if not written:
+        raise InputError(f"{model} has no complete tables to export; materialise its gradients first.")
+    for path in written:
+        click.echo(path)
+
+
+@click.command()
+@click.argument("table")
+@click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
+@click.option("--model", help="Id of the model, for tables that have one.")
+@click.option("--license", "license_", help="The hub's identifier of the licence of the content, such as cc-by-nc-4.0.")
+@click.option("--push", metavar="REPO", help="Also push it to this dataset of the hub (HF_TOKEN); private.")
+def export(table: str, folder: Path, model: str | None, license_: str | None, push: str | None) -> None:
+    """Write TABLE (lima, dot_products/paraphrased, ...) as a dataset folder with a card that tells its lineage.
+
+    `datasets.load_dataset(FOLDER)` and pandas open it. Nothing leaves this machine without --push.
+    """
+    import os
+
+    from gradsim_assets import __version__
+    from gradsim_assets.core.errors import InputError
+    from gradsim_assets.core.publishing import CardInfo, export_dataset, push_folder
+    from gradsim_assets.io.tables import Tables
+    from gradsim_assets.partitions import model_slug
+    from gradsim_assets.schemas import TABLES
+
+    settings, key = load_settings(), table.split("/")
+    if key[0] not in TABLES:
+        raise InputError(f"there is no table {key[0]}; choose one of {', '.join(TABLES)}.")
+    tables = Tables(settings.tables)
+    parts = tables.found(key, model_slug(model) if model else None)
+    provenance = [tables.provenance(key, part) for part in parts]
+    schema = TABLES[key[0]]
+    info = CardInfo(
+        name=f"{table} of {model}" if model else table,
+        description=f"The table `{table}` of gradsim {__version__}.",
+        license=license_,
+        lineage={"configuration": settings.model_dump(mode="json", exclude={"home"}), "partitions": provenance},
+        columns={name: column.description for name, column in schema.columns.items()},
+    )
+    click.echo(export_dataset(tables.scan(key, parts), folder, info))
+    if push:
+        click.echo(push_folder(folder, push, os.environ.get("HF_TOKEN")))

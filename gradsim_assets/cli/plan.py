@@ -1,0 +1,150 @@
+"""`gradsim plan`: what a run would cost, before anything is spent."""
+
+import time
+from typing import TYPE_CHECKING
+
+import click
+
+from gradsim_assets.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from gradsim_assets.core.engine import PassGraph
+    from gradsim_assets.core.samples import Sample
+    from gradsim_assets.resources.hub import ModelHub, Revision
+
+GIB = 2**30
+
+
+@click.command()
+@click.argument("model")
+@click.option(
+    "--memory-gib",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Memory beside the model (default: this machine's).",
+)
+@click.option(
+    "--tflops", type=click.FloatRange(min=0, min_open=True), help="Rate of matrix products (default: measured here)."
+)
+def plan(model: str, memory_gib: float | None, tflops: float | None) -> None:
+    """Say what a run for MODEL would cost: passes, memory, disk, time, API tokens. Computes no gradient.
+
+    Answers of the model are not known yet: they count as long as the paraphrases.
+    """
+    settings = load_settings()
+    texts = _paraphrasing(settings)
+    if texts:
+        click.echo(texts)
+    for line in _gradients(model, settings, memory_gib, tflops):
+        click.echo(line)
+
+
+def _paraphrasing(settings: Settings) -> str | None:
+    """What the paraphraser would ask for and spend."""
+    from gradsim_assets.definitions import resources
+    from gradsim_assets.resources.sources import OPENAI
+
+    if settings.data.paraphrases != OPENAI:
+        return None
+    from gradsim_assets.core.paraphrasing import estimate
+
+    found = resources(settings)
+    return f"paraphrases: {estimate(found['sources'].load_originals(), found['paraphraser'].options())}"  # type: ignore[union-attr]
+
+
+def _gradients(model: str, settings: Settings, memory_gib: float | None, tflops: float | None) -> list[str]:
+    import torch
+
+    from gradsim_assets.core.engine import plan_pass, shape_of_config
+    from gradsim_assets.core.engine.memory import free_bytes
+    from gradsim_assets.definitions import resources
+    from gradsim_assets.partitions import shard_keys, shard_slice
+    from gradsim_assets.resources.hub import pick_device
+    from gradsim_assets.resources.sources import OPENAI
+
+    found = resources(settings)
+    hub, sources = found["hub"], found["sources"]
+    revision = hub.resolve(model)  # type: ignore[union-attr]
+    shape = shape_of_config(hub.config(model, revision))  # type: ignore[union-attr]
+    originals = sources.load_originals()  # type: ignore[union-attr]
+    unwritten = settings.data.paraphrases == OPENAI
+    variants = originals if unwritten else sources.load_paraphrases()  # type: ignore[union-attr]
+    device = torch.device(pick_device(settings.compute.device))
+    memory = int(memory_gib * GIB) if memory_gib else free_bytes(device)
+    rate = tflops * 1e12 if tflops else _measured_rate(device)
+    graph = _Graphs(hub, model, revision, originals, settings)  # type: ignore[arg-type]
+    shards = [shard_slice(variants, key, settings.data.shards) for key in shard_keys(settings.data.shards)]
+    plans = [plan_pass(shape, graph.of(list(shard)), memory) for shard in shards]
+    passes, floor = sum(p.passes for p in plans), len({o.id for o in originals} & graph.used) + 2 * len(variants)
+    pairs = sum(p.pairs for p in plans)
+    lines = [f"shard {key}: {p.describe()}" for key, p in zip(shard_keys(settings.data.shards), plans, strict=True)]
+    return [
+        *lines,
+        f"in all {passes} backward passes ({passes / floor:.2f} x the {floor} distinct samples) for {pairs} pairs; "
+        f"{max(p.memory_bytes for p in plans) / GIB:.2f} GiB at once of {memory / GIB:.2f} allowed; "
+        f"{sum(p.disk_bytes for p in plans) / GIB:.3f} GiB of scratch and tables",
+        f"about {_duration(sum(p.seconds(rate) for p in plans))} at {rate / 1e12:.2f} TFLOP/s on {device}",
+    ]
+
+
+class _Graphs:
+    """The graph of lengths and pairs of a shard, from the tokenizer and BM25 alone."""
+
+    def __init__(
+        self, hub: "ModelHub", model: str, revision: "Revision", originals: "list[Sample]", settings: Settings
+    ) -> None:
+        from gradsim_assets.core.bm25 import Index
+
+        self.chat = hub.tokenizer(model, revision)
+        self.originals = originals
+        self.index = Index([sample.user for sample in originals])
+        self.place = {sample.id: number for number, sample in enumerate(originals)}
+        self.settings = settings
+        self.used: set[str] = set()
+
+    def of(self, variants: "list[Sample]") -> "PassGraph":
+        """Both settings of one shard, with all tables."""
+        from gradsim_assets.core.engine import PassGraph
+        from gradsim_assets.schemas import SETTINGS
+
+        k = None if self.settings.data.candidates == "all" else self.settings.data.candidates
+        pairs = [
+            (variant.id, self.originals[candidate.index].id)
+            for variant in variants
+            for candidate in self.index.candidates(variant.user, self.place[variant.id], k)
+        ]
+        needed = {original for _, original in pairs}
+        self.used |= needed
+        lengths = {variant.id: self._lengths(variant) for variant in variants}
+        return PassGraph(
+            originals={i: self._lengths(self.originals[self.place[i]]) for i in sorted(needed)},
+            variants=dict.fromkeys(SETTINGS, lengths),
+            pairs=dict.fromkeys(SETTINGS, pairs),
+            products=frozenset(SETTINGS),
+            projections=dict.fromkeys(SETTINGS, self.settings.compute.projections),
+        )
+
+    def _lengths(self, sample: "Sample") -> tuple[int, int]:
+        from gradsim_assets.core.tokenization import IGNORED
+
+        encoded = self.chat.encode(sample)
+        return encoded.length, int((encoded.labels != IGNORED).sum())
+
+
+def _measured_rate(device: object) -> float:
+    """FLOP per second of a matrix product on the device, from a calibration of well under a second."""
+    import torch
+
+    size = 1024 if str(device) == "cpu" else 4096
+    left, right = (torch.rand(size, size, device=str(device)) for _ in range(2))
+    torch.mm(left, right)
+    started = time.perf_counter()
+    for _ in range(5):
+        out = torch.mm(left, right)
+    float(out[0, 0])  # waits for the device
+    return 5 * 2 * size**3 / (time.perf_counter() - started)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
