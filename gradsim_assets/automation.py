@@ -13,7 +13,7 @@ from dagster._core.definitions.assets.graph.asset_graph_subset import AssetGraph
 from dagster._core.definitions.assets.graph.base_asset_graph import BaseAssetGraph
 from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
 from dagster._core.definitions.events import AssetKeyPartitionKey
-from dagster._core.execution.backfill import PartitionBackfill
+from dagster._core.execution.backfill import BulkActionsFilter, BulkActionStatus, PartitionBackfill
 from dagster._core.loader import LoadingContext
 from dagster._core.utils import make_new_backfill_id
 
@@ -184,3 +184,9 @@ def launch_backfill(
         )
     )
     return backfill_id
+
+
+def unfinished_backfills() -> BulkActionsFilter:
+    """Filter for backfills that the daemon is still at work on."""
+    at_work = (BulkActionStatus.REQUESTED, BulkActionStatus.CANCELING, BulkActionStatus.FAILING)
+    return BulkActionsFilter(statuses=list(at_work))

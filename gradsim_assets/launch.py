@@ -14,9 +14,10 @@ import dagster as dg
 from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
 from dagster._core.definitions.reconstruct import ReconstructableRepository
 from dagster._core.execution.api import execute_job
+from dagster._core.execution.backfill import PartitionBackfill
 from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
 
-from gradsim_assets.automation import LoaderContext
+from gradsim_assets.automation import LoaderContext, unfinished_backfills
 from gradsim_assets.core.errors import InputError
 from gradsim_assets.defs.jobs import Stage
 from gradsim_assets.defs.models.assets import HF_MODEL
@@ -104,6 +105,10 @@ class Launcher:
             raise InputError(
                 f"{model_id} has {len(busy)} runs in flight (such as {busy[0][:8]}); wait for them or cancel them first."
             )
+        if working := [
+            one.backfill_id for one in self.instance.get_backfills(unfinished_backfills()) if _targets(one, slug)
+        ]:
+            raise InputError(f"{model_id} is part of backfill {working[0]}; wait for it or cancel it first.")
         self.instance.delete_dynamic_partition(str(MODELS.name), slug)
 
     def observe(self, model_id: str, revision: str) -> None:
@@ -162,6 +167,15 @@ class Launcher:
         )
         seconds = time.monotonic() - started
         return RunOutcome(job.job_name, partition, result.run_id, seconds, error, warnings)
+
+
+def _targets(backfill: PartitionBackfill, slug: str) -> bool:
+    """Whether a backfill covers a model."""
+    names = list(backfill.partition_names or [])
+    if data := backfill.asset_backfill_data:
+        for subset in data.target_subset.partitions_subsets_by_asset_key.values():
+            names += subset.get_partition_keys()
+    return any(slug in name.split("|") for name in names)
 
 
 def model_tags(tags: Mapping[str, str]) -> set[str]:

@@ -27,7 +27,7 @@ MODELS = ("a", "b", "c")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Three models, and weights that one of them may change to."""
     root = tmp_path_factory.mktemp("models")
-    return {name: save_tiny_model(root / name, seed=ord(name)) for name in (*MODELS, "other", "third")}
+    return {name: save_tiny_model(root / name, seed=seed) for seed, name in enumerate((*MODELS, "other"))}
 
 
 @pytest.fixture(scope="module")

@@ -101,7 +101,8 @@ def _gradients(
 
     selected = sorted(context.selected_asset_keys)
     keys = context.partition_key.keys_by_dimension
-    model_id = model_id_of(keys["model"])
+    with input_errors():  # before anything is read: a raw key is told apart from a missing table
+        model_id = model_id_of(keys["model"])
     partition = Partition(keys["model"], keys["shard"])
     tables = _read_tables(store, partition, {key.path[1] for key in selected})
     variants = {name: frame for name, frame in tables.items() if name in SETTINGS}

@@ -7,7 +7,7 @@ from typing import Any
 
 import dagster as dg
 
-from gradsim_assets.automation import launch_backfill, targets
+from gradsim_assets.automation import launch_backfill, targets, unfinished_backfills
 from gradsim_assets.core.errors import InputError
 from gradsim_assets.defs.models.assets import HF_MODEL
 from gradsim_assets.partitions import MODELS, model_id_of, model_slug
@@ -119,7 +119,7 @@ def _rerun(name: str, missing: bool) -> dg.JobDefinition:
     def launch(context: dg.OpExecutionContext) -> None:
         graph = context.repository_def.asset_graph
         wanted = targets(context.instance, graph, missing=missing)
-        if busy := context.instance.get_backfills(filters=_unfinished()):
+        if busy := context.instance.get_backfills(filters=unfinished_backfills()):
             context.log.info(f"backfill {busy[0].backfill_id} is still at work; nothing is launched beside it")
         elif wanted:
             backfill = launch_backfill(context.instance, graph, wanted, name, priority=-1)
@@ -132,9 +132,3 @@ def _rerun(name: str, missing: bool) -> dg.JobDefinition:
         launch()
 
     return rerun
-
-
-def _unfinished() -> Any:
-    from dagster._core.execution.backfill import BulkActionsFilter, BulkActionStatus
-
-    return BulkActionsFilter(statuses=[BulkActionStatus.REQUESTED])
