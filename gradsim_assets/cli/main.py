@@ -7,12 +7,8 @@ from typing import Any
 import click
 
 from gradsim_assets import __version__
-<<<<<<< HEAD
-from gradsim_assets.cli.orchestration import backfill, explain
-=======
-from gradsim_assets.cli import exchange, plan
+from gradsim_assets.cli import exchange, orchestration, plan
 from gradsim_assets.cli.common import BAD_INPUT, FAILED, launcher
->>>>>>> main
 from gradsim_assets.core.errors import InputError
 from gradsim_assets.settings import DEMO, Settings, load_settings
 
@@ -138,10 +134,6 @@ def _run(model_id: str, part: str, force: bool, settings: Settings) -> None:
         print_summary(settings, model_id)
 
 
-<<<<<<< HEAD
-main.add_command(explain)
-main.add_command(backfill)
-=======
 def _with_inputs(assets: list[Any], model_id: str, settings: Settings) -> list[Any]:
     """Those analyses whose gradient tables are there: imported results may hold one setting alone, and sizes of their own."""
     from gradsim_assets.io.tables import Partition, Tables
@@ -163,4 +155,5 @@ main.add_command(plan.plan)
 main.add_command(exchange.export)
 main.add_command(exchange.import_scripts)
 main.add_command(exchange.export_scripts)
->>>>>>> main
+main.add_command(orchestration.explain)
+main.add_command(orchestration.backfill)

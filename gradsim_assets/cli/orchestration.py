@@ -21,14 +21,14 @@ def explain(table: str, model: str, sample: str) -> None:
 
     TABLE is named as in the UI, such as `retrieval/paraphrased`.
     """
-    from gradsim_assets.cli.main import _launcher
+    from gradsim_assets.cli.common import launcher as open_launcher
     from gradsim_assets.explain import chain
     from gradsim_assets.io.tables import Tables
     from gradsim_assets.partitions import model_slug, shard_keys
     from gradsim_assets.settings import load_settings
 
     settings = load_settings()
-    graph, tables = _launcher().repository.asset_graph, Tables(settings.tables)
+    graph, tables = open_launcher().repository.asset_graph, Tables(settings.tables)
     links = chain(graph, tables, table, model_slug(model), sample, shard_keys(settings.data.shards))
     if not links:
         raise InputError(f"{table} was not computed for {model} yet; `gradsim run {model}` computes it.")
@@ -65,11 +65,11 @@ def backfill(
     The runs start while `gradsim ui` is up; progress is under Runs > Backfills there.
     """
     from gradsim_assets.automation import launch_backfill, targets
-    from gradsim_assets.cli.main import _launcher
+    from gradsim_assets.cli.common import launcher as open_launcher
     from gradsim_assets.defs.jobs import STAGES
     from gradsim_assets.partitions import model_slug
 
-    launcher = _launcher()
+    launcher = open_launcher()
     graph = launcher.repository.asset_graph
     if unknown := [model for model in models if model not in launcher.models()]:
         raise InputError(f"{unknown[0]} is not registered; add it with `gradsim models add {unknown[0]}`.")
