@@ -141,9 +141,12 @@ def targets(
                 shards is not None and where.shard not in (None, *shards)
             ):
                 continue
+            if force:  # nobody asks how it stands
+                needed.setdefault(key, []).append((where, target))
+                continue
             status = resolver.get_status(key, target.partition_key)
             follows = status != StaleStatus.MISSING or missing
-            if force or status in wanted or (follows and any(_touches(where, other) for other in above)):
+            if status in wanted or (follows and any(_touches(where, other) for other in above)):
                 needed.setdefault(key, []).append((where, target))
     return [target for found in needed.values() for _, target in found]
 
