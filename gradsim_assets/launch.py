@@ -19,6 +19,7 @@ from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
 
 from gradsim_assets.automation import LoaderContext, unfinished_backfills
 from gradsim_assets.core.errors import InputError
+from gradsim_assets.defs.common import draw_progress_on_terminal
 from gradsim_assets.defs.jobs import Stage
 from gradsim_assets.defs.models.assets import HF_MODEL
 from gradsim_assets.partitions import MODELS, model_id_of, model_slug
@@ -72,6 +73,7 @@ class Launcher:
 
     def __init__(self, instance: dg.DagsterInstance) -> None:
         self.instance = instance
+        draw_progress_on_terminal()
         self._repository = ReconstructableRepository.for_module(MODULE, "defs", working_directory=os.getcwd())
 
     @property

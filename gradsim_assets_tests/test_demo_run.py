@@ -1,7 +1,6 @@
 """The main job on the embedded default, through the console script, as a newcomer runs it; and what shards do to it."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -13,9 +12,7 @@ import pytest
 from gradsim_assets.io.tables import Partition, Tables
 from gradsim_assets.partitions import shard_keys
 from gradsim_assets.schemas import SETTINGS, TABLES
-
-#: One process per command here, so that they do not fight for the cores with pytest's own threads.
-ENVIRONMENT = {**os.environ, "TOKENIZERS_PARALLELISM": "false"}
+from gradsim_assets_tests.conftest import gradsim
 
 BY_MODEL = (
     "gradient_similarity",
@@ -25,26 +22,6 @@ BY_MODEL = (
     "self_similarity",
     "retrieval",
 )
-
-
-def gradsim(home: Path, *arguments: str, shards: int = 4, config: str = "") -> subprocess.CompletedProcess[str]:
-    """Runs the console script on a home of its own."""
-    home.mkdir(parents=True, exist_ok=True)
-    file = home / "gradsim.toml"
-    file.write_text(config or f"[data]\nshards = {shards}\n", encoding="utf-8")
-    environment = {**ENVIRONMENT, "GRADSIM_HOME": str(home), "GRADSIM_CONFIG": str(file)}
-    environment.pop("DAGSTER_HOME", None)
-    command = [sys.executable, "-c", "from gradsim_assets.cli import main; main()", *arguments]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
-
-
-@pytest.fixture(scope="module")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """The home of a whole demo run with 4 shards, and what it printed."""
-    home = tmp_path_factory.mktemp("demo")
-    run = gradsim(home, "demo")
-    assert run.returncode == 0, run.stdout + run.stderr
-    return home, run.stdout
 
 
 def whole(home: Path, table: str, shards: int, setting: str | None = None) -> pl.DataFrame:

@@ -3,13 +3,14 @@
 import ast
 import base64
 import hashlib
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import dagster as dg
 import polars as pl
@@ -177,11 +178,25 @@ def _cell(value: Any) -> str | int | float | bool | None:
     return value
 
 
+#: Where progress bars are drawn; None in processes without a terminal.
+_terminal: TextIO | None = None
+
+
+def draw_progress_on_terminal() -> None:
+    """Draws progress bars on this process's terminal, if it has one.
+
+    To be called before a run: while a step works, Dagster sends stderr to the step's log, where a bar would be noise.
+    """
+    global _terminal
+    if _terminal is None and sys.stderr.isatty():
+        _terminal = os.fdopen(os.dup(sys.stderr.fileno()), "w", buffering=1)
+
+
 @contextmanager
 def progress(context: dg.AssetExecutionContext, what: str, unit: str) -> Iterator[Callable[..., None]]:
     """A progress callback `(done, total, note="")`: a bar in the terminal, a line in the UI's log now and then."""
     started = last = time.monotonic()
-    with tqdm(desc=what, unit=unit, disable=not sys.stderr.isatty(), leave=False) as bar:
+    with tqdm(desc=what, unit=unit, file=_terminal, disable=_terminal is None, leave=False) as bar:
 
         def report(done: int, total: int, note: str = "") -> None:
             nonlocal last

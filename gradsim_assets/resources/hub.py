@@ -17,6 +17,8 @@ from gradsim_assets.settings import DEMO, ModelSettings
 
 _log = logging.getLogger(__name__)
 
+_NO_LIMIT = int(1e30)
+
 #: Context of generation for models whose configuration names none.
 _UNBOUNDED_CONTEXT = 2048
 
@@ -237,11 +239,16 @@ def _cached_revision(repo: str, wanted: str | None) -> Revision:
 def _load(model_id: str, revision: Revision, dtype: str, device: str) -> tuple[Any, Any]:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
 
     _config(model_id, revision)
+    # A log line of ours says more than a bar in a step's log; downloads keep theirs.
+    logging.disable_progress_bar()
     with _loading(model_id):
         tokenizer = AutoTokenizer.from_pretrained(revision.source, **_at(revision))
         model = AutoModelForCausalLM.from_pretrained(revision.source, dtype=getattr(torch, dtype), **_at(revision))
+    # Long samples are the context policy's business; the tokenizer need not warn of every one of them.
+    tokenizer.model_max_length = _NO_LIMIT
     return model.to(device).eval(), tokenizer
 
 

@@ -1,0 +1,37 @@
+"""The console script on a home of its own, and one whole demo run that the tests share."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+def gradsim(
+    home: Path, *arguments: str, shards: int = 4, config: str = "", **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Runs the console script on a home of its own."""
+    home.mkdir(parents=True, exist_ok=True)
+    file = home / "gradsim.toml"
+    file.write_text(config or f"[data]\nshards = {shards}\n", encoding="utf-8")
+    # One process at a time here, so that it does not fight for the cores with pytest's own threads.
+    variables = {
+        **os.environ,
+        "TOKENIZERS_PARALLELISM": "false",
+        "GRADSIM_HOME": str(home),
+        "GRADSIM_CONFIG": str(file),
+        **environment,
+    }
+    variables.pop("DAGSTER_HOME", None)
+    command = [sys.executable, "-c", "from gradsim_assets.cli import main; main()", *arguments]
+    return subprocess.run(command, env=variables, capture_output=True, text=True, timeout=900)
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The home of a whole demo run with 4 shards, and what it printed."""
+    home = tmp_path_factory.mktemp("demo")
+    run = gradsim(home, "demo")
+    assert run.returncode == 0, run.stdout + run.stderr
+    return home, run.stdout
