@@ -87,6 +87,7 @@ def _spec(table: str, setting: str, settings: Settings) -> dg.AssetSpec:
         metadata=column_schema(PROJECTED_SIMILARITY if projected else DOT_PRODUCTS),
         code_version=code_version(
             "core/engine",
+            "core/gradient_tables.py",
             "core/tokenization.py",
             *(["core/projections.py"] if projected else []),
             config=str(settings.compute.projections) if projected else "",
