@@ -8,7 +8,7 @@ STAMP  := $(VENV)/.installed
 export GRADSIM_HOME ?= $(CURDIR)/.gradsim
 
 .DEFAULT_GOAL := help
-.PHONY: help demo ui test test-slow test-ui e2e-k8s bench bench-peers lint format constraints clean
+.PHONY: help demo ui test test-slow test-ui e2e-k8s bench lint format constraints clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
