@@ -114,11 +114,14 @@ def _remove_debris(folder_root: Path) -> None:
 
 
 def _build(folder: Path, recipe: Recipe, random_init: bool, progress: Progress | None) -> None:
+    from transformers.utils import logging
+
     tokenizer = train_tokenizer(recipe)
     with _reproducible(recipe):
         model = _new_model(recipe, tokenizer)
         if not random_init:
             _train(model, ChatTokenizer(tokenizer), recipe, progress)
+    logging.disable_progress_bar()  # of writing one small file
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 

@@ -14,7 +14,9 @@ from gradsim_assets.io.parquet import PROVENANCE_PREFIX, TableStore
 from gradsim_assets.io.tables import Partition, fingerprint
 from gradsim_assets.partitions import MODELS, Partitions, model_slug, shard_slice
 from gradsim_assets.resources.hub import ModelHub
+from gradsim_assets.resources.sources import SampleSources
 from gradsim_assets.schemas import DOT_PRODUCTS, PARAMETERS_PER_COMPONENT, PROJECTED_SIMILARITY
+from gradsim_assets.settings import DEMO
 
 if TYPE_CHECKING:
     from gradsim_assets.core.scripts_format import Imported
@@ -36,9 +38,13 @@ def build(partitions: Partitions) -> dg.JobDefinition:
     """The job for one configuration."""
 
     @dg.op(name=IMPORT_OP, description="Reads the scripts' JSON files and records a materialisation per partition.")
-    def import_files(context: dg.OpExecutionContext, config: ImportConfig, hub: ModelHub, store: TableStore) -> None:
+    def import_files(
+        context: dg.OpExecutionContext, config: ImportConfig, hub: ModelHub, store: TableStore, sources: SampleSources
+    ) -> None:
         with input_errors():
-            _import(context, config, hub, store, partitions.shards.get_partition_keys())
+            # The demo's ids say nothing of results that were made elsewhere; configured originals do.
+            known = None if sources.originals == DEMO else {sample.id for sample in sources.load_originals()}
+            _import(context, config, hub, store, partitions.shards.get_partition_keys(), known)
 
     @dg.job(
         name=IMPORT_JOB,
@@ -55,13 +61,18 @@ def build(partitions: Partitions) -> dg.JobDefinition:
 
 
 def _import(
-    context: dg.OpExecutionContext, config: ImportConfig, hub: ModelHub, store: TableStore, shards: Sequence[str]
+    context: dg.OpExecutionContext,
+    config: ImportConfig,
+    hub: ModelHub,
+    store: TableStore,
+    shards: Sequence[str],
+    known: set[str] | None,
 ) -> None:
     from gradsim_assets.core.components import parameters_per_component
     from gradsim_assets.core.scripts_format import read_scripts
 
     sizes = _sizes(context, config, hub)
-    found = read_scripts(Path(config.folder).expanduser(), config.model, sizes, sample_size=config.sample_size)
+    found = read_scripts(Path(config.folder).expanduser(), config.model, sizes, known, config.sample_size)
     for finding in found.findings:
         context.log.warning(str(finding))
     slug = model_slug(config.model)
