@@ -54,7 +54,7 @@ def _build(settings: Settings, partitions: Partitions, profiles: Mapping[str, Pr
     return dg.Definitions(
         assets=[*models.build(), *dg.map_asset_specs(automated, tables)],
         asset_checks=[*build_tables(partitions), *build_status()],
-        jobs=[*jobs.build(partitions, light), exchange.build(partitions), *rerun_jobs],
+        jobs=[*jobs.build(light), exchange.build(partitions), *rerun_jobs],
         sensors=[automation_sensor(), *watching],
         schedules=schedules,
         resources=resources(settings),

@@ -7,7 +7,6 @@ from typing import Any
 import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
-from gradsim_assets.partitions import MODELS, Partitions
 from gradsim_assets.schemas import DOT_PRODUCTS, MODEL_COMPARISON, MODEL_GENERATED, PROJECTED_SIMILARITY, SETTINGS
 
 
@@ -45,19 +44,13 @@ COMPARISON = Stage("comparison", dg.AssetSelection.assets(MODEL_COMPARISON.name)
 STAGES = (ORIGINALS, VARIANTS, GRADIENTS, ANALYSES, COMPARISON)
 
 
-def build(partitions: Partitions, light: Mapping[str, Any] | None = None) -> list[UnresolvedAssetJobDefinition]:
+def build(light: Mapping[str, Any] | None = None) -> list[UnresolvedAssetJobDefinition]:
     """One job per stage; `light` are the tags of a run pod that works through the analyses itself."""
-    by_stage: dict[str, dg.PartitionsDefinition | None] = {
-        VARIANTS.job: partitions.shards,
-        GRADIENTS.job: partitions.model_shards,
-        ANALYSES.job: MODELS,
-    }
     return [
         dg.define_asset_job(
             stage.job,
             selection=stage.selection,
             description=stage.description,
-            partitions_def=by_stage.get(stage.job),
             # Steps of seconds: on Kubernetes they share the run pod, and only heavy ones get pods of their own.
             tags=dict(light or {}) if stage is ANALYSES else None,
             executor_def=None if stage is GRADIENTS else dg.in_process_executor,
