@@ -41,6 +41,12 @@ def duplicate_findings(schema: TableSchema, frame: pl.DataFrame) -> Findings:
     return [f"{repeated.n_unique()} keys occur more than once, such as {_named(repeated, key)}"]
 
 
+def flag_findings(frame: pl.DataFrame) -> Findings:
+    """Paraphrases that carry a flag, by what is doubtful about them."""
+    counts = frame.filter(pl.col("flag").is_not_null()).group_by("flag", maintain_order=True).agg(pl.col("id"))
+    return [f"{len(ids)} paraphrases are flagged {flag!r}, such as {ids[0]}" for flag, ids in counts.iter_rows()]
+
+
 def finite_findings(frame: pl.DataFrame) -> Findings:
     """NaN and infinity in columns of numbers (null is how a table says "undefined")."""
     found = []

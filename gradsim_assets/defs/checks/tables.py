@@ -9,6 +9,7 @@ import polars as pl
 
 from gradsim_assets.core import checks
 from gradsim_assets.core.errors import InputError
+from gradsim_assets.defs.common import input_errors
 from gradsim_assets.io.audit import read_audited
 from gradsim_assets.io.parquet import TableStore, dimension_of, partition_of
 from gradsim_assets.io.tables import Partition
@@ -29,6 +30,7 @@ from gradsim_assets.schemas import (
 #: The check that every table has, blocking: downstream of a wrong table nothing is computed in the same run.
 SOUND = "sound"
 DRIFT = "accuracy_drift"
+FLAGS = "no_flags"
 
 Rules = Callable[[TableStore, Sequence[str], Partition, pl.DataFrame], checks.Findings]
 
@@ -60,7 +62,7 @@ def build_tables(partitions: Partitions) -> list[dg.AssetChecksDefinition]:
             _similarity_rules(shards),
         ),
     ]
-    return [*map(_checks, groups), _drift()]
+    return [*map(_checks, groups), _flags(partitions), _drift()]
 
 
 def _checks(group: _Group) -> dg.AssetChecksDefinition:
@@ -190,6 +192,25 @@ def _similarity_rules(shards: Sequence[str]) -> Rules:
         return found + checks.pair_findings(frame, pairs, "component")
 
     return rules
+
+
+def _flags(partitions: Partitions) -> dg.AssetChecksDefinition:
+    spec = dg.AssetCheckSpec(
+        FLAGS,
+        asset=PARAPHRASED.name,
+        partitions_def=partitions.shards,
+        description="No paraphrase is doubtful: refused, cut, identical, in another language, answered in place of rewritten.",
+    )
+
+    @dg.multi_asset_check(name="paraphrases_unflagged", specs=[spec], can_subset=True)
+    def check_flags(context: dg.AssetCheckExecutionContext, store: TableStore) -> Iterator[dg.AssetCheckResult]:
+        partition = _partition(context, "shard")
+        with input_errors():
+            frame = store.tables.read([PARAPHRASED.name], partition)
+        found = checks.flag_findings(frame)
+        yield _result(found, [PARAPHRASED.name], partition, FLAGS, {}, severity=dg.AssetCheckSeverity.WARN)
+
+    return check_flags
 
 
 def _drift() -> dg.AssetChecksDefinition:
