@@ -97,10 +97,6 @@ class Settings(_Section):
         text = self.model_dump_json(exclude={"home", "tables"})
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
-    def model(self, model_id: str) -> ModelSettings:
-        """The settings of one model; defaults for one that is registered but not configured."""
-        return next((model for model in self.models if model.id == model_id), ModelSettings(id=model_id))
-
 
 def gradsim_home(environment: Mapping[str, str] = os.environ) -> Path:
     """Where everything local lives: GRADSIM_HOME, or `.gradsim` in the working directory."""

@@ -122,11 +122,7 @@ class ModelHub(dg.ConfigurableResource):
 
     def tokenizer(self, model_id: str, revision: Revision) -> ChatTokenizer:
         """The tokenizer of that revision with the model's chat template, without the model."""
-        from transformers import AutoTokenizer
-
-        with _loading(model_id):
-            tokenizer = AutoTokenizer.from_pretrained(revision.source, **_at(revision))
-        return ChatTokenizer(tokenizer, self.settings(model_id).chat_template)
+        return ChatTokenizer(_tokenizer(model_id, revision), self.settings(model_id).chat_template)
 
     def skeleton(self, model_id: str, revision: Revision) -> Any:
         """The model of that revision without weights (all tensors on the meta device): names and shapes alone."""
@@ -238,18 +234,25 @@ def _cached_revision(repo: str, wanted: str | None) -> Revision:
 @lru_cache(maxsize=1)  # steps of one process share the model; a second one would not fit on a GPU
 def _load(model_id: str, revision: Revision, dtype: str, device: str) -> tuple[Any, Any]:
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
     _config(model_id, revision)
     # A log line of ours says more than a bar in a step's log; downloads keep theirs.
     logging.disable_progress_bar()
     with _loading(model_id):
-        tokenizer = AutoTokenizer.from_pretrained(revision.source, **_at(revision))
         model = AutoModelForCausalLM.from_pretrained(revision.source, dtype=getattr(torch, dtype), **_at(revision))
+    return model.to(device).eval(), _tokenizer(model_id, revision)
+
+
+def _tokenizer(model_id: str, revision: Revision) -> Any:
+    from transformers import AutoTokenizer
+
+    with _loading(model_id):
+        tokenizer = AutoTokenizer.from_pretrained(revision.source, **_at(revision))
     # Long samples are the context policy's business; the tokenizer need not warn of every one of them.
     tokenizer.model_max_length = _NO_LIMIT
-    return model.to(device).eval(), tokenizer
+    return tokenizer
 
 
 def _config(model_id: str, revision: Revision) -> Any:

@@ -24,7 +24,6 @@ from gradsim_assets.schemas import (
     BM25_CANDIDATES,
     DOT_PRODUCTS,
     LIMA,
-    MODEL_GENERATED,
     PARAPHRASED,
     PROJECTED_SIMILARITY,
     SETTINGS,
@@ -41,9 +40,6 @@ _DESCRIPTIONS = {
         "storing a sketch of each gradient in place of comparing whole gradients."
     ),
 }
-
-#: Table of the variants of each setting.
-_VARIANTS = {PARAPHRASED.name: PARAPHRASED, MODEL_GENERATED.name: MODEL_GENERATED}
 
 
 def build(
