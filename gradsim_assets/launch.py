@@ -21,7 +21,7 @@ from gradsim_assets.automation import LoaderContext, unfinished_backfills
 from gradsim_assets.core.errors import InputError
 from gradsim_assets.defs.common import draw_progress_on_terminal
 from gradsim_assets.defs.jobs import Stage
-from gradsim_assets.defs.models.assets import HF_MODEL
+from gradsim_assets.defs.models.assets import observation
 from gradsim_assets.partitions import MODELS, model_id_of, model_slug
 from gradsim_assets.settings import gradsim_home
 
@@ -115,10 +115,7 @@ class Launcher:
 
     def observe(self, model_id: str, revision: str) -> None:
         """Records the revision that a model stands at, so that tables of another one show as stale."""
-        observation = dg.AssetObservation(
-            HF_MODEL, partition=model_slug(model_id), tags={"dagster/data_version": revision}
-        )
-        self.instance.report_runless_asset_event(observation)
+        self.instance.report_runless_asset_event(observation(model_slug(model_id), revision))
 
     def work(
         self, stage: Stage, model_id: str | None = None, force: bool = False

@@ -43,6 +43,11 @@ def build() -> list[dg.SourceAsset]:
     return [hf_model]
 
 
+def observation(slug: str, revision: str) -> dg.AssetObservation:
+    """The event that says at which revision a model stands, so that tables of another one show as stale."""
+    return dg.AssetObservation(HF_MODEL, partition=slug, tags={"dagster/data_version": revision})
+
+
 def revision_for_run(context: dg.AssetExecutionContext, hub: ModelHub, model_id: str) -> Revision:
     """The revision that this run works on: resolved by its first step, kept as a tag, used by all later ones."""
     tags = {**context.instance.get_run_by_id(context.run_id).tags, **context.run_tags}
@@ -73,9 +78,7 @@ def _observed(instance: dg.DagsterInstance, slug: str, revision: Revision) -> in
     """Storage id of the observation of this revision, recorded now unless it is the latest one already."""
     latest = instance.get_latest_data_version_record(HF_MODEL, True, slug)
     if latest is None or extract_data_version_from_entry(latest.event_log_entry) != dg.DataVersion(revision.name):
-        instance.report_runless_asset_event(
-            dg.AssetObservation(HF_MODEL, partition=slug, tags={"dagster/data_version": revision.name})
-        )
+        instance.report_runless_asset_event(observation(slug, revision.name))
         wanted = dg.AssetRecordsFilter(asset_key=HF_MODEL, asset_partitions=[slug])
         for record in instance.fetch_observations(wanted, limit=20).records:
             if extract_data_version_from_entry(record.event_log_entry) == dg.DataVersion(revision.name):

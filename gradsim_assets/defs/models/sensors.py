@@ -9,7 +9,7 @@ import dagster as dg
 
 from gradsim_assets.automation import launch_backfill, targets, unfinished_backfills
 from gradsim_assets.core.errors import InputError
-from gradsim_assets.defs.models.assets import HF_MODEL
+from gradsim_assets.defs.models.assets import HF_MODEL, observation
 from gradsim_assets.partitions import MODELS, model_id_of, model_slug
 from gradsim_assets.resources.hub import ModelHub
 from gradsim_assets.settings import Settings
@@ -63,10 +63,7 @@ def _observe(settings: Settings) -> dg.SensorDefinition:
             context.log.warning(sentence)
         return dg.SensorResult(
             dynamic_partitions_requests=[MODELS.build_add_request(added)] if added else [],
-            asset_events=[
-                dg.AssetObservation(HF_MODEL, partition=slug, tags={"dagster/data_version": revision})
-                for slug, revision in found.changed.items()
-            ],
+            asset_events=[observation(slug, revision) for slug, revision in found.changed.items()],
             cursor=found.cursor,
         )
 
