@@ -14,16 +14,16 @@ from typing import Any
 
 import dagster as dg
 from dagster._core.definitions.data_version import (
-    CachingStaleStatusResolver,
     StaleStatus,
     get_input_data_version_tag,
     get_input_event_pointer_tag,
 )
 
-from gradsim_assets.automation import LoaderContext, launch_backfill, targets
+from gradsim_assets.automation import launch_backfill, targets
 from gradsim_assets.definitions import build_definitions
 from gradsim_assets.defs.models.assets import HF_MODEL
 from gradsim_assets.settings import DataSettings, Settings
+from gradsim_assets.status import status_resolver
 
 TABLE = dg.AssetKey(["dot_products", "paraphrased"])
 
@@ -41,7 +41,7 @@ def measure(models: int, shards: int) -> dict[str, Any]:
             _record(instance, graph, slugs, shards)
         instance.report_runless_asset_event(_observation(slugs[0], "2"))
         with _timed(report, "stale_status"):
-            resolver = CachingStaleStatusResolver(instance, graph, LoaderContext(instance))
+            resolver = status_resolver(instance, graph)
             keys = graph.get(TABLE).partitions_def.get_partition_keys(dynamic_partitions_store=instance)
             stale = {str(key) for key in keys if resolver.get_status(TABLE, key) == StaleStatus.STALE}
         report["stale_partitions"] = len(stale)

@@ -5,41 +5,24 @@ Everything here is switched off until a user switches it on: GPU time costs mone
 
 import time
 from collections.abc import Collection, Iterable
-from typing import Any
 
 import dagster as dg
 from dagster._core.asset_graph_view.asset_graph_view import AssetGraphView
 from dagster._core.definitions.assets.graph.asset_graph_subset import AssetGraphSubset
 from dagster._core.definitions.assets.graph.base_asset_graph import BaseAssetGraph
-from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
+from dagster._core.definitions.data_version import StaleStatus
 from dagster._core.definitions.events import AssetKeyPartitionKey
 from dagster._core.execution.backfill import BulkActionsFilter, BulkActionStatus, PartitionBackfill
-from dagster._core.loader import LoadingContext
 from dagster._core.utils import make_new_backfill_id
 
 from gradsim_assets.io.parquet import dimension_of, partition_of
 from gradsim_assets.io.tables import Partition
 from gradsim_assets.schemas import MODEL_COMPARISON, PROJECTED_SIMILARITY, SETTINGS
+from gradsim_assets.status import status_resolver
 
 #: Groups whose assets are computed again when a model changes; the datasets do not depend on models.
 GROUPS = ("gradients", "similarity", "analysis")
 ANSWERS = "model_generated"
-
-
-class LoaderContext(LoadingContext):
-    """What Dagster batches its own look-ups in; one per question, since it caches."""
-
-    def __init__(self, instance: dg.DagsterInstance) -> None:
-        self._instance = instance
-        self._loaders: dict[Any, Any] = {}
-
-    @property
-    def instance(self) -> dg.DagsterInstance:
-        return self._instance
-
-    @property
-    def loaders(self) -> dict[Any, Any]:
-        return self._loaders
 
 
 class OutOfDate(dg.AutomationCondition[dg.AssetKey]):
@@ -55,10 +38,11 @@ class OutOfDate(dg.AutomationCondition[dg.AssetKey]):
 
     def evaluate(self, context: dg.AutomationContext) -> dg.AutomationResult:
         view: AssetGraphView = context.asset_graph_view
-        resolver = CachingStaleStatusResolver(view.instance, view.asset_graph, LoaderContext(view.instance))
+        candidates = context.candidate_subset.expensively_compute_asset_partitions()
+        resolver = status_resolver(view.instance, view.asset_graph, len(candidates))
         stale = {
             candidate
-            for candidate in context.candidate_subset.expensively_compute_asset_partitions()
+            for candidate in candidates
             if resolver.get_status(candidate.asset_key, candidate.partition_key) != StaleStatus.FRESH
         }
         return dg.AutomationResult(context, view.get_asset_subset_from_asset_partitions(context.key, stale))
@@ -128,7 +112,7 @@ def targets(
 
     `models`, `shards` and `keys` restrict the answer; `missing` includes what was never computed; `force` takes all.
     """
-    resolver = CachingStaleStatusResolver(instance, graph, LoaderContext(instance))
+    resolver = status_resolver(instance, graph)
     wanted = {StaleStatus.STALE, *([StaleStatus.MISSING] if missing else [])}
     needed: dict[dg.AssetKey, list[tuple[Partition, Target]]] = {}
     for key in graph.toposorted_asset_keys:

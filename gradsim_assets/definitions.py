@@ -74,7 +74,8 @@ def resources(settings: Settings) -> dict[str, dg.ConfigurableResource | dg.Conf
         "hub": ModelHub(
             home=str(settings.home),
             device=settings.compute.device,
-            models=[model.model_dump() for model in settings.models],
+            models=[model.model_dump(exclude_none=True) for model in settings.models],
+            defaults={"candidates": settings.data.candidates},
         ),
         "paraphraser": Paraphraser(
             store=str(settings.home / "paraphrases"),

@@ -9,9 +9,10 @@ from dagster import AssetKey
 from dagster._core.definitions.assets.graph.base_asset_graph import BaseAssetGraph
 
 from gradsim_assets.core.errors import InputError
+from gradsim_assets.defs.candidates.assets import model_candidates
 from gradsim_assets.io.parquet import dimension_of
 from gradsim_assets.io.tables import Partition, Tables, fingerprint
-from gradsim_assets.schemas import TABLES
+from gradsim_assets.schemas import BM25_CANDIDATES, TABLES
 
 #: Columns that name a sample.
 _IDS = ("variant_id", "id")
@@ -62,7 +63,7 @@ def _walk(
         return
     seen.add((key, where))
     provenance = tables.provenance(key.path, where)
-    frame = tables.read(key.path, where)
+    frame = _read(tables, key, where, child)
     recorded = child.get(key.path[-1])
     # A table over many shards records them as one; that they are the same shards is told by their own entries.
     same = fingerprint(frame) == recorded if depth and isinstance(recorded, str) and recorded else None
@@ -91,6 +92,13 @@ def _home(
             "correct its id, or materialise the table first."
         )
     return found[0]
+
+
+def _read(tables: Tables, key: AssetKey, where: Partition, child: Mapping[str, Any]) -> pl.DataFrame:
+    """A partition as the table that was made from it read it: of the candidates, those that its model asks for."""
+    if key.path == [BM25_CANDIDATES.name]:
+        return model_candidates(tables, [str(where.shard)], child.get("candidates"))
+    return tables.read(key.path, where)
 
 
 def _rows(frame: pl.DataFrame, sample: str) -> pl.DataFrame:

@@ -11,19 +11,20 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
-from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
+from dagster._core.definitions.data_version import StaleStatus
 from dagster._core.definitions.reconstruct import ReconstructableRepository
 from dagster._core.execution.api import execute_job
 from dagster._core.execution.backfill import PartitionBackfill
 from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
 
-from gradsim_assets.automation import LoaderContext, unfinished_backfills
+from gradsim_assets.automation import unfinished_backfills
 from gradsim_assets.core.errors import InputError
 from gradsim_assets.defs.common import draw_progress_on_terminal
 from gradsim_assets.defs.jobs import Stage
 from gradsim_assets.defs.models.assets import observation
 from gradsim_assets.partitions import MODELS, model_id_of, model_slug
 from gradsim_assets.settings import gradsim_home
+from gradsim_assets.status import status_resolver
 
 MODULE = "gradsim_assets.definitions"
 
@@ -113,20 +114,20 @@ class Launcher:
             raise InputError(f"{model_id} is part of backfill {working[0]}; wait for it or cancel it first.")
         self.instance.delete_dynamic_partition(str(MODELS.name), slug)
 
-    def observe(self, model_id: str, revision: str) -> None:
-        """Records the revision that a model stands at, so that tables of another one show as stale."""
-        self.instance.report_runless_asset_event(observation(model_slug(model_id), revision))
+    def observe(self, model_id: str, version: str) -> None:
+        """Records the version that a model stands at, so that tables of another one show as stale."""
+        self.instance.report_runless_asset_event(observation(model_slug(model_id), version))
 
     def work(
         self, stage: Stage, model_id: str | None = None, force: bool = False
     ) -> dict[str | None, list[dg.AssetKey]]:
         """Per partition of a stage (of one model) the assets to materialise: missing or stale ones, all with `force`."""
         graph = self.repository.asset_graph
-        resolver = CachingStaleStatusResolver(self.instance, graph, LoaderContext(self.instance))
-        keys = sorted(stage.selection.resolve(graph))
+        keys, partitions = sorted(stage.selection.resolve(graph)), self.partitions(stage, model_id)
+        resolver = status_resolver(self.instance, graph, len(partitions))
         by_partition = {
             partition: [key for key in keys if force or resolver.get_status(key, partition) != StaleStatus.FRESH]
-            for partition in self.partitions(stage, model_id)
+            for partition in partitions
         }
         return {partition: assets for partition, assets in by_partition.items() if assets}
 

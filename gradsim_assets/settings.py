@@ -32,6 +32,11 @@ def _candidates(value: Any) -> Any:
 Candidates = Annotated[int | Literal["all"], BeforeValidator(_candidates)]
 
 
+def top_k(candidates: Candidates) -> int | None:
+    """The number of candidates, None for all of them."""
+    return None if candidates == "all" else candidates
+
+
 class DataSettings(_Section):
     """Where samples come from and how they are cut up."""
 
@@ -78,6 +83,18 @@ class ModelSettings(_Section):
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     chat_template: str = "tulu"
     context: ContextPolicy = "auto"
+    candidates: Candidates | None = None  # None: data.candidates
+
+    def differing(self, default: "ModelSettings") -> str:
+        """What decides values and is not as in `default`, such as "candidates=10 dtype=bfloat16"; "" where all is."""
+        differing = []
+        for name in ("candidates", "chat_template", "context", "dtype"):
+            value = str(getattr(self, name))
+            if value != str(getattr(default, name)):
+                # The text of a template is no name; its hash tells two of them apart.
+                short = value if value.isalnum() else hashlib.sha256(value.encode()).hexdigest()[:8]
+                differing.append(f"{name}={short}")
+        return " ".join(differing)
 
 
 class Settings(_Section):
@@ -90,6 +107,12 @@ class Settings(_Section):
     models: tuple[ModelSettings, ...] = (ModelSettings(id=DEMO),)
     home: Path
     tables: str
+
+    @property
+    def most_candidates(self) -> Candidates:
+        """The most candidates that any model asks for: what `bm25_candidates` holds."""
+        asked = [self.data.candidates, *(model.candidates for model in self.models if model.candidates is not None)]
+        return "all" if "all" in asked else max(k for k in asked if k != "all")
 
     @property
     def fingerprint(self) -> str:

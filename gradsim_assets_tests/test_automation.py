@@ -6,6 +6,7 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+from dagster._core.definitions.data_version import StaleStatus
 
 from gradsim_assets.automation import automated, launch_backfill, targets
 from gradsim_assets.definitions import build_definitions
@@ -14,6 +15,7 @@ from gradsim_assets.defs.models.sensors import LONGEST_PAUSE_SECONDS, observatio
 from gradsim_assets.partitions import MODELS, model_slug
 from gradsim_assets.resources.hub import ModelHub
 from gradsim_assets.settings import Settings
+from gradsim_assets.status import status_resolver
 
 
 def folder(root: Path, name: str, content: str = "{}") -> Path:
@@ -77,7 +79,7 @@ def test_a_raw_key_is_a_problem_in_one_sentence(hub: ModelHub) -> None:
 def test_removed_models_are_forgotten(hub: ModelHub, tmp_path: Path) -> None:
     slug = model_slug(str(folder(tmp_path, "a")))
     cursor = observations(hub, [slug], None, 0.0).cursor
-    assert json.loads(observations(hub, [], cursor, 1.0).cursor)["revisions"] == {}
+    assert json.loads(observations(hub, [], cursor, 1.0).cursor)["versions"] == {}
 
 
 def test_datasets_are_not_automated_and_what_follows_models_is() -> None:
@@ -230,6 +232,37 @@ def test_a_new_model_is_computed_and_no_other(miniature: Miniature) -> None:
     done = miniature.settle()
     assert {partition for _, partition in done if partition} == {"c|00", "c|01", "c"}
     assert len(done) == len(set(done)) == 6
+
+
+def test_many_partitions_have_the_status_that_dagster_gives_each(miniature: Miniature) -> None:
+    graph = miniature.defs.get_repository_def().asset_graph
+
+    def differences() -> set[object]:
+        mine, theirs = status_resolver(miniature.instance, graph), status_resolver(miniature.instance, graph, 1)
+        assert type(mine) is not type(theirs)
+        found = set()
+        for key in graph.materializable_asset_keys:
+            definition = graph.get(key).partitions_def
+            keys = definition.get_partition_keys(dynamic_partitions_store=miniature.instance) if definition else [None]
+            for partition in keys:
+                statuses.add(mine.get_status(key, partition))
+                if mine.get_stale_causes(key, partition) != theirs.get_stale_causes(key, partition):
+                    found.add((key, partition))
+                if mine.get_status(key, partition) != theirs.get_status(key, partition):
+                    found.add((key, partition))
+        return found
+
+    statuses: set[StaleStatus] = set()
+    assert differences() == set() and statuses == {StaleStatus.FRESH}
+    miniature.observe("b", "2")
+    miniature.instance.add_dynamic_partitions("model", ["c"])
+    assert differences() == set() and statuses == set(StaleStatus)
+    miniature.compute({("answers", "b|00"), ("gradients", "b|00"), ("answers", "a|01")})
+    miniature.observe("b", "3")
+    miniature.observe("b", "2")  # back to what b|00 was computed from
+    assert differences() == set()
+    miniature.instance.wipe_assets([dg.AssetKey("answers")])
+    assert differences() == set()
 
 
 def test_targets_are_what_is_stale_and_what_follows(miniature: Miniature) -> None:

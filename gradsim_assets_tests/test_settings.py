@@ -42,11 +42,15 @@ def test_the_example_file_shows_the_defaults_and_knows_every_key(tmp_path: Path)
         ("[dta]\nshards = 3", "unknown key dta; did you mean data?"),
         (
             '[[models]]\nid = "a/b"\nflavour = 1',
-            "unknown key models.0.flavour; known here: id, dtype, chat_template, context",
+            "unknown key models.0.flavour; known here: id, dtype, chat_template, context, candidates",
         ),
         ("[data]\nshards = 100", "data.shards = 100 is not accepted"),
         ("[data]\nshards = 0", "data.shards = 0 is not accepted"),
         ("[data]\ncandidates = 0", 'data.candidates = 0 is not accepted (must be a number from 1 up, or "all")'),
+        (
+            '[[models]]\nid = "a/b"\ncandidates = "some"',
+            "models.0.candidates = 'some' is not accepted (must be a number",
+        ),
         ('[compute]\nexecutor = "celery"', "compute.executor = 'celery' is not accepted"),
         ('[compute]\ndevice = "gpu"', "compute.device = 'gpu' is not accepted"),
         ('home = "/tmp"', "unknown key home; set GRADSIM_HOME in the environment instead"),

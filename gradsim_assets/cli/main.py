@@ -107,8 +107,8 @@ def _run(model_id: str, part: str, force: bool, settings: Settings) -> None:
     runs = launcher()
     runs.add_model(model_id)
     if part != "analyses":
-        revision = resources(settings)["hub"].resolve(model_id)  # type: ignore[union-attr]
-        runs.observe(model_id, revision.name)
+        hub = resources(settings)["hub"]
+        runs.observe(model_id, hub.version(model_id, hub.resolve(model_id)))  # type: ignore[union-attr]
     ran = 0
     for stage in STAGES:
         if stage.job not in PARTS[part]:

@@ -9,7 +9,7 @@ from gradsim_assets.core.errors import InputError
 if TYPE_CHECKING:
     import polars as pl
 
-_SHOWN = ("revision", "dataset", "fingerprint", "package_version", "configuration", "run_id")
+_SHOWN = ("revision", "settings", "dataset", "fingerprint", "package_version", "configuration", "run_id")
 
 
 @click.command()

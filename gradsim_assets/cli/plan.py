@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gradsim_assets.settings import Settings, load_settings
+from gradsim_assets.settings import Settings, load_settings, top_k
 
 if TYPE_CHECKING:
     from gradsim_assets.core.engine import PassGraph
@@ -99,6 +99,7 @@ class _Graphs:
         self.index = Index([sample.user for sample in originals])
         self.place = {sample.id: number for number, sample in enumerate(originals)}
         self.settings = settings
+        self.k = top_k(hub.settings(model).candidates or settings.data.candidates)
         self.used: set[str] = set()
 
     def of(self, variants: "list[Sample]") -> "PassGraph":
@@ -106,11 +107,10 @@ class _Graphs:
         from gradsim_assets.core.engine import PassGraph
         from gradsim_assets.schemas import SETTINGS
 
-        k = None if self.settings.data.candidates == "all" else self.settings.data.candidates
         pairs = [
             (variant.id, self.originals[candidate.index].id)
             for variant in variants
-            for candidate in self.index.candidates(variant.user, self.place[variant.id], k)
+            for candidate in self.index.candidates(variant.user, self.place[variant.id], self.k)
         ]
         needed = {original for _, original in pairs}
         self.used |= needed

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import polars as pl
 from rank_bm25 import BM25Okapi
 
 K1, B, EPSILON = 1.5, 0.75, 0.25
@@ -66,3 +67,16 @@ class Index:
             Candidate(index, rank + 1, float(scores[index]), forced and rank == last)
             for rank, index in enumerate(order)
         ]
+
+
+def top_candidates(frame: pl.DataFrame, k: int | None) -> pl.DataFrame:
+    """What `Index.candidates` gives for a smaller k, from a table `bm25_candidates` of a larger one; None: all of it.
+
+    The truth is always in the larger table with its score, so that it can replace the last of the k where it is missing.
+    """
+    if k is None:
+        return frame
+    own, rank = pl.col("variant_id") == pl.col("original_id"), pl.col("rank")
+    lost = (own & (rank > k)).any().over("variant_id")
+    kept = frame.filter(own | (rank < k) | ((rank == k) & ~lost))
+    return kept.with_columns(forced=pl.col("forced") | (rank > k), rank=rank.clip(upper_bound=k))

@@ -94,13 +94,15 @@ def table_result(
     metadata: Mapping[str, Any] | None = None,
     provenance: Mapping[str, Any] | None = None,
     tags: Mapping[str, str] | None = None,
+    data_version: str | None = None,
 ) -> dg.MaterializeResult:
     """A table as the result of an asset, for the IO manager to write: with a preview and a data version from its content.
 
     `provenance` also goes into the Parquet file. A lazy frame must hold blocks that were enforced as they were made.
     """
-    data_version, entries = _described(schema, frame, metadata, provenance)
-    return dg.MaterializeResult(value=frame, data_version=dg.DataVersion(data_version), metadata=entries, tags=tags)
+    content, entries = _described(schema, frame, metadata, provenance)
+    version = dg.DataVersion(data_version or content)
+    return dg.MaterializeResult(value=frame, data_version=version, metadata=entries, tags=tags)
 
 
 def saved_table_result(
@@ -151,13 +153,13 @@ def plot_metadata(plots: Sequence["Plot"]) -> dict[str, Any]:
 
 
 def carried(context: dg.AssetExecutionContext, store: TableStore, table: Sequence[str], name: str) -> dict[str, Any]:
-    """What the provenance of a model's table takes over from the shards it was made from: revision and dataset.
+    """What the provenance of a model's table takes over from the shards it was made from: revision, settings and dataset.
 
     `name` is the asset's input that holds the shards of `table`.
     """
     first = partition_of(next(iter(context.asset_partition_keys_for_input(name))))
     source = store.tables.provenance(table, first)
-    return {entry: source[entry] for entry in ("revision", "dataset") if source.get(entry)}
+    return {entry: source[entry] for entry in ("revision", "settings", "dataset") if source.get(entry)}
 
 
 def preview(frame: pl.DataFrame | pl.LazyFrame) -> dg.MetadataValue:

@@ -54,21 +54,23 @@ class TableStore(dg.ConfigurableResource):
         there = list(key) != originals and self.tables.exists(originals)
         return self.tables.provenance(originals).get("fingerprint") if there else None
 
-    def revision(self, key: Sequence[str], partitions: Sequence[Partition]) -> str | None:
-        """The model revision that all given partitions of a table were computed from; None for imported ones.
+    def check_one_version(self, key: Sequence[str], partitions: Sequence[Partition]) -> None:
+        """Sees to it that all given partitions of a table were computed from one revision of their model, with one group of settings.
 
         Raises:
-            InputError: they come from different revisions, so that no figure over them means anything.
+            InputError: they were not, so that no figure over them means anything.
         """
-        by_revision: dict[Any, Partition] = {}
+        by_version: dict[str, Partition] = {}
         for partition in partitions:
-            by_revision.setdefault(self.tables.provenance(key, partition).get("revision"), partition)
-        if len(by_revision) > 1:
-            named = ", ".join(f"{partition} from {revision}" for revision, partition in by_revision.items())
+            source = self.tables.provenance(key, partition)
+            parts = [source.get("revision"), source.get("settings")]
+            by_version.setdefault(" ".join(str(part) for part in parts if part), partition)
+        if len(by_version) > 1:
+            named = ", ".join(f"{partition} from {version}" for version, partition in by_version.items())
             raise InputError(
-                f"table {'/'.join(key)} mixes revisions of its model ({named}); materialise the stale shards again first."
+                f"table {'/'.join(key)} mixes revisions or settings of its model ({named}); materialise the stale shards "
+                "again first."
             )
-        return next(iter(by_revision), None)
 
     def save(
         self,
@@ -134,7 +136,7 @@ class ParquetIOManager(dg.ConfigurableIOManager):
         try:
             frame = self.store.tables.scan(key, partitions)
             if len({partition.model for partition in partitions} - {None}) == 1:
-                self.store.revision(key, partitions)
+                self.store.check_one_version(key, partitions)
             return frame
         except InputError as error:
             raise dg.Failure(str(error), allow_retries=False) from error

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+from pydantic import Field
 
 from gradsim_assets.core.errors import InputError
 from gradsim_assets.core.tokenization import ChatTokenizer
-from gradsim_assets.settings import DEMO, ModelSettings
+from gradsim_assets.settings import DEMO, DataSettings, ModelSettings
 
 _log = logging.getLogger(__name__)
 
@@ -75,11 +76,21 @@ class ModelHub(dg.ConfigurableResource):
     home: str
     device: str
     models: list[dict[str, Any]]
+    #: Settings of models that name none themselves.
+    defaults: dict[str, Any] = Field(default={"candidates": DataSettings().candidates})
 
     def settings(self, model_id: str) -> ModelSettings:
-        """The settings of one model; defaults for a model without an entry under [[models]]."""
-        entry = next((entry for entry in self.models if entry["id"] == model_id), {"id": model_id})
-        return ModelSettings.model_validate(entry)
+        """The settings of one model; defaults for what it does not name, and for a model without an entry under [[models]]."""
+        entry = next((entry for entry in self.models if entry["id"] == model_id), {})
+        return ModelSettings.model_validate({**self.defaults, "id": model_id, **entry})
+
+    def differing(self, model_id: str) -> str:
+        """Those settings of a model that decide values and are not the defaults, as text; "" where all are."""
+        return self.settings(model_id).differing(ModelSettings.model_validate({**self.defaults, "id": model_id}))
+
+    def version(self, model_id: str, revision: Revision) -> str:
+        """What a model's tables are made from: its revision, with the settings that are not the defaults."""
+        return f"{revision.name} {self.differing(model_id)}".strip()
 
     def resolve(self, model_id: str) -> Revision:
         """The revision that a model id stands for now: hub commit, or content hash of a folder.

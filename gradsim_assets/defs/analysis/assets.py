@@ -15,7 +15,7 @@ from gradsim_assets.core.selection import agreement, greedy_selection
 from gradsim_assets.core.self_similarity import self_similarity
 from gradsim_assets.defs.analysis.plots import plots_of
 from gradsim_assets.defs.common import carried, code_version, column_schema, input_errors, plot_metadata, table_result
-from gradsim_assets.defs.models.assets import HF_MODEL, revision_for_run, revision_tags
+from gradsim_assets.defs.models.assets import HF_MODEL, provenance_of, revision_for_run, revision_tags
 from gradsim_assets.io.parquet import TableStore
 from gradsim_assets.io.tables import Partition, fingerprint
 from gradsim_assets.partitions import ALL, BY_MODEL, MODELS, Partitions, model_id_of
@@ -122,7 +122,7 @@ def _parameters_per_component(op_tags: Mapping[str, Any] | None) -> dg.AssetsDef
                 "components": frame.height,
                 **plot_metadata(plots_of(PARAMETERS_PER_COMPONENT.name, frame)),
             },
-            provenance={"model": model_id, "revision": revision.name},
+            provenance=provenance_of(hub, model_id, revision),
             tags=revision_tags(context),
         )
 

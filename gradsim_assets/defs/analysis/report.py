@@ -10,6 +10,7 @@ import polars as pl
 
 from gradsim_assets import __version__
 from gradsim_assets.defs.analysis.plots import plots_of
+from gradsim_assets.defs.candidates.assets import model_candidates
 from gradsim_assets.defs.common import code_version, input_errors
 from gradsim_assets.io.parquet import TableStore
 from gradsim_assets.io.tables import Partition, Tables
@@ -97,15 +98,21 @@ class Sources:
         from gradsim_assets.core.report import SettingResults
 
         found = [s for s in SETTINGS if self.tables.exists([RETRIEVAL.name, s], Partition(self.slug))]
-        bm25 = self.store.optional([BM25_CANDIDATES.name], [Partition(shard=shard) for shard in self.shards])
         return {
             setting: SettingResults(
                 **{name: self.read(table.name, setting) for name, table in _TABLES.items()},
-                bm25=bm25,
+                bm25=self.candidates(setting),
                 variants=self.variants(setting),
             )
             for setting in found
         }
+
+    def candidates(self, setting: str) -> pl.DataFrame | None:
+        """The candidates that the setting's gradients were computed for, if they are there."""
+        if not all(self.tables.exists([BM25_CANDIDATES.name], Partition(shard=shard)) for shard in self.shards):
+            return None
+        source = self.tables.provenance([DOT_PRODUCTS.name, setting], Partition(self.slug, self.shards[0]))
+        return model_candidates(self.tables, self.shards, source.get("candidates"))
 
     def variants(self, setting: str) -> pl.DataFrame | None:
         """The variants' texts, if they are there."""

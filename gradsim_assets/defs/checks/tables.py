@@ -9,6 +9,7 @@ import polars as pl
 
 from gradsim_assets.core import checks
 from gradsim_assets.core.errors import InputError
+from gradsim_assets.defs.candidates.assets import model_candidates
 from gradsim_assets.defs.common import input_errors
 from gradsim_assets.io.audit import read_audited
 from gradsim_assets.io.parquet import TableStore, dimension_of, partition_of
@@ -166,7 +167,7 @@ def _gradient_rules(
     if provenance.get("imported"):  # candidates of an import are the import's own
         expected = frame
     else:
-        expected = store.tables.read([BM25_CANDIDATES.name], Partition(shard=partition.shard))
+        expected = model_candidates(store.tables, [str(partition.shard)], provenance.get("candidates"))
     dropped = int(provenance.get("dropped") or 0) > 0
     if key[0] == PROJECTED_SIMILARITY.name:
         found = checks.pair_findings(frame, expected, "proportion", dropped)

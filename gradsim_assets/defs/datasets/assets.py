@@ -8,7 +8,7 @@ import polars as pl
 
 from gradsim_assets.core.samples import Sample, parse_samples, sample_frame
 from gradsim_assets.defs.common import HEAVY_RETRIES, code_version, column_schema, input_errors, progress, table_result
-from gradsim_assets.defs.models.assets import HF_MODEL, revision_for_run, revision_tags
+from gradsim_assets.defs.models.assets import HF_MODEL, provenance_of, revision_for_run, revision_tags
 from gradsim_assets.io.tables import fingerprint
 from gradsim_assets.partitions import BY_MODEL, BY_SHARD, Partitions, model_id_of, shard_slice
 from gradsim_assets.resources.compute import Compute
@@ -166,8 +166,7 @@ def _model_generated(partitions: Partitions, op_tags: Mapping[str, Any] | None) 
             frame,
             metadata={"truncated": int(frame["truncated"].sum()), "dropped": dropped},
             provenance={
-                "model": model_id,
-                "revision": revision.name,
+                **provenance_of(hub, model_id, revision),
                 "paraphrased": fingerprint(paraphrased),
                 "dropped": dropped,
             },

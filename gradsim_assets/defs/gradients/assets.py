@@ -6,6 +6,7 @@ from typing import Any
 import dagster as dg
 import polars as pl
 
+from gradsim_assets.defs.candidates.assets import model_candidates
 from gradsim_assets.defs.common import (
     HEAVY_RETRIES,
     code_version,
@@ -14,7 +15,7 @@ from gradsim_assets.defs.common import (
     progress,
     saved_table_result,
 )
-from gradsim_assets.defs.models.assets import HF_MODEL, revision_for_run, revision_tags
+from gradsim_assets.defs.models.assets import HF_MODEL, provenance_of, revision_for_run, revision_tags
 from gradsim_assets.io.parquet import TableStore
 from gradsim_assets.io.tables import Partition, fingerprint
 from gradsim_assets.partitions import BY_MODEL, BY_SHARD, Partitions, model_id_of
@@ -28,7 +29,7 @@ from gradsim_assets.schemas import (
     PROJECTED_SIMILARITY,
     SETTINGS,
 )
-from gradsim_assets.settings import Settings
+from gradsim_assets.settings import ModelSettings, Settings
 
 _DESCRIPTIONS = {
     DOT_PRODUCTS.name: (
@@ -101,7 +102,8 @@ def _gradients(
     with input_errors():  # before anything is read: a raw key is told apart from a missing table
         model_id = model_id_of(keys["model"])
     partition = Partition(keys["model"], keys["shard"])
-    tables = _read_tables(store, partition, {key.path[1] for key in selected})
+    settings = hub.settings(model_id)
+    tables = _read_tables(store, partition, {key.path[1] for key in selected}, settings)
     variants = {name: frame for name, frame in tables.items() if name in SETTINGS}
     with input_errors(), progress(context, f"gradients {context.partition_key}", "gradients") as report:
         revision = revision_for_run(context, hub, model_id)
@@ -113,7 +115,7 @@ def _gradients(
             loaded.tokenizer,
             max_positions=loaded.max_positions,
             learned_positions=loaded.learned_positions,
-            policy=hub.settings(model_id).context,
+            policy=settings.context,
             products=[key.path[1] for key in selected if key.path[0] == DOT_PRODUCTS.name],
             projections={key.path[1]: compute.projections for key in selected if key.path[0] != DOT_PRODUCTS.name},
         )
@@ -122,8 +124,8 @@ def _gradients(
         )
     context.log.info(result.report.plan)
     provenance = {
-        "model": model_id,
-        "revision": revision.name,
+        **provenance_of(hub, model_id, revision),
+        "candidates": settings.candidates,
         "dropped": inputs.counts.get("dropped", 0),
         "dataset": fingerprint(tables[LIMA.name]),
         **{name: fingerprint(frame) for name, frame in tables.items()},
@@ -139,10 +141,15 @@ def _gradients(
         )
 
 
-def _read_tables(store: TableStore, partition: Partition, settings: set[str]) -> dict[str, pl.DataFrame]:
+def _read_tables(
+    store: TableStore, partition: Partition, variants: set[str], settings: ModelSettings
+) -> dict[str, pl.DataFrame]:
     """The inputs of a shard; `model_generated` only where it is asked for, since it need not exist otherwise."""
     shard = Partition(shard=partition.shard)
-    where = {LIMA.name: Partition(), BM25_CANDIDATES.name: shard}
-    where |= {setting: shard if setting == PARAPHRASED.name else partition for setting in sorted(settings)}
+    where = {LIMA.name: Partition()}
+    where |= {name: shard if name == PARAPHRASED.name else partition for name in sorted(variants)}
     with input_errors():
-        return {name: store.tables.read([name], at) for name, at in where.items()}
+        return {
+            BM25_CANDIDATES.name: model_candidates(store.tables, [str(partition.shard)], settings.candidates),
+            **{name: store.tables.read([name], at) for name, at in where.items()},
+        }

@@ -1,5 +1,7 @@
 """`hf_model`: which revision every model under study stands at."""
 
+from typing import Any
+
 import dagster as dg
 from dagster._core.definitions.data_version import extract_data_version_from_entry, get_input_event_pointer_tag
 
@@ -27,25 +29,26 @@ def build() -> list[dg.SourceAsset]:
         partitions_def=MODELS,
         group_name="models",
         description=(
-            "The models under study. Its data version is the revision in force: the commit on the hub, or the content "
-            "hash of a local folder. Observing it costs no GPU; tables of another revision then show as stale."
+            "The models under study. Its data version is the revision in force (the commit on the hub, or the content "
+            "hash of a local folder), with those settings of the model that are not the defaults. Observing it costs no "
+            "GPU; tables of another revision, or made with other settings, then show as stale."
         ),
     )
     def hf_model(context: dg.OpExecutionContext, hub: ModelHub) -> dg.DataVersionsByPartition:
         versions = {}
         for slug in context.instance.get_dynamic_partitions(str(MODELS.name)):
             with input_errors():
-                revision = hub.resolve(model_id_of(slug))
-            context.log.info(f"{slug} stands at {revision.name}")
-            versions[slug] = revision.name
+                model_id = model_id_of(slug)
+                versions[slug] = hub.version(model_id, hub.resolve(model_id))
+            context.log.info(f"{slug} stands at {versions[slug]}")
         return dg.DataVersionsByPartition(versions)
 
     return [hf_model]
 
 
-def observation(slug: str, revision: str) -> dg.AssetObservation:
-    """The event that says at which revision a model stands, so that tables of another one show as stale."""
-    return dg.AssetObservation(HF_MODEL, partition=slug, tags={"dagster/data_version": revision})
+def observation(slug: str, version: str) -> dg.AssetObservation:
+    """The event that says at which version (`ModelHub.version`) a model stands, so that tables of another one show as stale."""
+    return dg.AssetObservation(HF_MODEL, partition=slug, tags={"dagster/data_version": version})
 
 
 def revision_for_run(context: dg.AssetExecutionContext, hub: ModelHub, model_id: str) -> Revision:
@@ -54,7 +57,7 @@ def revision_for_run(context: dg.AssetExecutionContext, hub: ModelHub, model_id:
     if tagged := tags.get(REVISION_TAG):
         return hub.at(model_id, tagged)
     revision = hub.resolve(model_id)
-    pointer = _observed(context.instance, model_slug(model_id), revision)
+    pointer = _observed(context.instance, model_slug(model_id), hub.version(model_id, revision))
     key = tags.get("dagster/partition/shard")
     shard = {SHARD_TAG: key} if key else {}
     context.instance.add_run_tags(
@@ -62,6 +65,11 @@ def revision_for_run(context: dg.AssetExecutionContext, hub: ModelHub, model_id:
         {REVISION_TAG: revision.name, POINTER_TAG: str(pointer), MODEL_TAG: model_id[-MAX_TAG:], **shard},
     )
     return revision
+
+
+def provenance_of(hub: ModelHub, model_id: str, revision: Revision) -> dict[str, Any]:
+    """What every table of a model says about it: its id, its revision, and the settings that are not the defaults."""
+    return {"model": model_id, "revision": revision.name, "settings": hub.differing(model_id) or None}
 
 
 def revision_tags(context: dg.AssetExecutionContext) -> dict[str, str]:
@@ -74,13 +82,13 @@ def revision_tags(context: dg.AssetExecutionContext) -> dict[str, str]:
     return {get_input_event_pointer_tag(HF_MODEL): pointer} if pointer else {}
 
 
-def _observed(instance: dg.DagsterInstance, slug: str, revision: Revision) -> int:
-    """Storage id of the observation of this revision, recorded now unless it is the latest one already."""
+def _observed(instance: dg.DagsterInstance, slug: str, version: str) -> int:
+    """Storage id of the observation of this version, recorded now unless it is the latest one already."""
     latest = instance.get_latest_data_version_record(HF_MODEL, True, slug)
-    if latest is None or extract_data_version_from_entry(latest.event_log_entry) != dg.DataVersion(revision.name):
-        instance.report_runless_asset_event(observation(slug, revision.name))
+    if latest is None or extract_data_version_from_entry(latest.event_log_entry) != dg.DataVersion(version):
+        instance.report_runless_asset_event(observation(slug, version))
         wanted = dg.AssetRecordsFilter(asset_key=HF_MODEL, asset_partitions=[slug])
         for record in instance.fetch_observations(wanted, limit=20).records:
-            if extract_data_version_from_entry(record.event_log_entry) == dg.DataVersion(revision.name):
+            if extract_data_version_from_entry(record.event_log_entry) == dg.DataVersion(version):
                 return record.storage_id
     return latest.storage_id if latest else 0

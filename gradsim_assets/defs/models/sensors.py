@@ -63,7 +63,7 @@ def _observe(settings: Settings) -> dg.SensorDefinition:
             context.log.warning(sentence)
         return dg.SensorResult(
             dynamic_partitions_requests=[MODELS.build_add_request(added)] if added else [],
-            asset_events=[observation(slug, revision) for slug, revision in found.changed.items()],
+            asset_events=[observation(slug, version) for slug, version in found.changed.items()],
             cursor=found.cursor,
         )
 
@@ -71,11 +71,11 @@ def _observe(settings: Settings) -> dg.SensorDefinition:
 
 
 class Observations:
-    """What one tick found: revisions that changed, problems in words, and the cursor of the next tick."""
+    """What one tick found: versions that changed, problems in words, and the cursor of the next tick."""
 
     def __init__(self, cursor: str | None) -> None:
         document: Mapping[str, Any] = json.loads(cursor) if cursor else {}
-        self.revisions: dict[str, str] = dict(document.get("revisions", {}))
+        self.versions: dict[str, str] = dict(document.get("versions", {}))
         #: By slug: (failures in a row, time before which it is not asked for again).
         self.failures: dict[str, tuple[int, float]] = {k: (v[0], v[1]) for k, v in document.get("failures", {}).items()}
         self.changed: dict[str, str] = {}
@@ -84,28 +84,29 @@ class Observations:
     @property
     def cursor(self) -> str:
         """The state as JSON."""
-        return json.dumps({"revisions": self.revisions, "failures": self.failures}, sort_keys=True)
+        return json.dumps({"versions": self.versions, "failures": self.failures}, sort_keys=True)
 
 
 def observations(hub: ModelHub, slugs: Sequence[str], cursor: str | None, now: float) -> Observations:
     """Resolves every model; one that cannot be resolved is left alone for a minute, then two, four, ... up to six hours."""
     found = Observations(cursor)
-    for gone in set(found.revisions) - set(slugs):
-        del found.revisions[gone]
+    for gone in set(found.versions) - set(slugs):
+        del found.versions[gone]
     for slug in slugs:
         count, until = found.failures.get(slug, (0, 0.0))
         if now < until:
             continue
         try:
-            revision = hub.resolve(model_id_of(slug)).name
+            model_id = model_id_of(slug)
+            version = hub.version(model_id, hub.resolve(model_id))
         except (InputError, OSError) as error:  # the hub's own errors are OSErrors
             found.failures[slug] = (count + 1, now + min(60.0 * 2**count, LONGEST_PAUSE_SECONDS))
             if not count:  # said once, not with every tick: offline is a state, not an event
                 found.problems.append(f"{slug}: {error}")
             continue
         found.failures.pop(slug, None)
-        if found.revisions.get(slug) != revision:
-            found.changed[slug] = found.revisions[slug] = revision
+        if found.versions.get(slug) != version:
+            found.changed[slug] = found.versions[slug] = version
     return found
 
 
