@@ -67,7 +67,8 @@ def on_model_revision(key: dg.AssetKey) -> dg.AutomationCondition:
         | condition.code_version_changed().since(up_to_date)
     )
     healthy = ~condition.execution_failed() | changed
-    return (ready & wanted & healthy & OutOfDate()).with_label("on_model_revision")
+    # What is wanted comes first: as a rule nothing is, and the rest then has no partition to look at.
+    return (wanted & ready & healthy & OutOfDate()).with_label("on_model_revision")
 
 
 def automated(spec: dg.AssetSpec) -> dg.AssetSpec:

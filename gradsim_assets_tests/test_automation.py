@@ -7,6 +7,8 @@ from pathlib import Path
 import dagster as dg
 import pytest
 from dagster._core.definitions.data_version import StaleStatus
+from dagster._core.definitions.events import AssetKeyPartitionKey
+from dagster._core.definitions.partitions.context import partition_loading_context
 
 from gradsim_assets.automation import automated, launch_backfill, targets
 from gradsim_assets.definitions import build_definitions
@@ -263,6 +265,22 @@ def test_many_partitions_have_the_status_that_dagster_gives_each(miniature: Mini
     assert differences() == set()
     miniature.instance.wipe_assets([dg.AssetKey("answers")])
     assert differences() == set()
+
+
+def test_partitions_depend_on_those_that_dagster_says(miniature: Miniature) -> None:
+    real = build_definitions(Settings(home=Path("/nowhere"), tables="/nowhere")).get_repository_def().asset_graph
+    compared = 0
+    for graph in (real, miniature.defs.get_repository_def().asset_graph):
+        mine, theirs = status_resolver(miniature.instance, graph), status_resolver(miniature.instance, graph, 1)
+        with partition_loading_context(dynamic_partitions_store=miniature.instance):
+            for key in graph.materializable_asset_keys:
+                definition = graph.get(key).partitions_def
+                for partition in definition.get_partition_keys() if definition else [None]:
+                    target = AssetKeyPartitionKey(key, partition)
+                    found = mine._get_partition_dependencies(key=target)
+                    assert sorted(found) == sorted(theirs._get_partition_dependencies(key=target))
+                    compared += len(found)
+    assert compared > 300
 
 
 def test_targets_are_what_is_stale_and_what_follows(miniature: Miniature) -> None:

@@ -31,6 +31,14 @@ def dimension_of(partitions_def: dg.PartitionsDefinition | None) -> str | None:
     return "model" if isinstance(partitions_def, dg.DynamicPartitionsDefinition) else "shard"
 
 
+def dimensions_of(partitions_def: dg.PartitionsDefinition | None) -> tuple[str, ...]:
+    """The dimensions of a definition: none, "model", "shard", or both."""
+    if isinstance(partitions_def, dg.MultiPartitionsDefinition):
+        return tuple(partitions_def.partition_dimension_names)
+    dimension = dimension_of(partitions_def)
+    return (dimension,) if dimension else ()
+
+
 class TableStore(dg.ConfigurableResource):
     """Root of the tables, shared by the IO manager and by assets that choose themselves what they read and write."""
 

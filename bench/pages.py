@@ -1,0 +1,86 @@
+"""Pages of Dagster's UI in Chromium: how long each takes, what it asks for meanwhile, and a picture of it."""
+
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gradsim_assets_tests.running_platform import Platform
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page, Request
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+FLAGS = [
+    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
+    *("--disable-component-update", "--disable-sync"),
+]
+
+
+@dataclass(frozen=True)
+class Visit:
+    """A page by its path, a text that it shows once it is there, and what to do on it."""
+
+    name: str
+    path: str
+    shows: str
+    act: Callable[["Page"], None] | None = None
+
+
+def _open_dialog(page: "Page") -> None:
+    page.get_by_text("Materialize", exact=False).last.click()
+    page.get_by_text("Launch backfill", exact=False).first.wait_for(timeout=120_000)
+
+
+VISITS = (
+    Visit("catalog", "/assets", "dot_products"),
+    Visit("lineage", "/asset-groups", "bm25_candidates"),
+    Visit("partitions", "/assets/dot_products/paraphrased?view=partitions", "model-00"),
+    Visit("overview", "/assets/dot_products/paraphrased?view=overview", "Exact products"),
+    Visit("checks", "/assets/dot_products/paraphrased?view=checks", "sound"),
+    Visit("dialog", "/assets/dot_products/paraphrased?view=partitions", "model-00", _open_dialog),
+    Visit("automation", "/automation", "rerun_on_model_revision"),
+    Visit("backfills", "/runs?view=backfills", "bench"),
+)
+
+
+def visit(platform: Platform, folder: Path, visits: Sequence[Visit] = VISITS) -> dict[str, Any]:
+    """By page: seconds until it shows its content, the slowest GraphQL request and its seconds, and how many there were."""
+    from playwright.sync_api import sync_playwright
+
+    folder.mkdir(parents=True, exist_ok=True)
+    found = {}
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        page = chromium.new_page(viewport={"width": 1600, "height": 1000})
+        page.set_default_timeout(180_000)
+        requests: list[tuple[float, str]] = []
+
+        def finished(request: "Request") -> None:
+            if request.url.endswith("/graphql"):
+                name = (request.post_data_json or {}).get("operationName")
+                requests.append((request.timing["responseEnd"] / 1000, str(name)))
+
+        page.on("requestfinished", finished)
+        for target in (VISITS[0], *visits):  # the first page is warmed up
+            requests.clear()
+            started = time.perf_counter()
+            page.goto(f"http://127.0.0.1:{platform.port}{target.path}")
+            page.get_by_text(target.shows).first.wait_for()
+            if target.act:
+                target.act(page)
+            shown = time.perf_counter() - started
+            page.wait_for_timeout(4000)  # what is loaded behind the first content
+            page.screenshot(path=folder / f"{target.name}.png")
+            slowest, name = max(requests, default=(0.0, ""))
+            found[target.name] = {
+                "shown_seconds": round(shown, 2),
+                "slowest_request": name,
+                "slowest_seconds": round(slowest, 2),
+                "requests": len(requests),
+            }
+            print(target.name, found[target.name], flush=True)
+        chromium.close()
+    return found
