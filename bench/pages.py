@@ -30,19 +30,22 @@ class Visit:
 
 
 def _open_dialog(page: "Page") -> None:
-    page.get_by_text("Materialize", exact=False).last.click()
-    page.get_by_text("Launch backfill", exact=False).first.wait_for(timeout=120_000)
+    page.get_by_role("button", name="Materialize").first.click()
+    for dimension in (0, 1):
+        page.get_by_role("button", name="All", exact=True).nth(dimension).click()
+    page.wait_for_function("/[1-9][0-9,]* partitions/.test(document.querySelector('[role=dialog]')?.innerText)")
 
 
 VISITS = (
     Visit("catalog", "/assets", "dot_products"),
-    Visit("lineage", "/asset-groups", "bm25_candidates"),
+    Visit("groups", "/asset-groups", "similarity"),
+    Visit("lineage", "/assets/dot_products/paraphrased?view=lineage", "bm25_candidates"),
     Visit("partitions", "/assets/dot_products/paraphrased?view=partitions", "model-00"),
     Visit("overview", "/assets/dot_products/paraphrased?view=overview", "Exact products"),
     Visit("checks", "/assets/dot_products/paraphrased?view=checks", "sound"),
     Visit("dialog", "/assets/dot_products/paraphrased?view=partitions", "model-00", _open_dialog),
     Visit("automation", "/automation", "rerun_on_model_revision"),
-    Visit("backfills", "/runs?view=backfills", "bench"),
+    Visit("backfills", "/runs?view=backfills", "Canceled"),
 )
 
 
@@ -59,7 +62,7 @@ def visit(platform: Platform, folder: Path, visits: Sequence[Visit] = VISITS) ->
         requests: list[tuple[float, str]] = []
 
         def finished(request: "Request") -> None:
-            if request.url.endswith("/graphql"):
+            if "/graphql" in request.url and request.method == "POST":
                 name = (request.post_data_json or {}).get("operationName")
                 requests.append((request.timing["responseEnd"] / 1000, str(name)))
 
