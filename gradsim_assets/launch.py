@@ -57,6 +57,10 @@ def instance_file() -> Path:
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
+#: A killed command is for its user to give again; the daemon retries what it launched itself.
+_TAGS = {"dagster/max_retries": "0", "gradsim/launched_by": "command line"}
+
+
 @dataclass(frozen=True)
 class RunOutcome:
     """One run of a stage: its job, partition and id, and what went wrong (None: nothing)."""
@@ -148,11 +152,11 @@ class Launcher:
         """One run of a stage's job over one partition, for the given assets; returns when it has ended."""
         job = self._repository.get_reconstructable_job(stage.job)
         tags = job.get_definition().get_tags_for_partition_key(partition, list(assets)) if partition else {}
-        return self._execute(job, partition, tags=tags, asset_selection=list(assets))
+        return self._execute(job, partition, tags={**tags, **_TAGS}, asset_selection=list(assets))
 
     def run_job(self, name: str, config: Mapping[str, Any]) -> RunOutcome:
         """One run of a job without partitions, with its configuration; returns when it has ended."""
-        return self._execute(self._repository.get_reconstructable_job(name), None, config=config)
+        return self._execute(self._repository.get_reconstructable_job(name), None, config=config, tags=_TAGS)
 
     def _execute(
         self, job: Any, partition: str | None, config: Mapping[str, Any] | None = None, **arguments: Any

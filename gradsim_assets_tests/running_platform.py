@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import psutil
 from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
 
 from gradsim_assets.launch import instance_file
@@ -67,6 +68,46 @@ class Platform:
                 os.killpg(self.process.pid, signal.SIGKILL)
                 self.process.wait()
             self.process = None
+
+    def processes(self) -> dict[str, list[psutil.Process]]:
+        """The processes that are there now, by what they are: "daemon", "code server", "step" (a run's process)."""
+        found: dict[str, list[psutil.Process]] = {"daemon": [], "code server": [], "step": []}
+        for process in psutil.process_iter():
+            with suppress(psutil.Error, OSError):
+                command = " ".join(process.cmdline())
+                # All that was started here, orphans too, sees this home.
+                if process.status() == psutil.STATUS_ZOMBIE or process.environ().get("GRADSIM_HOME") != str(self.home):
+                    continue
+                if "dagster._daemon" in command:
+                    found["daemon"].append(process)
+                elif "dagster api grpc" in command:
+                    found["code server"].append(process)
+                elif "multiprocessing.spawn" in command:
+                    found["step"].append(process)
+        return found
+
+    def keep_running(self) -> None:
+        """Starts everything again once it does not answer any more, as a person would; runs at work are left alone."""
+        if self.process is not None and self.process.poll() is None:
+            with suppress(AssertionError):
+                self.wait(self._loaded, 30, "the code location")
+                return
+        if self.process is not None and self.process.poll() is None:
+            self.process.send_signal(signal.SIGINT)
+        if self.process is not None:
+            self.process.wait(60)
+        self.start()
+
+    def _loaded(self) -> bool:
+        """Whether the web server answers and sees the definitions."""
+        asked = "{ repositoriesOrError { ... on RepositoryConnection { nodes { name } } } }"
+        with suppress(OSError):
+            return bool(self.process and self.process.poll() is None and self.query(asked)["repositoriesOrError"])
+        return False
+
+    def status(self, backfill_id: str) -> str:
+        """The status of a backfill."""
+        return str(self.instance.get_backfill(backfill_id).status.value)  # type: ignore[union-attr]
 
     def _answers(self) -> bool:
         with suppress(OSError):

@@ -17,9 +17,11 @@ def launcher() -> "Launcher":
     import dagster as dg
 
     from gradsim_assets.launch import Launcher, prepare_environment
+    from gradsim_assets.run_launcher import end_dead_runs
 
     prepare_environment()
     found = Launcher(dg.DagsterInstance.get())
+    end_dead_runs(found.instance)
     for model in settings.models:
         found.add_model(model.id)
     return found
