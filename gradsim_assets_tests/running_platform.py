@@ -55,7 +55,7 @@ class Platform:
         command = [sys.executable, "-m", "dagster", "dev", "-m", LOCATION, "-h", "127.0.0.1", "-p", str(self.port)]
         log = (self.home / "dev.log").open("ab")
         self.process = subprocess.Popen(command, env=self.environment, stdout=log, stderr=log, start_new_session=True)
-        self.wait(lambda: self._answers(), 180, "the web server to answer")
+        self.wait(self._loaded, 180, "the web server to answer")
 
     def stop(self) -> None:
         """Stops all of it, the runs too: they were started in the same session."""
@@ -102,17 +102,12 @@ class Platform:
         """Whether the web server answers and sees the definitions."""
         asked = "{ repositoriesOrError { ... on RepositoryConnection { nodes { name } } } }"
         with suppress(OSError):
-            return bool(self.process and self.process.poll() is None and self.query(asked)["repositoriesOrError"])
+            return bool(self.query(asked)["repositoriesOrError"].get("nodes"))
         return False
 
     def status(self, backfill_id: str) -> str:
         """The status of a backfill."""
         return str(self.instance.get_backfill(backfill_id).status.value)  # type: ignore[union-attr]
-
-    def _answers(self) -> bool:
-        with suppress(OSError):
-            return bool(self.query("{ repositoriesOrError { ... on RepositoryConnection { nodes { name } } } }"))
-        return False
 
     def query(self, text: str, **variables: Any) -> Any:
         """The data of a GraphQL answer; fails on errors."""

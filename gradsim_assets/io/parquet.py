@@ -9,6 +9,7 @@ import polars as pl
 from gradsim_assets import __version__
 from gradsim_assets.core.errors import InputError
 from gradsim_assets.io.tables import Partition, Tables
+from gradsim_assets.lineage import sources
 from gradsim_assets.schemas import LIMA, TABLES
 
 #: Metadata entries of a materialisation that also go into the file, so that a table explains itself away from Dagster.
@@ -118,7 +119,17 @@ class TableStore(dg.ConfigurableResource):
             "dagster/partition_row_count" if partition.levels else "dagster/row_count": rows,
             "path": dg.MetadataValue.path(str(path)),
             "size_bytes": path.stat().st_size,
+            **({} if "imported" in entries else _column_lineage(key, frame.lazy().collect_schema().names())),
         }
+
+
+def _column_lineage(key: Sequence[str], columns: Sequence[str]) -> dict[str, Any]:
+    """Metadata that shows in the UI which upstream columns a table's columns are made from."""
+    found = {
+        column: [dg.TableColumnDep(dg.AssetKey(upstream), name) for upstream, name in upstream_columns]
+        for column, upstream_columns in sources(key, columns).items()
+    }
+    return {"dagster/column_lineage": dg.TableColumnLineage(found)} if found else {}
 
 
 class ParquetIOManager(dg.ConfigurableIOManager):
