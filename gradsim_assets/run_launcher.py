@@ -40,7 +40,8 @@ def end_dead_runs(instance: dg.DagsterInstance) -> list[str]:
 
     The daemon does so too, but commands work without one, and a killed command's run would keep the next one waiting.
     """
-    launcher, ended = instance.run_launcher, []
+    launcher = instance.run_launcher
+    ended: list[str] = []
     if not isinstance(launcher, LocalRunLauncher):
         return ended
     for run in instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED])):

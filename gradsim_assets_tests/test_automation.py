@@ -12,7 +12,7 @@ from dagster._core.definitions.partitions.context import partition_loading_conte
 
 from gradsim_assets.automation import automated, launch_backfill, targets
 from gradsim_assets.definitions import build_definitions
-from gradsim_assets.defs.models.assets import HF_MODEL
+from gradsim_assets.defs.models.assets import HF_MODEL, observation, observed_versions
 from gradsim_assets.defs.models.sensors import LONGEST_PAUSE_SECONDS, observations
 from gradsim_assets.partitions import MODELS, model_slug
 from gradsim_assets.resources.hub import ModelHub
@@ -35,21 +35,22 @@ def hub(tmp_path: Path) -> ModelHub:
 
 def test_only_changes_are_reported(hub: ModelHub, tmp_path: Path) -> None:
     slugs = [model_slug(str(folder(tmp_path, name))) for name in ("a", "b")]
-    first = observations(hub, slugs, None, 0.0)
-    assert set(first.changed) == set(slugs)
-    assert observations(hub, slugs, first.cursor, 1.0).changed == {}
+    first = observations(hub, slugs, {}, None, 0.0).changed
+    assert set(first) == set(slugs)
+    assert observations(hub, slugs, first, None, 1.0).changed == {}
     folder(tmp_path, "b", '{"changed": true}')
-    second = observations(hub, slugs, first.cursor, 2.0)
-    assert list(second.changed) == [slugs[1]]
-    assert second.changed[slugs[1]] != first.changed[slugs[1]]
+    second = observations(hub, slugs, first, None, 2.0).changed
+    assert list(second) == [slugs[1]]
+    assert second[slugs[1]] != first[slugs[1]]
 
 
 def test_two_changes_within_one_tick_end_with_the_last(hub: ModelHub, tmp_path: Path) -> None:
     slug = model_slug(str(folder(tmp_path, "a")))
-    cursor = observations(hub, [slug], None, 0.0).cursor
+    observed = observations(hub, [slug], {}, None, 0.0).changed
     folder(tmp_path, "a", "1")
     folder(tmp_path, "a", "2")
-    assert observations(hub, [slug], cursor, 1.0).changed == {slug: hub.resolve(str(tmp_path / "a")).name}
+    found = observations(hub, [slug], observed, None, 1.0)
+    assert found.changed == {slug: hub.resolve(str(tmp_path / "a")).name}
 
 
 def test_a_model_that_cannot_be_resolved_disturbs_no_other_and_is_left_alone_longer_and_longer(
@@ -58,30 +59,39 @@ def test_a_model_that_cannot_be_resolved_disturbs_no_other_and_is_left_alone_lon
     good, bad = model_slug(str(folder(tmp_path, "a"))), model_slug(str(tmp_path / "gone"))
     now, cursor, pauses = 0.0, None, []
     for _ in range(12):
-        found = observations(hub, [bad, good], cursor, now)
-        assert list(found.changed) == ([good] if cursor is None else [])
+        found = observations(hub, [bad, good], {}, cursor, now)
+        assert list(found.changed) == [good]
         assert len(found.problems) == (1 if cursor is None else 0), "said once, quiet afterwards"
         until = json.loads(found.cursor)["failures"][bad][1]
-        assert json.loads(observations(hub, [bad], found.cursor, until - 1).cursor)["failures"][bad][1] == until
+        early = observations(hub, [bad], {}, found.cursor, until - 1)
+        assert json.loads(early.cursor)["failures"][bad][1] == until
         pauses.append(until - now)
         now, cursor = until, found.cursor
     assert pauses[:3] == [60, 120, 240]
     assert pauses[-1] == LONGEST_PAUSE_SECONDS
     folder(tmp_path, "gone")
-    healed = observations(hub, [bad], cursor, now)
+    healed = observations(hub, [bad], {}, cursor, now)
     assert list(healed.changed) == [bad]
     assert json.loads(healed.cursor)["failures"] == {}
 
 
 def test_a_raw_key_is_a_problem_in_one_sentence(hub: ModelHub) -> None:
-    found = observations(hub, ["org/name"], None, 0.0)
+    found = observations(hub, ["org/name"], {}, None, 0.0)
     assert "the right key is 'org--name'" in found.problems[0]
 
 
 def test_removed_models_are_forgotten(hub: ModelHub, tmp_path: Path) -> None:
-    slug = model_slug(str(folder(tmp_path, "a")))
-    cursor = observations(hub, [slug], None, 0.0).cursor
-    assert json.loads(observations(hub, [], cursor, 1.0).cursor)["versions"] == {}
+    slug = model_slug(str(tmp_path / "gone"))
+    cursor = observations(hub, [slug], {}, None, 0.0).cursor
+    assert slug in json.loads(cursor)["failures"]
+    assert json.loads(observations(hub, [], {}, cursor, 1.0).cursor)["failures"] == {}
+
+
+def test_a_version_is_compared_with_the_one_that_was_observed_last_by_anybody() -> None:
+    instance = dg.DagsterInstance.ephemeral()
+    for slug, version in (("a", "1"), ("b", "1"), ("a", "2 candidates=9")):
+        instance.report_runless_asset_event(observation(slug, version))
+    assert observed_versions(instance) == {"a": "2 candidates=9", "b": "1"}
 
 
 def test_datasets_are_not_automated_and_what_follows_models_is() -> None:

@@ -117,7 +117,13 @@ def test_a_cuda_device_must_be_there() -> None:
 class _Hub(BaseHTTPRequestHandler):
     """The part of the hub's API that tells a model's commit."""
 
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
     def do_GET(self) -> None:
+        if self.path.startswith("/busy/"):
+            self._answer(503, {})
+            return
         path = self.path.removeprefix("/api/models/").split("?")[0]
         if path in ("org/model", "org/model/revision/v1"):
             self._answer(200, {"id": "org/model", "sha": COMMIT, "siblings": []})
@@ -125,8 +131,12 @@ class _Hub(BaseHTTPRequestHandler):
             self._answer(404, {}, "RevisionNotFound")
         elif path == "org/gated":
             self._answer(403, {}, "GatedRepo")
+        elif path == "org/private":
+            self._answer(401, {}, "Unauthorized")
         elif path == "org/broken":
             self._answer(500, {})
+        elif path == "org/busy":
+            self._answer(429, {})
         else:
             self._answer(404, {}, "RepoNotFound")
 
@@ -138,7 +148,8 @@ class _Hub(BaseHTTPRequestHandler):
         if code:
             self.send_header("X-Error-Code", code)
         self.end_headers()
-        self.wfile.write(content)
+        if self.command != "HEAD":
+            self.wfile.write(content)
 
     def log_message(self, *_: object) -> None:
         pass
@@ -152,12 +163,22 @@ def endpoint() -> Iterator[str]:
     server.shutdown()
 
 
-def resolve(model: str, home: Path, **environment: str) -> str:
+def resolve(model: str, home: Path, fallback: bool = True, **environment: str) -> str:
     """What a fresh process prints of a model's revision: the hub client reads its environment when it is imported."""
+    return said(f"hub.resolve({model!r}, fallback={fallback})", home, **environment)
+
+
+def load(model: str, home: Path, **environment: str) -> str:
+    """What a fresh process prints when it loads a model at a commit."""
+    return said(f"hub.load({model!r}, Revision({COMMIT!r}, {model!r}, {COMMIT!r}))", home, **environment)
+
+
+def said(expression: str, home: Path, **environment: str) -> str:
     code = f"""
-from gradsim_assets.resources.hub import ModelHub
+from gradsim_assets.resources.hub import ModelHub, Revision
+hub = ModelHub(home=".", device="cpu", models=[])
 try:
-    print(ModelHub(home=".", device="cpu", models=[]).resolve({model!r}))
+    print({expression})
 except Exception as error:
     print(type(error).__name__, error)
 """
@@ -179,7 +200,9 @@ except Exception as error:
         ("org/model@v2", "InputError org/model has no revision v2 on the hub"),
         ("org/none", "InputError there is no model org/none on the hub"),
         ("org/gated", "InputError org/gated is gated on the hub; accept its terms there and set HF_TOKEN"),
-        ("org/broken", "ConnectionError the hub did not answer for org/broken"),
+        ("org/private", "InputError the hub refuses org/private (HfHubHTTPError: Client error '401 Unauthorized'"),
+        ("org/broken", "ServiceError the hub cannot be asked for org/broken (HfHubHTTPError: Server error '500"),
+        ("org/busy", "ServiceError the hub cannot be asked for org/busy (HfHubHTTPError: 429 Too Many Requests"),
     ],
 )
 def test_the_hub_is_asked_for_the_commit(model: str, said: str, endpoint: str, tmp_path: Path) -> None:
@@ -196,6 +219,16 @@ def test_without_a_network_a_model_must_be_in_the_cache(tmp_path: Path) -> None:
     assert f"commit='{COMMIT}'" in resolve("org/model", tmp_path, HF_HUB_OFFLINE="1")
     nobody = "http://127.0.0.1:9"  # the discard port: refused at once
     assert f"commit='{COMMIT}'" in resolve("org/model", tmp_path, HF_ENDPOINT=nobody)
-    assert "the hub cannot be reached and org/other is not in the local cache" in resolve(
+    assert "ServiceError the hub cannot be asked for org/other (ConnectError:" in resolve(
         "org/other", tmp_path, HF_ENDPOINT=nobody
     )
+    assert "ServiceError the hub cannot be asked for org/model" in resolve(
+        "org/model", tmp_path, fallback=False, HF_ENDPOINT=nobody
+    )
+
+
+def test_what_a_busy_hub_does_not_hand_out_is_worth_another_try(endpoint: str, tmp_path: Path) -> None:
+    # The hub knows the commit, and every file of it is answered with 404 (bad input) or 503 (a hiccup).
+    assert "InputError org/model cannot be loaded by transformers" in load("org/model", tmp_path, HF_ENDPOINT=endpoint)
+    said = load("org/model", tmp_path, HF_ENDPOINT=f"{endpoint}/busy")
+    assert "ServiceError org/model could not be fetched from the hub" in said

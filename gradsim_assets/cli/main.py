@@ -9,7 +9,7 @@ import click
 from gradsim_assets import __version__
 from gradsim_assets.cli import exchange, orchestration, plan
 from gradsim_assets.cli.common import BAD_INPUT, FAILED, launcher
-from gradsim_assets.core.errors import InputError
+from gradsim_assets.core.errors import InputError, ServiceError
 from gradsim_assets.settings import DEMO, Settings, load_settings
 
 
@@ -22,9 +22,9 @@ class _Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except InputError as error:
+        except (InputError, ServiceError) as error:
             click.echo(f"Error: {error}", err=True)
-            ctx.exit(BAD_INPUT)
+            ctx.exit(BAD_INPUT if isinstance(error, InputError) else FAILED)
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})

@@ -1,4 +1,4 @@
-"""The one exception that means "the input is at fault, not the program"."""
+"""What can go wrong without the program being at fault."""
 
 
 class InputError(ValueError):
@@ -6,3 +6,7 @@ class InputError(ValueError):
 
     The command line prints it without a traceback, and assets turn it into a Dagster failure that is not retried.
     """
+
+
+class ServiceError(RuntimeError):
+    """A service (the hub, a chat service) fails or cannot be reached: the same call may succeed later, and is retried."""

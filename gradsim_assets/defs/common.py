@@ -27,8 +27,12 @@ if TYPE_CHECKING:
 
 PACKAGE = Path(core.__file__).parent.parent
 
-#: For steps whose machine may vanish under them (an evicted pod, a reclaimed spot node). Bad input is not retried.
-HEAVY_RETRIES = dg.RetryPolicy(max_retries=3, delay=5)
+#: For steps that may fail for what heals: a service that does not answer, memory that others hold, a machine that vanishes
+#: under them (an evicted pod, a reclaimed spot node). What `input_errors` tells apart is not retried.
+RETRIES = dg.RetryPolicy(max_retries=3, delay=10, backoff=dg.Backoff.EXPONENTIAL)
+
+#: A mistake of the program is there again at the next try, which may take hours to come to it.
+_MISTAKES = (ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NameError, TypeError)
 
 _PREVIEW_ROWS = 8
 _PREVIEW_CHARACTERS = 120
@@ -37,11 +41,13 @@ _LOG_EVERY_SECONDS = 15.0
 
 @contextmanager
 def input_errors() -> Iterator[None]:
-    """Turns an InputError into a Dagster failure with the same sentence: trying again would not heal it."""
+    """Turns what trying again would not heal into a Dagster failure that is not retried: bad input, with its own sentence."""
     try:
         yield
     except InputError as error:
         raise dg.Failure(str(error), allow_retries=False) from error
+    except _MISTAKES as error:
+        raise dg.Failure(f"{type(error).__name__}: {error}", allow_retries=False) from error
 
 
 @cache

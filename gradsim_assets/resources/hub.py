@@ -3,7 +3,7 @@
 import hashlib
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
-from gradsim_assets.core.errors import InputError
+from gradsim_assets.core.errors import InputError, ServiceError
 from gradsim_assets.core.tokenization import ChatTokenizer
 from gradsim_assets.settings import DEMO, DataSettings, ModelSettings
 
@@ -92,11 +92,14 @@ class ModelHub(dg.ConfigurableResource):
         """What a model's tables are made from: its revision, with the settings that are not the defaults."""
         return f"{revision.name} {self.differing(model_id)}".strip()
 
-    def resolve(self, model_id: str) -> Revision:
+    def resolve(self, model_id: str, fallback: bool = True) -> Revision:
         """The revision that a model id stands for now: hub commit, or content hash of a folder.
 
+        With `fallback`, the revision that was downloaded last where the hub cannot be reached.
+
         Raises:
-            InputError: there is no such model, or the hub cannot be asked.
+            InputError: there is no such model.
+            ServiceError: the hub does not answer.
         """
         if model_id == DEMO:
             from gradsim_assets.demo.model import build_demo_model
@@ -110,7 +113,7 @@ class ModelHub(dg.ConfigurableResource):
                     f"{model_id} is no model folder (it holds no config.json); give the folder of a saved model."
                 )
             return Revision(folder_revision(folder), str(folder))
-        return _hub_revision(model_id)
+        return _hub_revision(model_id, fallback)
 
     def at(self, model_id: str, name: str) -> Revision:
         """The revision of that name again, as an earlier step of the same run resolved it.
@@ -200,7 +203,7 @@ def _file_hash(path: str, size: int, mtime_ns: int) -> bytes:
         return hashlib.file_digest(file, "sha256").digest()
 
 
-def _hub_revision(model_id: str) -> Revision:
+def _hub_revision(model_id: str, fallback: bool) -> Revision:
     from huggingface_hub import HfApi, constants
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
@@ -217,17 +220,40 @@ def _hub_revision(model_id: str) -> Revision:
         ) from error
     except RevisionNotFoundError as error:
         raise InputError(f"{repo} has no revision {wanted} on the hub; correct what stands behind the @.") from error
-    except HfHubHTTPError as error:
-        raise ConnectionError(f"the hub did not answer for {repo}: {error}") from error
-    except Exception as error:  # not reachable at all: what was downloaded before is still good
-        try:
-            return _cached_revision(repo, wanted)
-        except InputError:
-            raise InputError(
-                f"the hub cannot be reached and {repo} is not in the local cache ({type(error).__name__}); "
-                "check the network, or give the folder of a saved model."
-            ) from error
+    except Exception as error:
+        if not _may_pass(error):
+            raise InputError(f"the hub refuses {repo} ({_first_line(error)}); correct its id or HF_TOKEN.") from error
+        if fallback and not isinstance(
+            error, HfHubHTTPError
+        ):  # not reachable: what was downloaded before is still good
+            with suppress(InputError):
+                return _cached_revision(repo, wanted)
+        raise ServiceError(
+            f"the hub cannot be asked for {repo} ({_first_line(error)}); try again later, check the network, or give the "
+            "folder of a saved model."
+        ) from error
     return Revision(str(sha), repo, str(sha))
+
+
+def _may_pass(error: BaseException | None) -> bool:
+    """Whether an error of the hub's client, or what led to it, is one of the network or of a busy server."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    while error is not None:
+        if isinstance(error, HfHubHTTPError):
+            return error.response.status_code in (408, 425, 429) or error.response.status_code >= 500
+        # By name: releases of the hub's client are built on different HTTP packages.
+        transport = any(kind.__name__ == "TransportError" for kind in type(error).__mro__)
+        if transport or isinstance(error, ConnectionError | TimeoutError):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _first_line(error: BaseException) -> str:
+    return (
+        f"{type(error).__name__}: {str(error).strip().splitlines()[0]}" if str(error).strip() else type(error).__name__
+    )
 
 
 def _cached_revision(repo: str, wanted: str | None) -> Revision:
@@ -289,6 +315,8 @@ def _loading(model_id: str) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, KeyError) as error:  # what transformers raises for missing and unknown things
+        if _may_pass(error):
+            raise ServiceError(f"{model_id} could not be fetched from the hub ({_first_line(error)}).") from error
         raise InputError(f"{model_id} cannot be loaded by transformers: {str(error).splitlines()[0]}") from error
 
 

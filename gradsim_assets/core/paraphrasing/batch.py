@@ -11,10 +11,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from gradsim_assets.core.errors import InputError
+from gradsim_assets.core.errors import InputError, ServiceError
 from gradsim_assets.core.paraphrasing.budget import affordable, limit_reached
 from gradsim_assets.core.paraphrasing.checks import is_settled
-from gradsim_assets.core.paraphrasing.errors import ServiceError, TransientError
+from gradsim_assets.core.paraphrasing.errors import TransientError
 from gradsim_assets.core.paraphrasing.live import answer_event
 from gradsim_assets.core.paraphrasing.options import ParaphraserOptions, Request
 from gradsim_assets.core.paraphrasing.service import REJECTIONS, client, meaning, parse_answer

@@ -5,10 +5,6 @@ from dataclasses import dataclass
 from gradsim_assets.core.errors import InputError
 
 
-class ServiceError(RuntimeError):
-    """The service failed for longer than the deadline: the same call may succeed later, and goes on where it stopped."""
-
-
 class SpendingLimitError(InputError):
     """The next request could cross the spending limit."""
 

@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from gradsim_assets.core.errors import InputError
+from gradsim_assets.core.errors import InputError, ServiceError
 from gradsim_assets.core.paraphrasing.budget import affordable, limit_reached
 from gradsim_assets.core.paraphrasing.checks import is_final
-from gradsim_assets.core.paraphrasing.errors import RejectedError, ServiceError, TransientError
+from gradsim_assets.core.paraphrasing.errors import RejectedError, TransientError
 from gradsim_assets.core.paraphrasing.options import ParaphraserOptions, Request
 from gradsim_assets.core.paraphrasing.service import client, exchange
 from gradsim_assets.core.paraphrasing.store import REJECTED, Answer, AnswerStore, Slot

@@ -14,7 +14,15 @@ from gradsim_assets.core.retrieval import accuracy_per_component, order_as_bm25,
 from gradsim_assets.core.selection import agreement, greedy_selection
 from gradsim_assets.core.self_similarity import self_similarity
 from gradsim_assets.defs.analysis.plots import plots_of
-from gradsim_assets.defs.common import carried, code_version, column_schema, input_errors, plot_metadata, table_result
+from gradsim_assets.defs.common import (
+    RETRIES,
+    carried,
+    code_version,
+    column_schema,
+    input_errors,
+    plot_metadata,
+    table_result,
+)
 from gradsim_assets.defs.models.assets import HF_MODEL, provenance_of, revision_for_run, revision_tags
 from gradsim_assets.io.parquet import TableStore
 from gradsim_assets.io.tables import Partition, fingerprint
@@ -101,6 +109,7 @@ def _parameters_per_component(op_tags: Mapping[str, Any] | None) -> dg.AssetsDef
         kinds=KINDS,
         metadata=column_schema(PARAMETERS_PER_COMPONENT),
         op_tags=op_tags,
+        retry_policy=RETRIES,  # it asks the hub
         code_version=code_version("core/components.py"),
         description="How the model's parameters are spread over its components; read off its shapes, without weights.",
     )

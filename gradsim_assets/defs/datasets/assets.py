@@ -7,7 +7,7 @@ import dagster as dg
 import polars as pl
 
 from gradsim_assets.core.samples import Sample, parse_samples, sample_frame
-from gradsim_assets.defs.common import HEAVY_RETRIES, code_version, column_schema, input_errors, progress, table_result
+from gradsim_assets.defs.common import RETRIES, code_version, column_schema, input_errors, progress, table_result
 from gradsim_assets.defs.models.assets import HF_MODEL, provenance_of, revision_for_run, revision_tags
 from gradsim_assets.io.tables import fingerprint
 from gradsim_assets.partitions import BY_MODEL, BY_SHARD, Partitions, model_id_of, shard_slice
@@ -60,7 +60,7 @@ def _paraphrased(settings: Settings, partitions: Partitions) -> dg.AssetsDefinit
             "resources/sources.py",
             config=f"{settings.data.paraphrases} {settings.data.samples} {_asked_with(settings)}",
         ),
-        retry_policy=HEAVY_RETRIES,
+        retry_policy=RETRIES,
         description="The originals rewritten without altering their content, prompt and answer apart.",
     )
     def paraphrased(
@@ -127,7 +127,7 @@ def _model_generated(partitions: Partitions, op_tags: Mapping[str, Any] | None) 
         kinds={"pytorch", "huggingface"},
         pool="gpu",
         op_tags=op_tags,
-        retry_policy=HEAVY_RETRIES,
+        retry_policy=RETRIES,
         metadata=column_schema(MODEL_GENERATED),
         code_version=code_version("core/generation.py", "core/tokenization.py"),
         description="The paraphrased prompts answered by the model under study (greedy decoding).",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 import polars as pl
 
-from gradsim_assets.core.errors import InputError
+from gradsim_assets.core.errors import InputError, ServiceError
 from gradsim_assets.defs.common import input_errors
 from gradsim_assets.io.parquet import PROVENANCE_PREFIX, TableStore
 from gradsim_assets.io.tables import Partition, fingerprint
@@ -99,7 +99,7 @@ def _sizes(context: dg.OpExecutionContext, config: ImportConfig, hub: ModelHub) 
 
         skeleton = hub.skeleton(config.model, hub.resolve(config.model))
         return {name: parameter.numel() for name, parameter in trainable_components(skeleton)}
-    except (InputError, ConnectionError, ImportError) as error:
+    except (InputError, ServiceError, ImportError) as error:
         context.log.warning(f"Sizes of components stay unknown ({error}); --config gives them from a config.json.")
         return None
 

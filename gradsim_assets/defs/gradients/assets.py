@@ -8,7 +8,7 @@ import polars as pl
 
 from gradsim_assets.defs.candidates.assets import model_candidates
 from gradsim_assets.defs.common import (
-    HEAVY_RETRIES,
+    RETRIES,
     code_version,
     column_schema,
     input_errors,
@@ -56,7 +56,7 @@ def build(
         can_subset=True,
         pool="gpu",
         op_tags=op_tags,
-        retry_policy=HEAVY_RETRIES,
+        retry_policy=RETRIES,
     )
     def gradients(
         context: dg.AssetExecutionContext, hub: ModelHub, store: TableStore, compute: Compute

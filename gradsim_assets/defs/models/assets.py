@@ -5,7 +5,7 @@ from typing import Any
 import dagster as dg
 from dagster._core.definitions.data_version import extract_data_version_from_entry, get_input_event_pointer_tag
 
-from gradsim_assets.defs.common import input_errors
+from gradsim_assets.core.errors import InputError, ServiceError
 from gradsim_assets.partitions import MODELS, model_id_of, model_slug
 from gradsim_assets.resources.hub import ModelHub, Revision
 
@@ -35,12 +35,17 @@ def build() -> list[dg.SourceAsset]:
         ),
     )
     def hf_model(context: dg.OpExecutionContext, hub: ModelHub) -> dg.DataVersionsByPartition:
-        versions = {}
+        versions, problems = {}, []
         for slug in context.instance.get_dynamic_partitions(str(MODELS.name)):
-            with input_errors():
+            try:
                 model_id = model_id_of(slug)
-                versions[slug] = hub.version(model_id, hub.resolve(model_id))
-            context.log.info(f"{slug} stands at {versions[slug]}")
+                versions[slug] = hub.version(model_id, hub.resolve(model_id, fallback=False))
+                context.log.info(f"{slug} stands at {versions[slug]}")
+            except (InputError, ServiceError) as error:  # one model's trouble is not that of the others
+                problems.append(f"{slug}: {error}")
+                context.log.error(problems[-1])
+        if problems and not versions:
+            raise dg.Failure(problems[0], allow_retries=False)
         return dg.DataVersionsByPartition(versions)
 
     return [hf_model]
@@ -49,6 +54,15 @@ def build() -> list[dg.SourceAsset]:
 def observation(slug: str, version: str) -> dg.AssetObservation:
     """The event that says at which version (`ModelHub.version`) a model stands, so that tables of another one show as stale."""
     return dg.AssetObservation(HF_MODEL, partition=slug, tags={"dagster/data_version": version})
+
+
+def observed_versions(instance: dg.DagsterInstance) -> dict[str, str]:
+    """The version at which every model was observed last, by its partition key."""
+    tag = "dagster/data_version"
+    observed = instance.event_log_storage.get_latest_tags_by_partition(
+        HF_MODEL, dg.DagsterEventType.ASSET_OBSERVATION, [tag]
+    )
+    return {slug: tags[tag] for slug, tags in observed.items()}
 
 
 def revision_for_run(context: dg.AssetExecutionContext, hub: ModelHub, model_id: str) -> Revision:

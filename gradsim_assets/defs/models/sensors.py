@@ -3,13 +3,13 @@
 import json
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass, field
 
 import dagster as dg
 
 from gradsim_assets.automation import launch_backfill, targets, unfinished_backfills
-from gradsim_assets.core.errors import InputError
-from gradsim_assets.defs.models.assets import HF_MODEL, observation
+from gradsim_assets.core.errors import InputError, ServiceError
+from gradsim_assets.defs.models.assets import HF_MODEL, observation, observed_versions
 from gradsim_assets.partitions import MODELS, model_id_of, model_slug
 from gradsim_assets.resources.hub import ModelHub
 from gradsim_assets.settings import Settings
@@ -58,7 +58,7 @@ def _observe(settings: Settings) -> dg.SensorDefinition:
     def observe_models(context: dg.SensorEvaluationContext, hub: ModelHub) -> dg.SensorResult | dg.SkipReason:
         slugs = context.instance.get_dynamic_partitions(str(MODELS.name))
         added = [slug for slug in map(model_slug, configured) if slug not in slugs]
-        found = observations(hub, [*slugs, *added], context.cursor, time.time())
+        found = observations(hub, [*slugs, *added], observed_versions(context.instance), context.cursor, time.time())
         for sentence in found.problems:
             context.log.warning(sentence)
         return dg.SensorResult(
@@ -70,43 +70,46 @@ def _observe(settings: Settings) -> dg.SensorDefinition:
     return observe_models
 
 
+@dataclass
 class Observations:
-    """What one tick found: versions that changed, problems in words, and the cursor of the next tick."""
+    """What one tick found: versions that changed, problems in words, and the models that are left alone for a while."""
 
-    def __init__(self, cursor: str | None) -> None:
-        document: Mapping[str, Any] = json.loads(cursor) if cursor else {}
-        self.versions: dict[str, str] = dict(document.get("versions", {}))
-        #: By slug: (failures in a row, time before which it is not asked for again).
-        self.failures: dict[str, tuple[int, float]] = {k: (v[0], v[1]) for k, v in document.get("failures", {}).items()}
-        self.changed: dict[str, str] = {}
-        self.problems: list[str] = []
+    #: By slug: (failures in a row, time before which it is not asked for again).
+    failures: dict[str, tuple[int, float]]
+    changed: dict[str, str] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
 
     @property
     def cursor(self) -> str:
-        """The state as JSON."""
-        return json.dumps({"versions": self.versions, "failures": self.failures}, sort_keys=True)
+        """What the next tick must know, as JSON."""
+        return json.dumps({"failures": self.failures}, sort_keys=True)
 
 
-def observations(hub: ModelHub, slugs: Sequence[str], cursor: str | None, now: float) -> Observations:
-    """Resolves every model; one that cannot be resolved is left alone for a minute, then two, four, ... up to six hours."""
-    found = Observations(cursor)
-    for gone in set(found.versions) - set(slugs):
-        del found.versions[gone]
+def observations(
+    hub: ModelHub, slugs: Sequence[str], observed: Mapping[str, str], cursor: str | None, now: float
+) -> Observations:
+    """Resolves every model and finds those that do not stand at the version that was observed last.
+
+    One that cannot be resolved is left alone for a minute, then two, four, ... up to six hours.
+    """
+    failures = json.loads(cursor).get("failures", {}) if cursor else {}
+    found = Observations({slug: (count, until) for slug, (count, until) in failures.items() if slug in slugs})
     for slug in slugs:
         count, until = found.failures.get(slug, (0, 0.0))
         if now < until:
             continue
         try:
             model_id = model_id_of(slug)
-            version = hub.version(model_id, hub.resolve(model_id))
-        except (InputError, OSError) as error:  # the hub's own errors are OSErrors
+            # Without fallback: that the hub cannot be reached is no news of the model.
+            version = hub.version(model_id, hub.resolve(model_id, fallback=False))
+        except (InputError, ServiceError, OSError) as error:
             found.failures[slug] = (count + 1, now + min(60.0 * 2**count, LONGEST_PAUSE_SECONDS))
             if not count:  # said once, not with every tick: offline is a state, not an event
                 found.problems.append(f"{slug}: {error}")
             continue
         found.failures.pop(slug, None)
-        if found.versions.get(slug) != version:
-            found.changed[slug] = found.versions[slug] = version
+        if observed.get(slug) != version:
+            found.changed[slug] = version
     return found
 
 
