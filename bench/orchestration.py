@@ -30,7 +30,7 @@ from gradsim_assets.definitions import build_definitions
 from gradsim_assets.defs.checks.status import status_records
 from gradsim_assets.defs.models.assets import HF_MODEL, observation
 from gradsim_assets.settings import load_settings
-from gradsim_assets.status import status_resolver
+from gradsim_assets.status import StatusResolver
 from gradsim_assets_tests.running_platform import Platform
 
 TABLE = dg.AssetKey(["dot_products", "paraphrased"])
@@ -55,7 +55,7 @@ def measure(home: Path, models: int, shards: int, pages: Path | None) -> dict[st
         second = tick(repository, instance, first.cursor)
     instance.report_runless_asset_event(observation(slugs[0], "another revision"))
     with _timed(report, "stale_status_of_one_table"):
-        resolver = status_resolver(instance, graph)
+        resolver = StatusResolver(instance, graph)
         keys = graph.get(TABLE).partitions_def.get_partition_keys(dynamic_partitions_store=instance)
         stale = {str(key) for key in keys if resolver.get_status(TABLE, key) == StaleStatus.STALE}
     report["stale_is_right"] = stale == {f"{slugs[0]}|{shard:02d}" for shard in range(shards)}

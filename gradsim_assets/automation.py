@@ -18,7 +18,7 @@ from dagster._core.utils import make_new_backfill_id
 from gradsim_assets.io.parquet import dimension_of, partition_of
 from gradsim_assets.io.tables import Partition
 from gradsim_assets.schemas import MODEL_COMPARISON, PROJECTED_SIMILARITY, SETTINGS
-from gradsim_assets.status import status_resolver
+from gradsim_assets.status import StatusResolver
 
 #: Groups whose assets are computed again when a model changes; the datasets do not depend on models.
 GROUPS = ("gradients", "similarity", "analysis")
@@ -39,7 +39,7 @@ class OutOfDate(dg.AutomationCondition[dg.AssetKey]):
     def evaluate(self, context: dg.AutomationContext) -> dg.AutomationResult:
         view: AssetGraphView = context.asset_graph_view
         candidates = context.candidate_subset.expensively_compute_asset_partitions()
-        resolver = status_resolver(view.instance, view.asset_graph, len(candidates))
+        resolver = StatusResolver(view.instance, view.asset_graph, len(candidates))
         stale = {
             candidate
             for candidate in candidates
@@ -48,11 +48,41 @@ class OutOfDate(dg.AutomationCondition[dg.AssetKey]):
         return dg.AutomationResult(context, view.get_asset_subset_from_asset_partitions(context.key, stale))
 
 
+class NothingNewSincePlanned(dg.AutomationCondition[dg.AssetKey]):
+    """True for partitions none of whose inputs has changed since their last run was planned.
+
+    The built-in conditions forget when a change came: one that arrives while a run of the old revision is failing is over
+    when the failure shows.
+    """
+
+    @property
+    def name(self) -> str:
+        return "nothing_new_since_planned"
+
+    def evaluate(self, context: dg.AutomationContext) -> dg.AutomationResult:
+        view: AssetGraphView = context.asset_graph_view
+        candidates = context.candidate_subset.expensively_compute_asset_partitions()
+        resolver = StatusResolver(view.instance, view.asset_graph, len(candidates))
+        unchanged = {
+            target
+            for target in candidates
+            if resolver.newest_input(target) < _planned(view.instance, target.asset_key, target.partition_key)
+        }
+        return dg.AutomationResult(context, view.get_asset_subset_from_asset_partitions(context.key, unchanged))
+
+
+def _planned(instance: dg.DagsterInstance, key: dg.AssetKey, partition: str | None) -> int:
+    """Storage id of the event that planned the last run of a partition; 0 where there was none."""
+    wanted = dg.AssetRecordsFilter(key, asset_partitions=[partition] if partition else None)
+    records = instance.fetch_planned_materializations(wanted, limit=1).records
+    return records[0].storage_id if records else 0
+
+
 def on_model_revision(key: dg.AssetKey) -> dg.AutomationCondition:
     """Computes a partition again once something that it was made from has changed and nothing is on its way any more.
 
     A change is remembered until the partition is up to date again, so that one that arrives during a run is not lost;
-    a partition whose last run failed waits for the next change or for a user, or it would fail every half minute.
+    a partition whose last run failed waits for a change since then or for a user, or it would fail every half minute.
     """
     condition = dg.AutomationCondition
     changed = condition.any_deps_match(condition.data_version_changed())
@@ -66,7 +96,7 @@ def on_model_revision(key: dg.AssetKey) -> dg.AutomationCondition:
         | condition.newly_missing().since(up_to_date)
         | condition.code_version_changed().since(up_to_date)
     )
-    healthy = ~condition.execution_failed() | changed
+    healthy = ~(condition.execution_failed() & NothingNewSincePlanned())
     # What is wanted comes first: as a rule nothing is, and the rest then has no partition to look at.
     return (wanted & ready & healthy & OutOfDate()).with_label("on_model_revision")
 
@@ -113,7 +143,7 @@ def targets(
 
     `models`, `shards` and `keys` restrict the answer; `missing` includes what was never computed; `force` takes all.
     """
-    resolver = status_resolver(instance, graph)
+    resolver = StatusResolver(instance, graph)
     wanted = {StaleStatus.STALE, *([StaleStatus.MISSING] if missing else [])}
     needed: dict[dg.AssetKey, list[tuple[Partition, Target]]] = {}
     for key in graph.toposorted_asset_keys:

@@ -24,7 +24,7 @@ from gradsim_assets.defs.jobs import Stage
 from gradsim_assets.defs.models.assets import observation
 from gradsim_assets.partitions import MODELS, model_id_of, model_slug
 from gradsim_assets.settings import gradsim_home
-from gradsim_assets.status import status_resolver
+from gradsim_assets.status import StatusResolver
 
 MODULE = "gradsim_assets.definitions"
 
@@ -128,7 +128,7 @@ class Launcher:
         """Per partition of a stage (of one model) the assets to materialise: missing or stale ones, all with `force`."""
         graph = self.repository.asset_graph
         keys, partitions = sorted(stage.selection.resolve(graph)), self.partitions(stage, model_id)
-        resolver = status_resolver(self.instance, graph, len(partitions))
+        resolver = StatusResolver(self.instance, graph, len(partitions))
         by_partition = {
             partition: [key for key in keys if force or resolver.get_status(key, partition) != StaleStatus.FRESH]
             for partition in partitions

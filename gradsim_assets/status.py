@@ -15,6 +15,7 @@ from dagster._core.definitions.data_version import (
     extract_data_version_from_entry,
 )
 from dagster._core.definitions.events import AssetKeyPartitionKey
+from dagster._core.definitions.partitions.context import use_partition_loading_context
 from dagster._core.event_api import EventLogRecord
 from dagster._core.loader import LoadingContext
 
@@ -43,15 +44,6 @@ class LoaderContext(LoadingContext):
         return self._loaders
 
 
-def status_resolver(
-    instance: dg.DagsterInstance, graph: BaseAssetGraph, partitions: int | None = None
-) -> CachingStaleStatusResolver:
-    """Dagster's stale status for a question about so many partitions; None: many."""
-    if partitions is not None and partitions <= _FEW:
-        return CachingStaleStatusResolver(instance, graph, LoaderContext(instance))
-    return StatusResolver(instance, graph)
-
-
 class StatusResolver(CachingStaleStatusResolver):
     """Answers as its base class does, from the latest records of all partitions of an asset, which are read together.
 
@@ -60,11 +52,20 @@ class StatusResolver(CachingStaleStatusResolver):
     that are equal in the dimensions that both have. One resolver answers one question; what changes afterwards it does not see.
     """
 
-    def __init__(self, instance: dg.DagsterInstance, graph: BaseAssetGraph) -> None:
+    def __init__(self, instance: dg.DagsterInstance, graph: BaseAssetGraph, partitions: int | None = None) -> None:
+        """`partitions` is about how many of them the question is; None for many."""
         super().__init__(instance, graph, LoaderContext(instance))
+        self._few = partitions is not None and partitions <= _FEW
+        self._record = cache(instance.get_latest_data_version_record)
         self._latest = cache(self._fetch_latest)
         self._version_at = cache(self._fetch_version_at)
         self._by_levels = cache(self._sort_by_levels)
+
+    @use_partition_loading_context
+    def newest_input(self, key: AssetKeyPartitionKey) -> int:
+        """Storage id of the newest event of all that a partition is made from; 0 where there is none."""
+        records = map(self._get_latest_data_version_record, self._get_partition_dependencies(key=key))
+        return max((record.storage_id for record in records if record), default=0)
 
     def _get_partition_dependencies(self, *, key: AssetKeyPartitionKey) -> list[AssetKeyPartitionKey]:
         node = self.asset_graph.get(key.asset_key)
@@ -91,6 +92,8 @@ class StatusResolver(CachingStaleStatusResolver):
     def _get_latest_data_version_record(self, key: AssetKeyPartitionKey) -> EventLogRecord | None:
         if key.partition_key is None:
             return super()._get_latest_data_version_record(key=key)
+        if self._few:
+            return self._record(key.asset_key, self.asset_graph.get(key.asset_key).is_external, key.partition_key)
         return self._latest(key.asset_key).get(key.partition_key)
 
     def _is_dep_updated(self, provenance: DataProvenance, dep_key: AssetKeyPartitionKey) -> bool:

@@ -2,11 +2,12 @@
 
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import dagster as dg
 import pytest
-from dagster._core.definitions.data_version import StaleStatus
+from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
 from dagster._core.definitions.events import AssetKeyPartitionKey
 from dagster._core.definitions.partitions.context import partition_loading_context
 
@@ -17,7 +18,7 @@ from gradsim_assets.defs.models.sensors import LONGEST_PAUSE_SECONDS, observatio
 from gradsim_assets.partitions import MODELS, model_slug
 from gradsim_assets.resources.hub import ModelHub
 from gradsim_assets.settings import Settings
-from gradsim_assets.status import status_resolver
+from gradsim_assets.status import LoaderContext, StatusResolver
 
 
 def folder(root: Path, name: str, content: str = "{}") -> Path:
@@ -112,6 +113,10 @@ def test_everything_that_costs_money_is_off_until_switched_on() -> None:
             assert "COST:" in (watcher.description or "")
 
 
+#: Called by every step of `gradients`; one that raises makes it fail.
+FAILURES: list[Callable[[dg.DagsterInstance, str], None]] = []
+
+
 # A platform in miniature: the same partitions and the same condition, with assets that take no time.
 SHARDS = dg.StaticPartitionsDefinition(["00", "01"])
 BOTH = dg.MultiPartitionsDefinition({"model": MODELS, "shard": SHARDS})
@@ -133,6 +138,8 @@ def answers(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
     partitions_def=BOTH, deps=[dg.AssetDep("hf_model", partition_mapping=BY_MODEL), answers], group_name="gradients"
 )
 def gradients(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+    for failure in FAILURES:
+        failure(context.instance, context.partition_key)
     return dg.MaterializeResult(data_version=dg.DataVersion(str(time.time_ns())))
 
 
@@ -165,7 +172,10 @@ class Miniature:
         for partition in sorted({p for _, p in wanted}, key=lambda key: (key is None, "|" not in str(key), str(key))):
             chosen = [name for name, where in wanted if where == partition]
             selection = dg.AssetSelection.assets(*chosen)
-            assert dg.materialize(ASSETS, selection=selection, partition_key=partition, instance=self.instance).success
+            done = dg.materialize(
+                ASSETS, selection=selection, partition_key=partition, instance=self.instance, raise_on_error=False
+            )
+            assert done.success or FAILURES
 
     def tick(self) -> set[tuple[str, str | None]]:
         result = dg.evaluate_automation_conditions(self.defs, self.instance, cursor=self.cursor)
@@ -195,7 +205,8 @@ class Miniature:
 
 
 @pytest.fixture
-def miniature() -> Miniature:
+def miniature(monkeypatch: pytest.MonkeyPatch) -> Miniature:
+    monkeypatch.setitem(globals(), "FAILURES", [])
     miniature = Miniature()
     miniature.instance.add_dynamic_partitions("model", ["a", "b"])
     for model in ("a", "b"):
@@ -233,6 +244,44 @@ def test_a_revision_right_after_a_request_is_not_lost(miniature: Miniature) -> N
     assert {key for key in miniature.settle() if key[1]} == {key for key in OF_B if key[1]}
 
 
+def failed(instance: dg.DagsterInstance, partition: str) -> None:
+    raise ValueError(f"{partition} cannot be computed")
+
+
+def test_what_failed_waits_for_a_change(miniature: Miniature) -> None:
+    FAILURES.append(failed)
+    miniature.observe("b", "2")
+    once = [(t, f"b|{s}") for t in ("answers", "gradients") for s in ("00", "01")]
+    assert sorted(miniature.settle()) == sorted(once)
+    assert miniature.settle() == []
+    FAILURES.clear()
+    assert miniature.settle() == [], "nobody asked for another try, and nothing has changed"
+    miniature.observe("b", "3")
+    assert sorted(miniature.settle(), key=str) == OF_B
+
+
+def test_a_change_during_a_run_that_fails_because_of_it_is_computed(miniature: Miniature) -> None:
+    def changed(instance: dg.DagsterInstance, partition: str) -> None:
+        FAILURES.remove(changed)
+        FAILURES.append(failed)  # the other shard's run fails as well
+        miniature.observe("b", "3")
+        raise ValueError("b changed while this run worked on it")
+
+    FAILURES.append(changed)
+    miniature.observe("b", "2")
+    wanted = miniature.tick()
+    miniature.compute(wanted)
+    miniature.tick()  # sees the change and the failure at once
+    FAILURES.clear()
+    assert {key for key in miniature.settle() if key[1]} >= {
+        ("gradients", "b|00"),
+        ("gradients", "b|01"),
+        ("retrieval", "b"),
+    }
+    graph = miniature.defs.get_repository_def().asset_graph
+    assert targets(miniature.instance, graph) == []
+
+
 def test_the_same_revision_observed_again_reruns_nothing(miniature: Miniature) -> None:
     miniature.observe("b", "1")
     assert miniature.settle() == []
@@ -246,12 +295,17 @@ def test_a_new_model_is_computed_and_no_other(miniature: Miniature) -> None:
     assert len(done) == len(set(done)) == 6
 
 
-def test_many_partitions_have_the_status_that_dagster_gives_each(miniature: Miniature) -> None:
+def dagsters_own(instance: dg.DagsterInstance, graph: object) -> CachingStaleStatusResolver:
+    return CachingStaleStatusResolver(instance, graph, LoaderContext(instance))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("partitions", [None, 1])
+def test_partitions_have_the_status_that_dagster_gives_each(miniature: Miniature, partitions: int | None) -> None:
     graph = miniature.defs.get_repository_def().asset_graph
 
     def differences() -> set[object]:
-        mine, theirs = status_resolver(miniature.instance, graph), status_resolver(miniature.instance, graph, 1)
-        assert type(mine) is not type(theirs)
+        mine = StatusResolver(miniature.instance, graph, partitions)
+        theirs = dagsters_own(miniature.instance, graph)
         found = set()
         for key in graph.materializable_asset_keys:
             definition = graph.get(key).partitions_def
@@ -281,7 +335,7 @@ def test_partitions_depend_on_those_that_dagster_says(miniature: Miniature) -> N
     real = build_definitions(Settings(home=Path("/nowhere"), tables="/nowhere")).get_repository_def().asset_graph
     compared = 0
     for graph in (real, miniature.defs.get_repository_def().asset_graph):
-        mine, theirs = status_resolver(miniature.instance, graph), status_resolver(miniature.instance, graph, 1)
+        mine, theirs = StatusResolver(miniature.instance, graph), dagsters_own(miniature.instance, graph)
         with partition_loading_context(dynamic_partitions_store=miniature.instance):
             for key in graph.materializable_asset_keys:
                 definition = graph.get(key).partitions_def

@@ -85,6 +85,14 @@ def test_one_original_in_two_partitions_must_agree() -> None:
     assert checks.agreement_findings({"00": products(), "01": products()}) == []
 
 
+def test_components_are_those_of_the_model() -> None:
+    assert checks.component_findings(products(), ["w", "expert"]) == checks.component_findings(products(), None) == []
+    assert checks.component_findings(products(), ["w", "expert", "bias"]) == [
+        "1 components of the model are missing, such as bias"
+    ]
+    assert checks.component_findings(products(), ["w"]) == ["1 components are not the model's, such as expert"]
+
+
 def test_drift_is_said_beyond_the_limit_and_never_of_chance() -> None:
     before = {"full_gradient": 0.9, "bm25": 0.6, "chance": 0.2}
     found = checks.drift({"full_gradient": 0.7, "bm25": 0.55, "chance": 0.5, "new": 0.1}, before)

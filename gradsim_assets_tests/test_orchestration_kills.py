@@ -14,6 +14,7 @@ import dagster as dg
 import psutil
 import pytest
 from dagster._core.events import DagsterEventType
+from upath import UPath
 
 from gradsim_assets.io.audit import read_audited
 from gradsim_assets.io.tables import Partition, Tables, check_parquet
@@ -79,7 +80,7 @@ def test_a_backfill_survives_kills_and_computes_nothing_twice(tmp_path: Path) ->
                     killed[victim] += 1
                     print(f"{time.time() - started:.0f} s: killed the {victim}", flush=True)
                 for path in tables_of(platform.home).values():
-                    check_parquet(path)  # type: ignore[arg-type]
+                    check_parquet(UPath(path))
                 platform.keep_running()
             assert platform.wait_for_backfill(backfill, 1800) == "COMPLETED_SUCCESS"
             print(f"round {rounds}: {time.time() - started:.0f} s, {dict(killed)}", flush=True)

@@ -88,6 +88,18 @@ def pair_findings(frame: pl.DataFrame, expected: pl.DataFrame, per_pair: str, dr
     return found
 
 
+def component_findings(frame: pl.DataFrame, components: Iterable[str] | None) -> Findings:
+    """Components of the model that a table does not have, and such as the model does not have; None: not known."""
+    if components is None:
+        return []
+    found, wanted = set(frame["component"].to_list()), set(components)
+    findings = []
+    for absent, what in ((wanted - found, "of the model are missing"), (found - wanted, "are not the model's")):
+        if absent:
+            findings.append(f"{len(absent)} components {what}, such as {min(absent)}")
+    return findings
+
+
 def product_findings(frame: pl.DataFrame, tolerance: float = TOLERANCE) -> Findings:
     """Self products below zero, gradients without any length, and |D_ij| > sqrt(D_ii D_jj) (Cauchy-Schwarz).
 

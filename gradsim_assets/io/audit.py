@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from gradsim_assets.io.tables import Partition, Tables, check_parquet
+from gradsim_assets.io.tables import Partition, Tables, check_parquet, fingerprint
 
 
 def read_audited(tables: Tables, key: Sequence[str], partition: Partition) -> tuple[pl.DataFrame | None, list[str]]:
@@ -30,4 +30,6 @@ def read_audited(tables: Tables, key: Sequence[str], partition: Partition) -> tu
             found.append(
                 f"{path} belongs elsewhere: it was written as {table} {place}; materialise its partition again."
             )
+        elif provenance.get("fingerprint", written := fingerprint(frame)) != written:
+            found.append(f"{path} is corrupted: its content is not what was written; materialise its partition again.")
     return frame, found

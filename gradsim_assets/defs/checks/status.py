@@ -8,7 +8,7 @@ from dagster._core.definitions.data_version import StaleStatus
 
 from gradsim_assets.partitions import MODELS
 from gradsim_assets.schemas import MODEL_COMPARISON, TABLES
-from gradsim_assets.status import LoaderContext, status_resolver
+from gradsim_assets.status import LoaderContext, StatusResolver
 
 UP_TO_DATE = "tables_up_to_date"
 
@@ -45,7 +45,7 @@ def build_status() -> list[dg.AssetChecksDefinition]:
 
 def status_records(instance: dg.DagsterInstance, graph: BaseAssetGraph) -> list[dg.TableRecord]:
     """One record {table, partition, status, why} for every partition that is stale, failed or missing."""
-    resolver = status_resolver(instance, graph)
+    resolver = StatusResolver(instance, graph)
     records = []
     for key in graph.toposorted_asset_keys:
         if key.path[0] not in TABLES or key.path[0] == MODEL_COMPARISON.name:

@@ -21,6 +21,7 @@ from gradsim_assets.schemas import (
     GRADIENT_SIMILARITY,
     LIMA,
     MODEL_GENERATED,
+    PARAMETERS_PER_COMPONENT,
     PARAPHRASED,
     PROJECTED_SIMILARITY,
     RETRIEVAL,
@@ -173,7 +174,18 @@ def _gradient_rules(
         found = checks.pair_findings(frame, expected, "proportion", dropped)
         return found + checks.cosine_findings(frame)
     found = checks.pair_findings(frame, expected, "component", dropped) + checks.product_findings(frame)
+    found += checks.component_findings(frame, _components(store, partition, provenance))
     return found + checks.agreement_findings({str(partition): frame})
+
+
+def _components(store: TableStore, partition: Partition, provenance: Mapping[str, Any]) -> list[str] | None:
+    """The components of the model at the revision that a table was computed from; None where they are not known (yet)."""
+    sizes, where = [PARAMETERS_PER_COMPONENT.name], Partition(partition.model)
+    if not store.tables.exists(sizes, where):
+        return None
+    if store.tables.provenance(sizes, where).get("revision") != provenance.get("revision"):
+        return None
+    return store.tables.read(sizes, where)["component"].to_list()
 
 
 def _similarity_rules(shards: Sequence[str]) -> Rules:
