@@ -25,8 +25,7 @@ OPTIONS = PassOptions(check_pairs=0, memory_bytes=4 * 2**30)
 def engine_pass(model: torch.nn.Module, request: PassRequest, options: PassOptions = OPTIONS) -> GradientPass:
     """A whole pass, its rows thrown away; includes verifying the model and planning."""
     work = GradientPass(model, request, options)
-    for _ in work.blocks():
-        pass
+    work.run()
     return work
 
 
