@@ -40,6 +40,7 @@ class Compute(dg.ConfigurableResource):
         request: "PassRequest",
         scratch: Path,
         progress: Callable[[int, int, str], None],
+        log: Callable[[str], None],
     ) -> "Iterator[PassResult]":
         """One pass over the distinct samples of the request.
 
@@ -56,7 +57,12 @@ class Compute(dg.ConfigurableResource):
             weighting=self.projection_weighting,  # type: ignore[arg-type]
             scratch=scratch,
         )
-        yield run_pass(loaded.model, request, options, progress)
+        try:
+            result = run_pass(loaded.model, request, options, progress, log)
+        except ArithmeticError as error:  # wrong products: another try would only read them again
+            shutil.rmtree(scratch, ignore_errors=True)
+            raise dg.Failure(str(error), allow_retries=False) from error
+        yield result
         shutil.rmtree(scratch, ignore_errors=True)
 
     @staticmethod

@@ -25,6 +25,9 @@ from gradsim_assets.core.tokenization import EncodedSample
 #: Called with (gradients done, gradients in all, what is being done).
 Progress = Callable[[int, int, str], None]
 
+#: Called with the plan before the pass, and with whatever turns out otherwise than planned.
+Log = Callable[[str], None]
+
 ORIGINAL = "original"
 
 
@@ -66,10 +69,11 @@ class GradientPass:
             for p in self.graph.proportions
         }
         self.plan: Plan | None = None
+        self._log: Log | None = None
         self._batch_tokens = 0
         self._expected = 0
 
-    def run(self, progress: Progress | None = None) -> PassResult:
+    def run(self, progress: Progress | None = None, log: Log | None = None) -> PassResult:
         """Does the pass, or what is left of it where `scratch` holds finished blocks.
 
         Raises:
@@ -77,6 +81,7 @@ class GradientPass:
             ArithmeticError: the rows that were recomputed by plain autograd differ by more than the tolerance.
         """
         started = time.perf_counter()
+        self._log = log
         scratch = self._open_scratch()
         self.results = Results(self.request, len(self.components), scratch)
         if self.graph.minimum:
@@ -100,15 +105,23 @@ class GradientPass:
 
     def _prepare(self, scratch: Scratch | None) -> None:
         shortest = min([*self._originals.values(), *self._variants.values()], key=lambda sample: sample.length)
-        self.report.notes += verify_sites(self._tap, shortest)
+        for note in verify_sites(self._tap, shortest):
+            self._note(note)
         self.plan = scratch.plan(self._make_plan) if scratch else self._make_plan()
         self.report.plan = self.plan.describe()
+        if self._log:
+            self._log(self.report.plan)
         self._batch_tokens = self.plan.batch_tokens
         self._expected = sum(
             len(block) + len(self._streamed(block))
             for number, block in enumerate(self.plan.blocks)
             if not (scratch and scratch.finished(number))
         )
+
+    def _note(self, note: str) -> None:
+        self.report.notes.append(note)
+        if self._log:
+            self._log(note)
 
     def _blocks(self, scratch: Scratch | None, progress: Progress | None) -> None:
         assert self.plan is not None
@@ -165,15 +178,15 @@ class GradientPass:
         block = self.plan.blocks[number]
         if self._batch_tokens > 0:
             self._batch_tokens = self._batch_tokens // 2 if self._batch_tokens > 64 else 0
-            self.report.notes.append(f"out of memory: batches halved to {self._batch_tokens or 'one sample'} tokens")
+            self._note(f"out of memory: batches halved to {self._batch_tokens or 'one sample'} tokens")
         elif self.plan.tile > 1:
             self.plan = replace(self.plan, tile=self.plan.tile // 2)
-            self.report.notes.append(f"out of memory: tiles halved to {self.plan.tile} originals")
+            self._note(f"out of memory: tiles halved to {self.plan.tile} originals")
         elif len(block) > 1:
             half = len(block) // 2
             blocks = [*self.plan.blocks[:number], block[:half], block[half:], *self.plan.blocks[number + 1 :]]
             self.plan = replace(self.plan, blocks=blocks)
-            self.report.notes.append(f"out of memory: block {number} halved to {half} held variants")
+            self._note(f"out of memory: block {number} halved to {half} held variants")
         else:
             raise InputError(
                 "the device ran out of memory with one sample at a time; use a device with more memory, "
@@ -325,6 +338,7 @@ def run_pass(
     request: PassRequest,
     options: PassOptions | None = None,
     progress: Progress | None = None,
+    log: Log | None = None,
 ) -> PassResult:
     """One pass over a request; raises as `GradientPass` and its `run`."""
-    return GradientPass(model, request, options).run(progress)
+    return GradientPass(model, request, options).run(progress, log)

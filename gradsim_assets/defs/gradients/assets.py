@@ -123,9 +123,8 @@ def _gradients(
             products=[key.path[1] for key in selected if key.path[0] == DOT_PRODUCTS.name],
             projections={key.path[1]: compute.projections for key in selected if key.path[0] != DOT_PRODUCTS.name},
         )
-        scratch = compute.scratch("gradients", *keys.values(), revision.name)
-        with compute.run_pass(loaded, inputs.request, scratch, report) as result:
-            context.log.info(result.report.plan)
+        scratch = compute.scratch("gradients", *keys.values())
+        with compute.run_pass(loaded, inputs.request, scratch, report, context.log.info) as result:
             provenance = {
                 "model": model_id,
                 "revision": revision.name,
