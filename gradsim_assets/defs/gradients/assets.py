@@ -29,7 +29,7 @@ from gradsim_assets.schemas import (
     PROJECTED_SIMILARITY,
     SETTINGS,
 )
-from gradsim_assets.settings import ModelSettings, Settings
+from gradsim_assets.settings import ComputeSettings, ModelSettings, Settings
 
 _DESCRIPTIONS = {
     DOT_PRODUCTS.name: (
@@ -87,9 +87,15 @@ def _spec(table: str, setting: str, settings: Settings) -> dg.AssetSpec:
             "core/gradient_tables.py",
             "core/tokenization.py",
             *(["core/projections.py"] if projected else []),
-            config=str(settings.compute.projections) if projected else "",
+            config=_decides(settings.compute, projected),
         ),
     )
+
+
+def _decides(compute: ComputeSettings, projected: bool) -> str:
+    """What of the configuration the values depend on."""
+    chosen = {"precision"} | ({"projections", "projection", "projection_weighting"} if projected else set())
+    return compute.model_dump_json(include=chosen)
 
 
 def _gradients(
@@ -119,26 +125,24 @@ def _gradients(
             products=[key.path[1] for key in selected if key.path[0] == DOT_PRODUCTS.name],
             projections={key.path[1]: compute.projections for key in selected if key.path[0] != DOT_PRODUCTS.name},
         )
-        result = compute.run_pass(
-            loaded, inputs.request, compute.scratch("gradients", *keys.values(), revision.name), report
-        )
-    context.log.info(result.report.plan)
-    provenance = {
-        **provenance_of(hub, model_id, revision),
-        "candidates": settings.candidates,
-        "dropped": inputs.counts.get("dropped", 0),
-        "dataset": fingerprint(tables[LIMA.name]),
-        **{name: fingerprint(frame) for name, frame in tables.items()},
-    }
-    metadata = {**inputs.counts, **compute.metadata(result)}
-    tags = revision_tags(context)
-    for key in selected:
-        table, setting = key.path
-        frame_of = product_frame if table == DOT_PRODUCTS.name else projection_frame
-        frame = frame_of(result, setting, inputs.request.pairs[setting])
-        yield saved_table_result(
-            context, store, key, frame, partition, metadata=metadata, provenance=provenance, tags=tags
-        )
+        scratch = compute.scratch("gradients", *keys.values())
+        with compute.run_pass(loaded, inputs.request, scratch, report, context.log.info) as result:
+            provenance = {
+                **provenance_of(hub, model_id, revision),
+                "candidates": settings.candidates,
+                "dropped": inputs.counts.get("dropped", 0),
+                "dataset": fingerprint(tables[LIMA.name]),
+                **{name: fingerprint(frame) for name, frame in tables.items()},
+            }
+            metadata = {**inputs.counts, **compute.metadata(result)}
+            tags = revision_tags(context)
+            for key in selected:
+                table, setting = key.path
+                frame_of = product_frame if table == DOT_PRODUCTS.name else projection_frame
+                frame = frame_of(result, setting, inputs.request.pairs[setting])
+                yield saved_table_result(
+                    context, store, key, frame, partition, metadata=metadata, provenance=provenance, tags=tags
+                )
 
 
 def _read_tables(
