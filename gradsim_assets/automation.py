@@ -4,7 +4,7 @@ Everything here is switched off until a user switches it on: GPU time costs mone
 """
 
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 import dagster as dg
 from dagster._core.asset_graph_view.asset_graph_view import AssetGraphView
@@ -15,7 +15,7 @@ from dagster._core.definitions.events import AssetKeyPartitionKey
 from dagster._core.execution.backfill import BulkActionsFilter, BulkActionStatus, PartitionBackfill
 from dagster._core.utils import make_new_backfill_id
 
-from gradsim_assets.io.parquet import dimension_of, partition_of
+from gradsim_assets.io.parquet import place_of
 from gradsim_assets.io.tables import Partition
 from gradsim_assets.schemas import MODEL_COMPARISON, PROJECTED_SIMILARITY, SETTINGS
 from gradsim_assets.status import StatusResolver
@@ -37,19 +37,11 @@ class OutOfDate(dg.AutomationCondition[dg.AssetKey]):
         return "out_of_date"
 
     def evaluate(self, context: dg.AutomationContext) -> dg.AutomationResult:
-        view: AssetGraphView = context.asset_graph_view
-        candidates = context.candidate_subset.expensively_compute_asset_partitions()
-        resolver = StatusResolver(view.instance, view.asset_graph, len(candidates))
-        stale = {
-            candidate
-            for candidate in candidates
-            if resolver.get_status(candidate.asset_key, candidate.partition_key) != StaleStatus.FRESH
-        }
-        return dg.AutomationResult(context, view.get_asset_subset_from_asset_partitions(context.key, stale))
+        return _where(context, lambda resolver, key: resolver.get_status(*key) != StaleStatus.FRESH)
 
 
-class NothingNewSincePlanned(dg.AutomationCondition[dg.AssetKey]):
-    """True for partitions none of whose inputs has changed since their last run was planned.
+class ChangedSincePlanned(dg.AutomationCondition[dg.AssetKey]):
+    """True for partitions of whose inputs one has changed since their last run was planned.
 
     The built-in conditions forget when a change came: one that arrives while a run of the old revision is failing is over
     when the failure shows.
@@ -57,25 +49,21 @@ class NothingNewSincePlanned(dg.AutomationCondition[dg.AssetKey]):
 
     @property
     def name(self) -> str:
-        return "nothing_new_since_planned"
+        return "changed_since_planned"
 
     def evaluate(self, context: dg.AutomationContext) -> dg.AutomationResult:
-        view: AssetGraphView = context.asset_graph_view
-        candidates = context.candidate_subset.expensively_compute_asset_partitions()
-        resolver = StatusResolver(view.instance, view.asset_graph, len(candidates))
-        unchanged = {
-            target
-            for target in candidates
-            if resolver.newest_input(target) < _planned(view.instance, target.asset_key, target.partition_key)
-        }
-        return dg.AutomationResult(context, view.get_asset_subset_from_asset_partitions(context.key, unchanged))
+        return _where(context, StatusResolver.changed_since_planned)
 
 
-def _planned(instance: dg.DagsterInstance, key: dg.AssetKey, partition: str | None) -> int:
-    """Storage id of the event that planned the last run of a partition; 0 where there was none."""
-    wanted = dg.AssetRecordsFilter(key, asset_partitions=[partition] if partition else None)
-    records = instance.fetch_planned_materializations(wanted, limit=1).records
-    return records[0].storage_id if records else 0
+def _where(
+    context: dg.AutomationContext, holds: Callable[[StatusResolver, AssetKeyPartitionKey], bool]
+) -> dg.AutomationResult:
+    """The candidates for which something holds."""
+    view: AssetGraphView = context.asset_graph_view
+    candidates = context.candidate_subset.expensively_compute_asset_partitions()
+    resolver = StatusResolver(view.instance, view.asset_graph, len(candidates))
+    found = {candidate for candidate in candidates if holds(resolver, candidate)}
+    return dg.AutomationResult(context, view.get_asset_subset_from_asset_partitions(context.key, found))
 
 
 def on_model_revision(key: dg.AssetKey) -> dg.AutomationCondition:
@@ -96,7 +84,7 @@ def on_model_revision(key: dg.AssetKey) -> dg.AutomationCondition:
         | condition.newly_missing().since(up_to_date)
         | condition.code_version_changed().since(up_to_date)
     )
-    healthy = ~(condition.execution_failed() & NothingNewSincePlanned())
+    healthy = ~(condition.execution_failed() & ~ChangedSincePlanned())
     # What is wanted comes first: as a rule nothing is, and the rest then has no partition to look at.
     return (wanted & ready & healthy & OutOfDate()).with_label("on_model_revision")
 
@@ -173,7 +161,7 @@ def _partitions(
     if definition is None:
         return [(AssetKeyPartitionKey(key), Partition())]
     return [
-        (AssetKeyPartitionKey(key, partition), partition_of(partition, dimension_of(definition)))
+        (AssetKeyPartitionKey(key, partition), place_of(partition, definition))
         for partition in definition.get_partition_keys(dynamic_partitions_store=instance)
     ]
 

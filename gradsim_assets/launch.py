@@ -37,6 +37,8 @@ def prepare_environment() -> Path:
     home = gradsim_home()
     os.environ["GRADSIM_HOME"] = str(home)
     os.environ.setdefault("DAGSTER_DISABLE_TELEMETRY", "yes")
+    # Otherwise a backfill fails for good when the daemon looks at it while the code server is gone.
+    os.environ.setdefault("DAGSTER_BACKFILL_RETRY_DEFINITION_CHANGED_ERROR", "yes")
     if named := os.environ.get("DAGSTER_HOME"):
         return Path(named)
     dagster_home = home / "dagster"

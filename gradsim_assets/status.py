@@ -19,7 +19,7 @@ from dagster._core.definitions.partitions.context import use_partition_loading_c
 from dagster._core.event_api import EventLogRecord
 from dagster._core.loader import LoadingContext
 
-from gradsim_assets.io.parquet import dimension_of, dimensions_of, partition_of
+from gradsim_assets.io.parquet import dimensions_of, place_of
 
 #: Records fetched by one query; SQLite allows 999 variables in old versions.
 _CHUNK = 900
@@ -62,14 +62,22 @@ class StatusResolver(CachingStaleStatusResolver):
         self._by_levels = cache(self._sort_by_levels)
 
     @use_partition_loading_context
-    def newest_input(self, key: AssetKeyPartitionKey) -> int:
-        """Storage id of the newest event of all that a partition is made from; 0 where there is none."""
+    def changed_since_planned(self, key: AssetKeyPartitionKey) -> bool:
+        """Whether an input of a partition is newer than the plan of its last run, and was not made by that run itself."""
+        wanted = dg.AssetRecordsFilter(
+            key.asset_key, asset_partitions=[key.partition_key] if key.partition_key else None
+        )
+        planned = self._instance.fetch_planned_materializations(wanted, limit=1).records
         records = map(self._get_latest_data_version_record, self._get_partition_dependencies(key=key))
-        return max((record.storage_id for record in records if record), default=0)
+        return not planned or any(
+            record.storage_id > planned[0].storage_id and record.run_id != planned[0].run_id
+            for record in records
+            if record
+        )
 
     def _get_partition_dependencies(self, *, key: AssetKeyPartitionKey) -> list[AssetKeyPartitionKey]:
         node = self.asset_graph.get(key.asset_key)
-        where = dict(partition_of(key.partition_key, dimension_of(node.partitions_def)).levels)
+        where = dict(place_of(key.partition_key, node.partitions_def).levels)
         found = []
         for parent in node.parent_keys:
             shared = tuple(name for name in dimensions_of(self.asset_graph.get(parent).partitions_def) if name in where)
@@ -85,7 +93,7 @@ class StatusResolver(CachingStaleStatusResolver):
         found: dict[tuple[str, ...], list[str | None]] = defaultdict(list)
         definition = self.asset_graph.get(key).partitions_def
         for partition in definition.get_partition_keys() if definition else [None]:
-            levels = dict(partition_of(partition, dimension_of(definition)).levels)
+            levels = dict(place_of(partition, definition).levels)
             found[tuple(levels[name] for name in dimensions)].append(partition)
         return found
 

@@ -20,6 +20,8 @@ from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
 
 from gradsim_assets.launch import instance_file
 
+_RELOAD = "mutation($l: String!) { reloadRepositoryLocation(repositoryLocationName: $l) { __typename } }"
+
 REPOSITORY = "__repository__"
 LOCATION = "gradsim_assets.definitions"
 
@@ -52,7 +54,7 @@ class Platform:
 
     def start(self) -> None:
         """Starts web server, code server and daemon, and waits until they answer."""
-        command = [sys.executable, "-m", "dagster", "dev", "-m", LOCATION, "-h", "127.0.0.1", "-p", str(self.port)]
+        command = [sys.executable, "-c", "from gradsim_assets.cli import main; main()", "ui", "--port", str(self.port)]
         log = (self.home / "dev.log").open("ab")
         self.process = subprocess.Popen(command, env=self.environment, stdout=log, stderr=log, start_new_session=True)
         self.wait(self._loaded, 180, "the web server to answer")
@@ -87,16 +89,20 @@ class Platform:
         return found
 
     def keep_running(self) -> None:
-        """Starts everything again once it does not answer any more, as a person would; runs at work are left alone."""
-        if self.process is not None and self.process.poll() is None:
+        """Does what a person would once something is gone: reloads the code location, or starts all of it again."""
+        assert self.process is not None
+        time.sleep(3)  # `dagster dev` needs a second to see that its daemon is gone
+        if self.process.poll() is None and not self._loaded():
+            with suppress(OSError, AssertionError):
+                self.query(_RELOAD, l=LOCATION)
+        if self.process.poll() is None:
             with suppress(AssertionError):
-                self.wait(self._loaded, 30, "the code location")
-                return
-        if self.process is not None and self.process.poll() is None:
-            self.process.send_signal(signal.SIGINT)
-        if self.process is not None:
+                self.wait(lambda: self.process.poll() is not None or self._loaded(), 60, "the code location")  # type: ignore[union-attr]
+        if not self._loaded():
+            if self.process.poll() is None:
+                self.process.send_signal(signal.SIGINT)
             self.process.wait(60)
-        self.start()
+            self.start()
 
     def _loaded(self) -> bool:
         """Whether the web server answers and sees the definitions."""

@@ -32,6 +32,13 @@ def dimension_of(partitions_def: dg.PartitionsDefinition | None) -> str | None:
     return "model" if isinstance(partitions_def, dg.DynamicPartitionsDefinition) else "shard"
 
 
+def place_of(partition_key: str | None, partitions_def: dg.PartitionsDefinition | None) -> Partition:
+    """The partition behind a key of a definition, given as text or as Dagster's own."""
+    if isinstance(partitions_def, dg.MultiPartitionsDefinition) and partition_key is not None:
+        return partition_of(partitions_def.get_partition_key_from_str(partition_key))
+    return partition_of(partition_key, dimension_of(partitions_def))
+
+
 def dimensions_of(partitions_def: dg.PartitionsDefinition | None) -> tuple[str, ...]:
     """The dimensions of a definition: none, "model", "shard", or both."""
     if isinstance(partitions_def, dg.MultiPartitionsDefinition):
