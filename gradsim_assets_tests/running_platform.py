@@ -29,7 +29,7 @@ LOCATION = "gradsim_assets.definitions"
 class Platform:
     """`dagster dev` on a home of its own; the instance is opened here as well, to look at what happened."""
 
-    def __init__(self, home: Path, config: str) -> None:
+    def __init__(self, home: Path, config: str, **environment: str) -> None:
         self.home = home
         self.dagster_home = home / "dagster"
         self.dagster_home.mkdir(parents=True)
@@ -44,6 +44,7 @@ class Platform:
             "DAGSTER_DISABLE_TELEMETRY": "yes",
             "OMP_NUM_THREADS": "1",
             "PYTHONPATH": os.pathsep.join(["."] + [p for p in [os.environ.get("PYTHONPATH")] if p]),
+            **environment,
         }
         self.process: subprocess.Popen[bytes] | None = None
 

@@ -15,6 +15,7 @@ from transformers import BertConfig, BertForMaskedLM
 
 from gradsim_assets.core.errors import InputError
 from gradsim_assets.resources.hub import ModelHub
+from gradsim_assets_tests.hub_server import HubServer
 from gradsim_assets_tests.tiny_models import save_tiny_model
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -218,6 +219,22 @@ def test_without_a_network_a_model_must_be_in_the_cache(tmp_path: Path) -> None:
     assert "ServiceError the hub cannot be asked for org/model" in resolve(
         "org/model", tmp_path, fallback=False, HF_ENDPOINT=nobody
     )
+
+
+def test_a_model_of_the_hub_is_loaded_at_its_commit_whatever_the_head_is(tmp_path: Path) -> None:
+    hub = HubServer()
+    first = hub.push("org/c", save_tiny_model(tmp_path / "first", seed=1))
+    second = hub.push("org/c", save_tiny_model(tmp_path / "second", seed=2))
+    code = "hub.load('org/c', hub.at('org/c', {!r})).model.lm_head.weight.double().sum().item()"
+    sums = [said(code.format(sha), tmp_path / "cache", **hub.environment) for sha in (first, second)]
+    hub.close()
+    folders = ModelHub(home=str(tmp_path), device="cpu", models=[])
+    expected = []
+    for name in ("first", "second"):
+        folder = str(tmp_path / name)
+        model = folders.load(folder, folders.resolve(folder)).model
+        expected.append(f"{model.lm_head.weight.double().sum().item()}\n")
+    assert sums == expected and sums[0] != sums[1]
 
 
 def test_what_a_busy_hub_does_not_hand_out_is_worth_another_try(endpoint: str, tmp_path: Path) -> None:

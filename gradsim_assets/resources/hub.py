@@ -156,6 +156,7 @@ class ModelHub(dg.ConfigurableResource):
         settings = self.settings(model_id)
         device = own_device(self.device, Path(self.home))
         model, tokenizer = _load(model_id, revision, settings.dtype, device)
+        self.at(model_id, revision.name)  # a folder may have changed while it was read
         if tokenizer.pad_token_id is None:
             log(f"{model_id} has no pad token; its EOS token fills up batches instead, under the attention mask.")
             tokenizer.pad_token = tokenizer.eos_token
