@@ -18,7 +18,9 @@ import dagster as dg
 import psutil
 from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
 
+from gradsim_assets.definitions import build_definitions
 from gradsim_assets.launch import instance_file
+from gradsim_assets.settings import load_settings
 
 _RELOAD = "mutation($l: String!) { reloadRepositoryLocation(repositoryLocationName: $l) { __typename } }"
 
@@ -125,6 +127,11 @@ class Platform:
         answer = json.load(urllib.request.urlopen(request, timeout=120))
         assert "errors" not in answer, answer["errors"]
         return answer["data"]
+
+    def assets(self) -> list[list[str]]:
+        """Keys of everything that can be materialised, in topological order."""
+        graph = build_definitions(load_settings(self.environment)).get_repository_def().asset_graph
+        return [list(key.path) for key in graph.toposorted_asset_keys if graph.get(key).is_materializable]
 
     def switch_on(self, sensor: str) -> None:
         """Starts a sensor as the switch in the UI does."""

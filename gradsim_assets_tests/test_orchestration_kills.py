@@ -73,7 +73,7 @@ def test_a_backfill_survives_kills_and_computes_nothing_twice(tmp_path: Path) ->
         while sum(killed.values()) < KILLS:
             rounds += 1
             started = time.time()
-            backfill = platform.backfill([table.split("/") for table in everything(reference)])
+            backfill = platform.backfill(platform.assets())
             while platform.status(backfill) == "REQUESTED" and sum(killed.values()) < KILLS:
                 time.sleep(choose.uniform(1, 15))
                 if victim := kill_one(platform, choose, killed):
@@ -97,12 +97,6 @@ def test_a_backfill_survives_kills_and_computes_nothing_twice(tmp_path: Path) ->
         undisturbed_frame, _ = read_audited(Tables(str(reference / "tables")), key, Partition(**levels))
         assert findings == []
         assert frame is not None and frame.equals(undisturbed_frame), f"{place} differs from the undisturbed run"
-
-
-def everything(home: Path) -> set[str]:
-    """Keys of all materialised assets of an experiment, the report among them."""
-    tables = {"/".join(part for part in Path(place).parent.parts if "=" not in part) for place in tables_of(home)}
-    return tables | {"report"}
 
 
 def kill_one(platform: Platform, choose: random.Random, killed: Counter[str]) -> str | None:
