@@ -30,7 +30,7 @@ class LocalRunLauncher(DefaultRunLauncher):
             for entry in self._instance.all_logs(run.run_id, of_type=DagsterEventType.ENGINE_EVENT)
             if (found := _STARTED.match(entry.message))
         ]
-        if not started or _alive(*started[-1]):
+        if not started or is_alive(*started[-1]):
             return CheckRunHealthResult(WorkerStatus.RUNNING)
         return CheckRunHealthResult(WorkerStatus.NOT_FOUND, f"its process {started[-1][0]} is gone")
 
@@ -53,7 +53,7 @@ def end_dead_runs(instance: dg.DagsterInstance) -> list[str]:
     return ended
 
 
-def _alive(pid: int, since: float) -> bool:
+def is_alive(pid: int, since: float) -> bool:
     """Whether a process that was there at a time still is: a later process may have been given its number."""
     try:
         process = psutil.Process(pid)
