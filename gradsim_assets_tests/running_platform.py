@@ -22,8 +22,6 @@ from gradsim_assets.definitions import build_definitions
 from gradsim_assets.launch import instance_file
 from gradsim_assets.settings import load_settings
 
-_RELOAD = "mutation($l: String!) { reloadRepositoryLocation(repositoryLocationName: $l) { __typename } }"
-
 REPOSITORY = "__repository__"
 LOCATION = "gradsim_assets.definitions"
 
@@ -85,27 +83,11 @@ class Platform:
                     continue
                 if "dagster._daemon" in command:
                     found["daemon"].append(process)
-                elif "dagster api grpc" in command:
+                elif "dagster api grpc" in command or "dagster code-server" in command:
                     found["code server"].append(process)
                 elif "multiprocessing.spawn" in command:
                     found["step"].append(process)
         return found
-
-    def keep_running(self) -> None:
-        """Does what a person would once something is gone: reloads the code location, or starts all of it again."""
-        assert self.process is not None
-        time.sleep(3)  # `dagster dev` needs a second to see that its daemon is gone
-        if self.process.poll() is None and not self._loaded():
-            with suppress(OSError, AssertionError):
-                self.query(_RELOAD, l=LOCATION)
-        if self.process.poll() is None:
-            with suppress(AssertionError):
-                self.wait(lambda: self.process.poll() is not None or self._loaded(), 60, "the code location")  # type: ignore[union-attr]
-        if not self._loaded():
-            if self.process.poll() is None:
-                self.process.send_signal(signal.SIGINT)
-            self.process.wait(60)
-            self.start()
 
     def _loaded(self) -> bool:
         """Whether the web server answers and sees the definitions."""

@@ -1,6 +1,7 @@
 """Commands beside the main job: plan, export, the predecessor's files, paraphrasing through a chat service."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -21,6 +22,10 @@ def test_a_plan_says_what_a_run_would_cost_and_computes_nothing(demo: tuple[Path
     assert run.stdout.count("backward passes") == 5  # four shards and the sum
     assert "at 0.10 TFLOP/s" in run.stdout
     assert not (tmp_path / "tables").exists()
+    assert "for 720 pairs" in run.stdout  # 72 variants x 5 candidates, in two settings
+    config = '[data]\nshards = 4\n[[models]]\nid = "demo"\ncandidates = 9\n'
+    more = gradsim(tmp_path, "plan", "demo", "--memory-gib", "1", "--tflops", "0.1", config=config)
+    assert "for 1296 pairs" in more.stdout, more.stderr
 
 
 def test_an_export_opens_with_datasets_and_tells_its_lineage(demo: tuple[Path, str], tmp_path: Path) -> None:
@@ -107,3 +112,49 @@ def test_a_wrong_key_ends_in_a_sentence(tmp_path: Path) -> None:
     assert run.returncode == 1
     assert "refuses the key" in run.stderr and "correct OPENAI_API_KEY" in run.stderr
     assert "sk-wrong" not in run.stderr
+
+
+def test_explain_leads_from_a_row_back_to_its_sources_and_says_what_changed(
+    demo: tuple[Path, str], tmp_path: Path
+) -> None:
+    home = tmp_path / "home"
+    shutil.copytree(demo[0], home)
+    said = gradsim(home, "explain", "gradient_similarity/paraphrased", "demo", "demo_0").stdout
+    assert "| demo_0" in said and "full_gradient" in said
+    lines = [line.strip() for line in said.splitlines()]
+    for link in ("dot_products/paraphrased model=demo shard=00", "bm25_candidates shard=00", "paraphrased shard=00"):
+        assert f"← {link}" in lines
+    assert any(line.startswith("source demo") for line in lines), "the originals and where they came from"
+    assert any(line.startswith("revision") and "candidates 5" in line for line in lines)
+    path = home / "tables/paraphrased/shard=00/data.parquet"
+    pl.read_parquet(path, hive_partitioning=False)[::-1].write_parquet(path)
+    changed = gradsim(home, "explain", "dot_products/paraphrased", "demo", "demo_0").stdout
+    assert "← paraphrased shard=00  (CHANGED since it was read)" in changed
+    assert gradsim(home, "explain", "dot_product", "demo", "demo_0").stderr.startswith(
+        "Error: there is no table dot_product; known tables: accuracy_per_component/model_generated,"
+    )
+    assert (
+        "sample demo_x is in no shard of"
+        in gradsim(home, "explain", "dot_products/paraphrased", "demo", "demo_x").stderr
+    )
+
+
+def test_a_backfill_is_handed_over_with_what_is_missing_and_keeps_its_model_in_the_registry(
+    demo: tuple[Path, str], tmp_path: Path
+) -> None:
+    home = tmp_path / "home"
+    shutil.copytree(demo[0], home)
+    assert gradsim(home, "backfill").stdout == "Everything is there and up to date.\n"
+    assert gradsim(home, "models", "add", "org/new@step100").stdout == "org--new@step100\n"
+    refused = gradsim(home, "backfill", "--model", "org/other")
+    assert (refused.returncode, refused.stderr) == (
+        2,
+        "Error: org/other is not registered; add it with `gradsim models add org/other`.\n",
+    )
+    handed = gradsim(home, "backfill", "--model", "org/new@step100", "--shard", "01", "--only", "gradients").stdout
+    assert re.fullmatch(r"backfill \w+: 5 partitions of 5 assets; it is worked on while `gradsim ui` is up\n", handed)
+    removed = gradsim(home, "models", "remove", "org/new@step100")
+    assert removed.returncode == 2
+    assert re.fullmatch(
+        r"Error: org/new@step100 is part of backfill \w+; wait for it or cancel it first.\n", removed.stderr
+    )

@@ -81,7 +81,6 @@ def test_a_backfill_survives_kills_and_computes_nothing_twice(tmp_path: Path) ->
                     print(f"{time.time() - started:.0f} s: killed the {victim}", flush=True)
                 for path in tables_of(platform.home).values():
                     check_parquet(UPath(path))
-                platform.keep_running()
             assert platform.wait_for_backfill(backfill, 1800) == "COMPLETED_SUCCESS"
             print(f"round {rounds}: {time.time() - started:.0f} s, {dict(killed)}", flush=True)
             assert computed_without_need(platform.instance, started) == []

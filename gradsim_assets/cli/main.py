@@ -1,6 +1,5 @@
 """Commands of the console script."""
 
-import os
 import sys
 from typing import Any
 
@@ -47,10 +46,11 @@ def demo() -> None:
 @click.option("--port", default=3000, show_default=True, help="Port of the web server.")
 def ui(host: str, port: int) -> None:
     """Open the Dagster UI (web server and daemon) on this machine."""
+    from gradsim_assets.serve import serve
+
     launcher()
-    arguments = ["dagster", "dev", "-m", "gradsim_assets.definitions", "-h", host, "-p", str(port)]
     click.echo(f"http://{host}:{port}  (stop with Ctrl-C)")
-    os.execv(sys.executable, [sys.executable, "-m", *arguments])
+    sys.exit(serve(host, port))
 
 
 @main.group()

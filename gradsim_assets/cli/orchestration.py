@@ -9,7 +9,10 @@ from gradsim_assets.core.errors import InputError
 if TYPE_CHECKING:
     import polars as pl
 
-_SHOWN = ("revision", "settings", "dataset", "fingerprint", "package_version", "configuration", "run_id")
+_SHOWN = (
+    *("source", "service", "paraphrase_model", "imported", "revision", "settings", "candidates", "dataset"),
+    *("fingerprint", "package_version", "configuration", "run_id"),
+)
 
 
 @click.command()
@@ -45,7 +48,7 @@ def explain(table: str, model: str, sample: str) -> None:
 def _print_rows(rows: "pl.DataFrame") -> None:
     import polars as pl
 
-    with pl.Config(tbl_rows=12, tbl_width_chars=120, tbl_hide_dataframe_shape=True, tbl_formatting="MARKDOWN"):
+    with pl.Config(tbl_rows=12, tbl_width_chars=160, tbl_hide_dataframe_shape=True, tbl_formatting="MARKDOWN"):
         click.echo(str(rows))
     click.echo(f"{rows.height} rows")
 
@@ -88,6 +91,8 @@ def backfill(
     if not wanted:
         click.echo("Everything is there and up to date.")
         return
+    backfill_id = launch_backfill(launcher.instance, graph, wanted, "gradsim backfill", priority)
+    tables = len({target.asset_key for target in wanted})
     click.echo(
-        f"{launch_backfill(launcher.instance, graph, wanted, 'gradsim backfill', priority)}: {len(wanted)} partitions"
+        f"backfill {backfill_id}: {len(wanted)} partitions of {tables} assets; it is worked on while `gradsim ui` is up"
     )

@@ -26,7 +26,7 @@ from gradsim_assets.defs.common import (
 from gradsim_assets.defs.models.assets import HF_MODEL, provenance_of, revision_for_run, revision_tags
 from gradsim_assets.io.parquet import TableStore
 from gradsim_assets.io.tables import Partition, fingerprint
-from gradsim_assets.partitions import ALL, BY_MODEL, MODELS, Partitions, model_id_of
+from gradsim_assets.partitions import ALL, BY_MODEL, MODELS, Partitions, model_id_of, model_slug
 from gradsim_assets.resources.hub import ModelHub
 from gradsim_assets.schemas import (
     ACCURACY_PER_COMPONENT,
@@ -231,7 +231,12 @@ def _model_comparison() -> dg.AssetsDefinition:
         found = _retrievals(slugs, store)
         context.log.info(f"{len({model for model, _ in found})} of {len(slugs)} models have results")
         frame = model_comparison(found)
-        return table_result(MODEL_COMPARISON, frame, metadata=plot_metadata(plots_of(MODEL_COMPARISON.name, frame)))
+        return table_result(
+            MODEL_COMPARISON,
+            frame,
+            metadata=plot_metadata(plots_of(MODEL_COMPARISON.name, frame)),
+            provenance={"revisions": _revisions(found, store)},
+        )
 
     return model_comparison_
 
@@ -244,6 +249,14 @@ def _retrievals(slugs: Iterable[str], store: TableStore) -> dict[tuple[str, str]
             for setting in SETTINGS
             if store.tables.exists([RETRIEVAL.name, setting], Partition(slug))
         }
+
+
+def _revisions(found: Iterable[tuple[str, str]], store: TableStore) -> dict[str, str | None]:
+    """The revision of every model whose retrieval tables (model, setting) were found; None for imported ones."""
+    return {
+        model: store.tables.provenance([RETRIEVAL.name, setting], Partition(model_slug(model))).get("revision")
+        for model, setting in found
+    }
 
 
 def _provenance(

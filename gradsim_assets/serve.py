@@ -1,0 +1,63 @@
+"""`gradsim ui`: Dagster's web server, daemon and code server on one machine, started again when one of them dies.
+
+`dagster dev` ends when its daemon or web server does, and does not see that the process behind its code server is gone: the
+pages then go on answering while every run fails.
+"""
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+
+import click
+import psutil
+
+from gradsim_assets.launch import MODULE
+
+_LOOK_EVERY_SECONDS = 2.0
+
+#: What ended so soon after its start cannot be helped by another start (the port is taken, the definitions do not load).
+_SHORT_SECONDS, _SHORT_LIVES = 30.0, 3
+
+
+def serve(host: str, port: int) -> int:
+    """Serves until Ctrl-C or SIGTERM and returns the exit code."""
+    command = [sys.executable, "-m", "dagster", "dev", "-m", MODULE, "-h", host, "-p", str(port)]
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    short_lives = 0
+    while short_lives < _SHORT_LIVES:
+        started = time.monotonic()
+        services = subprocess.Popen(command)
+        try:
+            _watch(services)
+        except KeyboardInterrupt:
+            services.send_signal(signal.SIGINT)  # a terminal has sent it already; twice does no harm
+            return services.wait()
+        short_lives = short_lives + 1 if time.monotonic() - started < _SHORT_SECONDS else 0
+        click.echo("gradsim: a service has died; starting again. Runs at work go on.", err=True)
+    click.echo("gradsim: the services end as soon as they have started; what they say above is the cause.", err=True)
+    return 1
+
+
+def _watch(services: subprocess.Popen[bytes]) -> None:
+    """Returns when the services have ended; has a code server whose process died started again meanwhile."""
+    served: set[psutil.Process] = set()
+    while services.poll() is None:
+        for server, workers in _code_servers(services.pid):
+            if workers:
+                served.add(server)
+            elif server in served:
+                click.echo("gradsim: the code server has died; starting it again.", err=True)
+                server.kill()  # `dagster dev` starts what it started itself again
+        time.sleep(_LOOK_EVERY_SECONDS)
+
+
+def _code_servers(pid: int) -> Iterator[tuple[psutil.Process, Sequence[psutil.Process]]]:
+    """The code servers below a process, each with the processes that hold the definitions for it."""
+    try:
+        for process in psutil.Process(pid).children():
+            if "code-server" in process.cmdline():
+                yield process, [child for child in process.children() if child.status() != psutil.STATUS_ZOMBIE]
+    except psutil.Error:  # gone while it was looked at
+        return
