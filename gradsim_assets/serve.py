@@ -16,6 +16,7 @@ import psutil
 from gradsim_assets.launch import MODULE
 
 _LOOK_EVERY_SECONDS = 2.0
+_PATIENCE_SECONDS = 20.0
 
 #: What ended so soon after its start cannot be helped by another start (the port is taken, the definitions do not load).
 _SHORT_SECONDS, _SHORT_LIVES = 30.0, 3
@@ -24,20 +25,30 @@ _SHORT_SECONDS, _SHORT_LIVES = 30.0, 3
 def serve(host: str, port: int) -> int:
     """Serves until Ctrl-C or SIGTERM and returns the exit code."""
     command = [sys.executable, "-m", "dagster", "dev", "-m", MODULE, "-h", host, "-p", str(port)]
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     short_lives = 0
     while short_lives < _SHORT_LIVES:
         started = time.monotonic()
         services = subprocess.Popen(command)
         try:
             _watch(services)
-        except KeyboardInterrupt:
-            services.send_signal(signal.SIGINT)  # a terminal has sent it already; twice does no harm
-            return services.wait()
+        except (KeyboardInterrupt, SystemExit) as asked:
+            return _end(services, told=isinstance(asked, KeyboardInterrupt))
         short_lives = short_lives + 1 if time.monotonic() - started < _SHORT_SECONDS else 0
         click.echo("gradsim: a service has died; starting again. Runs at work go on.", err=True)
     click.echo("gradsim: the services end as soon as they have started; what they say above is the cause.", err=True)
     return 1
+
+
+def _end(services: subprocess.Popen[bytes], told: bool) -> int:
+    """Ends the services in order and returns their exit code; `told` are they by a terminal, which tells all its processes."""
+    if told:
+        try:
+            return services.wait(_PATIENCE_SECONDS)
+        except subprocess.TimeoutExpired:  # somebody told this process alone
+            pass
+    services.send_signal(signal.SIGINT)
+    return services.wait()
 
 
 def _watch(services: subprocess.Popen[bytes]) -> None:
