@@ -5,6 +5,7 @@ pages then go on answering while every run fails.
 """
 
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -13,31 +14,44 @@ from collections.abc import Iterator, Sequence
 import click
 import psutil
 
+from gradsim_assets.core.errors import InputError
 from gradsim_assets.launch import MODULE
 
 _LOOK_EVERY_SECONDS = 2.0
 _PATIENCE_SECONDS = 20.0
 
-#: What ended so soon after its start cannot be helped by another start (the port is taken, the definitions do not load).
-_SHORT_SECONDS, _SHORT_LIVES = 30.0, 3
+#: Services that end before that are started again after a pause, which doubles from time to time.
+_SHORT_SECONDS, _LONGEST_PAUSE_SECONDS = 30.0, 60.0
 
 
 def serve(host: str, port: int) -> int:
-    """Serves until Ctrl-C or SIGTERM and returns the exit code."""
+    """Serves until Ctrl-C or SIGTERM and returns the exit code.
+
+    Raises:
+        InputError: the port is taken.
+    """
+    _check_free(host, port)
     command = [sys.executable, "-m", "dagster", "dev", "-m", MODULE, "-h", host, "-p", str(port)]
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())
-    short_lives = 0
-    while short_lives < _SHORT_LIVES:
+    pause = 1.0
+    while True:
         started = time.monotonic()
         services = subprocess.Popen(command)
         try:
             _watch(services)
+            pause = min(2 * pause, _LONGEST_PAUSE_SECONDS) if time.monotonic() - started < _SHORT_SECONDS else 1.0
+            click.echo(f"gradsim: a service has died; starting again in {pause:.0f} s. Runs at work go on.", err=True)
+            time.sleep(pause)
         except (KeyboardInterrupt, SystemExit) as asked:
             return _end(services, told=isinstance(asked, KeyboardInterrupt))
-        short_lives = short_lives + 1 if time.monotonic() - started < _SHORT_SECONDS else 0
-        click.echo("gradsim: a service has died; starting again. Runs at work go on.", err=True)
-    click.echo("gradsim: the services end as soon as they have started; what they say above is the cause.", err=True)
-    return 1
+
+
+def _check_free(host: str, port: int) -> None:
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        socket.create_server((host, port), family=family).close()
+    except OSError as error:
+        raise InputError(f"{host}:{port} cannot be listened on ({error}); choose another --port.") from error
 
 
 def _end(services: subprocess.Popen[bytes], told: bool) -> int:
