@@ -20,7 +20,7 @@ from gradsim_assets.schemas import (
     SETTINGS,
 )
 
-#: Stands for the dataset of a table's own setting.
+#: Stands for the dataset of a table's own setting, paraphrased or model_generated.
 VARIANTS = "<setting>"
 
 #: A column of an upstream table: (name of the table or VARIANTS, column).
@@ -29,6 +29,7 @@ Source = tuple[str, str]
 _ORIGINALS_AND_VARIANTS: tuple[Source, ...] = ((LIMA.name, "messages"), (VARIANTS, "messages"))
 _SELVES: tuple[Source, ...] = ((DOT_PRODUCTS.name, "variant_self"), (DOT_PRODUCTS.name, "original_self"))
 _COSINES: tuple[Source, ...] = ((DOT_PRODUCTS.name, "dot_product"), *_SELVES)
+_METHODS: tuple[Source, ...] = (*_COSINES, (PROJECTED_SIMILARITY.name, "similarity"))
 _PAIRS = {name: ((BM25_CANDIDATES.name, name),) for name in ("variant_id", "original_id")}
 _COMPONENTS = {
     name: ((PARAMETERS_PER_COMPONENT.name, name),) for name in ("component", "component_type", "depth", "parameters")
@@ -66,7 +67,8 @@ _SOURCES: Mapping[str, Mapping[str, tuple[Source, ...]]] = {
         "component": ((DOT_PRODUCTS.name, "component"),),
         "variants": ((DOT_PRODUCTS.name, "variant_id"),),
         "method": ((PROJECTED_SIMILARITY.name, "proportion"),),
-        "*": (*_COSINES, (PROJECTED_SIMILARITY.name, "similarity"), (BM25_CANDIDATES.name, "score")),
+        **dict.fromkeys(("mean_best_similarity", "median_best_similarity", "agreement"), _METHODS),
+        "*": (*_METHODS, (BM25_CANDIDATES.name, "score")),
     },
 }
 

@@ -31,6 +31,7 @@ def serve(host: str, port: int) -> int:
         InputError: the port is taken.
     """
     _check_free(host, port)
+    click.echo(f"http://{host}:{port}  (stop with Ctrl-C)")
     command = [sys.executable, "-m", "dagster", "dev", "-m", MODULE, "-h", host, "-p", str(port)]
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     pause = 1.0

@@ -49,7 +49,6 @@ def ui(host: str, port: int) -> None:
     from gradsim_assets.serve import serve
 
     launcher()
-    click.echo(f"http://{host}:{port}  (stop with Ctrl-C)")
     sys.exit(serve(host, port))
 
 

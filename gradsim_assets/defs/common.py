@@ -20,6 +20,7 @@ from gradsim_assets import core
 from gradsim_assets.core.errors import InputError
 from gradsim_assets.io.parquet import PROVENANCE_PREFIX, TableStore, partition_of
 from gradsim_assets.io.tables import Partition, fingerprint
+from gradsim_assets.lineage import VARIANTS, sources
 from gradsim_assets.schemas import TABLES, TableSchema
 
 if TYPE_CHECKING:
@@ -80,17 +81,25 @@ def _meaning(source: str) -> str:
 
 
 def column_schema(schema: TableSchema) -> dict[str, Any]:
-    """Definition metadata that shows a table's columns with their descriptions in the UI."""
+    """Definition metadata that shows a table's columns in the UI, with what they mean and what they are made from."""
     columns = [
         dg.TableColumn(
             name,
             str(column.dtype),
-            description=column.description + (f" [{column.unit}]" if column.unit else ""),
+            description=column.description + (f" [{column.unit}]" if column.unit else "") + _made_from(schema, name),
             constraints=dg.TableColumnConstraints(nullable=column.nullable, unique=schema.key == (name,)),
         )
         for name, column in schema.columns.items()
     ]
     return {"dagster/column_schema": dg.TableSchema(columns)}
+
+
+def _made_from(schema: TableSchema, column: str) -> str:
+    by_table: dict[str, dict[str, None]] = {}  # without the setting, which is that of the table
+    for table, name in sources([schema.name, VARIANTS], [column]).get(column, []):
+        by_table.setdefault(table[0], {})[name] = None
+    named = "; ".join(f"{table}: {', '.join(names)}" for table, names in by_table.items())
+    return f" ← {named}" if named else ""
 
 
 def table_result(

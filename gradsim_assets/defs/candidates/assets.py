@@ -11,7 +11,7 @@ from gradsim_assets.core.samples import samples_of
 from gradsim_assets.defs.common import code_version, column_schema, table_result
 from gradsim_assets.io.tables import Partition, Tables, fingerprint
 from gradsim_assets.partitions import Partitions
-from gradsim_assets.schemas import BM25_CANDIDATES
+from gradsim_assets.schemas import BM25_CANDIDATES, LIMA, PARAPHRASED
 from gradsim_assets.settings import Candidates, Settings, top_k
 
 
@@ -73,8 +73,13 @@ def build(settings: Settings, partitions: Partitions) -> list[dg.AssetsDefinitio
         context.log.info(f"{frame.height} pairs of {paraphrased.height} variants, {forced} own originals forced in")
         # What models without a number of their own use: for them nothing changes when another model asks for more.
         version = fingerprint(top_candidates(frame, top_k(default)))
+        provenance = {
+            "candidates": most,
+            LIMA.name: fingerprint(lima),
+            PARAPHRASED.name: fingerprint(paraphrased),
+        }
         return table_result(
-            BM25_CANDIDATES, frame, metadata={"forced": forced}, provenance={"candidates": most}, data_version=version
+            BM25_CANDIDATES, frame, metadata={"forced": forced}, provenance=provenance, data_version=version
         )
 
     return [bm25_candidates]
