@@ -21,7 +21,7 @@ _LOOK_EVERY_SECONDS = 2.0
 _PATIENCE_SECONDS = 20.0
 
 #: Services that end before that are started again after a pause, which doubles from time to time.
-_SHORT_SECONDS, _LONGEST_PAUSE_SECONDS = 30.0, 60.0
+_SHORT_SECONDS, _LONGEST_PAUSE_SECONDS = 30.0, 15.0
 
 
 def serve(host: str, port: int) -> int:

@@ -211,6 +211,8 @@ def test_without_a_network_a_model_must_be_in_the_cache(tmp_path: Path) -> None:
     (snapshots / "refs").mkdir()
     (snapshots / "refs/main").write_text(COMMIT)
     assert f"commit='{COMMIT}'" in resolve("org/model", tmp_path, HF_HUB_OFFLINE="1")
+    (snapshots / "refs/main").unlink()  # a model that was only ever loaded by its commit
+    assert f"commit='{COMMIT}'" in resolve("org/model", tmp_path, HF_HUB_OFFLINE="1")
     nobody = "http://127.0.0.1:9"  # the discard port: refused at once
     assert f"commit='{COMMIT}'" in resolve("org/model", tmp_path, HF_ENDPOINT=nobody)
     assert "ServiceError the hub cannot be asked for org/other (ConnectError:" in resolve(

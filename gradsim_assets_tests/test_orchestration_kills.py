@@ -75,7 +75,6 @@ def test_a_backfill_survives_kills_and_computes_nothing_twice(tmp_path: Path) ->
             started = time.time()
             backfill = platform.backfill(platform.assets())
             while platform.status(backfill) == "REQUESTED" and sum(killed.values()) < KILLS:
-                time.sleep(choose.uniform(1, 15))
                 if victim := kill_one(platform, choose, killed):
                     killed[victim] += 1
                     print(f"{time.time() - started:.0f} s: killed the {victim}", flush=True)
@@ -99,14 +98,17 @@ def test_a_backfill_survives_kills_and_computes_nothing_twice(tmp_path: Path) ->
 
 
 def kill_one(platform: Platform, choose: random.Random, killed: Counter[str]) -> str | None:
-    """Kills a process of the kind that was killed least often so far, if there is one now."""
-    by_kind = platform.processes()
-    there = [kind for kind in VICTIMS if by_kind[kind]]
+    """Kills a process of the kind that was killed least often, some time after there is one; None if it got away."""
+    fewest = min(killed[kind] for kind in VICTIMS)
+    kind = choose.choice([kind for kind in VICTIMS if killed[kind] == fewest])
+    deadline = time.monotonic() + 120
+    while not platform.processes()[kind] and time.monotonic() < deadline:
+        time.sleep(0.2)
+    time.sleep(choose.uniform(0, 12))
+    there = platform.processes()[kind]
     if not there:
         return None
-    fewest = min(killed[kind] for kind in there)
-    kind = choose.choice([kind for kind in there if killed[kind] == fewest])
-    victim: psutil.Process = choose.choice(by_kind[kind])
+    victim: psutil.Process = choose.choice(there)
     try:
         victim.send_signal(signal.SIGKILL)
         victim.wait(10)

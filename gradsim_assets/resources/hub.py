@@ -243,9 +243,13 @@ def _first_line(error: BaseException) -> str:
 
 
 def _cached_revision(repo: str, wanted: str | None) -> Revision:
-    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub import constants, try_to_load_from_cache
 
     config = try_to_load_from_cache(repo, "config.json", revision=wanted)
+    if not isinstance(config, str) and wanted is None:  # models are loaded by commit, which leaves no name in the cache
+        snapshots = Path(constants.HF_HUB_CACHE, f"models--{repo.replace('/', '--')}", "snapshots")
+        found = sorted(snapshots.glob("*/config.json"), key=lambda path: path.parent.stat().st_mtime)
+        config = str(found[-1]) if found else None
     if not isinstance(config, str):
         raise InputError(
             f"{repo} is not in the local cache and HF_HUB_OFFLINE is set; download it first or unset the variable."
