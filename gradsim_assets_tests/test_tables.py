@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -85,6 +86,17 @@ def test_a_kill_in_the_middle_of_a_write_leaves_the_old_partition(tmp_path: Path
     os.kill(writer.pid, signal.SIGKILL)
     writer.wait()
     assert tables.read(["t"]).equals(FRAME)
+
+
+def test_what_a_killed_writer_left_is_swept_away_and_what_another_is_writing_is_not(tmp_path: Path) -> None:
+    folder = tmp_path / "t"
+    folder.mkdir()
+    abandoned, at_work = folder / ".data-abandoned.part", folder / ".data-at-work.part"
+    for part in (abandoned, at_work):
+        part.write_bytes(b"PAR1")
+    os.utime(abandoned, (0, time.time() - 7200))
+    Tables(str(tmp_path)).write(["t"], FRAME)
+    assert sorted(path.name for path in folder.iterdir()) == [".data-at-work.part", "data.parquet"]
 
 
 def test_a_failed_write_leaves_nothing_behind(tmp_path: Path) -> None:

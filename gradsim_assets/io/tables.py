@@ -5,6 +5,7 @@ import io
 import json
 import os
 import tempfile
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,6 +21,9 @@ from gradsim_assets.core.errors import InputError
 PROVENANCE_KEY = "gradsim"
 
 _POLARS_PROTOCOLS = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss")
+
+#: Beginning and end of the names of unfinished files, and how long after its last write one counts as abandoned.
+_PART, _ABANDONED_SECONDS = (".data-", ".part"), 3600.0
 
 #: Rows of one row group, and rows hashed at a time.
 _CHUNK_ROWS = 1_000_000
@@ -75,9 +79,10 @@ class Tables:
         local = _is_local(target)
         if local:
             target.parent.mkdir(parents=True, exist_ok=True)
+            _sweep(Path(str(target.parent)))
         # Beside the target where a rename is to publish it, since renames do not cross file systems.
         folder = str(target.parent) if local else None
-        handle, name = tempfile.mkstemp(prefix=".data-", suffix=".part", dir=folder)
+        handle, name = tempfile.mkstemp(prefix=_PART[0], suffix=_PART[1], dir=folder)
         os.close(handle)
         temporary = Path(name)
         try:
@@ -170,6 +175,14 @@ def fingerprint(frame: pl.DataFrame | pl.LazyFrame) -> str:
 def _source(path: UPath) -> Any:
     """What polars reads: the address where it speaks the protocol itself, else the bytes that fsspec brings."""
     return str(path) if _is_local(path) or path.protocol in _POLARS_PROTOCOLS else io.BytesIO(path.read_bytes())
+
+
+def _sweep(folder: Path) -> None:
+    """Removes what killed writers left behind; one that is at work writes more often than that."""
+    for part in folder.glob("*".join(_PART)):
+        with suppress(FileNotFoundError):
+            if time.time() - part.stat().st_mtime > _ABANDONED_SECONDS:
+                part.unlink()
 
 
 def _is_local(path: UPath) -> bool:
