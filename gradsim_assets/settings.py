@@ -18,6 +18,9 @@ MAX_SHARDS = 99
 
 DEMO = "demo"
 
+#: The compute profile of gradients and generation, unless a model chooses another one.
+HEAVY = "gpu"
+
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -78,6 +81,7 @@ class ModelSettings(_Section):
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     chat_template: str = "tulu"
     context: ContextPolicy = "auto"
+    profile: str = Field(default=HEAVY, min_length=1)
 
 
 class Settings(_Section):
