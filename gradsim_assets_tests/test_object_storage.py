@@ -1,6 +1,7 @@
 """Tables in S3-compatible storage, against a real server: GRADSIM_TEST_S3=s3://bucket/prefix, with AWS_ENDPOINT_URL and the
 keys in their usual variables. The tests write under the prefix and remove what they wrote."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -29,7 +30,8 @@ KEY = ["dot_products", "paraphrased"]
 def tables() -> Iterator[Tables]:
     root = f"{os.environ['GRADSIM_TEST_S3'].rstrip('/')}/{uuid.uuid4().hex}"
     yield Tables(root)
-    UPath(root).fs.rm(root, recursive=True)
+    with contextlib.suppress(FileNotFoundError):  # nothing was written
+        UPath(root).fs.rm(root, recursive=True)
 
 
 def test_partitions_are_written_whole_and_read_as_one(tables: Tables) -> None:
@@ -80,6 +82,22 @@ def test_faults_are_named(tables: Tables) -> None:
     with pytest.raises(InputError, match=r"s3://.*data\.parquet is not a whole Parquet file"):
         tables.read(KEY, Partition("m", "00"))
     assert read_audited(tables, KEY, Partition("m", "00"))[0] is None
+
+
+def test_a_place_that_cannot_be_had_is_named(tables: Tables) -> None:
+    with pytest.raises(InputError, match=r"tables in s3://\S+-none/x cannot be had \(.*bucket.*\); check"):
+        Tables(f"s3://{UPath(tables.root).drive}-none/x").write(KEY, FRAME)
+    code = f"""
+        from gradsim_assets.io.tables import Tables
+        Tables({tables.root!r}).exists({KEY!r})
+    """
+    refused = [sys.executable, "-c", textwrap.dedent(code)]
+    wrong = {**os.environ, "AWS_SECRET_ACCESS_KEY": "wrong"}
+    done = subprocess.run(refused, env=wrong, capture_output=True, text=True, check=False, timeout=120)
+    assert f"InputError: tables in {tables.root} cannot be had (Forbidden); check that the bucket" in done.stderr
+    without = [sys.executable, "-c", "import sys; sys.modules['s3fs'] = None\n" + textwrap.dedent(code)]
+    done = subprocess.run(without, capture_output=True, text=True, check=False, timeout=120)
+    assert "InputError: tables in s3://" in done.stderr and "install gradsim[s3]" in done.stderr
 
 
 def test_more_rows_than_one_part(tables: Tables) -> None:
