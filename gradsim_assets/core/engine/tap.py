@@ -257,10 +257,13 @@ def _logit_gradient(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Losses [samples] and d loss / d logits [N, V] = (softmax - one-hot) / n, with n the sample's labelled tokens."""
     scores = logits.to(wide(logits.dtype))
-    normaliser = scores.logsumexp(-1, keepdim=True)
-    picked = scores.gather(1, targets[:, None])
-    weights = torch.cat([scores.new_full((count,), 1 / count) for count in counts])
-    losses = torch.stack([part.sum() for part in ((normaliser - picked)[:, 0] * weights).split(counts)])
-    gradient = torch.sub(scores, normaliser).exp_()
+    rows = scores.new_tensor([1 / count for count in counts]).repeat_interleave(
+        torch.tensor(counts, device=scores.device), output_size=len(targets)
+    )
+    gradient = scores.softmax(-1)  # fused; log-sum-exp follows from the largest entry, at a tenth of its own cost
+    normaliser = scores.amax(-1, keepdim=True) - gradient.amax(-1, keepdim=True).log()
+    losses = torch.stack(
+        [part.sum() for part in ((normaliser - scores.gather(1, targets[:, None]))[:, 0] * rows).split(counts)]
+    )
     gradient.scatter_add_(1, targets[:, None], gradient.new_full((len(targets), 1), -1.0))
-    return losses, gradient.mul_(weights[:, None]).to(logits.dtype)
+    return losses, gradient.mul_(rows[:, None]).to(logits.dtype)
