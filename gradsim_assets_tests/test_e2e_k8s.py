@@ -117,10 +117,11 @@ class Release:
         alive = [pod for pod in found if "deletionTimestamp" not in pod["metadata"]]
         return [pod for pod in alive if phase in (None, pod["status"]["phase"])]
 
-    def pod_of(self, run: str) -> dict[str, Any]:
-        """The only step pod of a run."""
-        (found,) = [p for p in self.pods("step_worker") if p["metadata"]["labels"]["dagster/run-id"] == run]
-        return found
+    def step_container(self, run: str, step: str) -> dict[str, Any]:
+        """What ran a step."""
+        wanted = {"dagster/run-id": run, "dagster/op": step}
+        (pod,) = [p for p in self.pods("step_worker") if wanted.items() <= p["metadata"]["labels"].items()]
+        return pod["spec"]["containers"][0]
 
     def deploy(self, verb: str, *more: str, config: str = CONFIG) -> None:
         images = {
@@ -451,22 +452,21 @@ def test_upgrade_and_rollback_keep_the_history(release: Release, local: Path, tm
         (config,) = [c for c in release.get("configmap") if c["metadata"]["name"] == f"{RELEASE}-config"]
         return yaml.safe_load(config["data"]["profiles.yaml"])["gpu"]["sharedMemory"]
 
-    def shards_pod() -> dict[str, Any]:
-        """What asked for the gradients of one shard again."""
+    def gradients_again() -> dict[str, Any]:
+        """Computes one shard again, and returns the container that did."""
         backfill = release.backfill([["dot_products", "paraphrased"]], [f"{MODEL}|00"])
         release.wait_backfill(backfill)
         (run,) = release.runs(backfill)
-        (container,) = release.pod_of(run["runId"])["spec"]["containers"]
-        return container
+        return release.step_container(run["runId"], "gradient_pass")
 
     assert profile() == "128Mi"
-    container = shards_pod()  # of a model that now chooses another profile
+    container = gradients_again()  # the model now chooses another profile
     assert "nvidia.com/gpu" not in {**container["resources"]["limits"], **container["resources"]["requests"]}
     assert "/dev/shm" not in [mount["mountPath"] for mount in container["volumeMounts"]]
     sh("helm", "rollback", RELEASE, "1", "-n", release.namespace, "--wait", "--timeout", f"{PATIENCE:.0f}s")
     assert profile() == "64Mi"
     # And it still works: one shard again, by the pods of the first revision.
-    container = shards_pod()
+    container = gradients_again()
     assert container["resources"]["limits"].get("nvidia.com/gpu") == ("1" if GPU else None)
     assert "/dev/shm" in [mount["mountPath"] for mount in container["volumeMounts"]]
     assert release.materializations(["dot_products", "paraphrased"]) == {f"{MODEL}|00": 3, f"{MODEL}|01": 1}
