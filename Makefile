@@ -53,7 +53,7 @@ $(PEERS)/.installed: $(STAMP)
 	@touch $@
 
 bench-peers: $(PEERS)/.installed ## Measure the engine beside kronfluence and dattri; writes build/bench/peers.json
-	@$(PEERS)/bin/python -W ignore -m bench.peers
+	@TQDM_DISABLE=1 $(PEERS)/bin/python -W ignore -m bench.peers
 
 lint: $(STAMP) ## Check style and types
 	@$(BIN)/ruff check .
