@@ -4,11 +4,12 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+PEERS  := build/peers
 
 export GRADSIM_HOME ?= $(CURDIR)/.gradsim
 
 .DEFAULT_GOAL := help
-.PHONY: help demo ui test test-slow test-ui e2e-k8s bench lint format constraints clean
+.PHONY: help demo ui test test-slow test-ui e2e-k8s bench bench-peers lint format constraints clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -42,6 +43,17 @@ e2e-k8s: $(STAMP) ## Run the end-to-end test on the cluster of the current kubec
 bench: $(STAMP) ## Measure the engine and the analyses; writes build/bench/*.json
 	@$(BIN)/python -m bench.engine
 	@$(BIN)/python -m bench.analyses
+
+# Its environment borrows everything from .venv, so that torch is not downloaded a second time.
+$(PEERS)/.installed: $(STAMP)
+	@$(BIN)/python -m venv $(PEERS)
+	@$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+	   > "$$($(PEERS)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/borrowed.pth"
+	@$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt kronfluence==1.0.1 dattri==0.3.0
+	@touch $@
+
+bench-peers: $(PEERS)/.installed ## Measure the engine beside kronfluence and dattri; writes build/bench/peers.json
+	@TQDM_DISABLE=1 $(PEERS)/bin/python -W ignore -m bench.peers
 
 lint: $(STAMP) ## Check style and types
 	@$(BIN)/ruff check .

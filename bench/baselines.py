@@ -1,13 +1,13 @@
 """What the engine is compared with: bare passes, and the algorithm of the scripts that came before it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 
 from bench.workload import SETTINGS
 from gradsim_assets.core.engine import PassRequest
-from gradsim_assets.core.projections import make_projector
+from gradsim_assets.core.projections import projected_dimension
 from gradsim_assets.core.tokenization import IGNORED, EncodedSample
 
 
@@ -43,35 +43,53 @@ def _flat_gradients(model: torch.nn.Module, sample: EncodedSample) -> list[torch
     return gradients
 
 
-def scripts(model: torch.nn.Module, request: PassRequest, variants: int, proportions: Sequence[float]) -> float:
-    """The predecessor's jobs on the first `variants` variants: every job recomputes the originals for every variant.
+def scripts(model: torch.nn.Module, request: PassRequest, jobs: Sequence[str | float]) -> float:
+    """The predecessor's jobs, one after the other: each recomputes every original for every variant.
 
-    Its dense projections (hours per sample on CPU) are replaced by the engine's own, so what is measured is its
-    recomputation and copying alone. Returns a number that depends on all results.
+    A job is "products", "similarity" or a proportion; of the projections only the gradients are computed and flattened
+    here (`dense_projection` says what projecting them adds). Returns a number that depends on all results.
     """
     originals = {sample.id: sample for sample in request.originals}
-    named = [(name, parameter.numel()) for name, parameter in model.named_parameters()]
     total = 0.0
     for setting in SETTINGS:
         pairs: dict[str, list[str]] = {}
         for variant, original in request.pairs[setting]:
             pairs.setdefault(variant, []).append(original)
-        for job in ("products", "similarity", *proportions):
-            projectors = [] if isinstance(job, str) else [make_projector(name, size, job) for name, size in named]
-            for sample in request.variants[setting][:variants]:
-                one = _prepared(model, sample, job, projectors)
-                for original in pairs[sample.id]:
-                    other = _prepared(model, originals[original], job, projectors)
+        for job in jobs:
+            for sample in request.variants[setting]:
+                one = _prepared(model, sample, job)
+                for original in pairs.get(sample.id, ()):
+                    other = _prepared(model, originals[original], job)
                     dots = [torch.dot(a, b).item() for a, b in zip(one, other, strict=True)]
                     lengths = [torch.dot(a, a).item() * torch.dot(b, b).item() for a, b in zip(one, other, strict=True)]
                     total += sum(dots) + sum(lengths)
     return total
 
 
-def _prepared(model: torch.nn.Module, sample: EncodedSample, job: str | float, projectors: list) -> list[torch.Tensor]:
+def _prepared(model: torch.nn.Module, sample: EncodedSample, job: str | float) -> list[torch.Tensor]:
     gradients = _flat_gradients(model, sample)
-    if job == "products":
-        return gradients
-    if job == "similarity":
-        return [torch.cat(gradients)]
-    return [torch.cat([project(g[None])[0] for project, g in zip(projectors, gradients, strict=True)])]
+    return gradients if job == "products" else [torch.cat(gradients)]
+
+
+def dense_projection(size: int = 2**18, dimension: int = 200) -> Callable[[], object]:
+    """traker's projector for machines without its CUDA kernel, ready to project one gradient of `size` numbers.
+
+    It draws the matrix anew for every gradient, so its time is proportional to size x dimension.
+    """
+    from trak.projectors import BasicProjector, ProjectionType
+
+    projector = BasicProjector(
+        grad_dim=size,
+        proj_dim=dimension,
+        seed=0,
+        proj_type=ProjectionType.rademacher,
+        device=torch.device("cpu"),
+    )
+    gradient = torch.randn(1, size)
+    return lambda: projector.project(gradient, model_id=0)
+
+
+def dense_projection_cells(model: torch.nn.Module, proportion: float) -> int:
+    """Entries of all projection matrices of a model: the sum of size x dimension over its components."""
+    sizes = [parameter.numel() for parameter in model.parameters()]
+    return sum(size * projected_dimension(size, proportion) for size in sizes)

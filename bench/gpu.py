@@ -12,8 +12,9 @@ from pathlib import Path
 import torch
 
 from bench.workload import demo_model, lima_lengths, make_request
-from gradsim_assets.core.engine import GradientPass, PassOptions, PassRequest
+from gradsim_assets.core.engine import GradientPass, PassOptions, PassRequest, PassResult
 from gradsim_assets.core.engine.check import plain_products, relative_error
+from gradsim_assets.core.engine.precision import Precision, matmul_precision
 
 
 def gemm_rate(size: int = 8192, seconds: float = 2.0) -> float:
@@ -31,43 +32,42 @@ def gemm_rate(size: int = 8192, seconds: float = 2.0) -> float:
     return 2 * size**3 * count / (time.perf_counter() - started)
 
 
-def one_pass(model: torch.nn.Module, request: PassRequest, precision: str, check: int) -> dict[str, float | str]:
-    """A pass at one precision ("highest" is strict fp32, "high" is TF32)."""
-    torch.set_float32_matmul_precision(precision)
+def one_pass(model: torch.nn.Module, request: PassRequest, precision: Precision, check: int) -> dict[str, float | str]:
+    """A whole pass at one precision, with its error against float64 autograd over `check` pairs."""
+    device = torch.device("cuda")
     torch.cuda.reset_peak_memory_stats()
-    rate = gemm_rate()
-    work = GradientPass(model, request, PassOptions(device="cuda", check_pairs=0))
-    started = time.perf_counter()
-    first = None
-    for block in work.blocks(lambda done, total, what: print(f"\r{done}/{total}", end="", flush=True)):
-        first = first or block
-    torch.cuda.synchronize()
-    seconds = time.perf_counter() - started
-    assert work.plan is not None
-    flop = work.plan.flop + work.plan.forming_flop + work.plan.pair_flop
-    print(f"\n{work.report.plan}")
+    with matmul_precision(precision, device):
+        rate = gemm_rate()
+    work = GradientPass(model, request, PassOptions(device="cuda", precision=precision, check_pairs=0))
+    result = work.run(lambda done, total, what: print(f"\r{done}/{total}", end="", flush=True))
+    report, plan = result.report, work.plan
+    assert plan is not None
+    flop = plan.flop + plan.forming_flop + plan.pair_flop
+    print(f"\n{report.plan}")
     return {
-        "precision": "fp32" if precision == "highest" else "tf32",
-        "seconds": seconds,
-        "passes": work.report.gradients_computed,
-        "passes_over_minimum": work.report.gradients_computed / work.report.samples,
-        "tokens_per_second": work.plan.tokens / seconds,
-        "flop_per_second": flop / seconds,
-        "share_of_gemm_rate": flop / seconds / rate,
+        "precision": precision,
+        "seconds": report.seconds,
+        "passes": report.gradients_computed,
+        "passes_over_minimum": report.gradients_computed / report.samples,
+        "tokens_per_second": plan.tokens / report.seconds,
+        "flop_per_second": flop / report.seconds,
+        "share_of_gemm_rate": flop / report.seconds / rate,
         "peak_gib": torch.cuda.max_memory_allocated() / 2**30,
-        "error_to_float64": _error(model, request, first, check) if check and first is not None else float("nan"),
+        "error_to_float64": _error(model, request, result, check) if check else float("nan"),
     }
 
 
-def _error(model: torch.nn.Module, request: PassRequest, block, check: int) -> float:
-    variants = {sample.id: sample for sample in request.variants[block.setting]}
+def _error(model: torch.nn.Module, request: PassRequest, result: PassResult, check: int) -> float:
+    setting, pairs = next(iter(request.pairs.items()))
+    variants = {sample.id: sample for sample in request.variants[setting]}
     originals = {sample.id: sample for sample in request.originals}
-    names = [request.pairs[block.setting][row] for row in block.rows[:check]]
-    pairs = [(variants[variant], originals[original]) for variant, original in names]
     model.double()
-    exact = plain_products(model, pairs, list(model.parameters()), "cuda")
+    exact = plain_products(
+        model, [(variants[v], originals[o]) for v, o in pairs[:check]], list(model.parameters()), "cuda"
+    )
     model.float()
-    return float(relative_error(block.dot_products[:check], exact[:, 0], exact[:, 1], exact[:, 2]).max())
+    found = result.dot_products[setting][:check]
+    return float(relative_error(found, exact[:, 0], exact[:, 1], exact[:, 2]).max())
 
 
 def main() -> None:
@@ -87,7 +87,7 @@ def main() -> None:
     request = make_request(
         lima_lengths(arguments.samples, 0), arguments.vocabulary, projections=tuple(arguments.projections)
     )
-    rows = [one_pass(model, request, precision, arguments.check) for precision in ("highest", "high")]
+    rows = [one_pass(model, request, precision, arguments.check) for precision in ("fp32", "tf32")]
     for row in rows:
         print(
             "  ".join(

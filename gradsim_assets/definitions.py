@@ -80,7 +80,10 @@ def resources(settings: Settings) -> dict[str, dg.ConfigurableResource | dg.Conf
             store=str(settings.home / "paraphrases"),
             **settings.paraphraser.model_dump(mode="json"),
         ),
-        "compute": Compute(projections=list(settings.compute.projections), home=str(settings.home)),
+        "compute": Compute(
+            home=str(settings.home),
+            **settings.compute.model_dump(mode="json", exclude={"executor", "device"}),
+        ),
     }
 
 

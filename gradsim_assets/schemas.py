@@ -1,10 +1,11 @@
 """Schemas of all tables: names, dtypes, meaning and unit of every column. Enforced whenever a table is written."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import polars as pl
+from polars.io.plugins import register_io_source
 
 from gradsim_assets.core.errors import InputError
 
@@ -46,6 +47,25 @@ class TableSchema:
     def empty(self) -> pl.DataFrame:
         """A table without rows."""
         return pl.DataFrame(schema={name: column.dtype for name, column in self.columns.items()})
+
+    def streamed(self, pieces: Callable[[], Iterable[pl.DataFrame]]) -> pl.LazyFrame:
+        """A table that may be larger than memory: `pieces` makes its rows in order, anew each time that it is read.
+
+        Every piece is enforced when it is made; raises as `enforce` then.
+        """
+
+        def source(
+            columns: list[str] | None, predicate: pl.Expr | None, rows: int | None, _: int | None
+        ) -> Iterator[pl.DataFrame]:
+            for piece in pieces():
+                frame = self.enforce(piece) if rows is None else self.enforce(piece).head(rows)
+                rows = None if rows is None else rows - len(frame)
+                frame = frame if predicate is None else frame.filter(predicate)
+                yield frame if columns is None else frame.select(columns)
+                if rows == 0:
+                    return
+
+        return register_io_source(source, schema=self.empty().schema)
 
     def enforce(self, frame: pl.DataFrame) -> pl.DataFrame:
         """The frame with its columns in order and cast to their dtypes.

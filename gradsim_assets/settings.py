@@ -63,7 +63,11 @@ class ComputeSettings(_Section):
 
     executor: Literal["in_process", "multiprocess", "k8s"] = "in_process"
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    precision: Literal["fp32", "tf32"] = "fp32"
+    memory_gib: float = Field(default=0, ge=0)
     projections: tuple[Annotated[float, Field(gt=0, le=1)], ...] = (0.01, 0.05)
+    projection: Literal["fast", "trak"] = "fast"
+    projection_weighting: Literal["unbiased", "script"] = "unbiased"
 
 
 class AutomationSettings(_Section):

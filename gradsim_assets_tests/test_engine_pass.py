@@ -18,7 +18,7 @@ ROUNDING = 5e-6
 def limited(model, request, share, **options):
     """Options under which only `share` of the variants can be held at once."""
     work = GradientPass(model, request, PassOptions(tile=1, batch_tokens=0, check_pairs=0, **options))
-    list(work.blocks())
+    work.run()
     memory = work.plan.working_bytes + share * work.plan.held_bytes
     return PassOptions(tile=1, batch_tokens=0, memory_bytes=int(memory), **options)
 
@@ -87,10 +87,13 @@ def test_a_killed_pass_goes_on_where_it_stopped_with_the_same_numbers(tmp_path):
     whole = run_pass(model, request, options)
     assert whole.report.blocks >= 3
     stored = replace(options, scratch=tmp_path)
-    first = GradientPass(model, request, stored)
-    for _ in first.blocks():
-        if first.report.gradients_computed > whole.report.gradients_computed // 2:
-            break  # killed in the middle of a block
+
+    def killed(done, total, what):
+        if done > whole.report.gradients_computed // 2:  # in the middle of a block
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_pass(model, request, stored, killed)
     # More memory by now would make another plan; the pass keeps to the one that it began with.
     again = run_pass(model, request, replace(stored, memory_bytes=None))
     assert again.report.blocks_restored >= 1
@@ -158,19 +161,34 @@ def test_exhaustive_retrieval_compares_every_variant_with_every_original():
     variants = originals[:6]
     pairs = [(v.id, o.id) for v in variants for o in originals]
     request = PassRequest(originals, {"all": variants}, {"all": pairs}, frozenset({"all"}))
-    work = GradientPass(tiny("olmo"), request, PassOptions(tile=4, check_pairs=2))
-    largest, seen = 0, np.zeros(len(pairs), int)
-    diagonal = []
-    for block in work.blocks():
-        largest = max(largest, len(block.rows))
-        seen[block.rows] += 1
-        for place, row in enumerate(block.rows):
-            if pairs[row][0] == pairs[row][1]:
-                diagonal.append((block.dot_products[place], block.variant_self[place]))
-    assert (seen == 1).all()
-    assert largest == len(variants) * 4  # a tile's rows, never all
-    for dot, own in diagonal:  # a sample's product with itself is its self product
-        np.testing.assert_allclose(dot, own, rtol=1e-4, atol=1e-9)
+    result = run_pass(tiny("olmo"), request, PassOptions(tile=4, check_pairs=2))
+    assert result.report.gradients_computed == 26
+    dots, own = result.dot_products["all"], result.variant_self["all"]
+    assert np.isfinite(dots).all()
+    same = [row for row, (variant, original) in enumerate(pairs) if variant == original]
+    # A sample's product with itself is its self product.
+    assert relative_error(dots[same], own[same], own[same], result.original_self["all"][same]) < ROUNDING
+
+
+def test_results_in_files_are_those_in_memory_and_a_finished_pass_is_only_read(tmp_path):
+    request, model = small_request(**REQUEST), tiny("llama")
+    inside, stored = run_pass(model, request), run_pass(model, request, PassOptions(scratch=tmp_path))
+    again = run_pass(model, request, PassOptions(scratch=tmp_path))
+    assert again.report.gradients_computed == 0
+    for setting in SETTINGS:
+        assert isinstance(stored.dot_products[setting], np.memmap)
+        for term in ("dot_products", "variant_self", "original_self"):
+            assert np.array_equal(getattr(stored, term)[setting], getattr(inside, term)[setting])
+            assert np.array_equal(getattr(again, term)[setting], getattr(inside, term)[setting])
+
+
+def test_a_disk_without_room_for_the_results_is_refused_in_words(tmp_path, monkeypatch):
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.posix_fallocate", full)
+    with pytest.raises(InputError, match=r"no room for \d+\.\d\d GiB of results \(No space left on device\)"):
+        run_pass(tiny("olmo"), small_request(), PassOptions(scratch=tmp_path))
 
 
 def test_projections_alone_hold_no_products():

@@ -204,7 +204,7 @@ MEASURE = textwrap.dedent(
     pairs = [(f"s{i}", f"s{(i // 3 * 2 + j) % 24}") for i in range(40) for j in range(4)]
     request = PassRequest(originals, {"x": variants}, {"x": pairs}, frozenset({"x"}))
     warm = PassRequest(originals[:2], {"x": variants[:1]}, {"x": [("s0", "s0"), ("s0", "s1")]}, frozenset({"x"}))
-    list(GradientPass(model, warm, PassOptions(form="formed", check_pairs=0)).blocks())
+    GradientPass(model, warm, PassOptions(form="formed", check_pairs=0)).run()
     page = resource.getpagesize()
     resident = lambda: int(open("/proc/self/statm").read().split()[1]) * page
     before, peak, done = resident(), 0, False
@@ -218,7 +218,7 @@ MEASURE = textwrap.dedent(
     watcher = threading.Thread(target=watch)
     watcher.start()
     work = GradientPass(model, request, PassOptions(form="formed", check_pairs=0, memory_bytes=400 * 2**20))
-    list(work.blocks())
+    work.run()
     done = True
     watcher.join()
     print(work.plan.passes, work.report.gradients_computed, work.plan.memory_bytes, peak - before, len(work.plan.blocks))

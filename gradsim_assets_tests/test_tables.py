@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from collections.abc import Iterator
 from pathlib import Path
 
 import polars as pl
@@ -99,6 +100,34 @@ def test_a_root_may_be_any_fsspec_location() -> None:
     assert tables.exists(["t"], Partition("m", "00"))
     assert tables.provenance(["t"], Partition("m", "00")) == {"revision": "abc"}
     assert tables.read(["t"], Partition("m", "00")).equals(FRAME)
+
+
+def test_a_streamed_table_is_made_anew_with_each_read_and_enforced(tmp_path: Path) -> None:
+    made = []
+
+    def pieces() -> Iterator[pl.DataFrame]:
+        for variant in ("a", "b", "c"):
+            made.append(variant)
+            rows = {"variant_id": [variant] * 2, "original_id": ["x", "y"], "rank": [1, 2], "score": [2, 1]}
+            yield pl.DataFrame(rows).with_columns(forced=False)
+
+    whole = pl.concat([BM25_CANDIDATES.enforce(piece) for piece in pieces()])
+    frame = BM25_CANDIDATES.streamed(pieces)
+    assert frame.collect_schema() == whole.schema  # integers of `score` have become floats
+    assert frame.collect().equals(whole)
+    assert frame.filter(pl.col("rank") == 2).select("variant_id").collect()["variant_id"].to_list() == ["a", "b", "c"]
+    made.clear()
+    assert frame.head(3).collect().equals(whole.head(3))
+    assert made == ["a", "b"]
+    tables = Tables(str(tmp_path))
+    tables.write(["t"], frame)
+    assert tables.read(["t"]).equals(whole)
+    assert fingerprint(frame) == fingerprint(whole) == fingerprint(tables.scan(["t"]))
+
+    broken = BM25_CANDIDATES.streamed(lambda: [whole.drop("rank")])
+    with pytest.raises(Exception, match="column 'rank' is missing"):
+        tables.write(["t"], broken)
+    assert tables.read(["t"]).equals(whole)
 
 
 def test_the_fingerprint_is_of_the_content(tmp_path: Path) -> None:

@@ -54,26 +54,27 @@ def _paraphrasing(settings: Settings) -> str | None:
 def _gradients(model: str, settings: Settings, memory_gib: float | None, tflops: float | None) -> list[str]:
     import torch
 
-    from gradsim_assets.core.engine import plan_pass, shape_of_config
+    from gradsim_assets.core.engine import PassOptions, plan_pass, shape_of_config
     from gradsim_assets.core.engine.memory import free_bytes
     from gradsim_assets.definitions import resources
     from gradsim_assets.partitions import shard_keys, shard_slice
-    from gradsim_assets.resources.hub import pick_device
+    from gradsim_assets.resources.devices import pick_device
     from gradsim_assets.resources.sources import OPENAI
 
     found = resources(settings)
     hub, sources = found["hub"], found["sources"]
     revision = hub.resolve(model)  # type: ignore[union-attr]
-    shape = shape_of_config(hub.config(model, revision))  # type: ignore[union-attr]
+    dtype = getattr(torch, hub.settings(model).dtype)  # type: ignore[union-attr]
+    shape = shape_of_config(hub.config(model, revision), dtype)  # type: ignore[union-attr]
     originals = sources.load_originals()  # type: ignore[union-attr]
     unwritten = settings.data.paraphrases == OPENAI
     variants = originals if unwritten else sources.load_paraphrases()  # type: ignore[union-attr]
     device = torch.device(pick_device(settings.compute.device))
-    memory = int(memory_gib * GIB) if memory_gib else free_bytes(device)
+    memory = int((memory_gib or settings.compute.memory_gib) * GIB) or free_bytes(device, shape.model_bytes)
     rate = tflops * 1e12 if tflops else _measured_rate(device)
     graph = _Graphs(hub, model, revision, originals, settings)  # type: ignore[arg-type]
     shards = [shard_slice(variants, key, settings.data.shards) for key in shard_keys(settings.data.shards)]
-    plans = [plan_pass(shape, graph.of(list(shard)), memory) for shard in shards]
+    plans = [plan_pass(shape, graph.of(list(shard)), memory, PassOptions(device=str(device))) for shard in shards]
     passes, floor = sum(p.passes for p in plans), len({o.id for o in originals} & graph.used) + 2 * len(variants)
     pairs = sum(p.pairs for p in plans)
     lines = [f"shard {key}: {p.describe()}" for key, p in zip(shard_keys(settings.data.shards), plans, strict=True)]

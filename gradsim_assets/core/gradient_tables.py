@@ -1,6 +1,6 @@
 """From the tables of a shard to the request of one gradient pass, and from its result to tables."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,6 +10,9 @@ from gradsim_assets.core.engine import PassRequest, PassResult
 from gradsim_assets.core.samples import samples_of
 from gradsim_assets.core.tokenization import ChatTokenizer, ContextPolicy, encode_samples
 from gradsim_assets.schemas import DOT_PRODUCTS, PROJECTED_SIMILARITY
+
+#: Rows that are made at a time of a table that may be larger than memory.
+_ROWS = 500_000
 
 
 @dataclass(frozen=True)
@@ -67,17 +70,22 @@ def pass_inputs(
     return PassInputs(request, counts)
 
 
-def product_frame(result: PassResult, setting: str, pairs: Sequence[tuple[str, str]]) -> pl.DataFrame:
-    """The table `dot_products/<setting>`: pairs in order, components in model order."""
-    components = len(result.components)
-    return DOT_PRODUCTS.enforce(
-        _pair_columns(pairs, components).with_columns(
-            component=pl.Series(result.components * len(pairs), dtype=pl.String()),
-            dot_product=result.dot_products[setting].ravel(),
-            variant_self=result.variant_self[setting].ravel(),
-            original_self=result.original_self[setting].ravel(),
-        )
-    )
+def product_frame(result: PassResult, setting: str, pairs: Sequence[tuple[str, str]]) -> pl.LazyFrame:
+    """The table `dot_products/<setting>`: pairs in order, components in model order; made as it is read."""
+    components = result.components
+    step = max(1, _ROWS // max(1, len(components)))
+
+    def pieces() -> Iterator[pl.DataFrame]:
+        for start in range(0, len(pairs), step):
+            part = slice(start, start + step)
+            yield _pair_columns(pairs[part], len(components)).with_columns(
+                component=pl.Series(components * len(pairs[part]), dtype=pl.String()),
+                dot_product=result.dot_products[setting][part].ravel(),
+                variant_self=result.variant_self[setting][part].ravel(),
+                original_self=result.original_self[setting][part].ravel(),
+            )
+
+    return DOT_PRODUCTS.streamed(pieces)
 
 
 def projection_frame(result: PassResult, setting: str, pairs: Sequence[tuple[str, str]]) -> pl.DataFrame:

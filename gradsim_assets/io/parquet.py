@@ -103,7 +103,7 @@ class TableStore(dg.ConfigurableResource):
             **entries,
         }
         path = self.tables.write(key, frame, partition, provenance)
-        rows = frame.lazy().select(pl.len()).collect().item()
+        rows = self.tables.scan(key, [partition]).select(pl.len()).collect().item()
         return {
             "dagster/partition_row_count" if partition.levels else "dagster/row_count": rows,
             "path": dg.MetadataValue.path(str(path)),

@@ -189,14 +189,11 @@ def fingerprint(frame: pl.DataFrame | pl.LazyFrame) -> str:
 
     Rows are hashed by polars with a fixed seed: nulls count as nulls, whatever lies in their slots in memory.
     """
-    lazy, offset = frame.lazy(), 0
+    lazy = frame.lazy()
     digest = hashlib.sha256(str(lazy.collect_schema()).encode())
-    while True:
-        chunk = lazy.slice(offset, _CHUNK_ROWS).collect()
-        digest.update(chunk.hash_rows(seed=0).to_numpy().tobytes())
-        offset += chunk.height
-        if chunk.height < _CHUNK_ROWS:
-            return digest.hexdigest()[:16]
+    for batch in lazy.collect_batches(chunk_size=_CHUNK_ROWS, maintain_order=True):
+        digest.update(batch.hash_rows(seed=0).to_numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def _source(path: UPath) -> Any:

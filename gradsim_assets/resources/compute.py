@@ -1,7 +1,8 @@
 """How a gradient pass is run: projections, memory, checks, and where its blocks are kept until it is done."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,10 @@ class Compute(dg.ConfigurableResource):
 
     home: str
     projections: list[float]
+    precision: str = "fp32"
+    memory_gib: float = 0
+    projection: str = "fast"
+    projection_weighting: str = "unbiased"
 
     @property
     def reports(self) -> Path:
@@ -28,23 +33,37 @@ class Compute(dg.ConfigurableResource):
         """Where unfinished work of a step is kept, so that what is killed goes on where it stopped."""
         return Path(self.home).joinpath("scratch", *parts)
 
+    @contextmanager
     def run_pass(
         self,
         loaded: LoadedModel,
         request: "PassRequest",
         scratch: Path,
         progress: Callable[[int, int, str], None],
-    ) -> "PassResult":
+        log: Callable[[str], None],
+    ) -> "Iterator[PassResult]":
         """One pass over the distinct samples of the request.
 
-        Finished blocks are kept under `scratch` until the whole pass is done.
+        Its results lie in files under `scratch`, finished block by block. They are removed when the caller has made its
+        tables of them, and stay for another try where that fails.
         """
         from gradsim_assets.core.engine import PassOptions, run_pass
 
-        options = PassOptions(device=loaded.device, scratch=scratch)
-        result = run_pass(loaded.model, request, options, progress)
+        options = PassOptions(
+            device=loaded.device,
+            precision=self.precision,  # type: ignore[arg-type]  # resources take plain strings; settings checked them
+            memory_bytes=int(self.memory_gib * 2**30) or None,
+            projection_kind=self.projection,  # type: ignore[arg-type]
+            weighting=self.projection_weighting,  # type: ignore[arg-type]
+            scratch=scratch,
+        )
+        try:
+            result = run_pass(loaded.model, request, options, progress, log)
+        except ArithmeticError as error:  # wrong products: another try would only read them again
+            shutil.rmtree(scratch, ignore_errors=True)
+            raise dg.Failure(str(error), allow_retries=False) from error
+        yield result
         shutil.rmtree(scratch, ignore_errors=True)
-        return result
 
     @staticmethod
     def metadata(result: "PassResult") -> dict[str, Any]:

@@ -13,6 +13,7 @@ import dagster as dg
 
 from gradsim_assets.core.errors import InputError
 from gradsim_assets.core.tokenization import ChatTokenizer
+from gradsim_assets.resources.devices import own_device
 from gradsim_assets.settings import DEMO, ModelSettings
 
 _log = logging.getLogger(__name__)
@@ -139,7 +140,7 @@ class ModelHub(dg.ConfigurableResource):
             InputError: the model is no causal LM, cannot be loaded, or its tokenizer has no EOS token.
         """
         settings = self.settings(model_id)
-        device = pick_device(self.device)
+        device = own_device(self.device, Path(self.home))
         model, tokenizer = _load(model_id, revision, settings.dtype, device)
         if tokenizer.pad_token_id is None:
             log(f"{model_id} has no pad token; its EOS token fills up batches instead, under the attention mask.")
@@ -156,21 +157,6 @@ def split_revision(model_id: str) -> tuple[str, str | None]:
     """A hub id and the branch, tag or commit behind its `@`."""
     repo, _, revision = model_id.partition("@")
     return repo, revision or None
-
-
-def pick_device(device: str) -> str:
-    """The torch device behind "auto": CUDA, else the CPU.
-
-    Raises:
-        InputError: a CUDA device is asked for where there is none.
-    """
-    import torch
-
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise InputError(f'compute.device = "{device}", but torch finds no CUDA device; set it to "auto" or "cpu".')
-    return device
 
 
 def folder_revision(folder: Path) -> str:

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from gradsim_assets.core.engine.plain import plain_gradient
+from gradsim_assets.core.engine.precision import default_tolerance
 from gradsim_assets.core.engine.sites import UnbatchableError
 from gradsim_assets.core.engine.store import Layout, Store
 from gradsim_assets.core.engine.tap import Tap
@@ -17,11 +18,6 @@ GROUP_BYTES = 2**30
 #: Errors of a component are relative to the lengths of its two gradients, or to this share of the full gradients'
 #: where that is larger: key biases without rotary positions have a gradient of zero but for rounding.
 FLOOR = 1e-5
-
-
-def default_tolerance(dtype: torch.dtype) -> float:
-    """Largest error of a product, relative to the lengths of both gradients, that rounding explains."""
-    return {torch.float64: 1e-9, torch.float32: 1e-4}.get(dtype, 5e-2)
 
 
 def plain_products(

@@ -7,11 +7,14 @@ from pathlib import Path
 import torch
 
 
-def free_bytes(device: torch.device) -> int:
-    """Memory that a pass may take on the device: most of what is free on a GPU, half of it on a shared CPU."""
+def free_bytes(device: torch.device, reserved: int = 0) -> int:
+    """Memory that a pass may take on the device: most of what is free on a GPU, half of it on a shared CPU.
+
+    `reserved` bytes are spoken for: a model that is yet to be loaded.
+    """
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0] * 0.85)
-    return _available() // 2
+        return int(max(0, torch.cuda.mem_get_info(device)[0] - reserved) * 0.85)
+    return max(0, _available() - reserved) // 2
 
 
 def _available() -> int:

@@ -7,6 +7,7 @@ from typing import Literal
 
 import numpy as np
 
+from gradsim_assets.core.engine.precision import Precision
 from gradsim_assets.core.errors import InputError
 from gradsim_assets.core.projections import ProjectionKind, Weighting
 from gradsim_assets.core.tokenization import EncodedSample
@@ -63,10 +64,12 @@ class PassOptions:
     (how gradients are held), `tile` (originals at a time) and `batch_tokens` (padded tokens of a batch; 0 for one
     sample at a time) override the plan's choice;
     `check_pairs` pairs of the run are recomputed by plain autograd and the run fails above `tolerance` (relative to
-    the lengths of the two gradients); `scratch` keeps the results of finished blocks, so that a killed run goes on.
+    the lengths of the two gradients); `scratch` keeps the results in files, finished block by block, so that a killed
+    run goes on and results may be larger than memory.
     """
 
     device: str = "cpu"
+    precision: Precision = "fp32"
     projection_kind: ProjectionKind = "fast"
     projection_seed: int = 0
     weighting: Weighting = "unbiased"
@@ -115,7 +118,7 @@ class PassReport:
 
 @dataclass(frozen=True)
 class PassResult:
-    """Everything of a pass at once (`GradientPass.blocks` gives it block by block).
+    """Everything of a pass; arrays are memory-mapped files where the pass had a scratch folder.
 
     `components` in model order with their `parameters`; by setting `dot_products`, `variant_self` and `original_self`
     float64 [pairs, components] and `projected[setting][proportion]` float64 [pairs], rows as in `request.pairs`;

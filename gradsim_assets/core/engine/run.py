@@ -8,11 +8,13 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from gradsim_assets.core.engine.check import default_tolerance, plain_products, relative_error, verify_sites
+from gradsim_assets.core.engine.check import plain_products, relative_error, verify_sites
 from gradsim_assets.core.engine.memory import free_bytes, peak_bytes, ran_out
 from gradsim_assets.core.engine.plan import PassGraph, Plan, VariantKey, originals_of, plan_pass
+from gradsim_assets.core.engine.precision import default_tolerance, matmul_precision
 from gradsim_assets.core.engine.request import PairBlock, PassOptions, PassReport, PassRequest, PassResult
-from gradsim_assets.core.engine.scratch import Scratch, fingerprint
+from gradsim_assets.core.engine.results import TERMS, Results
+from gradsim_assets.core.engine.scratch import Losses, Scratch, fingerprint
 from gradsim_assets.core.engine.shape import measure
 from gradsim_assets.core.engine.store import Layout, Store, products, projected_cosines
 from gradsim_assets.core.engine.tap import Tap
@@ -23,14 +25,17 @@ from gradsim_assets.core.tokenization import EncodedSample
 #: Called with (gradients done, gradients in all, what is being done).
 Progress = Callable[[int, int, str], None]
 
+#: Called with the plan before the pass, and with whatever turns out otherwise than planned.
+Log = Callable[[str], None]
+
 ORIGINAL = "original"
 
 
 class GradientPass:
-    """One pass over a request; iterate over `blocks()`, then read `report` and `losses`.
+    """One pass over a request: `run` does it; `plan` and `report` say how it goes.
 
     Raises:
-        InputError: nothing is trainable, a projection is unknown, or memory does not suffice for one pair of samples.
+        InputError: nothing is trainable, or a projection is unknown.
     """
 
     def __init__(self, model: torch.nn.Module, request: PassRequest, options: PassOptions | None = None) -> None:
@@ -41,11 +46,12 @@ class GradientPass:
         self.components = self._tap.names
         self.parameters = [parameter.numel() for parameter in self._tap.parameters]
         self.dimensions = {p: total_dimension(self.parameters, p) for p in self.graph.proportions}
-        self.losses: dict[str, dict[str, float]] = {ORIGINAL: {}, **{s: {} for s in request.settings}}
+        self.losses: Losses = {ORIGINAL: {}, **{s: {} for s in request.settings}}
         self.report = PassReport(samples=self.graph.minimum)
         self._originals = {sample.id: sample for sample in request.originals}
         self._variants = {(s, v.id): v for s in request.settings for v in request.variants[s]}
         self._rows = _rows_by_pair(request)
+        self._partners = originals_of(self.graph)
         self._checks = _pairs_to_check(request, self.options.check_pairs)
         self._projectors = {
             p: [
@@ -63,37 +69,66 @@ class GradientPass:
             for p in self.graph.proportions
         }
         self.plan: Plan | None = None
+        self._log: Log | None = None
         self._batch_tokens = 0
         self._expected = 0
 
-    def blocks(self, progress: Progress | None = None) -> Iterator[PairBlock]:
-        """Finished rows, block by block; every row of every wanted setting comes exactly once.
+    def run(self, progress: Progress | None = None, log: Log | None = None) -> PassResult:
+        """Does the pass, or what is left of it where `scratch` holds finished blocks.
 
         Raises:
-            InputError: the memory does not suffice for one pair of samples.
+            InputError: the memory does not suffice for one pair of samples, or the disk not for the results.
             ArithmeticError: the rows that were recomputed by plain autograd differ by more than the tolerance.
         """
         started = time.perf_counter()
-        if not self.graph.minimum:
-            return
-        shortest = min([*self._originals.values(), *self._variants.values()], key=lambda sample: sample.length)
-        self.report.notes += verify_sites(self._tap, shortest)
+        self._log = log
         scratch = self._open_scratch()
-        self.plan = scratch.plan(self._make_plan) if scratch else self._make_plan()
-        self._batch_tokens, self._expected = self.plan.batch_tokens, self.plan.passes
-        self.report.plan = self.plan.describe()
-        found: dict[tuple[str, int], np.ndarray] = {}
-        number = 0
-        while number < len(self.plan.blocks):
-            for rows in self._block(number, scratch, progress):
-                self._note_checked(rows, found)
-                self.report.pairs += len(rows.rows)
-                yield rows
-            number += 1
-        self.report.blocks = number
-        self._check(found)
+        self.results = Results(self.request, len(self.components), scratch)
+        if self.graph.minimum:
+            self._prepare(scratch)
+            with matmul_precision(self.options.precision, self.device):
+                self._blocks(scratch, progress)
+            self._check()
         self.report.seconds = time.perf_counter() - started
         self.report.peak_memory_bytes = peak_bytes(self.device)
+        return PassResult(
+            components=self.components,
+            parameters=self.parameters,
+            dot_products=self.results.of("dot_product"),
+            variant_self=self.results.of("variant_self"),
+            original_self=self.results.of("original_self"),
+            projected=self.results.projected,
+            dimensions=self.dimensions,
+            losses=self.losses,
+            report=self.report,
+        )
+
+    def _prepare(self, scratch: Scratch | None) -> None:
+        shortest = min([*self._originals.values(), *self._variants.values()], key=lambda sample: sample.length)
+        for note in verify_sites(self._tap, shortest):
+            self._note(note)
+        self.plan = scratch.plan(self._make_plan) if scratch else self._make_plan()
+        self.report.plan = self.plan.describe()
+        if self._log:
+            self._log(self.report.plan)
+        self._batch_tokens = self.plan.batch_tokens
+        self._expected = sum(
+            len(block) + len(self._streamed(block))
+            for number, block in enumerate(self.plan.blocks)
+            if not (scratch and scratch.finished(number))
+        )
+
+    def _note(self, note: str) -> None:
+        self.report.notes.append(note)
+        if self._log:
+            self._log(note)
+
+    def _blocks(self, scratch: Scratch | None, progress: Progress | None) -> None:
+        assert self.plan is not None
+        while self.report.blocks < len(self.plan.blocks):  # running out of memory makes them more
+            self._block(self.report.blocks, scratch, progress)
+            self.report.blocks += 1
+        self.report.pairs = sum(len(self.request.pairs[setting]) for setting in self.request.settings)
 
     def _open_scratch(self) -> Scratch | None:
         if self.options.scratch is None:
@@ -107,35 +142,35 @@ class GradientPass:
             measure(self._tap), self.graph, free_bytes(self.device) if memory is None else memory, self.options
         )
 
-    def _block(self, number: int, scratch: Scratch | None, progress: Progress | None) -> Iterator[PairBlock]:
-        """Rows of one block, from disk if they are there; on running out of memory with less at a time."""
+    def _block(self, number: int, scratch: Scratch | None, progress: Progress | None) -> None:
+        """One block, unless it is there; with less at a time where memory runs out."""
         assert self.plan is not None
         if scratch and scratch.finished(number):
             self.report.blocks_restored += 1
-            yield from scratch.load(number, self.losses)
+            for group, values in scratch.losses(number).items():
+                self.losses[group].update(values)
             return
-        part = 0
         while True:
-            before = {group: set(values) for group, values in self.losses.items()}
-            done = 0
             try:
                 for rows in self._compute(self.plan.blocks[number], progress):
-                    done += 1
-                    if done > part:  # rows before were yielded ahead of running out of memory
-                        part = done
-                        if scratch:
-                            scratch.save(number, part - 1, rows)
-                        yield rows
+                    self.results.put(rows)
                 break
             except Exception as error:
                 if not ran_out(error):
                     raise
-            self._use_less(number, part > 0, scratch)
+            self._use_less(number, scratch)
         if scratch:
-            scratch.finish(number, part, {g: {i: v[i] for i in v.keys() - before[g]} for g, v in self.losses.items()})
+            self.results.flush()
+            scratch.finish(number, self._losses_of(self.plan.blocks[number]))
 
-    def _use_less(self, number: int, begun: bool, scratch: Scratch | None) -> None:
-        """Halves the batch, then the block; the tiles stay, so that rows that are out need not be told apart."""
+    def _losses_of(self, block: list[VariantKey]) -> Losses:
+        losses: Losses = {ORIGINAL: {name: self.losses[ORIGINAL][name] for name in self._streamed(block)}}
+        for setting, variant in block:
+            losses.setdefault(setting, {})[variant] = self.losses[setting][variant]
+        return losses
+
+    def _use_less(self, number: int, scratch: Scratch | None) -> None:
+        """Halves the batch, then the block."""
         assert self.plan is not None
         gc.collect()
         if self.device.type == "cuda":
@@ -143,17 +178,27 @@ class GradientPass:
         block = self.plan.blocks[number]
         if self._batch_tokens > 0:
             self._batch_tokens = self._batch_tokens // 2 if self._batch_tokens > 64 else 0
-            self.report.notes.append(f"out of memory: batches halved to {self._batch_tokens or 'one sample'} tokens")
-        elif len(block) > 1 and not begun:
+            self._note(f"out of memory: batches halved to {self._batch_tokens or 'one sample'} tokens")
+        elif self.plan.tile > 1:
+            self.plan = replace(self.plan, tile=self.plan.tile // 2)
+            self._note(f"out of memory: tiles halved to {self.plan.tile} originals")
+        elif len(block) > 1:
             half = len(block) // 2
             blocks = [*self.plan.blocks[:number], block[:half], block[half:], *self.plan.blocks[number + 1 :]]
-            self.plan = scratch.replan(self.plan, blocks) if scratch else _with_blocks(self.plan, blocks)
-            self.report.notes.append(f"out of memory: block {number} halved to {half} held variants")
+            self.plan = replace(self.plan, blocks=blocks)
+            self._note(f"out of memory: block {number} halved to {half} held variants")
         else:
             raise InputError(
                 "the device ran out of memory with one sample at a time; use a device with more memory, "
                 "or shorten the longest samples."
             )
+        if scratch:
+            scratch.replan(self.plan)
+
+    def _streamed(self, block: list[VariantKey]) -> list[str]:
+        """The originals that a block's variants are compared with, longest first."""
+        names = {original for key in block for original in self._partners[key]}
+        return sorted(names, key=lambda name: (-self._originals[name].length, name))
 
     def _compute(self, block: list[VariantKey], progress: Progress | None) -> Iterator[PairBlock]:
         assert self.plan is not None
@@ -168,11 +213,10 @@ class GradientPass:
         slots = {key: slot for slot, key in enumerate(sorted(block, key=lambda k: (-self._variants[k].length, k)))}
         held = Store(layout, len(slots))
         self._fill(held, [(setting, self._variants[setting, variant]) for setting, variant in slots], progress)
-        partners = originals_of(self.graph)
-        names = sorted({o for key in block for o in partners[key]}, key=lambda o: (-self._originals[o].length, o))
+        names = self._streamed(block)
         users: dict[str, list[VariantKey]] = {}
         for key in slots:
-            for original in partners[key]:
+            for original in self._partners[key]:
                 users.setdefault(original, []).append(key)
         streamed = Store(layout, min(self.plan.tile, len(names)))
         for start in range(0, len(names), self.plan.tile):
@@ -220,48 +264,38 @@ class GradientPass:
                 },
             )
 
-    def _note_checked(self, rows: PairBlock, found: dict[tuple[str, int], np.ndarray]) -> None:
-        if rows.dot_products is None:
-            return
-        assert rows.variant_self is not None and rows.original_self is not None
-        for position in np.flatnonzero(np.isin(rows.rows, self._checks.get(rows.setting, []))):
-            found[rows.setting, int(rows.rows[position])] = np.stack(
-                [rows.dot_products[position], rows.variant_self[position], rows.original_self[position]]
-            )
-
-    def _check(self, found: dict[tuple[str, int], np.ndarray]) -> None:
+    def _check(self) -> None:
         """Recomputes rows by plain autograd and compares."""
-        self.report.tolerance = self.options.tolerance or default_tolerance(self._tap.parameters[0].dtype)
-        self.report.checked_pairs = len(found)
-        if not found:
+        self.report.tolerance = self.options.tolerance or default_tolerance(
+            self._tap.parameters[0].dtype, self.options.precision
+        )
+        checked = [(setting, row) for setting, rows in self._checks.items() for row in rows]
+        self.report.checked_pairs = len(checked)
+        if not checked:
             return
+        found = np.stack([[self.results.products[s][term][row] for term in TERMS] for s, row in checked])
         pairs = []
-        for setting, row in found:
+        for setting, row in checked:
             variant, original = self.request.pairs[setting][row]
             pairs.append((self._variants[setting, variant], self._originals[original]))
         exact = plain_products(self.model, pairs, self._tap.parameters, self.device)
         one, other = exact[:, 1], exact[:, 2]
-        results = np.stack(list(found.values()))
         error = np.maximum.reduce(
             [
-                relative_error(results[:, 0], exact[:, 0], one, other),
-                relative_error(results[:, 1], one, one, one),
-                relative_error(results[:, 2], other, other, other),
+                relative_error(found[:, 0], exact[:, 0], one, other),
+                relative_error(found[:, 1], one, one, one),
+                relative_error(found[:, 2], other, other, other),
             ]
         )
         self.report.max_relative_error = float(error.max())
         if not self.report.max_relative_error <= self.report.tolerance:
             place = np.unravel_index(np.nanargmax(error), error.shape)
-            setting, position = list(found)[int(place[0])]
+            setting, position = checked[int(place[0])]
             raise ArithmeticError(
                 f"{setting}, pair {self.request.pairs[setting][position]}, {self.components[int(place[1])]}: the product "
                 f"differs from plain autograd by {self.report.max_relative_error:.1e} of the gradients' lengths "
                 f"(tolerance {self.report.tolerance:.1e}); nothing of this run is to be trusted."
             )
-
-
-def _with_blocks(plan: Plan, blocks: list[list[VariantKey]]) -> Plan:
-    return replace(plan, blocks=blocks)
 
 
 def _rows_by_pair(request: PassRequest) -> dict[str, dict[tuple[str, str], list[int]]]:
@@ -304,38 +338,7 @@ def run_pass(
     request: PassRequest,
     options: PassOptions | None = None,
     progress: Progress | None = None,
+    log: Log | None = None,
 ) -> PassResult:
-    """The whole pass at once; rows in the order of `request.pairs`. For large requests use `GradientPass.blocks`.
-
-    Raises:
-        InputError: nothing is trainable, a setting or proportion is unknown, or the memory does not suffice.
-        ArithmeticError: what was recomputed by plain autograd differs by more than the tolerance.
-    """
-    work = GradientPass(model, request, options)
-    count = len(work.components)
-    dots = {s: np.full((len(request.pairs[s]), count), np.nan) for s in request.settings if s in request.products}
-    variant_self = {s: np.full_like(values, np.nan) for s, values in dots.items()}
-    original_self = {s: np.full_like(values, np.nan) for s, values in dots.items()}
-    projected = {
-        s: {p: np.full(len(request.pairs[s]), np.nan) for p in request.projections[s]}
-        for s in request.settings
-        if request.projections.get(s)
-    }
-    for block in work.blocks(progress):
-        if block.setting in dots:
-            dots[block.setting][block.rows] = block.dot_products
-            variant_self[block.setting][block.rows] = block.variant_self
-            original_self[block.setting][block.rows] = block.original_self
-        for proportion, values in block.projected.items():
-            projected[block.setting][proportion][block.rows] = values
-    return PassResult(
-        work.components,
-        work.parameters,
-        dots,
-        variant_self,
-        original_self,
-        projected,
-        work.dimensions,
-        work.losses,
-        work.report,
-    )
+    """One pass over a request; raises as `GradientPass` and its `run`."""
+    return GradientPass(model, request, options).run(progress, log)

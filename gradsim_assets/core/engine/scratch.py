@@ -3,8 +3,8 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterator
-from dataclasses import asdict, replace
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,11 @@ import numpy as np
 import torch
 
 from gradsim_assets.core.engine.plan import Plan
-from gradsim_assets.core.engine.request import PairBlock, PassOptions, PassRequest
+from gradsim_assets.core.engine.request import PassOptions, PassRequest
+from gradsim_assets.core.errors import InputError
+
+#: By "original" or a setting, then by sample: nats per response token.
+Losses = dict[str, dict[str, float]]
 
 
 def fingerprint(
@@ -28,25 +32,25 @@ def fingerprint(
         for name, parameter in zip(names, parameters, strict=True):
             flat = parameter.detach().reshape(-1)
             # Sums notice a changed weight anywhere and read a large model in a second; bytes of a part settle order.
-            add(name, list(parameter.shape), str(parameter.dtype), flat.double().sum().item() if len(flat) else 0.0)
+            add(name, list(parameter.shape), str(parameter.dtype), torch.sum(flat, dtype=torch.float64).item())
             digest.update(flat[:1024].float().cpu().numpy().tobytes())
     for samples in [request.originals, *(request.variants[s] for s in sorted(request.variants))]:
         for sample in samples:
             add(sample.id)
             digest.update(sample.input_ids.tobytes() + sample.labels.tobytes())
     add({s: list(p) for s, p in request.pairs.items()}, sorted(request.products), dict(request.projections))
-    add(options.device, options.projection_kind, options.projection_seed, options.weighting)
+    add(options.device, options.precision, options.projection_kind, options.projection_seed, options.weighting)
     return digest.hexdigest()[:24]
 
 
 class Scratch:
-    """The folder of one pass: its plan, and one folder per finished block."""
+    """The folder of one pass: its plan, its results as memory-mapped files, and which blocks are finished."""
 
     def __init__(self, root: Path, name: str) -> None:
         self.folder = root / name
         self.folder.mkdir(parents=True, exist_ok=True)
 
-    def plan(self, make: Any) -> Plan:
+    def plan(self, make: Callable[[], Plan]) -> Plan:
         """The plan that this pass began with; free memory may have changed since, and numbers must not."""
         path = self.folder / "plan.json"
         if path.exists():
@@ -54,63 +58,54 @@ class Scratch:
             stored["factored"] = frozenset(stored["factored"])
             stored["blocks"] = [[(s, v) for s, v in block] for block in stored["blocks"]]
             return Plan(**stored)
-        plan: Plan = make()
-        _write(path, json.dumps({**asdict(plan), "factored": sorted(plan.factored)}).encode())
+        plan = make()
+        self.replan(plan)
         return plan
 
-    def replan(self, plan: Plan, blocks: list[list[tuple[str, str]]]) -> Plan:
-        """Stores the plan with other blocks (memory ran out)."""
-        changed = replace(plan, blocks=blocks)
-        _write(
-            self.folder / "plan.json", json.dumps({**asdict(changed), "factored": sorted(changed.factored)}).encode()
-        )
-        return changed
+    def replan(self, plan: Plan) -> None:
+        """Stores the plan (again, with other blocks, where memory ran out)."""
+        content = json.dumps({**asdict(plan), "factored": sorted(plan.factored)})
+        _write(self.folder / "plan.json", content.encode())
+
+    def array(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
+        """A float64 array in a file of this folder, as it was left, or zeros.
+
+        Raises:
+            InputError: the disk has no room for it.
+        """
+        path = self.folder / f"{name}.npy"
+        if path.exists():
+            return np.lib.format.open_memmap(path, mode="r+")
+        temporary = path.with_suffix(".tmp")
+        made = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float64, shape=shape)
+        try:
+            if hasattr(os, "posix_fallocate"):  # else a disk that fills up later kills the process (SIGBUS)
+                with temporary.open("rb+") as file:
+                    os.posix_fallocate(file.fileno(), 0, temporary.stat().st_size)
+        except OSError as error:
+            temporary.unlink()
+            raise InputError(
+                f"{self.folder} has no room for {made.nbytes / 2**30:.2f} GiB of results ({error.strerror}); free some, or "
+                "put GRADSIM_HOME on a larger disk."
+            ) from error
+        os.replace(temporary, path)
+        return made
 
     def finished(self, block: int) -> bool:
         """Whether the block's rows are all there."""
-        return (self.folder / f"block_{block:05d}" / "done.json").exists()
+        return self._done(block).exists()
 
-    def save(self, block: int, part: int, rows: PairBlock) -> None:
-        """Keeps some rows of a block."""
-        folder = self.folder / f"block_{block:05d}"
-        folder.mkdir(exist_ok=True)
-        arrays: dict[str, Any] = {
-            "setting": np.asarray(rows.setting),
-            "rows": rows.rows,
-            **{f"projected_{p!r}": v for p, v in rows.projected.items()},
-        }
-        if rows.dot_products is not None:
-            assert rows.variant_self is not None and rows.original_self is not None
-            arrays |= {"dot": rows.dot_products, "variant": rows.variant_self, "original": rows.original_self}
-        with (folder / f"part_{part:05d}.npz").open("wb") as file:
-            np.savez(file, **arrays)
+    def finish(self, block: int, losses: Losses) -> None:
+        """Marks a block as complete; its rows must have reached the disk."""
+        _write(self._done(block), json.dumps(losses).encode())
 
-    def finish(self, block: int, parts: int, losses: dict[str, dict[str, float]]) -> None:
-        """Marks the block as complete."""
-        folder = self.folder / f"block_{block:05d}"
-        folder.mkdir(exist_ok=True)
-        _write(folder / "done.json", json.dumps({"parts": parts, "losses": losses}).encode())
+    def losses(self, block: int) -> Losses:
+        """The losses of a finished block."""
+        found: Losses = json.loads(self._done(block).read_text())
+        return found
 
-    def load(self, block: int, losses: dict[str, dict[str, float]]) -> Iterator[PairBlock]:
-        """The rows of a finished block; its losses are added to `losses`."""
-        folder = self.folder / f"block_{block:05d}"
-        done = json.loads((folder / "done.json").read_text())
-        for group, values in done["losses"].items():
-            losses[group].update(values)
-        for part in range(done["parts"]):
-            with np.load(folder / f"part_{part:05d}.npz") as stored:
-                yield PairBlock(
-                    str(stored["setting"]),
-                    stored["rows"],
-                    stored.get("dot", None),
-                    stored.get("variant", None),
-                    stored.get("original", None),
-                    {
-                        float(key.removeprefix("projected_")): stored[key]
-                        for key in stored.files
-                        if key.startswith("projected_")
-                    },
-                )
+    def _done(self, block: int) -> Path:
+        return self.folder / f"block_{block:05d}.json"
 
 
 def _write(path: Path, content: bytes) -> None:

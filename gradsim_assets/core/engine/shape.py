@@ -107,13 +107,13 @@ def _activations(tap: Tap, inputs: dict[int, int]) -> tuple[float, float]:
     return max(0.0, (second - first) / SHORT - 3 * SHORT * quadratic), quadratic
 
 
-def shape_of_config(config: Any) -> ModelShape:
-    """The shape of a Hugging Face model of this configuration, without allocating its weights."""
+def shape_of_config(config: Any, dtype: torch.dtype = torch.float32) -> ModelShape:
+    """The shape of a Hugging Face model of this configuration and dtype, without allocating its weights."""
     from torch._subclasses.fake_tensor import FakeTensorMode
     from transformers import AutoModelForCausalLM
 
     with FakeTensorMode(allow_non_fake_inputs=True):
-        return measure(Tap(AutoModelForCausalLM.from_config(config)))
+        return measure(Tap(AutoModelForCausalLM.from_config(config, dtype=dtype)))
 
 
 def _vocabulary(tap: Tap) -> int:

@@ -28,7 +28,7 @@ from gradsim_assets.schemas import (
     PROJECTED_SIMILARITY,
     SETTINGS,
 )
-from gradsim_assets.settings import Settings
+from gradsim_assets.settings import ComputeSettings, Settings
 
 _DESCRIPTIONS = {
     DOT_PRODUCTS.name: (
@@ -86,9 +86,15 @@ def _spec(table: str, setting: str, settings: Settings) -> dg.AssetSpec:
             "core/gradient_tables.py",
             "core/tokenization.py",
             *(["core/projections.py"] if projected else []),
-            config=str(settings.compute.projections) if projected else "",
+            config=_decides(settings.compute, projected),
         ),
     )
+
+
+def _decides(compute: ComputeSettings, projected: bool) -> str:
+    """What of the configuration the values depend on."""
+    chosen = {"precision"} | ({"projections", "projection", "projection_weighting"} if projected else set())
+    return compute.model_dump_json(include=chosen)
 
 
 def _gradients(
@@ -117,26 +123,24 @@ def _gradients(
             products=[key.path[1] for key in selected if key.path[0] == DOT_PRODUCTS.name],
             projections={key.path[1]: compute.projections for key in selected if key.path[0] != DOT_PRODUCTS.name},
         )
-        result = compute.run_pass(
-            loaded, inputs.request, compute.scratch("gradients", *keys.values(), revision.name), report
-        )
-    context.log.info(result.report.plan)
-    provenance = {
-        "model": model_id,
-        "revision": revision.name,
-        "dropped": inputs.counts.get("dropped", 0),
-        "dataset": fingerprint(tables[LIMA.name]),
-        **{name: fingerprint(frame) for name, frame in tables.items()},
-    }
-    metadata = {**inputs.counts, **compute.metadata(result)}
-    tags = revision_tags(context)
-    for key in selected:
-        table, setting = key.path
-        frame_of = product_frame if table == DOT_PRODUCTS.name else projection_frame
-        frame = frame_of(result, setting, inputs.request.pairs[setting])
-        yield saved_table_result(
-            context, store, key, frame, partition, metadata=metadata, provenance=provenance, tags=tags
-        )
+        scratch = compute.scratch("gradients", *keys.values())
+        with compute.run_pass(loaded, inputs.request, scratch, report, context.log.info) as result:
+            provenance = {
+                "model": model_id,
+                "revision": revision.name,
+                "dropped": inputs.counts.get("dropped", 0),
+                "dataset": fingerprint(tables[LIMA.name]),
+                **{name: fingerprint(frame) for name, frame in tables.items()},
+            }
+            metadata = {**inputs.counts, **compute.metadata(result)}
+            tags = revision_tags(context)
+            for key in selected:
+                table, setting = key.path
+                frame_of = product_frame if table == DOT_PRODUCTS.name else projection_frame
+                frame = frame_of(result, setting, inputs.request.pairs[setting])
+                yield saved_table_result(
+                    context, store, key, frame, partition, metadata=metadata, provenance=provenance, tags=tags
+                )
 
 
 def _read_tables(store: TableStore, partition: Partition, settings: set[str]) -> dict[str, pl.DataFrame]:

@@ -1,0 +1,55 @@
+"""Which device a process computes on, and which of several GPUs."""
+
+import fcntl
+from functools import cache
+from pathlib import Path
+from typing import IO
+
+from gradsim_assets.core.errors import InputError
+
+#: Locks of this process; the system takes them back when it ends, however it ends.
+_held: list[IO[str]] = []
+
+
+def pick_device(device: str) -> str:
+    """The torch device behind "auto": CUDA, else the CPU.
+
+    Raises:
+        InputError: a CUDA device is asked for where there is none.
+    """
+    import torch
+
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise InputError(f'compute.device = "{device}", but torch finds no CUDA device; set it to "auto" or "cpu".')
+    return device
+
+
+def own_device(device: str, home: Path) -> str:
+    """As `pick_device`; where that is any of several GPUs, one that no other process of this home works on."""
+    import torch
+
+    picked = pick_device(device)
+    if picked != "cuda" or torch.cuda.device_count() < 2:
+        return picked
+    return f"cuda:{claim(torch.cuda.device_count(), home / 'gpus')}"
+
+
+@cache
+def claim(count: int, folder: Path) -> int:
+    """A number below `count` that no other living process has claimed in `folder`; 0 if all are taken.
+
+    It stays this process's own until the process ends.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(count):
+        file = (folder / f"{number}.lock").open("w")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            continue
+        _held.append(file)
+        return number
+    return 0
