@@ -346,13 +346,8 @@ def test_datasets(release: Release) -> None:
 
 
 def test_gradients_survive_the_death_of_step_run_and_daemon(release: Release) -> None:
-    added = release.graphql(
-        """mutation($r: RepositorySelector!, $k: String!) { addDynamicPartition(repositorySelector: $r,
-             partitionsDefName: "model", partitionKey: $k) { __typename ... on PythonError { message } } }""",
-        r={"repositoryName": "__repository__", "repositoryLocationName": "gradsim"},
-        k=MODEL,
-    )["addDynamicPartition"]
-    assert added["__typename"] == "AddDynamicPartitionSuccess", added
+    (code,) = release.pods("code-location")
+    release.kubectl("exec", code["metadata"]["name"], "--", "gradsim", "models", "add", MODEL)
     partitions = [f"{MODEL}|00", f"{MODEL}|01"]
     backfill = release.backfill(HEAVY, partitions)
 
