@@ -29,7 +29,7 @@ ui: $(STAMP) ## Open the Dagster UI
 	@$(BIN)/gradsim ui
 
 test: $(STAMP) ## Run the tests
-	@$(BIN)/python -m pytest
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: $(STAMP) ## Run the tests that take minutes
 	@$(BIN)/python -m pytest -m slow
