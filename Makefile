@@ -29,7 +29,7 @@ ui: $(STAMP) ## Open the Dagster UI
 	@$(BIN)/gradsim ui
 
 test: $(STAMP) ## Run the tests
-	@$(BIN)/python -m pytest
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: $(STAMP) ## Run the tests that take minutes
 	@$(BIN)/python -m pytest -m slow
@@ -53,7 +53,7 @@ $(PEERS)/.installed: $(STAMP)
 	@touch $@
 
 bench-peers: $(PEERS)/.installed ## Measure the engine beside kronfluence and dattri; writes build/bench/peers.json
-	@$(PEERS)/bin/python -W ignore -m bench.peers
+	@TQDM_DISABLE=1 $(PEERS)/bin/python -W ignore -m bench.peers
 
 lint: $(STAMP) ## Check style and types
 	@$(BIN)/ruff check .

@@ -7,7 +7,6 @@ neither can be given a list of pairs. Prints a table and writes build/bench/peer
 import argparse
 import json
 import logging
-import os
 import statistics
 import tempfile
 from collections.abc import Callable, Sequence
@@ -179,7 +178,6 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("build/bench/peers.json"))
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    os.environ["TQDM_DISABLE"] = "1"  # dattri draws bars
     work = Workload(arguments.samples)
     jobs = {
         "gradsim": work.ours,

@@ -19,16 +19,16 @@ from gradsim_assets.defs.models import assets as models
 from gradsim_assets.defs.models import sensors
 from gradsim_assets.defs.similarity import assets as similarity
 from gradsim_assets.io.parquet import ParquetIOManager, TableStore
-from gradsim_assets.partitions import Partitions
+from gradsim_assets.partitions import Partitions, model_slug
 from gradsim_assets.profiles import Profile, load_profiles, tags_for
 from gradsim_assets.resources.compute import Compute
 from gradsim_assets.resources.hub import ModelHub
 from gradsim_assets.resources.paraphraser import Paraphraser
 from gradsim_assets.resources.sources import SampleSources
-from gradsim_assets.settings import Settings, load_settings
+from gradsim_assets.settings import HEAVY, Settings, load_settings
 
-#: The compute profiles of gradients and generation, and of what needs torch but no GPU.
-HEAVY, LIGHT = "gpu", "cpu"
+#: The compute profile of what needs torch but no GPU.
+LIGHT = "cpu"
 
 
 def build_definitions(settings: Settings, profiles: Mapping[str, Profile] | None = None) -> dg.Definitions:
@@ -58,7 +58,7 @@ def _build(settings: Settings, partitions: Partitions, profiles: Mapping[str, Pr
         sensors=[automation_sensor(), *watching],
         schedules=schedules,
         resources=resources(settings),
-        executor=executor(settings),
+        executor=executor(settings, profiles),
     )
 
 
@@ -88,12 +88,18 @@ def resources(settings: Settings) -> dict[str, dg.ConfigurableResource | dg.Conf
     }
 
 
-def executor(settings: Settings) -> dg.ExecutorDefinition:
-    """How the steps of a run are executed; steps that take seconds should not each pay a process and an import of torch."""
-    if settings.compute.executor == "k8s":
-        from dagster_k8s import k8s_job_executor
+def executor(settings: Settings, profiles: Mapping[str, Profile]) -> dg.ExecutorDefinition:
+    """How the steps of a run are executed; steps that take seconds should not each pay a process and an import of torch.
 
-        return k8s_job_executor
+    Raises:
+        InputError: a model chose a compute profile that there is not.
+    """
+    chosen = [model for model in settings.models if model.profile != HEAVY]
+    by_model = {model_slug(model.id): tags_for(profiles, model.profile, model.id) for model in chosen}
+    if settings.compute.executor == "k8s":
+        from gradsim_assets.executor import k8s_executor
+
+        return k8s_executor(HEAVY, by_model)
     return dg.in_process_executor if settings.compute.executor == "in_process" else dg.multiprocess_executor
 
 

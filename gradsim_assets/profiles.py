@@ -14,8 +14,8 @@ from pydantic.alias_generators import to_camel
 
 from gradsim_assets.core.errors import InputError
 
-#: The tag that dagster-k8s reads.
-K8S_CONFIG = "dagster-k8s/config"
+#: The tag that dagster-k8s reads, and ours with the profile's name.
+K8S_CONFIG, PROFILE = "dagster-k8s/config", "gradsim/profile"
 
 _SHARED_MEMORY_VOLUME = "shared-memory"
 
@@ -109,8 +109,8 @@ def _profile(path: str, name: str, fields: Any) -> Profile:
         raise InputError(f"{path}: {where} = {fault['input']!r} is not accepted ({fault['msg']}).") from error
 
 
-def tags_for(profiles: Mapping[str, Profile], name: str) -> dict[str, Any]:
-    """`op_tags` of the profile of that name; none where no profiles are configured at all.
+def tags_for(profiles: Mapping[str, Profile], name: str, model: str | None = None) -> dict[str, Any]:
+    """`op_tags` of the profile of that name, which `model` chose; none where no profiles are configured at all.
 
     Raises:
         InputError: profiles are configured, but not this one.
@@ -118,10 +118,11 @@ def tags_for(profiles: Mapping[str, Profile], name: str) -> dict[str, Any]:
     if not profiles:
         return {}
     if name not in profiles:
+        wanted = f", which model {model} asks for" if model else ""
         raise InputError(
-            f"There is no compute profile {name!r}; add it to the profiles or choose from {sorted(profiles)}."
+            f"There is no compute profile {name!r}{wanted}; add it to the profiles or choose from {sorted(profiles)}."
         )
-    return op_tags(profiles[name])
+    return {**op_tags(profiles[name]), PROFILE: name}
 
 
 def op_tags(profile: Profile) -> dict[str, Any]:

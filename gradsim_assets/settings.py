@@ -18,6 +18,9 @@ MAX_SHARDS = 99
 
 DEMO = "demo"
 
+#: The compute profile of gradients and generation, unless a model chooses another one.
+HEAVY = "gpu"
+
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -88,6 +91,7 @@ class ModelSettings(_Section):
     chat_template: str = "tulu"
     context: ContextPolicy = "auto"
     candidates: Candidates | None = None  # None: data.candidates
+    profile: str = Field(default=HEAVY, min_length=1)
 
     def differing(self, default: "ModelSettings") -> str:
         """What decides values and is not as in `default`, such as "candidates=10 dtype=bfloat16"; "" where all is."""

@@ -181,6 +181,17 @@ def test_steps_get_their_image_secrets_and_volumes(tmp_path: Path) -> None:
     assert jobs["run"]["spec"]["template"]["spec"]["serviceAccountName"] == "r-gradsim"
 
 
+def test_pods_name_priority_classes_that_the_chart_makes(tmp_path: Path) -> None:
+    cloud = str(ROOT / "deploy/helm/values/cloud-autoscaling.yaml")
+    done = helm("template", "gradsim", str(CHART), "--kube-version", "1.34", "-f", cloud)
+    objects = [o for o in yaml.safe_load_all(done.stdout) if o]
+    made = {o["metadata"]["name"]: o["value"] for o in objects if o["kind"] == "PriorityClass"}
+    assert made == {"gradsim-control": 1000000, "gradsim-step": 1000}
+    named = {name: pod.get("priorityClassName") for name, pod in pods(objects).items()}
+    assert {named[f"gradsim-{c}"] for c in ("code", "daemon", "webserver")} == {"gradsim-control"}
+    assert "priorityClassName: gradsim-step\n" in config_map(objects, "gradsim-config")["profiles.yaml"]
+
+
 def test_kueue_label_is_on_the_job(tmp_path: Path) -> None:
     jobs = run_and_step_jobs(render(ROOT / "deploy/helm/values/kueue.yaml"), tmp_path)
     assert jobs["gpu"]["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "gradsim-gpu"
@@ -231,6 +242,9 @@ def test_a_changed_setting_restarts_whom_it_concerns() -> None:
 def test_large_numbers_stay_integers() -> None:
     more = ("--set", "instance.maxRuntimeSeconds=1000000", "--set", "runPod.ttlSecondsAfterFinished=1000000")
     more += ("--set", "priorityClasses.create=true", "--set", "profiles.gpu.activeDeadlineSeconds=1000000")
+    # As on OpenShift, whose user ids are of this size.
+    more += ("--set", "podSecurityContext.runAsUser=1000680000", "--set", "runPod.resources.limits.memory=4294967296")
+    more += ("--set", "instance.extra.retention.schedule.purge_after_days=1000000")
     objects = render(None, *more)
     dagster = yaml.safe_load(config_map(objects, "r-gradsim-instance")["dagster.yaml"])
     assert dagster["run_monitoring"]["max_runtime_seconds"] == 1000000
@@ -239,6 +253,9 @@ def test_large_numbers_stay_integers() -> None:
     }
     profiles = config_map(objects, "r-gradsim-config")["profiles.yaml"]
     assert "activeDeadlineSeconds: 1000000\n" in profiles
+    assert dagster["retention"] == {"schedule": {"purge_after_days": 1000000}}
+    assert container_context(objects)["k8s"]["resources"]["limits"] == {"memory": 4294967296}
+    assert pods(objects)["r-gradsim-daemon"]["securityContext"]["runAsUser"] == 1000680000
     assert not re.search(r"\de\+\d", yaml.safe_dump(objects))
 
 
@@ -288,7 +305,9 @@ def test_the_schema_needs_no_network() -> None:
     assert references and all(r.startswith("#/definitions/") for r in references)
 
 
-def test_every_value_is_in_the_readme() -> None:
+def test_the_readme_has_every_value_and_no_other() -> None:
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+
     def leaves(prefix: str, values: dict[str, Any]) -> list[str]:
         found = []
         for key, value in values.items():
@@ -296,12 +315,17 @@ def test_every_value_is_in_the_readme() -> None:
             found += leaves(f"{prefix}{key}.", value) if nested else [f"{prefix}{key}"]
         return found
 
-    table = (CHART / "README.md").read_text()
-    rows = set(re.findall(r"`([\w.]+)`", table))
-    missing = [
-        leaf
-        for leaf in leaves("", yaml.safe_load((CHART / "values.yaml").read_text()))
-        # A row may stand for all below it: `resources`, `development`.
-        if not any(".".join(leaf.split(".")[:n]) in rows for n in range(1, 9))
-    ]
-    assert missing == []
+    def known(path: str) -> bool:
+        place: Any = values
+        for part in path.split("."):
+            if not isinstance(place, dict) or part not in place:
+                return False
+            place = place[part]
+        return True
+
+    table = (CHART / "README.md").read_text().partition("| value |")[2]
+    rows = {path for row in re.findall(r"^\| (`[^|]*) \|", table, re.M) for path in re.findall(r"`([\w.]+)`", row)}
+    # A row may stand for all below it: `resources`, `development`.
+    covered = {leaf: any(".".join(leaf.split(".")[:n]) in rows for n in range(1, 9)) for leaf in leaves("", values)}
+    assert [leaf for leaf, there in covered.items() if not there] == []
+    assert [row for row in rows if not known(row)] == []

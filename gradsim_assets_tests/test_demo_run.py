@@ -159,7 +159,7 @@ def test_models_are_added_listed_and_removed(tmp_path: Path) -> None:
 
 
 def test_definitions_load_without_what_is_heavy() -> None:
-    heavy = ("torch", "transformers", "datasets", "kubernetes", "trak", "matplotlib", "plotly", "openai", "scipy")
+    heavy = ("torch", "transformers", "datasets", "kubernetes", "trak", "matplotlib", "plotly", "openai")
     code = (
         "import sys, gradsim_assets.definitions as d\n"
         "from gradsim_assets.settings import load_settings\n"

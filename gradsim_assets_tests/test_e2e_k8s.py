@@ -4,7 +4,9 @@
         make e2e-k8s
 
 Optional: GRADSIM_E2E_POSTGRES_IMAGE (deploy/postgres-dev builds one), GRADSIM_E2E_GPU=0 where the cluster offers no
-nvidia.com/gpu, GRADSIM_E2E_KEEP=1 to leave the namespace for a look. The tests build on each other, in this order.
+nvidia.com/gpu, GRADSIM_E2E_KEEP=1 to leave the namespace for a look. GRADSIM_E2E_TABLES=s3://bucket/prefix keeps the tables
+there (images built with EXTRAS=s3; AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY hold for the pods and for
+the test). The tests build on each other, in this order.
 """
 
 import contextlib
@@ -27,6 +29,7 @@ from typing import Any
 import polars as pl
 import pytest
 import yaml
+from upath import UPath
 
 pytestmark = [
     pytest.mark.cluster,
@@ -42,6 +45,7 @@ pytestmark = [
 ROOT = Path(__file__).parent.parent
 CHART, VALUES = ROOT / "deploy/helm/gradsim", ROOT / "deploy/helm/values/one-node-test.yaml"
 RELEASE = "gradsim"
+STORAGE_SECRET = "storage-keys"
 MODEL = "demo"
 GPU = os.environ.get("GRADSIM_E2E_GPU", "1") != "0"
 #: Samples of the demo that are used: enough for steps that live long enough to be killed.
@@ -54,6 +58,13 @@ samples = 24
 executor = "{executor}"
 device = "cpu"
 projections = [0.01]
+"""
+
+#: More of it: a model whose heavy steps ask for no device.
+OTHER_PROFILE = """
+[[models]]
+id = "demo"
+profile = "cpu"
 """
 
 GRADIENT_TABLES = [[t, s] for t in ("dot_products", "projected_similarity") for s in ("paraphrased", "model_generated")]
@@ -90,6 +101,9 @@ class Release:
         self.namespace = f"gradsim-e2e-{uuid.uuid4().hex[:6]}"
         self.forward: subprocess.Popen[bytes] | None = None
         self.port = 0
+        place = os.environ.get("GRADSIM_E2E_TABLES", "").rstrip("/")
+        #: Address of the tables; "" on the volume.
+        self.tables = f"{place}/{self.namespace}" if place else ""
 
     def kubectl(self, *arguments: str, check: bool = True) -> str:
         return sh("kubectl", "-n", self.namespace, *arguments, check=check)
@@ -103,7 +117,13 @@ class Release:
         alive = [pod for pod in found if "deletionTimestamp" not in pod["metadata"]]
         return [pod for pod in alive if phase in (None, pod["status"]["phase"])]
 
-    def deploy(self, verb: str, *more: str) -> None:
+    def step_container(self, run: str, step: str) -> dict[str, Any]:
+        """What ran a step."""
+        wanted = {"dagster/run-id": run, "dagster/op": step}
+        (pod,) = [p for p in self.pods("step_worker") if wanted.items() <= p["metadata"]["labels"].items()]
+        return pod["spec"]["containers"][0]
+
+    def deploy(self, verb: str, *more: str, config: str = CONFIG) -> None:
         images = {
             "image.control": os.environ["GRADSIM_E2E_CONTROL_IMAGE"],
             "image.compute": os.environ["GRADSIM_E2E_COMPUTE_IMAGE"],
@@ -113,8 +133,11 @@ class Release:
             settings.append(f"postgres.development.image={postgres}")
         if not GPU:
             settings.append(r"profiles.gpu.resources.limits.nvidia\.com/gpu=null")
+        if self.tables:
+            settings.append(f"storage.tables={self.tables},storage.s3.existingSecret={STORAGE_SECRET}")
+            settings.append(f"storage.s3.endpointUrl={os.environ.get('AWS_ENDPOINT_URL', '')}")
         flags = [part for setting in settings for part in ("--set", setting)]
-        values = ["-f", str(VALUES), "--set-string", "config=" + CONFIG.format(executor="k8s").replace(",", r"\,")]
+        values = ["-f", str(VALUES), "--set-string", "config=" + config.format(executor="k8s").replace(",", r"\,")]
         sh(
             "helm",
             verb,
@@ -274,12 +297,17 @@ def by_run(pods: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def release() -> Iterator[Release]:
     release = Release()
     sh("kubectl", "create", "namespace", release.namespace)
+    if release.tables:
+        keys = [f"--from-literal={name}={os.environ[name]}" for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")]
+        release.kubectl("create", "secret", "generic", STORAGE_SECRET, *keys)
     try:
         yield release
     finally:
         release.disconnect()
         if "GRADSIM_E2E_KEEP" not in os.environ:
             sh("kubectl", "delete", "namespace", release.namespace, "--wait=false", check=False)
+            if release.tables and (root := UPath(release.tables)).exists():
+                root.fs.rm(root.path, recursive=True)
 
 
 @pytest.fixture(scope="module")
@@ -318,13 +346,8 @@ def test_datasets(release: Release) -> None:
 
 
 def test_gradients_survive_the_death_of_step_run_and_daemon(release: Release) -> None:
-    added = release.graphql(
-        """mutation($r: RepositorySelector!, $k: String!) { addDynamicPartition(repositorySelector: $r,
-             partitionsDefName: "model", partitionKey: $k) { __typename ... on PythonError { message } } }""",
-        r={"repositoryName": "__repository__", "repositoryLocationName": "gradsim"},
-        k=MODEL,
-    )["addDynamicPartition"]
-    assert added["__typename"] == "AddDynamicPartitionSuccess", added
+    (code,) = release.pods("code-location")
+    release.kubectl("exec", code["metadata"]["name"], "--", "gradsim", "models", "add", MODEL)
     partitions = [f"{MODEL}|00", f"{MODEL}|01"]
     backfill = release.backfill(HEAVY, partitions)
 
@@ -364,19 +387,28 @@ def test_analyses_share_one_pod(release: Release) -> None:
 
 
 def test_tables_equal_those_of_a_local_run(release: Release, local: Path, tmp_path: Path) -> None:
-    (code,) = release.pods("code-location")
-    command = ["kubectl", "-n", release.namespace, "exec", code["metadata"]["name"], "--"]
-    archive = subprocess.run(
-        [*command, "tar", "-C", "/var/lib/gradsim", "-cf", "-", "tables"], capture_output=True, check=True
-    ).stdout
-    with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
-        tar.extractall(tmp_path, filter="data")
-    there = {p.relative_to(tmp_path / "tables"): p for p in (tmp_path / "tables").rglob("*.parquet")}
+    assert differences(release, local, tmp_path) == {}
+
+
+def differences(release: Release, local: Path, folder: Path) -> dict[Path, str]:
+    """What differs between the tables of the cluster, brought to `folder`, and the local ones."""
+    tables = folder / "tables"
+    if release.tables:
+        root = UPath(release.tables)
+        root.fs.get(root.path, str(tables), recursive=True)
+    else:
+        (code,) = release.pods("code-location")
+        command = ["kubectl", "-n", release.namespace, "exec", code["metadata"]["name"], "--"]
+        archive = subprocess.run(
+            [*command, "tar", "-C", "/var/lib/gradsim", "-cf", "-", "tables"], capture_output=True, check=True
+        ).stdout
+        with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+            tar.extractall(folder, filter="data")
+    there = {p.relative_to(tables): p for p in tables.rglob("*.parquet")}
     # `model_comparison` spans all models and was not asked for on the cluster.
     here = {p.relative_to(local): p for p in local.rglob("*.parquet") if "model_comparison" not in p.parts}
     assert set(there) == set(here)
-    differences = {name: found for name, path in there.items() if (found := difference(path, here[name]))}
-    assert not differences, differences
+    return {name: found for name, path in there.items() if (found := difference(path, here[name]))}
 
 
 def difference(one: Path, other: Path) -> str | None:
@@ -397,10 +429,11 @@ def difference(one: Path, other: Path) -> str | None:
     return f"{worst}" if max(worst.values()) > 1e-9 else None
 
 
-def test_upgrade_and_rollback_keep_the_history(release: Release) -> None:
+def test_upgrade_and_rollback_keep_the_history(release: Release, local: Path, tmp_path: Path) -> None:
     secret = release.get("secret", "app.kubernetes.io/part-of=gradsim")[0]["data"]
     before = {c: release.pods(c)[0]["metadata"]["uid"] for c in ("code-location", "daemon", "webserver", "postgres")}
-    release.deploy("upgrade", "--set", "instance.maxConcurrentRuns=5", "--set", "profiles.gpu.sharedMemory=128Mi")
+    more = ["--set", "instance.maxConcurrentRuns=5", "--set", "profiles.gpu.sharedMemory=128Mi"]
+    release.deploy("upgrade", *more, config=CONFIG + OTHER_PROFILE)
 
     def settled(component: str) -> str:
         return wait(component, lambda: len(found := release.pods(component)) == 1 and found[0]["metadata"]["uid"])
@@ -414,12 +447,26 @@ def test_upgrade_and_rollback_keep_the_history(release: Release) -> None:
         (config,) = [c for c in release.get("configmap") if c["metadata"]["name"] == f"{RELEASE}-config"]
         return yaml.safe_load(config["data"]["profiles.yaml"])["gpu"]["sharedMemory"]
 
+    def gradients_again() -> dict[str, Any]:
+        """Computes one shard again, and returns the container that did."""
+        backfill = release.backfill(HEAVY, [f"{MODEL}|00"])  # of all tables: fewer would be rounded in another order
+        release.wait_backfill(backfill)
+        (run,) = release.runs(backfill)
+        return release.step_container(run["runId"], "gradient_pass")
+
     assert profile() == "128Mi"
+    container = gradients_again()  # the model now chooses another profile
+    assert "nvidia.com/gpu" not in {**container["resources"]["limits"], **container["resources"]["requests"]}
+    assert "/dev/shm" not in [mount["mountPath"] for mount in container["volumeMounts"]]
     sh("helm", "rollback", RELEASE, "1", "-n", release.namespace, "--wait", "--timeout", f"{PATIENCE:.0f}s")
     assert profile() == "64Mi"
     # And it still works: one shard again, by the pods of the first revision.
-    release.wait_backfill(release.backfill([["bm25_candidates"]], ["00"]))
-    assert release.materializations(["bm25_candidates"]) == {"00": 2, "01": 1}
+    container = gradients_again()
+    assert container["resources"]["limits"].get("nvidia.com/gpu") == ("1" if GPU else None)
+    assert "/dev/shm" in [mount["mountPath"] for mount in container["volumeMounts"]]
+    for path in HEAVY:
+        assert release.materializations(path) == {f"{MODEL}|00": 3, f"{MODEL}|01": 1}, path
+    assert differences(release, local, tmp_path) == {}
 
 
 def test_uninstall_leaves_nothing(release: Release) -> None:
@@ -430,6 +477,7 @@ def test_uninstall_leaves_nothing(release: Release) -> None:
     def left() -> list[str]:
         kinds = "all,configmap,secret,pvc,serviceaccount,role,rolebinding,networkpolicy,ingress,job"
         names = release.kubectl("get", kinds, "-o", "name").split()
-        return [name for name in names if name not in ("configmap/kube-root-ca.crt", "serviceaccount/default")]
+        given = ("configmap/kube-root-ca.crt", "serviceaccount/default", f"secret/{STORAGE_SECRET}")
+        return [name for name in names if name not in given]
 
     wait("everything to go", lambda: not left(), seconds=120)

@@ -2,16 +2,24 @@
 
 import copy
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import dagster as dg
 import pytest
 import yaml
+from dagster._config import validate_config
+from dagster._core.execution.api import create_execution_plan
+from dagster._core.executor.step_delegating import CheckStepHealthResult, StepHandler, StepHandlerContext
+from dagster_k8s import k8s_job_executor
 from dagster_k8s.container_context import K8sContainerContext
 from dagster_k8s.job import DagsterK8sJobConfig, construct_dagster_k8s_job, get_user_defined_k8s_config
 
 from gradsim_assets.core.errors import InputError
+from gradsim_assets.definitions import build_definitions
+from gradsim_assets.executor import ModelProfiles
 from gradsim_assets.profiles import K8S_CONFIG, Profile, load_profiles, op_tags, tags_for
+from gradsim_assets.settings import Settings
 
 FULL = {
     "gpu": {
@@ -66,6 +74,11 @@ def profiles(tmp_path: Path) -> dict[str, Profile]:
     path = tmp_path / "profiles.yaml"
     path.write_text(yaml.safe_dump(FULL))
     return load_profiles(str(path))
+
+
+def settings_of(tmp_path: Path, models: list[dict], executor: str = "k8s") -> Settings:
+    places = {"home": tmp_path, "tables": str(tmp_path)}
+    return Settings.model_validate({"compute": {"executor": executor}, "models": models, **places})
 
 
 def step_job(tags: dict) -> dict:
@@ -171,13 +184,85 @@ def test_missing_file_and_missing_profile(profiles: dict[str, Profile]) -> None:
         tags_for(profiles, "tpu")
 
 
+@pytest.mark.parametrize("executor", ["k8s", "in_process"])
+def test_a_model_with_an_unknown_profile_is_refused_at_load(
+    tmp_path: Path, profiles: dict[str, Profile], executor: str
+) -> None:
+    settings = settings_of(tmp_path, [{"id": "demo"}, {"id": "org/big", "profile": "h200"}], executor)
+    with pytest.raises(InputError) as caught:
+        build_definitions(settings, profiles)
+    assert str(caught.value) == (
+        "There is no compute profile 'h200', which model org/big asks for; add it to the profiles or choose from ['cpu', 'gpu']."
+    )
+    build_definitions(settings)  # a laptop has no profiles: the same file works there
+
+
+class Recorder(StepHandler):
+    """In place of dagster-k8s' handler: keeps the Job that it would create."""
+
+    name = "recorder"
+
+    def launch_step(self, context: StepHandlerContext) -> Iterator[dg.DagsterEvent]:
+        (self.tags,) = context.step_tags.values()
+        self.job = step_job(dict(self.tags))
+        return iter(())
+
+    def check_step_health(self, context: StepHandlerContext) -> CheckStepHealthResult:
+        self.launch_step(context)
+        return CheckStepHealthResult.healthy()
+
+    def terminate_step(self, context: StepHandlerContext) -> Iterator[dg.DagsterEvent]:
+        return self.launch_step(context)
+
+
+def test_a_model_gets_the_pod_of_its_profile_and_nothing_of_the_other_one(
+    tmp_path: Path, profiles: dict[str, Profile]
+) -> None:
+    large = Profile.model_validate({"resources": {"limits": {"memory": "512Gi", "amd.com/gpu": "2"}}})
+    profiles = {**profiles, "large": large}
+    models = [{"id": "demo"}, {"id": "org/big", "profile": "large"}]
+    repository = build_definitions(settings_of(tmp_path, models), profiles).get_repository_def()
+    plan = create_execution_plan(repository.get_job("gradients"))
+    steps = {step.key: step for step in plan.get_all_steps_in_topo_order()}
+    executor = repository.get_job("gradients").executor_def
+    assert executor.name == "k8s" and executor is not k8s_job_executor
+    assert validate_config(executor.config_schema.config_type, {"job_image": "x", "max_concurrent": 2}).success
+
+    recorder = Recorder()
+    by_model = {"org--big": {key: json.dumps(value) for key, value in tags_for(profiles, "large").items()}}
+    handler = ModelProfiles(recorder, "gpu", by_model)
+
+    def pod_of(model: str, step: str, ask: str = "launch_step") -> dict:
+        run = dg.DagsterRun(job_name="gradients", tags={"dagster/partition/model": model})
+        with dg.DagsterInstance.ephemeral() as instance:
+            getattr(handler, ask)(StepHandlerContext(instance, None, [steps[step]], None, run))  # type: ignore[arg-type]
+        return recorder.job["spec"]["template"]["spec"]
+
+    for step in ("model_generated", "gradient_pass"):
+        for ask in ("launch_step", "check_step_health", "terminate_step"):
+            pod = pod_of("org--big", step, ask)
+            (container,) = pod["containers"]
+            assert container["resources"] == {
+                "requests": {"cpu": "250m", "memory": "1Gi"},
+                "limits": {"memory": "512Gi", "amd.com/gpu": "2"},
+            }
+            assert container["image"] == "control:1"
+            assert not {"tolerations", "affinity", "priorityClassName", "runtimeClassName"} & set(pod)
+            assert pod["nodeSelector"] == {"zone": "a"}
+            assert [volume["name"] for volume in pod["volumes"]] == ["home"]
+        (container,) = pod_of("demo", step)["containers"]
+        assert container["resources"]["limits"] == {"memory": "64Gi", "nvidia.com/gpu": "1"}
+
+
+def test_without_a_choice_the_executor_is_dagsters_own(tmp_path: Path, profiles: dict[str, Profile]) -> None:
+    repository = build_definitions(settings_of(tmp_path, [{"id": "demo"}]), profiles).get_repository_def()
+    assert repository.get_job("gradients").executor_def is k8s_job_executor
+
+
 def test_heavy_assets_get_the_gpu_profile_and_light_ones_stay_in_the_run_pod(
     tmp_path: Path, profiles: dict[str, Profile]
 ) -> None:
-    from gradsim_assets.definitions import build_definitions
-    from gradsim_assets.settings import Settings
-
-    settings = Settings.model_validate({"compute": {"executor": "k8s"}, "home": tmp_path, "tables": str(tmp_path)})
+    settings = settings_of(tmp_path, [{"id": "demo"}])
     repository = build_definitions(settings, profiles).get_repository_def()
     repository.load_all_definitions()  # what a code server does, and a plain import does not
     tags = {

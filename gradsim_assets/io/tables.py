@@ -6,8 +6,8 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -54,14 +54,20 @@ class Tables:
 
     root: str
 
+    @property
+    def _location(self) -> UPath:
+        # Other processes write there too: fsspec must not remember what it found in a bucket.
+        return UPath(self.root, use_listings_cache=False) if "://" in self.root else UPath(self.root)
+
     def path(self, key: Sequence[str], partition: Partition | None = None) -> UPath:
         """Location of one partition of a table."""
         levels = [f"{name}={value}" for name, value in (partition or Partition()).levels]
-        return UPath(self.root).joinpath(*key, *levels, "data.parquet")
+        return self._location.joinpath(*key, *levels, "data.parquet")
 
     def exists(self, key: Sequence[str], partition: Partition | None = None) -> bool:
         """Whether the partition has been written."""
-        return self.path(key, partition).exists()
+        with _reaching(self.root):
+            return self.path(key, partition).exists()
 
     def write(
         self,
@@ -73,9 +79,15 @@ class Tables:
         """Writes a partition so that it becomes visible whole or not at all, and returns its location.
 
         A lazy frame is streamed to disk, so that it may be larger than memory.
+
+        Raises:
+            InputError: the root refuses access or does not exist; the sentence names it.
         """
-        target = self.path(key, partition)
         document = {PROVENANCE_KEY: json.dumps(dict(provenance or {}), sort_keys=True, default=str)}
+        with _reaching(self.root):
+            return self._write(self.path(key, partition), frame, document)
+
+    def _write(self, target: UPath, frame: pl.DataFrame | pl.LazyFrame, document: Mapping[str, str]) -> UPath:
         local = _is_local(target)
         if local:
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -86,7 +98,9 @@ class Tables:
         os.close(handle)
         temporary = Path(name)
         try:
-            frame.lazy().sink_parquet(temporary, compression="zstd", metadata=document, row_group_size=_CHUNK_ROWS)
+            frame.lazy().sink_parquet(
+                temporary, compression="zstd", metadata=dict(document), row_group_size=_CHUNK_ROWS
+            )
             if local:
                 _sync(temporary)
                 temporary.chmod(0o644)
@@ -121,7 +135,7 @@ class Tables:
         Raises:
             InputError: there are none.
         """
-        root = UPath(self.root).joinpath(*key)
+        root = self._location.joinpath(*key)
         partitions = []
         for path in root.glob("**/data.parquet") if root.exists() else ():
             levels = dict(part.split("=", 1) for part in path.parts if part.startswith(("model=", "shard=")))
@@ -140,6 +154,21 @@ class Tables:
     def provenance(self, key: Sequence[str], partition: Partition | None = None) -> dict[str, Any]:
         """Where a partition came from: the document that was written into its file; {} for a foreign file."""
         return json.loads(parquet_metadata(self.path(key, partition)).get(PROVENANCE_KEY, "{}"))
+
+
+@contextmanager
+def _reaching(root: str) -> Iterator[None]:
+    """Says what is wrong with a place that cannot be had at all; a server that is down may come back, and a step try again."""
+    try:
+        yield
+    except ImportError as error:
+        raise InputError(
+            f"tables in {root} need a package that is missing ({error}); install gradsim[s3] or gradsim[gcs], in images by EXTRAS."
+        ) from error
+    except (PermissionError, FileNotFoundError) as error:
+        raise InputError(
+            f"tables in {root} cannot be had ({error}); check that the bucket or folder exists and that the keys may use it."
+        ) from error
 
 
 def parquet_metadata(path: UPath) -> dict[str, str]:

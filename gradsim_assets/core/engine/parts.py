@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 import torch
 
+from gradsim_assets.core.engine.inner import dot
+
 
 @dataclass(frozen=True)
 class Part:
@@ -73,10 +75,10 @@ def _left_gram(one: Part, other: Part, dtype: torch.dtype) -> torch.Tensor:
 
 
 def ghost_product(ones: Sequence[Part], others: Sequence[Part], grams: Grams, dtype: torch.dtype) -> torch.Tensor:
-    """<sum of ones, sum of others> as a scalar tensor of `dtype`, without forming either gradient."""
-    total = torch.zeros((), dtype=dtype, device=ones[0].right.device)
+    """<sum of ones, sum of others> as a float64 scalar tensor, without forming either gradient; `dtype` multiplies."""
+    total = torch.zeros((), dtype=torch.float64, device=ones[0].right.device)
     for one in ones:
         for other in others:
             left = _left_gram(one, other, dtype)
-            total = total + torch.dot(left.reshape(-1), grams.of(one.right, other.right).reshape(-1))
+            total = total + dot(left.reshape(-1), grams.of(one.right, other.right).reshape(-1))
     return total

@@ -32,7 +32,7 @@ def fingerprint(
         for name, parameter in zip(names, parameters, strict=True):
             flat = parameter.detach().reshape(-1)
             # Sums notice a changed weight anywhere and read a large model in a second; bytes of a part settle order.
-            add(name, list(parameter.shape), str(parameter.dtype), flat.double().sum().item() if len(flat) else 0.0)
+            add(name, list(parameter.shape), str(parameter.dtype), torch.sum(flat, dtype=torch.float64).item())
             digest.update(flat[:1024].float().cpu().numpy().tobytes())
     for samples in [request.originals, *(request.variants[s] for s in sorted(request.variants))]:
         for sample in samples:

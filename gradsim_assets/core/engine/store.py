@@ -7,12 +7,9 @@ from itertools import accumulate
 import numpy as np
 import torch
 
+from gradsim_assets.core.engine import inner
 from gradsim_assets.core.engine.parts import Grams, Part, ghost_product
 from gradsim_assets.core.projections import Projector
-
-#: Multiply-adds per number read at which a full grid of products is as fast as pair by pair (measured on CPU; a GPU
-#: would rather do useless work than launch a kernel per pair).
-GRID_ADVANTAGE = 4
 
 #: Rows that are projected together.
 SKETCH_ROWS = 16
@@ -60,7 +57,7 @@ class Store:
             p: self._new(sum(q.dimension for q in projectors)) for p, projectors in layout.projectors.items()
         }
         self._sketch_slices = {p: layout.sketch_slices(p) for p in layout.projectors}
-        self.selves = self._new(len(layout.shapes)).zero_()
+        self.selves = torch.zeros(capacity, len(layout.shapes), dtype=torch.float64, device=layout.device)
         self.factors: list[dict[int, list[Part]]] = [{} for _ in range(capacity)]
         self._written: list[set[int]] = [set() for _ in range(capacity)]
         self._copy = False
@@ -110,7 +107,7 @@ class Store:
                     self.rows[slot, columns] = 0
                 if self.layout.products:
                     row = self.rows[slot, columns]
-                    self.selves[slot, component] = torch.dot(row, row)
+                    self.selves[slot, component] = inner.dot(row, row)
             self._finish_factors(slot)
         self.count += samples
 
@@ -130,7 +127,7 @@ class Store:
                 flat = formed.view(1, -1)
                 for p, slices in self._sketch_slices.items():
                     self.sketches[p][slot, slices[component]] = self.layout.projectors[p][component](flat)[0]
-                self.selves[slot, component] = torch.dot(flat[0], flat[0])
+                self.selves[slot, component] = inner.dot(flat[0], flat[0])
             else:
                 self.selves[slot, component] = ghost_product(parts, parts, grams, self.layout.dtype)
         if not self.layout.products:
@@ -150,39 +147,22 @@ class Store:
 
     def selves_of(self, slots: Sequence[int]) -> np.ndarray:
         """Self products, float64 [slots, components]."""
-        return self.selves[list(slots)].double().cpu().numpy()
-
-
-def _as_grid(ones: np.ndarray, others: np.ndarray, device: torch.device) -> bool:
-    grid = len(np.unique(ones)) * len(np.unique(others))
-    return device.type != "cpu" or grid <= GRID_ADVANTAGE * len(ones)
+        return self.selves[list(slots)].cpu().numpy()
 
 
 def products(held: Store, streamed: Store, ones: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Float64 [pairs, components]: products of slots `ones` of `held` with slots `others` of `streamed`."""
     layout = held.layout
-    out = torch.zeros(len(ones), len(layout.shapes), dtype=layout.dtype, device=layout.device)
-    slices = layout.slices()
-    for component, columns in slices.items():
-        out[:, component] = row_products(held.rows[:, columns], streamed.rows[:, columns], ones, others)
+    out = torch.zeros(len(ones), len(layout.shapes), dtype=torch.float64, device=layout.device)
+    for component, columns in layout.slices().items():
+        out[:, component] = inner.of_pairs(held.rows[:, columns], streamed.rows[:, columns], ones, others)
     if layout.factored:
         for pair, (one, other) in enumerate(zip(ones.tolist(), others.tolist(), strict=True)):
             grams = Grams(layout.dtype)
             for component in sorted(held.factors[one].keys() & streamed.factors[other].keys()):
                 left, right = held.factors[one][component], streamed.factors[other][component]
                 out[pair, component] = ghost_product(left, right, grams, layout.dtype)
-    return out.double().cpu().numpy()
-
-
-def row_products(held: torch.Tensor, streamed: torch.Tensor, ones: np.ndarray, others: np.ndarray) -> torch.Tensor:
-    """[pairs] products of rows `ones` of held with rows `others` of streamed, as a grid or pair by pair."""
-    if _as_grid(ones, others, held.device):
-        low, high = int(ones.min()), int(ones.max()) + 1
-        grid = torch.mm(held[low:high], streamed[: int(others.max()) + 1].T)
-        return grid[torch.from_numpy(ones - low).to(held.device), torch.from_numpy(others).to(held.device)]
-    return torch.stack(
-        [torch.dot(held[one], streamed[other]) for one, other in zip(ones.tolist(), others.tolist(), strict=True)]
-    )
+    return out.cpu().numpy()
 
 
 def projected_cosines(
@@ -190,11 +170,11 @@ def projected_cosines(
 ) -> np.ndarray:
     """Float64 [pairs] cosines of projected full gradients; NaN where one has no length."""
     one, other = held.sketches[proportion], streamed.sketches[proportion]
-    dots = row_products(one, other, ones, others).double().cpu().numpy()
+    dots = inner.of_pairs(one, other, ones, others).cpu().numpy()
     lengths = []
     for sketches, slots in ((one, ones), (other, others)):
         used, back = np.unique(slots, return_inverse=True)
-        squares = torch.stack([torch.dot(sketches[slot], sketches[slot]) for slot in used.tolist()])
-        lengths.append(np.sqrt(squares.double().cpu().numpy())[back])
+        squares = torch.stack([inner.dot(sketches[slot], sketches[slot]) for slot in used.tolist()])
+        lengths.append(np.sqrt(squares.cpu().numpy())[back])
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.where(lengths[0] * lengths[1] > 0, dots / (lengths[0] * lengths[1]), np.nan)
