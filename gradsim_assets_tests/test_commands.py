@@ -28,6 +28,16 @@ def test_a_plan_says_what_a_run_would_cost_and_computes_nothing(demo: tuple[Path
     assert "for 1296 pairs" in more.stdout, more.stderr
 
 
+def test_what_a_control_plane_lacks_is_named(tmp_path: Path) -> None:
+    lacking = tmp_path / "lacking"
+    lacking.mkdir()
+    (lacking / "torch.py").write_text("raise ModuleNotFoundError(\"No module named 'torch'\", name='torch')\n")
+    run = gradsim(tmp_path, "plan", "demo", PYTHONPATH=str(lacking))
+    assert run.returncode == 1
+    assert run.stderr.startswith("Error: `gradsim plan` needs torch, which is not installed here; run it where")
+    assert "Traceback" not in run.stderr
+
+
 def test_an_export_opens_with_datasets_and_tells_its_lineage(demo: tuple[Path, str], tmp_path: Path) -> None:
     home, _ = demo
     run = gradsim(home, "export", "dot_products/paraphrased", str(tmp_path / "out"), "--model", "demo")

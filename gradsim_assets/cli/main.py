@@ -11,6 +11,9 @@ from gradsim_assets.cli.common import BAD_INPUT, FAILED, launcher
 from gradsim_assets.core.errors import InputError, ServiceError
 from gradsim_assets.settings import DEMO, Settings, load_settings
 
+#: What a control plane's environment lacks.
+_COMPUTE = ("torch", "transformers", "datasets", "pyarrow", "trak")
+
 
 class _Commands(click.Group):
     """Commands in the order of an experiment, and bad input told in one sentence without a traceback."""
@@ -24,6 +27,15 @@ class _Commands(click.Group):
         except (InputError, ServiceError) as error:
             click.echo(f"Error: {error}", err=True)
             ctx.exit(BAD_INPUT if isinstance(error, InputError) else FAILED)
+        except ModuleNotFoundError as error:
+            if error.name not in _COMPUTE:
+                raise
+            click.echo(
+                f"Error: `gradsim {ctx.invoked_subcommand}` needs {error.name}, which is not installed here; "
+                "run it where `gradsim[compute]` is (on Kubernetes in the compute image).",
+                err=True,
+            )
+            ctx.exit(FAILED)
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
