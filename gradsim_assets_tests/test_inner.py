@@ -22,6 +22,7 @@ def test_squares_of_long_vectors_are_exact_where_one_sum_is_not(length):
     exact = (rows.double() ** 2).sum(1)
     # 2^11 additions of numbers of one sign in fp32: 6e-8 each, partly cancelling.
     assert ((torch.stack([inner.dot(row, row) for row in rows]) - exact).abs() / exact).max() < 5e-6
+    assert ((inner.squares(rows) - exact).abs() / exact).max() < 5e-6
     assert ((inner.grid(rows, rows).diagonal() - exact).abs() / exact).max() < 5e-6
     if length == 5_000_000:
         assert ((torch.mm(rows, rows.T).diagonal() - exact).abs() / exact).max() > 1e-4

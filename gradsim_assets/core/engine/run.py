@@ -243,25 +243,30 @@ class GradientPass:
     def _meet(
         self, held: Store, streamed: Store, slots: dict[VariantKey, int], users: dict[str, list[VariantKey]]
     ) -> Iterator[PairBlock]:
-        """Rows of all pairs of a tile of originals with the held variants."""
-        for setting in self.request.settings:
-            met = [(key, name, other) for other, name in enumerate(users) for key in users[name] if key[0] == setting]
-            if not met:
-                continue
-            ones, others = np.asarray([slots[key] for key, _, _ in met]), np.asarray([other for _, _, other in met])
+        """Rows of all pairs of a tile of originals with the held variants; settings share the grids of products."""
+        met = [(key, name, other) for other, name in enumerate(users) for key in users[name]]
+        ones, others = np.asarray([slots[key] for key, _, _ in met]), np.asarray([other for _, _, other in met])
+        settings = np.asarray([setting for (setting, _), _, _ in met])
+        exact = np.full((len(met), len(self.components)), np.nan)
+        if len(at := np.flatnonzero(np.isin(settings, sorted(self.request.products)))):
+            exact[at] = products(held, streamed, ones[at], others[at])
+        cosines = {p: np.full(len(met), np.nan) for p in self.graph.proportions}
+        for p, found in cosines.items():
+            projected = [setting for setting, wanted in self.request.projections.items() if p in wanted]
+            if len(at := np.flatnonzero(np.isin(settings, projected))):
+                found[at] = projected_cosines(held, streamed, ones[at], others[at], p)
+        for setting in np.unique(settings).tolist():
+            at = np.flatnonzero(settings == setting)
+            repeats = [self._rows[setting][met[place][0][1], met[place][1]] for place in at]
+            take = np.repeat(at, [len(rows) for rows in repeats])
             wanted = setting in self.request.products
-            repeats = [self._rows[setting][key[1], name] for key, name, _ in met]
-            take = np.repeat(np.arange(len(met)), [len(rows) for rows in repeats])
             yield PairBlock(
                 setting,
                 np.concatenate([np.asarray(rows) for rows in repeats]),
-                products(held, streamed, ones, others)[take] if wanted else None,
-                held.selves_of(ones.tolist())[take] if wanted else None,
-                streamed.selves_of(others.tolist())[take] if wanted else None,
-                {
-                    p: projected_cosines(held, streamed, ones, others, p)[take]
-                    for p in self.request.projections.get(setting, ())
-                },
+                exact[take] if wanted else None,
+                held.selves_of(ones[take]) if wanted else None,
+                streamed.selves_of(others[take]) if wanted else None,
+                {p: cosines[p][take] for p in self.request.projections.get(setting, ())},
             )
 
     def _check(self) -> None:

@@ -56,6 +56,7 @@ class Store:
         self.sketches = {
             p: self._new(sum(q.dimension for q in projectors)) for p, projectors in layout.projectors.items()
         }
+        self.lengths = {p: torch.zeros(capacity, dtype=torch.float64, device=layout.device) for p in layout.projectors}
         self._sketch_slices = {p: layout.sketch_slices(p) for p in layout.projectors}
         self.selves = torch.zeros(capacity, len(layout.shapes), dtype=torch.float64, device=layout.device)
         self.factors: list[dict[int, list[Part]]] = [{} for _ in range(capacity)]
@@ -101,13 +102,15 @@ class Store:
 
     def finish(self, samples: int) -> None:
         """The batch is through: what got no gradient has one of zero; self products are taken."""
-        for slot in range(self.count, self.count + samples):
-            for component, columns in self._slices.items():
+        slots = range(self.count, self.count + samples)
+        for component, columns in self._slices.items():
+            for slot in slots:
                 if component not in self._written[slot]:  # an expert that no token chose, say
                     self.rows[slot, columns] = 0
-                if self.layout.products:
-                    row = self.rows[slot, columns]
-                    self.selves[slot, component] = inner.dot(row, row)
+            if self.layout.products:
+                batch = slice(slots.start, slots.stop)
+                self.selves[batch, component] = inner.squares(self.rows[batch, columns])
+        for slot in slots:
             self._finish_factors(slot)
         self.count += samples
 
@@ -127,7 +130,7 @@ class Store:
                 flat = formed.view(1, -1)
                 for p, slices in self._sketch_slices.items():
                     self.sketches[p][slot, slices[component]] = self.layout.projectors[p][component](flat)[0]
-                self.selves[slot, component] = inner.dot(flat[0], flat[0])
+                self.selves[slot, component] = inner.squares(flat)[0]
             else:
                 self.selves[slot, component] = ghost_product(parts, parts, grams, self.layout.dtype)
         if not self.layout.products:
@@ -144,10 +147,11 @@ class Store:
             for component, columns in self._slices.items():
                 projector = self.layout.projectors[p][component]
                 self.sketches[p][slots, slices[component]] = projector(self.rows[slots, columns])
+            self.lengths[p][slots] = inner.squares(self.sketches[p][slots]).sqrt()
 
-    def selves_of(self, slots: Sequence[int]) -> np.ndarray:
+    def selves_of(self, slots: Sequence[int] | np.ndarray) -> np.ndarray:
         """Self products, float64 [slots, components]."""
-        return self.selves[list(slots)].cpu().numpy()
+        return self.selves.cpu().numpy()[slots]
 
 
 def products(held: Store, streamed: Store, ones: np.ndarray, others: np.ndarray) -> np.ndarray:
@@ -171,10 +175,6 @@ def projected_cosines(
     """Float64 [pairs] cosines of projected full gradients; NaN where one has no length."""
     one, other = held.sketches[proportion], streamed.sketches[proportion]
     dots = inner.of_pairs(one, other, ones, others).cpu().numpy()
-    lengths = []
-    for sketches, slots in ((one, ones), (other, others)):
-        used, back = np.unique(slots, return_inverse=True)
-        squares = torch.stack([inner.dot(sketches[slot], sketches[slot]) for slot in used.tolist()])
-        lengths.append(np.sqrt(squares.cpu().numpy())[back])
+    lengths = (held.lengths[proportion].cpu().numpy()[ones], streamed.lengths[proportion].cpu().numpy()[others])
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.where(lengths[0] * lengths[1] > 0, dots / (lengths[0] * lengths[1]), np.nan)
