@@ -20,8 +20,8 @@ from gradsim_assets.schemas import (
     SETTINGS,
 )
 
-#: Stands for the dataset of a table's own setting, paraphrased or model_generated.
-VARIANTS = "<setting>"
+#: Stands for the dataset of a table's own setting, paraphrased or model_generated. Shown as it is (the UI takes <...> for a tag).
+VARIANTS = "variants"
 
 #: A column of an upstream table: (name of the table or VARIANTS, column).
 Source = tuple[str, str]

@@ -268,7 +268,9 @@ SELF_SIMILARITY = TableSchema(
 RETRIEVAL = TableSchema(
     "retrieval",
     {
-        "method": Column(pl.String(), f"{FULL_GRADIENT}, bm25, best_component, projection_<p> or chance"),
+        "method": Column(
+            pl.String(), f"{FULL_GRADIENT}, bm25, best_component, projection_P (P the proportion) or chance"
+        ),
         **_retrieval_columns(),
         "mean_best_similarity": Column(pl.Float64(), "mean over variants of the highest similarity", "cosine", True),
         "median_best_similarity": Column(
