@@ -134,7 +134,7 @@ def saved_table_result(
     """As `table_result`, written here: Dagster passes no values of an asset out of several to an IO manager."""
     data_version, entries = _described(TABLES[key.path[0]], frame, metadata, provenance)
     with input_errors():
-        saved = store.save(key.path, frame, partition, context.run_id, entries)
+        saved = store.save(key.path, frame, partition, context.run.run_id, entries)
     return dg.MaterializeResult(
         asset_key=key, data_version=dg.DataVersion(data_version), metadata={**entries, **saved}, tags=tags
     )

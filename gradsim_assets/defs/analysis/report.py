@@ -147,7 +147,7 @@ def _write(context: dg.AssetExecutionContext, sources: Sources, folder: Path) ->
         parameters,
         settings,
         sources.originals(),
-        {**sources.provenance(), "report run": context.run_id},
+        {**sources.provenance(), "report run": context.run.run_id},
     )
     headline = summary(
         sources.model_id, revision, parameters, {setting: results.retrieval for setting, results in settings.items()}

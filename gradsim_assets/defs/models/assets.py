@@ -67,7 +67,7 @@ def observed_versions(instance: dg.DagsterInstance) -> dict[str, str]:
 
 def revision_for_run(context: dg.AssetExecutionContext, hub: ModelHub, model_id: str) -> Revision:
     """The revision that this run works on: resolved by its first step, kept as a tag, used by all later ones."""
-    tags = {**context.instance.get_run_by_id(context.run_id).tags, **context.run_tags}
+    tags = {**context.instance.get_run_by_id(context.run.run_id).tags, **context.run.tags}
     if tagged := tags.get(REVISION_TAG):
         return hub.at(model_id, tagged)
     revision = hub.resolve(model_id)
@@ -75,7 +75,7 @@ def revision_for_run(context: dg.AssetExecutionContext, hub: ModelHub, model_id:
     key = tags.get("dagster/partition/shard")
     shard = {SHARD_TAG: key} if key else {}
     context.instance.add_run_tags(
-        context.run_id,
+        context.run.run_id,
         {REVISION_TAG: revision.name, POINTER_TAG: str(pointer), MODEL_TAG: model_id[-MAX_TAG:], **shard},
     )
     return revision
@@ -92,7 +92,7 @@ def revision_tags(context: dg.AssetExecutionContext) -> dict[str, str]:
     Dagster takes the latest observation when a step starts. A revision that is observed between the first step of a run
     and a later one would then pass for the one that was loaded, and the table of the old one would show as fresh.
     """
-    pointer = context.instance.get_run_by_id(context.run_id).tags.get(POINTER_TAG)
+    pointer = context.instance.get_run_by_id(context.run.run_id).tags.get(POINTER_TAG)
     return {get_input_event_pointer_tag(HF_MODEL): pointer} if pointer else {}
 
 
