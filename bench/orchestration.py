@@ -23,6 +23,7 @@ from dagster._core.definitions.data_version import (
 )
 from dagster._core.events import AssetObservationData, DagsterEvent, DagsterEventType, StepMaterializationData
 from dagster._core.events.log import EventLogEntry
+from dagster._core.execution.backfill import BulkActionStatus
 from dagster._core.instance.utils import RUNLESS_JOB_NAME, RUNLESS_RUN_ID
 
 from gradsim_assets.automation import launch_backfill, targets
@@ -76,7 +77,7 @@ def measure(home: Path, models: int, shards: int, pages: Path | None) -> dict[st
         launch_backfill(instance, graph, wanted, "bench")
     report["targets"] = len(wanted)
     for backfill in instance.get_backfills():  # nothing is to be computed here
-        instance.update_backfill(backfill.with_status(type(backfill.status).CANCELED))
+        instance.update_backfill(backfill.with_status(BulkActionStatus.CANCELED))
     if pages:
         report |= look(platform, pages)
     return report

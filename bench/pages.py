@@ -1,22 +1,16 @@
 """Pages of Dagster's UI in Chromium: how long each takes, what it asks for meanwhile, and a picture of it."""
 
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gradsim_assets_tests.browser import launch_chromium
 from gradsim_assets_tests.running_platform import Platform
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page, Request
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-FLAGS = [
-    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
-    *("--disable-component-update", "--disable-sync"),
-]
 
 
 @dataclass(frozen=True)
@@ -56,7 +50,7 @@ def visit(platform: Platform, folder: Path, visits: Sequence[Visit] = VISITS) ->
     folder.mkdir(parents=True, exist_ok=True)
     found = {}
     with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        chromium = launch_chromium(playwright)
         page = chromium.new_page(viewport={"width": 1600, "height": 1000})
         page.set_default_timeout(180_000)
         requests: list[tuple[float, str]] = []

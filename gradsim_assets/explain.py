@@ -10,7 +10,7 @@ from dagster._core.definitions.assets.graph.base_asset_graph import BaseAssetGra
 
 from gradsim_assets.core.errors import InputError
 from gradsim_assets.defs.candidates.assets import model_candidates
-from gradsim_assets.io.parquet import dimension_of
+from gradsim_assets.io.parquet import dimensions_of
 from gradsim_assets.io.tables import Partition, Tables, fingerprint
 from gradsim_assets.schemas import BM25_CANDIDATES, TABLES
 
@@ -78,8 +78,7 @@ def _home(
     graph: BaseAssetGraph, tables: Tables, key: AssetKey, slug: str, sample: str, shards: Sequence[str]
 ) -> Partition:
     """The partition of a table in which a sample of a model stands."""
-    definition = graph.get(key).partitions_def
-    names = getattr(definition, "partition_dimension_names", None) or [dimension_of(definition)]
+    names = dimensions_of(graph.get(key).partitions_def)
     model = slug if "model" in names else None
     if "shard" not in names:
         return Partition(model)

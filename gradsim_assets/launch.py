@@ -22,6 +22,7 @@ from gradsim_assets.core.errors import InputError
 from gradsim_assets.defs.common import draw_progress_on_terminal
 from gradsim_assets.defs.jobs import Stage
 from gradsim_assets.defs.models.assets import observation
+from gradsim_assets.io.parquet import place_of
 from gradsim_assets.partitions import MODELS, model_id_of, model_slug
 from gradsim_assets.settings import gradsim_home
 from gradsim_assets.status import StatusResolver
@@ -144,11 +145,7 @@ class Launcher:
             return [None]
         keys = definition.get_partition_keys(dynamic_partitions_store=self.instance)
         slug = model_slug(model_id) if model_id else None
-        if isinstance(definition, dg.MultiPartitionsDefinition):
-            return [key for key in keys if slug in (None, key.keys_by_dimension["model"])]  # type: ignore[attr-defined]
-        if isinstance(definition, dg.DynamicPartitionsDefinition):
-            return [key for key in keys if slug in (None, key)]
-        return list(keys)
+        return [key for key in keys if slug is None or place_of(key, definition).model in (None, slug)]
 
     def run(self, stage: Stage, partition: str | None, assets: Sequence[dg.AssetKey]) -> RunOutcome:
         """One run of a stage's job over one partition, for the given assets; returns when it has ended."""

@@ -35,8 +35,8 @@ def _candidates(value: Any) -> Any:
 Candidates = Annotated[int | Literal["all"], BeforeValidator(_candidates)]
 
 
-def top_k(candidates: Candidates) -> int | None:
-    """The number of candidates, None for all of them."""
+def top_k(candidates: Candidates | None) -> int | None:
+    """The number of candidates; None for all of them, and where no number was ever set."""
     return None if candidates == "all" else candidates
 
 

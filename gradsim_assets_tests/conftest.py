@@ -7,25 +7,32 @@ from pathlib import Path
 
 import pytest
 
+#: The console script, of whatever environment the tests run in.
+COMMAND = (sys.executable, "-c", "from gradsim_assets.cli import main; main()")
+
+
+def environment_of(home: Path, **more: str) -> dict[str, str]:
+    """The environment of a process that works on a home of its own, with the configuration that lies in it."""
+    # One process at a time here, so that it does not fight for the cores with pytest's own threads.
+    variables = {
+        **os.environ,
+        "TOKENIZERS_PARALLELISM": "false",
+        "GRADSIM_HOME": str(home),
+        "GRADSIM_CONFIG": str(home / "gradsim.toml"),
+        **more,
+    }
+    variables.pop("DAGSTER_HOME", None)
+    return variables
+
 
 def gradsim(
     home: Path, *arguments: str, shards: int = 4, config: str = "", **environment: str
 ) -> subprocess.CompletedProcess[str]:
     """Runs the console script on a home of its own."""
     home.mkdir(parents=True, exist_ok=True)
-    file = home / "gradsim.toml"
-    file.write_text(config or f"[data]\nshards = {shards}\n", encoding="utf-8")
-    # One process at a time here, so that it does not fight for the cores with pytest's own threads.
-    variables = {
-        **os.environ,
-        "TOKENIZERS_PARALLELISM": "false",
-        "GRADSIM_HOME": str(home),
-        "GRADSIM_CONFIG": str(file),
-        **environment,
-    }
-    variables.pop("DAGSTER_HOME", None)
-    command = [sys.executable, "-c", "from gradsim_assets.cli import main; main()", *arguments]
-    return subprocess.run(command, env=variables, capture_output=True, text=True, timeout=900)
+    (home / "gradsim.toml").write_text(config or f"[data]\nshards = {shards}\n", encoding="utf-8")
+    command = [*COMMAND, *arguments]
+    return subprocess.run(command, env=environment_of(home, **environment), capture_output=True, text=True, timeout=900)
 
 
 @pytest.fixture(scope="session")

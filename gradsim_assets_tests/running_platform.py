@@ -5,7 +5,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 import urllib.request
 from collections import Counter
@@ -19,8 +18,10 @@ import psutil
 from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
 
 from gradsim_assets.definitions import build_definitions
+from gradsim_assets.io.tables import Partition
 from gradsim_assets.launch import instance_file
 from gradsim_assets.settings import load_settings
+from gradsim_assets_tests.conftest import COMMAND
 
 REPOSITORY = "__repository__"
 LOCATION = "gradsim_assets.definitions"
@@ -55,7 +56,7 @@ class Platform:
 
     def start(self) -> None:
         """Starts web server, code server and daemon, and waits until they answer."""
-        command = [sys.executable, "-c", "from gradsim_assets.cli import main; main()", "ui", "--port", str(self.port)]
+        command = [*COMMAND, "ui", "--port", str(self.port)]
         log = (self.home / "dev.log").open("ab")
         self.process = subprocess.Popen(command, env=self.environment, stdout=log, stderr=log, start_new_session=True)
         self.wait(self._loaded, 180, "the web server to answer")
@@ -159,7 +160,7 @@ class Platform:
         """The status that a backfill ends with."""
 
         def ended() -> str | None:
-            status = self.instance.get_backfill(backfill_id).status.value  # type: ignore[union-attr]
+            status = self.status(backfill_id)
             return None if status in ("REQUESTED", "CANCELING", "FAILING") else status
 
         return str(self.wait(ended, seconds, f"backfill {backfill_id} to end"))
@@ -177,6 +178,13 @@ class Platform:
             for record in instance.fetch_materializations(wanted, limit=10_000).records:
                 found["/".join(key.path), record.partition_key] += 1
         return found
+
+
+def table_of(path: Path, root: Path) -> tuple[list[str], Partition]:
+    """The table and the partition that a file under the root of the tables belongs to."""
+    parts = path.parent.relative_to(root).parts
+    levels = dict(part.split("=", 1) for part in parts if "=" in part)
+    return [part for part in parts if "=" not in part], Partition(**levels)
 
 
 def _free_port() -> int:

@@ -16,7 +16,6 @@ import os
 import shutil
 import socket
 import subprocess
-import sys
 import tarfile
 import time
 import urllib.error
@@ -30,6 +29,8 @@ import polars as pl
 import pytest
 import yaml
 from upath import UPath
+
+from gradsim_assets_tests.conftest import COMMAND
 
 pytestmark = [
     pytest.mark.cluster,
@@ -322,7 +323,7 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "GRADSIM_CONFIG": str(home / "gradsim.toml"),
         "PYTHONPATH": str(ROOT),
     }
-    command = [sys.executable, "-c", "from gradsim_assets.cli import main; main()", "run", MODEL]
+    command = [*COMMAND, "run", MODEL]
     done = subprocess.run(command, env=environment, cwd=home, capture_output=True, text=True, check=False, timeout=1800)
     assert done.returncode == 0, done.stdout + done.stderr
     return home / "tables"

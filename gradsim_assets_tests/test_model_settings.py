@@ -36,7 +36,7 @@ class Study:
         self.defs = build_definitions(self.settings)
         hub = resources(self.settings)["hub"]
         for name in ("a", "b"):
-            version = hub.version(self.id(name), hub.resolve(self.id(name)))  # type: ignore[union-attr]
+            version = hub.version_now(self.id(name))  # type: ignore[union-attr]
             self.instance.report_runless_asset_event(observation(self.slug(name), version))
 
     def id(self, name: str) -> str:

@@ -5,7 +5,6 @@ The tests share one platform and run in order: models are added, backfilled, cha
 
 import shutil
 import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -19,8 +18,9 @@ from gradsim_assets.defs.models.assets import REVISION_TAG
 from gradsim_assets.io.tables import Partition, Tables
 from gradsim_assets.partitions import model_slug
 from gradsim_assets.resources.hub import folder_revision
+from gradsim_assets_tests.conftest import COMMAND
 from gradsim_assets_tests.hub_server import HubServer
-from gradsim_assets_tests.running_platform import Platform
+from gradsim_assets_tests.running_platform import Platform, table_of
 from gradsim_assets_tests.tiny_models import save_tiny_model
 
 pytestmark = pytest.mark.slow
@@ -55,9 +55,7 @@ class Study:
         found = set()
         for path in Path(tables.root).rglob("data.parquet"):
             if f"model={slug}" in path.parts:
-                key = [part for part in path.parent.relative_to(tables.root).parts if "=" not in part]
-                levels = dict(part.split("=", 1) for part in path.parts if part.startswith(("model=", "shard=")))
-                found.add(str(tables.provenance(key, Partition(**levels))["revision"]))
+                found.add(str(tables.provenance(*table_of(path, Path(tables.root)))["revision"]))
         return found
 
     def settled(self, name: str, revision: str) -> bool:
@@ -99,7 +97,7 @@ class Study:
 
     def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """The console script on the platform's home."""
-        command = [sys.executable, "-c", "from gradsim_assets.cli import main; main()", *arguments]
+        command = [*COMMAND, *arguments]
         return subprocess.run(command, env=self.platform.environment, capture_output=True, text=True, timeout=300)
 
 

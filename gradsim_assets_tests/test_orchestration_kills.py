@@ -17,10 +17,10 @@ from dagster._core.events import DagsterEventType
 from upath import UPath
 
 from gradsim_assets.io.audit import read_audited
-from gradsim_assets.io.tables import Partition, Tables, check_parquet
+from gradsim_assets.io.tables import Tables, check_parquet
 from gradsim_assets.partitions import model_slug
 from gradsim_assets_tests.conftest import gradsim
-from gradsim_assets_tests.running_platform import Platform
+from gradsim_assets_tests.running_platform import Platform, table_of
 from gradsim_assets_tests.tiny_models import save_tiny_model
 
 pytestmark = pytest.mark.slow
@@ -89,10 +89,9 @@ def test_a_backfill_survives_kills_and_computes_nothing_twice(tmp_path: Path) ->
     expected, found = tables_of(reference), tables_of(platform.home)
     assert set(found) == set(expected)
     for place, path in found.items():
-        *key, _ = [part for part in path.relative_to(platform.home / "tables").parts if "=" not in part]
-        levels = dict(part.split("=", 1) for part in path.parts if part.startswith(("model=", "shard=")))
-        frame, findings = read_audited(Tables(str(platform.home / "tables")), key, Partition(**levels))
-        undisturbed_frame, _ = read_audited(Tables(str(reference / "tables")), key, Partition(**levels))
+        key, partition = table_of(path, platform.home / "tables")
+        frame, findings = read_audited(Tables(str(platform.home / "tables")), key, partition)
+        undisturbed_frame, _ = read_audited(Tables(str(reference / "tables")), key, partition)
         assert findings == []
         assert frame is not None and frame.equals(undisturbed_frame), f"{place} differs from the undisturbed run"
 

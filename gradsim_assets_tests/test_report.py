@@ -2,7 +2,6 @@
 
 import base64
 import json
-import shutil
 from html.parser import HTMLParser
 
 import numpy as np
@@ -19,6 +18,7 @@ from gradsim_assets.core.selection import agreement, greedy_selection
 from gradsim_assets.core.self_similarity import self_similarity
 from gradsim_assets.core.similarity import gradient_similarity
 from gradsim_assets_tests.analysis_data import block_names, bm25, products, projected, realistic
+from gradsim_assets_tests.browser import CHROMIUM, launch_chromium
 
 NAMES = block_names(3)
 EVIL = (
@@ -192,8 +192,6 @@ def test_one_setting_without_sizes_and_texts():
 
 # ---- in a browser -----------------------------------------------------------------------------------------------------
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-
 
 @pytest.fixture(scope="module")
 def browser():
@@ -202,9 +200,7 @@ def browser():
     if CHROMIUM is None:
         pytest.skip("no Chromium on this machine")
     with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-        )
+        chromium = launch_chromium(playwright)
         yield chromium
         chromium.close()
 

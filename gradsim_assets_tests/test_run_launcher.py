@@ -16,7 +16,7 @@ from dagster._core.launcher.base import WorkerStatus
 
 from gradsim_assets.launch import instance_file
 from gradsim_assets.run_launcher import LocalRunLauncher, end_dead_runs, is_alive
-from gradsim_assets_tests.conftest import gradsim
+from gradsim_assets_tests.conftest import COMMAND, environment_of, gradsim
 
 
 @pytest.fixture
@@ -80,18 +80,8 @@ def slots(home: Path) -> list[str]:
 def test_a_killed_command_does_not_keep_the_next_one_waiting(tmp_path: Path) -> None:
     home, config = tmp_path / "home", "[data]\nsamples = 4\nshards = 1\n"
     assert gradsim(home, "run", "demo", "--only", "datasets", config=config).returncode == 0
-    environment = {**os.environ, "GRADSIM_HOME": str(home), "GRADSIM_CONFIG": str(home / "gradsim.toml")}
-    environment.pop("DAGSTER_HOME", None)
-    command = [
-        sys.executable,
-        "-c",
-        "from gradsim_assets.cli import main; main()",
-        "run",
-        "demo",
-        "--only",
-        "gradients",
-    ]
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    command = [*COMMAND, "run", "demo", "--only", "gradients"]
+    process = subprocess.Popen(command, env=environment_of(home), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while not (held := slots(home)):
         assert process.poll() is None, "the command ended before it was killed"
         time.sleep(0.02)

@@ -100,7 +100,7 @@ class _Graphs:
         self.index = Index([sample.user for sample in originals])
         self.place = {sample.id: number for number, sample in enumerate(originals)}
         self.settings = settings
-        self.k = top_k(hub.settings(model).candidates or settings.data.candidates)
+        self.k = top_k(hub.settings(model).candidates)
         self.used: set[str] = set()
 
     def of(self, variants: "list[Sample]") -> "PassGraph":

@@ -30,6 +30,6 @@ def read_audited(tables: Tables, key: Sequence[str], partition: Partition) -> tu
             found.append(
                 f"{path} belongs elsewhere: it was written as {table} {place}; materialise its partition again."
             )
-        elif provenance.get("fingerprint", written := fingerprint(frame)) != written:
+        elif "fingerprint" in provenance and provenance["fingerprint"] != fingerprint(frame):
             found.append(f"{path} is corrupted: its content is not what was written; materialise its partition again.")
     return frame, found

@@ -116,6 +116,10 @@ class ModelHub(dg.ConfigurableResource):
             return Revision(folder_revision(folder), str(folder))
         return _hub_revision(model_id, fallback)
 
+    def version_now(self, model_id: str, fallback: bool = True) -> str:
+        """The version that a model stands at now; arguments and errors are those of `resolve`."""
+        return self.version(model_id, self.resolve(model_id, fallback))
+
     def at(self, model_id: str, name: str) -> Revision:
         """The revision of that name again, as an earlier step of the same run resolved it.
 
@@ -237,9 +241,7 @@ def _may_pass(error: BaseException | None) -> bool:
 
 
 def _first_line(error: BaseException) -> str:
-    return (
-        f"{type(error).__name__}: {str(error).strip().splitlines()[0]}" if str(error).strip() else type(error).__name__
-    )
+    return ": ".join([type(error).__name__, *str(error).strip().splitlines()[:1]])
 
 
 def _cached_revision(repo: str, wanted: str | None) -> Revision:

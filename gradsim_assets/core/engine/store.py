@@ -102,13 +102,12 @@ class Store:
 
     def finish(self, samples: int) -> None:
         """The batch is through: what got no gradient has one of zero; self products are taken."""
-        slots = range(self.count, self.count + samples)
+        slots, batch = range(self.count, self.count + samples), slice(self.count, self.count + samples)
         for component, columns in self._slices.items():
             for slot in slots:
                 if component not in self._written[slot]:  # an expert that no token chose, say
                     self.rows[slot, columns] = 0
             if self.layout.products:
-                batch = slice(slots.start, slots.stop)
                 self.selves[batch, component] = inner.squares(self.rows[batch, columns])
         for slot in slots:
             self._finish_factors(slot)

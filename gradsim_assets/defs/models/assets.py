@@ -3,7 +3,11 @@
 from typing import Any
 
 import dagster as dg
-from dagster._core.definitions.data_version import extract_data_version_from_entry, get_input_event_pointer_tag
+from dagster._core.definitions.data_version import (
+    DATA_VERSION_TAG,
+    extract_data_version_from_entry,
+    get_input_event_pointer_tag,
+)
 
 from gradsim_assets.core.errors import InputError, ServiceError
 from gradsim_assets.partitions import MODELS, model_id_of, model_slug
@@ -38,8 +42,7 @@ def build() -> list[dg.SourceAsset]:
         versions, problems = {}, []
         for slug in context.instance.get_dynamic_partitions(str(MODELS.name)):
             try:
-                model_id = model_id_of(slug)
-                versions[slug] = hub.version(model_id, hub.resolve(model_id, fallback=False))
+                versions[slug] = hub.version_now(model_id_of(slug), fallback=False)
                 context.log.info(f"{slug} stands at {versions[slug]}")
             except (InputError, ServiceError) as error:  # one model's trouble is not that of the others
                 problems.append(f"{slug}: {error}")
@@ -53,16 +56,15 @@ def build() -> list[dg.SourceAsset]:
 
 def observation(slug: str, version: str) -> dg.AssetObservation:
     """The event that says at which version (`ModelHub.version`) a model stands, so that tables of another one show as stale."""
-    return dg.AssetObservation(HF_MODEL, partition=slug, tags={"dagster/data_version": version})
+    return dg.AssetObservation(HF_MODEL, partition=slug, tags={DATA_VERSION_TAG: version})
 
 
 def observed_versions(instance: dg.DagsterInstance) -> dict[str, str]:
     """The version at which every model was observed last, by its partition key."""
-    tag = "dagster/data_version"
     observed = instance.event_log_storage.get_latest_tags_by_partition(
-        HF_MODEL, dg.DagsterEventType.ASSET_OBSERVATION, [tag]
+        HF_MODEL, dg.DagsterEventType.ASSET_OBSERVATION, [DATA_VERSION_TAG]
     )
-    return {slug: tags[tag] for slug, tags in observed.items()}
+    return {slug: tags[DATA_VERSION_TAG] for slug, tags in observed.items()}
 
 
 def revision_for_run(context: dg.AssetExecutionContext, hub: ModelHub, model_id: str) -> Revision:

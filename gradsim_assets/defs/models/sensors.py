@@ -99,9 +99,8 @@ def observations(
         if now < until:
             continue
         try:
-            model_id = model_id_of(slug)
             # Without fallback: that the hub cannot be reached is no news of the model.
-            version = hub.version(model_id, hub.resolve(model_id, fallback=False))
+            version = hub.version_now(model_id_of(slug), fallback=False)
         except (InputError, ServiceError, OSError) as error:
             found.failures[slug] = (count + 1, now + min(60.0 * 2**count, LONGEST_PAUSE_SECONDS))
             if not count:  # said once, not with every tick: offline is a state, not an event
