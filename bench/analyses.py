@@ -16,16 +16,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from gradsim_assets.core.components import parameters_per_component
-from gradsim_assets.core.pairs import PairProducts
-from gradsim_assets.core.plots import static
-from gradsim_assets.core.report import SettingResults, render_report
-from gradsim_assets.core.retrieval import accuracy_per_component, retrieval
-from gradsim_assets.core.scripts_format import read_scripts, write_scripts
-from gradsim_assets.core.selection import CRITERIA, agreement, greedy_rounds, greedy_selection
-from gradsim_assets.core.self_similarity import self_similarity
-from gradsim_assets.core.similarity import gradient_similarity
-from gradsim_assets_tests.analysis_data import block_names, bm25, projected, realistic
+from gradsim_assets.core.analysis.accuracy_per_component import accuracy_per_component
+from gradsim_assets.core.analysis.agreement import agreement
+from gradsim_assets.core.analysis.greedy_selection import CRITERIA, greedy_rounds, greedy_selection
+from gradsim_assets.core.analysis.parameters_per_component import parameters_per_component
+from gradsim_assets.core.analysis.plots import static
+from gradsim_assets.core.analysis.report import SettingResults, render_report
+from gradsim_assets.core.analysis.retrieval import retrieval
+from gradsim_assets.core.analysis.self_similarity import self_similarity
+from gradsim_assets.core.exchange.scripts_format import read_scripts, write_scripts
+from gradsim_assets.core.similarity.gradient_similarity import gradient_similarity
+from gradsim_assets.core.similarity.pair_products import PairProducts
+from gradsim_assets_tests.support.analysis_data import block_names, bm25, projected, realistic
 
 OUTPUT = Path("build/bench/analyses.json")
 

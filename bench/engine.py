@@ -13,7 +13,7 @@ import torch
 
 from bench.baselines import dense_projection, dense_projection_cells, padded_passes, plain_passes, scripts
 from bench.workload import SETTINGS, demo_model, distinct_samples, lima_lengths, make_request
-from gradsim_assets.core.engine import GradientPass, PassOptions, PassRequest
+from gradsim_assets.core.gradients.engine import GradientPass, PassOptions, PassRequest
 
 BATCHES = (1, 2, 4, 8, 16)
 PROPORTIONS = (0.01, 0.05)

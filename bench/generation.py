@@ -10,9 +10,9 @@ from pathlib import Path
 
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from gradsim_assets.core.generation import generate_answers
+from gradsim_assets.core.datasets.generation.answers import generate_answers
+from gradsim_assets.core.models.tokenization import ChatTokenizer
 from gradsim_assets.core.samples import parse_samples
-from gradsim_assets.core.tokenization import ChatTokenizer
 from gradsim_assets.demo.data import load_paraphrases
 from gradsim_assets.demo.model import RECIPE, build_demo_model
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import torch
 
 from bench.workload import demo_model, lima_lengths, make_request
-from gradsim_assets.core.engine import GradientPass, PassOptions, PassRequest, PassResult
-from gradsim_assets.core.engine.check import plain_products, relative_error
-from gradsim_assets.core.engine.precision import Precision, matmul_precision
+from gradsim_assets.core.gradients.engine import GradientPass, PassOptions, PassRequest, PassResult
+from gradsim_assets.core.gradients.engine.values.precision import Precision, matmul_precision
+from gradsim_assets.core.gradients.engine.verification import plain_products, relative_error
 
 
 def gemm_rate(size: int = 8192, seconds: float = 2.0) -> float:

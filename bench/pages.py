@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gradsim_assets_tests.browser import launch_chromium
-from gradsim_assets_tests.running_platform import Platform
+from gradsim_assets_tests.support.browser import launch_chromium
+from gradsim_assets_tests.support.running_platform import Platform
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page, Request

@@ -11,9 +11,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from gradsim_assets.core.paraphrasing import ParaphraserOptions, paraphrase_samples
+from gradsim_assets.core.datasets.paraphrasing import ParaphraserOptions, paraphrase_samples
 from gradsim_assets.core.samples import Sample
-from gradsim_assets_tests.chat_server import ChatServer
+from gradsim_assets_tests.support.chat_server import ChatServer
 
 
 def measure(texts: int, concurrency: int, latency: float) -> dict[str, float]:

@@ -19,9 +19,9 @@ import torch.nn.functional as F
 
 from bench.engine import interleaved, ratio
 from bench.workload import demo_model, lima_lengths, make_samples
-from gradsim_assets.core.engine import PassOptions, PassRequest, run_pass
-from gradsim_assets.core.engine.check import plain_products, relative_error
-from gradsim_assets.core.tokenization import IGNORED, EncodedSample
+from gradsim_assets.core.gradients.engine import PassOptions, PassRequest, run_pass
+from gradsim_assets.core.gradients.engine.verification import plain_products, relative_error
+from gradsim_assets.core.models.tokenization import IGNORED, EncodedSample
 
 #: [variants, originals] by component, or by "full_gradient".
 Scores = dict[str, np.ndarray]

@@ -11,7 +11,15 @@ from collections.abc import Sequence
 import numpy as np
 
 from bench.workload import SETTINGS, demo_model, lima_lengths, make_pairs, make_samples
-from gradsim_assets.core.engine import ModelShape, PassGraph, PassOptions, PassRequest, Plan, plan_pass, run_pass
+from gradsim_assets.core.gradients.engine import (
+    ModelShape,
+    PassGraph,
+    PassOptions,
+    PassRequest,
+    Plan,
+    plan_pass,
+    run_pass,
+)
 
 IDS, CANDIDATES, PROJECTIONS = 988, 5, (0.01, 0.05)
 GIB = 2**30
@@ -21,7 +29,7 @@ def shape_of(hidden: int, layers: int, vocabulary: int, intermediate: int) -> Mo
     """A tied OLMo of this size (AMD-OLMo-1B is 2048, 16, 50304, 8192)."""
     from transformers import OlmoConfig
 
-    from gradsim_assets.core.engine import shape_of_config
+    from gradsim_assets.core.gradients.engine import shape_of_config
 
     return shape_of_config(
         OlmoConfig(
@@ -116,8 +124,8 @@ def measure() -> None:
     """FLOP per second should not depend on the size of the model or of the workload."""
     import torch
 
-    from gradsim_assets.core.engine.shape import measure as shape_of_model
-    from gradsim_assets.core.engine.tap import Tap
+    from gradsim_assets.core.gradients.engine.planning.model_shape import measure as shape_of_model
+    from gradsim_assets.core.gradients.engine.values.gradient_hooks import Tap
 
     torch.set_num_threads(1)
     for hidden, layers, vocabulary, count in (

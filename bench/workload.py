@@ -3,8 +3,8 @@
 import numpy as np
 import torch
 
-from gradsim_assets.core.engine import PassRequest
-from gradsim_assets.core.tokenization import IGNORED, EncodedSample
+from gradsim_assets.core.gradients.engine import PassRequest
+from gradsim_assets.core.models.tokenization import IGNORED, EncodedSample
 
 SETTINGS = ("paraphrased", "model_generated")
 

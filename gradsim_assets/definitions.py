@@ -6,26 +6,30 @@ from collections.abc import Mapping
 
 import dagster as dg
 
-from gradsim_assets.automation import automated, automation_sensor
-from gradsim_assets.defs import jobs
-from gradsim_assets.defs.analysis import assets as analysis
-from gradsim_assets.defs.analysis import report
-from gradsim_assets.defs.candidates import assets as candidates
+from gradsim_assets.configuration import HEAVY, Settings, load_settings
+from gradsim_assets.core.partition_keys import model_slug
+from gradsim_assets.defs import stages
+from gradsim_assets.defs.analysis import (
+    accuracy_per_component,
+    agreement,
+    greedy_selection,
+    model_comparison,
+    parameters_per_component,
+    report,
+    retrieval,
+    self_similarity,
+)
+from gradsim_assets.defs.candidates import bm25_candidates
 from gradsim_assets.defs.checks import build_status, build_tables
-from gradsim_assets.defs.datasets import assets as datasets
-from gradsim_assets.defs.exchange import jobs as exchange
-from gradsim_assets.defs.gradients import assets as gradients
-from gradsim_assets.defs.models import assets as models
-from gradsim_assets.defs.models import sensors
-from gradsim_assets.defs.similarity import assets as similarity
-from gradsim_assets.io.parquet import ParquetIOManager, TableStore
-from gradsim_assets.partitions import Partitions, model_slug
-from gradsim_assets.profiles import Profile, load_profiles, tags_for
-from gradsim_assets.resources.compute import Compute
-from gradsim_assets.resources.hub import ModelHub
-from gradsim_assets.resources.paraphraser import Paraphraser
-from gradsim_assets.resources.sources import SampleSources
-from gradsim_assets.settings import HEAVY, Settings, load_settings
+from gradsim_assets.defs.datasets import lima, model_generated, paraphrased
+from gradsim_assets.defs.exchange import import_scripts
+from gradsim_assets.defs.gradients import gradient_pass
+from gradsim_assets.defs.models import hf_model, observe_models
+from gradsim_assets.defs.similarity import gradient_similarity
+from gradsim_assets.orchestration.automation import automated, automation_sensor
+from gradsim_assets.orchestration.partitions import Partitions
+from gradsim_assets.resources.by_name import resources
+from gradsim_assets.runs.compute_profiles import Profile, load_profiles, tags_for
 
 #: The compute profile of what needs torch but no GPU.
 LIGHT = "cpu"
@@ -43,49 +47,31 @@ def build_definitions(settings: Settings, profiles: Mapping[str, Profile] | None
 def _build(settings: Settings, partitions: Partitions, profiles: Mapping[str, Profile]) -> dg.Definitions:
     heavy, light = tags_for(profiles, HEAVY), tags_for(profiles, LIGHT)
     tables = [
-        *datasets.build(settings, partitions, heavy),
-        *candidates.build(settings, partitions),
-        *gradients.build(settings, partitions, heavy),
-        *similarity.build(),
-        *analysis.build(partitions, light),
+        lima.build(settings),
+        paraphrased.build(settings, partitions),
+        model_generated.build(partitions, heavy),
+        *bm25_candidates.build(settings, partitions),
+        *gradient_pass.build(settings, partitions, heavy),
+        *gradient_similarity.build(),
+        parameters_per_component.build(light),
+        *accuracy_per_component.build(),
+        *agreement.build(),
+        *greedy_selection.build(),
+        *self_similarity.build(),
+        *retrieval.build(partitions),
+        model_comparison.build(),
         *report.build(partitions),
     ]
-    watching, rerun_jobs, schedules = sensors.build(settings)
+    watching, rerun_jobs, schedules = observe_models.build(settings)
     return dg.Definitions(
-        assets=[*models.build(), *dg.map_asset_specs(automated, tables)],
+        assets=[*hf_model.build(), *dg.map_asset_specs(automated, tables)],
         asset_checks=[*build_tables(partitions), *build_status()],
-        jobs=[*jobs.build(light), exchange.build(partitions), *rerun_jobs],
+        jobs=[*stages.build(light), import_scripts.build(partitions), *rerun_jobs],
         sensors=[automation_sensor(), *watching],
         schedules=schedules,
         resources=resources(settings),
         executor=executor(settings, profiles),
     )
-
-
-def resources(settings: Settings) -> dict[str, dg.ConfigurableResource | dg.ConfigurableIOManager]:
-    """Resources by the names that assets ask for."""
-    store = TableStore(root=settings.tables, configuration=settings.fingerprint)
-    return {
-        "store": store,
-        "io_manager": ParquetIOManager(store=store),
-        "sources": SampleSources(
-            originals=settings.data.originals, paraphrases=settings.data.paraphrases, samples=settings.data.samples
-        ),
-        "hub": ModelHub(
-            home=str(settings.home),
-            device=settings.compute.device,
-            models=[model.model_dump(exclude_none=True) for model in settings.models],
-            defaults={"candidates": settings.data.candidates},
-        ),
-        "paraphraser": Paraphraser(
-            store=str(settings.home / "paraphrases"),
-            **settings.paraphraser.model_dump(mode="json"),
-        ),
-        "compute": Compute(
-            home=str(settings.home),
-            **settings.compute.model_dump(mode="json", exclude={"executor", "device"}),
-        ),
-    }
 
 
 def executor(settings: Settings, profiles: Mapping[str, Profile]) -> dg.ExecutorDefinition:
@@ -97,7 +83,7 @@ def executor(settings: Settings, profiles: Mapping[str, Profile]) -> dg.Executor
     chosen = [model for model in settings.models if model.profile != HEAVY]
     by_model = {model_slug(model.id): tags_for(profiles, model.profile, model.id) for model in chosen}
     if settings.compute.executor == "k8s":
-        from gradsim_assets.executor import k8s_executor
+        from gradsim_assets.runs.k8s_executor import k8s_executor
 
         return k8s_executor(HEAVY, by_model)
     return dg.in_process_executor if settings.compute.executor == "in_process" else dg.multiprocess_executor

@@ -5,12 +5,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gradsim_assets.settings import Settings, load_settings, top_k
+from gradsim_assets.configuration import Settings, load_settings
+from gradsim_assets.core.candidates.candidate_count import top_k
 
 if TYPE_CHECKING:
-    from gradsim_assets.core.engine import PassGraph
+    from gradsim_assets.core.gradients.engine import PassGraph
+    from gradsim_assets.core.models.revisions import Revision
     from gradsim_assets.core.samples import Sample
-    from gradsim_assets.resources.hub import ModelHub, Revision
+    from gradsim_assets.resources.model_hub import ModelHub
 
 GIB = 2**30
 
@@ -40,12 +42,12 @@ def plan(model: str, memory_gib: float | None, tflops: float | None) -> None:
 
 def _paraphrasing(settings: Settings) -> str | None:
     """What the paraphraser would ask for and spend."""
-    from gradsim_assets.definitions import resources
-    from gradsim_assets.resources.sources import OPENAI
+    from gradsim_assets.resources.by_name import resources
+    from gradsim_assets.resources.sample_sources import OPENAI
 
     if settings.data.paraphrases != OPENAI:
         return None
-    from gradsim_assets.core.paraphrasing import estimate
+    from gradsim_assets.core.datasets.paraphrasing import estimate
 
     found = resources(settings)
     return f"paraphrases: {estimate(found['sources'].load_originals(), found['paraphraser'].options())}"  # type: ignore[union-attr]
@@ -54,12 +56,12 @@ def _paraphrasing(settings: Settings) -> str | None:
 def _gradients(model: str, settings: Settings, memory_gib: float | None, tflops: float | None) -> list[str]:
     import torch
 
-    from gradsim_assets.core.engine import PassOptions, plan_pass, shape_of_config
-    from gradsim_assets.core.engine.memory import free_bytes
-    from gradsim_assets.definitions import resources
-    from gradsim_assets.partitions import shard_keys, shard_slice
-    from gradsim_assets.resources.devices import pick_device
-    from gradsim_assets.resources.sources import OPENAI
+    from gradsim_assets.core.gradients.engine import PassOptions, plan_pass, shape_of_config
+    from gradsim_assets.core.memory import free_bytes
+    from gradsim_assets.core.models.devices import pick_device
+    from gradsim_assets.core.partition_keys import shard_keys, shard_slice
+    from gradsim_assets.resources.by_name import resources
+    from gradsim_assets.resources.sample_sources import OPENAI
 
     found = resources(settings)
     hub, sources = found["hub"], found["sources"]
@@ -93,7 +95,7 @@ class _Graphs:
     def __init__(
         self, hub: "ModelHub", model: str, revision: "Revision", originals: "list[Sample]", settings: Settings
     ) -> None:
-        from gradsim_assets.core.bm25 import Index
+        from gradsim_assets.core.candidates.bm25 import Index
 
         self.chat = hub.tokenizer(model, revision)
         self.originals = originals
@@ -105,8 +107,8 @@ class _Graphs:
 
     def of(self, variants: "list[Sample]") -> "PassGraph":
         """Both settings of one shard, with all tables."""
-        from gradsim_assets.core.engine import PassGraph
-        from gradsim_assets.schemas import SETTINGS
+        from gradsim_assets.core.gradients.engine import PassGraph
+        from gradsim_assets.core.tables.schemas import SETTINGS
 
         pairs = [
             (variant.id, self.originals[candidate.index].id)
@@ -125,7 +127,7 @@ class _Graphs:
         )
 
     def _lengths(self, sample: "Sample") -> tuple[int, int]:
-        from gradsim_assets.core.tokenization import IGNORED
+        from gradsim_assets.core.models.tokenization import IGNORED
 
         encoded = self.chat.encode(sample)
         return encoded.length, int((encoded.labels != IGNORED).sum())

@@ -4,8 +4,8 @@ import json
 
 import click
 
-from gradsim_assets.partitions import model_slug
-from gradsim_assets.settings import Settings
+from gradsim_assets.configuration import Settings
+from gradsim_assets.core.partition_keys import model_slug
 
 
 def print_summary(settings: Settings, model_id: str) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import polars as pl
 
 from gradsim_assets.core.errors import InputError
-from gradsim_assets.schemas import LIMA
+from gradsim_assets.core.tables.schemas import LIMA
 
 
 @dataclass(frozen=True)

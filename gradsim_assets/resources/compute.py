@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from gradsim_assets.resources.hub import LoadedModel
+from gradsim_assets.core.models.loading import LoadedModel
 
 if TYPE_CHECKING:
-    from gradsim_assets.core.engine import PassRequest, PassResult
+    from gradsim_assets.core.gradients.engine import PassRequest, PassResult
 
 
 class Compute(dg.ConfigurableResource):
@@ -47,7 +47,7 @@ class Compute(dg.ConfigurableResource):
         Its results lie in files under `scratch`, finished block by block. They are removed when the caller has made its
         tables of them, and stay for another try where that fails.
         """
-        from gradsim_assets.core.engine import PassOptions, run_pass
+        from gradsim_assets.core.gradients.engine import PassOptions, run_pass
 
         options = PassOptions(
             device=loaded.device,

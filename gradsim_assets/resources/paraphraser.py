@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 if TYPE_CHECKING:
-    from gradsim_assets.core.paraphrasing import ParaphraserOptions
+    from gradsim_assets.core.datasets.paraphrasing import ParaphraserOptions
 
 
 class Paraphraser(dg.ConfigurableResource):
@@ -25,7 +25,7 @@ class Paraphraser(dg.ConfigurableResource):
 
     def options(self) -> "ParaphraserOptions":
         """The options of a call, with OPENAI_API_KEY and OPENAI_BASE_URL as they are now."""
-        from gradsim_assets.core.paraphrasing import PRICES, SYSTEM_PROMPT, ParaphraserOptions
+        from gradsim_assets.core.datasets.paraphrasing import PRICES, SYSTEM_PROMPT, ParaphraserOptions
 
         configured = {model: (price[0], price[1]) for model, price in self.prices.items()}
         return ParaphraserOptions(

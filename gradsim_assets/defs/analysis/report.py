@@ -9,14 +9,10 @@ import dagster as dg
 import polars as pl
 
 from gradsim_assets import __version__
-from gradsim_assets.defs.analysis.plots import plots_of
-from gradsim_assets.defs.candidates.assets import model_candidates
-from gradsim_assets.defs.common import code_version, input_errors
-from gradsim_assets.io.parquet import TableStore
-from gradsim_assets.io.tables import Partition, Tables
-from gradsim_assets.partitions import ALL, BY_MODEL, MODELS, Partitions, model_id_of
-from gradsim_assets.resources.compute import Compute
-from gradsim_assets.schemas import (
+from gradsim_assets.core.analysis.plots.of_table import plots_of
+from gradsim_assets.core.candidates.bm25_candidates import model_candidates
+from gradsim_assets.core.partition_keys import model_id_of
+from gradsim_assets.core.tables.schemas import (
     ACCURACY_PER_COMPONENT,
     AGREEMENT,
     BM25_CANDIDATES,
@@ -31,10 +27,17 @@ from gradsim_assets.schemas import (
     SELF_SIMILARITY,
     SETTINGS,
 )
+from gradsim_assets.core.tables.storage import Partition, Tables
+from gradsim_assets.defs.code_version import code_version
+from gradsim_assets.defs.failures import input_errors
+from gradsim_assets.orchestration.groups import ANALYSIS
+from gradsim_assets.orchestration.partitions import ALL, BY_MODEL, MODELS, Partitions
+from gradsim_assets.resources.compute import Compute
+from gradsim_assets.resources.table_store import TableStore
 
 if TYPE_CHECKING:
-    from gradsim_assets.core.plots.static import Plot
-    from gradsim_assets.core.report import SettingResults
+    from gradsim_assets.core.analysis.plots.panels import Plot
+    from gradsim_assets.core.analysis.report import SettingResults
 
 #: The tables of one setting that the page is made of, by their names in `SettingResults`.
 _TABLES = {
@@ -54,7 +57,7 @@ def build(partitions: Partitions) -> list[dg.AssetsDefinition]:
     """The report of a model."""
 
     @dg.asset(
-        group_name="analysis",
+        group_name=ANALYSIS,
         partitions_def=MODELS,
         deps=[
             PARAMETERS_PER_COMPONENT.name,
@@ -63,7 +66,7 @@ def build(partitions: Partitions) -> list[dg.AssetsDefinition]:
             dg.AssetDep(MODEL_GENERATED.name, partition_mapping=BY_MODEL),
         ],
         kinds={"plotly"},
-        code_version=code_version("core/report", "core/plots"),
+        code_version=code_version("core.analysis.report.page", "core.analysis.plots.of_table"),
         description=(
             "One self-contained HTML page: all plots, what they say in words, and a sample explorer that shows texts side "
             "by side with the similarity of every candidate over depth. Wrong decisions and divergent samples come first."
@@ -95,7 +98,7 @@ class Sources:
 
     def settings(self) -> dict[str, "SettingResults"]:
         """Results of the settings that this model has; imported ones may have one alone."""
-        from gradsim_assets.core.report import SettingResults
+        from gradsim_assets.core.analysis.report import SettingResults
 
         found = [s for s in SETTINGS if self.tables.exists([RETRIEVAL.name, s], Partition(self.slug))]
         return {
@@ -136,7 +139,7 @@ class Sources:
 
 
 def _write(context: dg.AssetExecutionContext, sources: Sources, folder: Path) -> dg.MaterializeResult:
-    from gradsim_assets.core.report import render_report, summary
+    from gradsim_assets.core.analysis.report import render_report, summary
 
     settings = sources.settings()
     parameters = sources.read(PARAMETERS_PER_COMPONENT.name)

@@ -1,6 +1,6 @@
 """Asset checks: the rules of `core.checks` and `io.audit`, one op per step whose tables it looks at."""
 
-from gradsim_assets.defs.checks.status import build_status
-from gradsim_assets.defs.checks.tables import build_tables
+from gradsim_assets.defs.checks.sound import build_tables
+from gradsim_assets.defs.checks.tables_up_to_date import build_status
 
 __all__ = ["build_status", "build_tables"]

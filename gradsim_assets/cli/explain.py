@@ -1,0 +1,53 @@
+"""`gradsim explain`: the chain from a number back to its sources."""
+
+from typing import TYPE_CHECKING
+
+import click
+
+from gradsim_assets.core.errors import InputError
+
+if TYPE_CHECKING:
+    import polars as pl
+
+_SHOWN = (
+    *("source", "service", "paraphrase_model", "imported", "revision", "settings", "candidates", "dataset"),
+    *("fingerprint", "package_version", "configuration", "run_id"),
+)
+
+
+@click.command()
+@click.argument("table")
+@click.argument("model")
+@click.argument("sample")
+def explain(table: str, model: str, sample: str) -> None:
+    """Print the chain from SAMPLE's rows in TABLE of MODEL back to its sources.
+
+    TABLE is named as in the UI, such as `retrieval/paraphrased`.
+    """
+    from gradsim_assets.cli.instance import launcher as open_launcher
+    from gradsim_assets.configuration import load_settings
+    from gradsim_assets.core.partition_keys import model_slug, shard_keys
+    from gradsim_assets.core.tables.storage import Tables
+    from gradsim_assets.orchestration.provenance_chain import chain
+
+    settings = load_settings()
+    graph, tables = open_launcher().repository.asset_graph, Tables(settings.tables)
+    links = chain(graph, tables, table, model_slug(model), sample, shard_keys(settings.data.shards))
+    if not links:
+        raise InputError(f"{table} was not computed for {model} yet; `gradsim run {model}` computes it.")
+    for link in links:
+        indent = "  " * link.depth
+        changed = "  (CHANGED since it was read)" if link.unchanged is False else ""
+        click.echo(f"{indent}{'← ' if link.depth else ''}{link.table} {link.partition}{changed}")
+        known = {name: link.provenance[name] for name in _SHOWN if link.provenance.get(name)}
+        click.echo(f"{indent}    " + (", ".join(f"{k} {v}" for k, v in known.items()) or "foreign: no provenance"))
+        if not link.depth:
+            _print_rows(link.rows)
+
+
+def _print_rows(rows: "pl.DataFrame") -> None:
+    import polars as pl
+
+    with pl.Config(tbl_rows=12, tbl_width_chars=160, tbl_hide_dataframe_shape=True, tbl_formatting="MARKDOWN"):
+        click.echo(str(rows))
+    click.echo(f"{rows.height} rows")

@@ -1,0 +1,178 @@
+"""Everything that a user sets: `gradsim.toml` and the environment, read once when the definitions are built."""
+
+import difflib
+import hashlib
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from gradsim_assets.core.candidates.candidate_count import Candidates
+from gradsim_assets.core.errors import InputError
+from gradsim_assets.core.models.tokenization import ContextPolicy
+from gradsim_assets.core.partition_keys import MAX_SHARDS
+
+DEMO = "demo"
+
+#: The compute profile of gradients and generation, unless a model chooses another one.
+HEAVY = "gpu"
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataSettings(_Section):
+    """Where samples come from and how they are cut up."""
+
+    originals: str = DEMO
+    paraphrases: str = DEMO
+    samples: int = Field(default=0, ge=0)
+    shards: int = Field(default=4, ge=1, le=MAX_SHARDS)
+    candidates: Candidates = 5
+
+
+class ParaphraserSettings(_Section):
+    """The chat model that rewrites samples when paraphrases = "openai"."""
+
+    model: str = "gpt-4o-mini-2024-07-18"
+    temperature: float = Field(default=1.0, ge=0)
+    seed: int = 42
+    concurrency: int = Field(default=16, ge=1)
+    max_cost_usd: float = Field(default=5.0, ge=0)
+    mode: Literal["live", "batch"] = "live"
+    prices: dict[str, tuple[float, float]] = {}
+    system_prompt: str = ""
+
+
+class ComputeSettings(_Section):
+    """Where and how heavy steps run."""
+
+    executor: Literal["in_process", "multiprocess", "k8s"] = "in_process"
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    precision: Literal["fp32", "tf32"] = "fp32"
+    memory_gib: float = Field(default=0, ge=0)
+    projections: tuple[Annotated[float, Field(gt=0, le=1)], ...] = (0.01, 0.05)
+    projection: Literal["fast", "trak"] = "fast"
+    projection_weighting: Literal["unbiased", "script"] = "unbiased"
+
+
+class AutomationSettings(_Section):
+    """How often models are looked at, once a user has switched the sensor and the schedules on."""
+
+    observe_seconds: int = Field(default=300, ge=10)
+    reconcile_cron: str = "15 * * * *"
+    rerun_cron: str = "0 2 * * *"
+
+
+class ModelSettings(_Section):
+    """One model under study; everything but the id has a default."""
+
+    id: str = Field(min_length=1)
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    chat_template: str = "tulu"
+    context: ContextPolicy = "auto"
+    candidates: Candidates | None = None  # None: data.candidates
+    profile: str = Field(default=HEAVY, min_length=1)
+
+    def differing(self, default: "ModelSettings") -> str:
+        """What decides values and is not as in `default`, such as "candidates=10 dtype=bfloat16"; "" where all is."""
+        differing = []
+        for name in ("candidates", "chat_template", "context", "dtype"):
+            value = str(getattr(self, name))
+            if value != str(getattr(default, name)):
+                # The text of a template is no name; its hash tells two of them apart.
+                short = value if value.isalnum() else hashlib.sha256(value.encode()).hexdigest()[:8]
+                differing.append(f"{name}={short}")
+        return " ".join(differing)
+
+
+class Settings(_Section):
+    """The whole configuration, with the places on disk."""
+
+    data: DataSettings = DataSettings()
+    paraphraser: ParaphraserSettings = ParaphraserSettings()
+    compute: ComputeSettings = ComputeSettings()
+    automation: AutomationSettings = AutomationSettings()
+    models: tuple[ModelSettings, ...] = (ModelSettings(id=DEMO),)
+    home: Path
+    tables: str
+
+    @property
+    def most_candidates(self) -> Candidates:
+        """The most candidates that any model asks for: what `bm25_candidates` holds."""
+        asked = [self.data.candidates, *(model.candidates for model in self.models if model.candidates is not None)]
+        return "all" if "all" in asked else max(k for k in asked if k != "all")
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of everything that is configured, whatever the places on disk; 12 hex digits."""
+        text = self.model_dump_json(exclude={"home", "tables"})
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def gradsim_home(environment: Mapping[str, str] = os.environ) -> Path:
+    """Where everything local lives: GRADSIM_HOME, or `.gradsim` in the working directory."""
+    return Path(environment.get("GRADSIM_HOME") or ".gradsim").expanduser().absolute()
+
+
+def config_file(environment: Mapping[str, str] = os.environ) -> Path | None:
+    """The configuration file in force: GRADSIM_CONFIG, or `gradsim.toml` if it is there.
+
+    Raises:
+        InputError: GRADSIM_CONFIG names a file that does not exist.
+    """
+    if named := environment.get("GRADSIM_CONFIG"):
+        path = Path(named).expanduser()
+        if not path.is_file():
+            raise InputError(f"GRADSIM_CONFIG names {path}, which is no file; correct the path or unset the variable.")
+        return path
+    default = Path("gradsim.toml")
+    return default if default.is_file() else None
+
+
+def load_settings(environment: Mapping[str, str] = os.environ) -> Settings:
+    """Settings from the configuration file and the environment.
+
+    Raises:
+        InputError: the file is no TOML, or holds an unknown key or a value out of range.
+    """
+    path = config_file(environment)
+    document: dict[str, Any] = {}
+    if path is not None:
+        try:
+            document = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise InputError(f"{path} is not valid TOML: {error}.") from error
+    home = gradsim_home(environment)
+    places = {"home": home, "tables": environment.get("GRADSIM_TABLES") or str(home / "tables")}
+    # The places are the environment's business: in the file they are unknown keys like any other.
+    if stray := [key for key in places if key in document]:
+        raise InputError(
+            f"{path}: unknown key {stray[0]}; set {'GRADSIM_' + stray[0].upper()} in the environment instead."
+        )
+    try:
+        settings = Settings.model_validate({**document, **places})
+    except ValidationError as error:
+        raise InputError(_sentence(str(path), error)) from error
+    if repeated := [m.id for i, m in enumerate(settings.models) if m.id in {n.id for n in settings.models[:i]}]:
+        raise InputError(f"{path}: model {repeated[0]} is listed twice under [[models]]; keep one of them.")
+    return settings
+
+
+def _sentence(path: str, error: ValidationError) -> str:
+    """The first fault of a configuration file in one sentence."""
+    fault = error.errors()[0]
+    where = ".".join(str(part) for part in fault["loc"])
+    if fault["type"] == "extra_forbidden":
+        *parents, key = fault["loc"]
+        section = Settings.model_fields[str(parents[0])].annotation if parents else Settings
+        section = ModelSettings if parents[:1] == ["models"] else section
+        known = [name for name in getattr(section, "model_fields", {}) if name not in ("home", "tables")]
+        close = difflib.get_close_matches(str(key), known, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"known here: {', '.join(known)}."
+        return f"{path}: unknown key {where}; {hint}"
+    return f"{path}: {where} = {fault['input']!r} is not accepted ({fault['msg'].removeprefix('Value error, ')})."

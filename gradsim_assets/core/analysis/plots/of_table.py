@@ -1,0 +1,34 @@
+"""Which plots belong to which table."""
+
+from typing import TYPE_CHECKING
+
+import polars as pl
+
+from gradsim_assets.core.tables.schemas import (
+    ACCURACY_PER_COMPONENT,
+    AGREEMENT,
+    GREEDY_SELECTION,
+    MODEL_COMPARISON,
+    PARAMETERS_PER_COMPONENT,
+    RETRIEVAL,
+    SELF_SIMILARITY,
+)
+
+if TYPE_CHECKING:
+    from gradsim_assets.core.analysis.plots.panels import Plot
+
+
+def plots_of(table: str, frame: pl.DataFrame, setting: str = "", retrieval: pl.DataFrame | None = None) -> list["Plot"]:
+    """The plots of an analysis table; `retrieval` adds the levels of other methods to compare with."""
+    from gradsim_assets.core.analysis.plots import static
+
+    drawn = {
+        PARAMETERS_PER_COMPONENT.name: lambda: static.parameters(frame),
+        ACCURACY_PER_COMPONENT.name: lambda: static.accuracy(frame, retrieval, setting),
+        AGREEMENT.name: lambda: static.agreement(frame, setting),
+        GREEDY_SELECTION.name: lambda: static.greedy(frame, retrieval, setting),
+        SELF_SIMILARITY.name: lambda: static.single_samples(frame, setting),
+        RETRIEVAL.name: lambda: static.retrieval(frame, setting),
+        MODEL_COMPARISON.name: lambda: static.comparison(frame),
+    }
+    return drawn[table]()

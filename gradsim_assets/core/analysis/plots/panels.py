@@ -1,0 +1,219 @@
+"""The panels that the static plots are drawn with: over depth, bars, boxes."""
+
+import io
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from gradsim_assets.core.analysis.plots import palette, series, wording
+from gradsim_assets.core.components import FAMILIES
+
+_STYLE: dict[Any, Any] = {
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#e6e6e6",
+    "grid.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+    "svg.hashsalt": "gradsim",  # the same figure gives the same file
+    "svg.fonttype": "none",
+}
+#: matplotlib keeps its style in a global; steps of one process may plot in several threads.
+_LOCK = threading.Lock()
+MARKERS = "osD^vPX*"
+_DASHES = ("-", "--", "-.", ":")
+_REFERENCE_DASHES = ("--", ":", "-.")
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A finished plot: a name for files, a title, a sentence that helps to read it, and its images."""
+
+    name: str
+    title: str
+    help: str
+    png: bytes
+    svg: str
+
+
+def as_plot(name: str, title: str, help: str, size: tuple[float, float], draw: Callable[[Any], None]) -> Plot:
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with _LOCK, matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=size, layout="constrained")
+        figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
+        draw(figure)
+        png, svg = io.BytesIO(), io.StringIO()
+        figure.savefig(png, format="png", dpi=130, metadata={"Software": None})
+        figure.set_layout_engine("none")  # laid out by now; once more would cost as much as the drawing
+        figure.savefig(svg, format="svg", metadata={"Date": None})
+    return Plot(name, title, help, png.getvalue(), svg.getvalue())
+
+
+def depth_axis(axes: Any, last: int) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=16))
+    axes.set_xlim(-0.6, last + 0.6)
+
+
+def last_depth(frame: pl.DataFrame) -> int:
+    deepest = frame["depth"].max()
+    return deepest if isinstance(deepest, int) else 0
+
+
+def _references(axes: Any, levels: dict[str, float]) -> None:
+    for (name, level), dash in zip(levels.items(), _REFERENCE_DASHES, strict=False):
+        axes.axhline(level, color=palette.GREY, linestyle=dash, linewidth=1, label=name, zorder=1)
+
+
+def over_depth(
+    frame: pl.DataFrame, column: str, label: str, name: str, title: str, help: str, levels: dict[str, float]
+) -> list[Plot]:
+    """One line per component type over depth, a panel per family; the components outside the blocks in a last panel."""
+    panels, rest = series.lines(frame, column), series.outside(frame)
+    count = len(panels) + (len(rest) > 0)
+    if not panels:
+        return []
+
+    def draw(figure: Any) -> None:
+        heights = [3.0] * len(panels) + ([0.5 + 0.22 * len(rest)] if len(rest) else [])
+        grid = figure.subplots(count, 1, squeeze=False, height_ratios=heights)[:, 0]
+        low, high = _limits(frame, column, levels)
+        for axes, (family, lines) in zip(grid, panels.items(), strict=False):
+            for i, line in enumerate(lines):
+                axes.plot(
+                    line.depth,
+                    line.value,
+                    color=palette.CYCLE[i % len(palette.CYCLE)],
+                    marker=MARKERS[i % len(MARKERS)],
+                    linestyle=_DASHES[(i // len(palette.CYCLE)) % len(_DASHES)],
+                    markersize=4,
+                    linewidth=1.3,
+                    label=line.name,
+                )
+            _references(axes, levels)
+            axes.set(title=wording.FAMILY_NAMES[family], ylabel=label, ylim=(low, high))
+            depth_axis(axes, last_depth(frame))
+            axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
+        grid[len(panels) - 1].set_xlabel(wording.DEPTH)
+        if len(rest):
+            _dots(grid[-1], rest, column, label, levels, (low, high))
+
+    return [as_plot(name, title, help, (10, 2.7 * len(panels) + 0.6 + 0.3 * len(rest)), draw)]
+
+
+def _limits(frame: pl.DataFrame, column: str, levels: dict[str, float]) -> tuple[float, float]:
+    found = series.values(frame[column])
+    found = np.append(found[~np.isnan(found)], list(levels.values()))
+    low, high = (float(found.min()), float(found.max())) if len(found) else (0.0, 1.0)
+    margin = max(0.05 * (high - low), 0.005)
+    return low - margin, high + margin
+
+
+def _dots(
+    axes: Any, rest: pl.DataFrame, column: str, label: str, levels: dict[str, float], limits: tuple[float, float]
+) -> None:
+    places = np.arange(len(rest))
+    colours = [palette.FAMILY_COLOURS[name] for name in rest["family"]]
+    axes.scatter(series.values(rest[column]), places, c=colours, s=30, zorder=3)
+    for level, dash in zip(levels.values(), _REFERENCE_DASHES, strict=False):
+        axes.axvline(level, color=palette.GREY, linestyle=dash, linewidth=1, zorder=1)
+    axes.set_yticks(places, rest["component_type"].to_list())
+    axes.set(title=wording.OUTSIDE, xlabel=label, xlim=limits, ylim=(len(rest) - 0.4, -0.6))
+
+
+def bars(frame: pl.DataFrame, column: str, label: str, name: str, title: str, help: str) -> list[Plot]:
+    """One bar per component over depth, a row per component type, coloured by family."""
+    rows = [line for lines in series.lines(frame, column).values() for line in lines]
+    if not rows:
+        return []
+
+    def draw(figure: Any) -> None:
+        from matplotlib.patches import Patch
+
+        grid = figure.subplots(len(rows), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
+        for axes, line in zip(grid, rows, strict=True):
+            axes.bar(line.depth, line.value, color=palette.FAMILY_COLOURS[line.family], width=0.8)
+            axes.set_ylabel(line.name, rotation=0, ha="right", va="center")
+            axes.grid(axis="x", visible=False)
+            depth_axis(axes, last_depth(frame))
+        grid[-1].set_xlabel(wording.DEPTH)
+        shown = [f for f in FAMILIES if any(line.family == f for line in rows)]
+        handles = [Patch(color=palette.FAMILY_COLOURS[f], label=wording.FAMILY_NAMES[f]) for f in shown]
+        figure.legend(handles=handles, loc="outside lower left", ncols=len(shown), title=label, alignment="left")
+
+    return [as_plot(name, title, help, (10, 0.8 * len(rows) + 1.4), draw)]
+
+
+def attention_against_mlp(
+    frame: pl.DataFrame, column: str, label: str, name: str, title: str, help: str, levels: dict[str, float]
+) -> list[Plot]:
+    """Mean of attention's and the MLP's components over depth, with the range between their extremes."""
+    bands = series.family_bands(frame, column)
+    if not bands:
+        return []
+
+    def draw(figure: Any) -> None:
+        axes = figure.subplots()
+        for marker, (family, band) in zip("os", bands.items(), strict=False):
+            colour, depth = palette.FAMILY_COLOURS[family], band["depth"].to_numpy()
+            axes.fill_between(depth, band["low"], band["high"], color=colour, alpha=0.15, linewidth=0)
+            axes.plot(
+                depth,
+                band["mean"],
+                color=colour,
+                marker=marker,
+                markersize=5,
+                label=f"{wording.FAMILY_NAMES[family]}, mean",
+            )
+        _references(axes, levels)
+        axes.set(xlabel=wording.DEPTH, ylabel=label)
+        depth_axis(axes, last_depth(frame))
+        axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
+
+    return [as_plot(name, title, help, (10, 3.6), draw)]
+
+
+def box_by_size(frame: pl.DataFrame, column: str, label: str, name: str, title: str, help: str) -> list[Plot]:
+    """Distribution over the components of each number of parameters, ascending; left out where sizes are unknown."""
+    groups = series.by_size(frame, column)
+    if not groups:
+        return []
+
+    def draw(figure: Any) -> None:
+        axes = figure.subplots()
+        places = np.arange(len(groups))
+        axes.boxplot(
+            [values for _, _, values, _ in groups],
+            positions=places,
+            orientation="horizontal",
+            widths=0.6,
+            showfliers=False,
+            medianprops={"color": palette.BLACK, "linewidth": 1.5},
+            boxprops={"color": palette.GREY},
+            whiskerprops={"color": palette.GREY},
+            capprops={"color": palette.GREY},
+        )
+        for place, (_, _, values, _) in zip(places, groups, strict=True):
+            # A fixed fan instead of random jitter: the same table gives the same picture.
+            spread = np.linspace(-0.22, 0.22, len(values)) if len(values) > 1 else np.zeros(1)
+            axes.scatter(values, place + spread, s=14, color=palette.BLUE, alpha=0.6, linewidth=0, zorder=3)
+        axes.set_yticks(places, [f"{wording.number(size)}\n{short_name(kinds)}" for size, kinds, _, _ in groups])
+        axes.set(xlabel=label, ylabel="parameters of a component", ylim=(len(groups) - 0.4, -0.6))
+
+    return [as_plot(name, title, help, (10, 0.75 * len(groups) + 1.3), draw)]
+
+
+def short_name(text: str, length: int = 44) -> str:
+    return text if len(text) <= length else text[: length - 1].rsplit(",", 1)[0] + ", …"

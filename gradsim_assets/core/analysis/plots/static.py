@@ -1,0 +1,274 @@
+"""Static plots (matplotlib): PNG for the UI's metadata, SVG for papers.
+
+Every function takes tables as their schemas describe them and returns a list of plots; a plot that its table cannot
+give (no sizes, no rows) is left out.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from gradsim_assets.core.analysis.plots import palette, series, wording
+from gradsim_assets.core.analysis.plots.panels import (
+    MARKERS,
+    Plot,
+    as_plot,
+    attention_against_mlp,
+    bars,
+    box_by_size,
+    depth_axis,
+    last_depth,
+    over_depth,
+    short_name,
+)
+from gradsim_assets.core.analysis.plots.wording import (
+    ACCURACY_HELP,
+    AGREEMENT_HELP,
+    BAND_HELP,
+    BOX_HELP,
+    COMPARISON_HELP,
+    GREEDY_HELP,
+    PARAMETERS_HELP,
+    RETRIEVAL_HELP,
+    SAMPLES_HELP,
+)
+from gradsim_assets.core.components import FAMILIES
+
+
+def greedy(frame: pl.DataFrame, retrieval: pl.DataFrame | None, setting: str) -> list[Plot]:
+    """Greedy curves by both criteria against the cumulated share of parameters (the round, where sizes are unknown)."""
+    curves = [series.greedy_curves(frame, retrieval, criterion) for criterion in ("agreement", "accuracy")]
+    if not all(len(curve.same) for curve in curves):
+        return []
+
+    def draw(figure: Any) -> None:
+        grid = figure.subplots(1, 2)
+        for axes, curve in zip(grid, curves, strict=True):
+            _greedy_panel(axes, curve)
+        handles, labels = grid[1].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower left", ncols=3)
+
+    title = f"Greedy selection of components ({wording.setting_name(setting)})"
+    return [as_plot("greedy_selection", title, GREEDY_HELP, (10, 4.6), draw)]
+
+
+def _greedy_panel(axes: Any, curve: series.GreedyCurves) -> None:
+    from matplotlib.ticker import FuncFormatter
+
+    axes.plot(curve.same["x"], curve.same["value"], color=palette.BLUE, marker="o", markersize=3, label="same ids")
+    if len(curve.held_out):
+        held = curve.held_out
+        axes.fill_between(held["x"], held["low"], held["high"], color=palette.VERMILION, alpha=0.15, linewidth=0)
+        axes.plot(held["x"], held["value"], color=palette.VERMILION, linestyle="--", label="held out, mean and range")
+    for (name, x, value), marker in zip(curve.points, "D^vP", strict=False):
+        axes.scatter(x, value, marker=marker, s=55, color=palette.BLACK, label=name, zorder=4)
+    if curve.level is not None:
+        axes.axhline(curve.level, color=palette.GREY, linestyle="-.", linewidth=1, label="full gradient")
+    label = wording.AGREEMENT if curve.criterion == "agreement" else wording.ACCURACY
+    axes.set(title=f"by {curve.criterion}", ylabel=label)
+    if curve.by_share:
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+        axes.set_xlabel("share of the parameters (%, log scale)")
+    else:
+        axes.set_xlabel("number of components (parameter counts are unknown)")
+
+
+def single_samples(frame: pl.DataFrame, setting: str, count: int = 6) -> list[Plot]:
+    """Similarity with the own original over all components, for the samples that diverge most."""
+    samples = series.most_divergent(frame, count)
+    if not samples:
+        return []
+
+    def draw(figure: Any) -> None:
+        grid = figure.subplots((len(samples) + 1) // 2, 2, sharex=True, sharey=True, squeeze=False)
+        for axes, rows in zip(grid.ravel(), samples, strict=False):
+            _sample_panel(axes, rows)
+        for axes in grid.ravel()[len(samples) :]:
+            axes.set_visible(False)
+        for axes in grid[:, 0]:
+            axes.set_ylabel(wording.SIMILARITY)
+        for axes in grid.ravel()[max(len(samples) - 2, 0) : len(samples)]:
+            axes.set_xlabel(wording.DEPTH)
+            axes.tick_params(labelbottom=True)
+        shown: dict[str, Any] = {}
+        for axes in grid.ravel()[: len(samples)]:
+            handles, labels = axes.get_legend_handles_labels()
+            shown.update(zip(labels, handles, strict=True))
+        figure.legend(shown.values(), shown.keys(), loc="outside lower left", ncols=len(shown))
+
+    title = f"Where best component and full gradient diverge most ({wording.setting_name(setting)})"
+    return [as_plot("single_samples", title, SAMPLES_HELP, (10, 2.1 * ((len(samples) + 1) // 2) + 0.9), draw)]
+
+
+def _sample_panel(axes: Any, rows: pl.DataFrame) -> None:
+    inside = rows.filter(pl.col("depth").is_not_null())
+    for family, marker in zip(FAMILIES, "osDv^", strict=True):
+        part = inside.filter(family=family)
+        if len(part):
+            axes.scatter(
+                part["depth"],
+                series.values(part["similarity"]),
+                s=11,
+                marker=marker,
+                color=palette.FAMILY_COLOURS[family],
+                alpha=0.8,
+                linewidth=0,
+                label=wording.FAMILY_NAMES[family],
+            )
+    first = rows.row(0, named=True)
+    axes.axhline(first["full_gradient"], color=palette.BLACK, linestyle="--", linewidth=1, label="full gradient")
+    axes.axhline(first["best_component"], color=palette.ORANGE, linestyle="-", linewidth=1.2, label="best component")
+    axes.set_title(f"{short_name(first['variant_id'], 30)}, divergence {first['divergence']:.3f}")
+    depth_axis(axes, last_depth(rows))
+
+
+def retrieval(frame: pl.DataFrame, setting: str) -> list[Plot]:
+    """Accuracy of every method with its 95 % interval."""
+    rows = frame.filter(pl.col("accuracy").is_not_null())
+    if not len(rows):
+        return []
+
+    def draw(figure: Any) -> None:
+        axes = figure.subplots()
+        _accuracy_bars(axes, rows)
+        axes.set_yticks(range(len(rows)), [wording.method_name(name) for name in rows["method"]])
+        axes.set(xlabel=wording.ACCURACY, ylim=(len(rows) - 0.4, -0.6), xlim=(0, 1.12))
+        axes.set_xticks(np.linspace(0, 1, 6))
+
+    title = f"Finding the own original ({wording.setting_name(setting)})"
+    return [as_plot("retrieval", title, RETRIEVAL_HELP, (10, 0.42 * len(rows) + 1.1), draw)]
+
+
+def _accuracy_bars(axes: Any, rows: pl.DataFrame) -> None:
+    accuracy = rows["accuracy"].to_numpy()
+    colours = [palette.FAMILY_COLOURS["other"] if m in ("bm25", "chance") else palette.BLUE for m in rows["method"]]
+    axes.barh(range(len(rows)), accuracy, color=colours, height=0.65)
+    low, high = series.values(rows["accuracy_low"]), series.values(rows["accuracy_high"])
+    ends = np.where(np.isnan(high), accuracy, high)
+    axes.errorbar(
+        accuracy,
+        np.arange(len(rows)),
+        xerr=np.nan_to_num([accuracy - low, high - accuracy]).clip(0),
+        fmt="none",
+        ecolor=palette.BLACK,
+        elinewidth=1,
+        capsize=3,
+    )
+    for place, (value, end) in enumerate(zip(accuracy, ends, strict=True)):
+        axes.text(end + 0.012, place, f"{value:.3f}", va="center", fontsize=8)
+    axes.grid(axis="y", visible=False)
+
+
+def parameters(frame: pl.DataFrame) -> list[Plot]:
+    """Parameters of each component type, summed over its tensors; left out where sizes are unknown."""
+    if not len(frame) or frame["parameters"].null_count():
+        return []
+    rows = (
+        series.with_family(frame)
+        .group_by("component_type", "family", maintain_order=True)
+        .agg(pl.col("parameters").sum(), pl.col("share").sum(), pl.len().alias("tensors"))
+        .sort("parameters", descending=True, maintain_order=True)
+    )
+
+    def draw(figure: Any) -> None:
+        from matplotlib.patches import Patch
+
+        axes = figure.subplots()
+        share = 100 * rows["share"].to_numpy()
+        colours = [palette.FAMILY_COLOURS[name] for name in rows["family"]]
+        axes.barh(range(len(rows)), share, color=colours, height=0.7)
+        for place, row in enumerate(rows.rows(named=True)):
+            each = "" if row["tensors"] == 1 else f" in {row['tensors']} tensors"
+            axes.text(
+                share[place] + share.max() * 0.01, place, f"{wording.number(row['parameters'])}{each}", va="center"
+            )
+        axes.set_yticks(range(len(rows)), rows["component_type"].to_list())
+        axes.set(xlabel="share of the parameters (%)", ylim=(len(rows) - 0.4, -0.6), xlim=(0, share.max() * 1.25))
+        axes.grid(axis="y", visible=False)
+        shown = [name for name in FAMILIES if name in set(rows["family"])]
+        handles = [Patch(color=palette.FAMILY_COLOURS[name], label=wording.FAMILY_NAMES[name]) for name in shown]
+        axes.legend(handles=handles, loc="lower right")
+
+    title = f"Where the {wording.number(float(frame['parameters'].sum()))} parameters are"
+    return [as_plot("parameters", title, PARAMETERS_HELP, (10, 0.3 * len(rows) + 1.2), draw)]
+
+
+def comparison(frame: pl.DataFrame) -> list[Plot]:
+    """Accuracy of every model by method, a panel per setting, with 95 % intervals."""
+    rows = frame.filter(pl.col("accuracy").is_not_null())
+    settings, models = (rows[name].unique(maintain_order=True).to_list() for name in ("setting", "model"))
+    methods = rows["method"].unique(maintain_order=True).to_list()
+    if not models:
+        return []
+
+    def draw(figure: Any) -> None:
+        grid = figure.subplots(1, len(settings), sharey=True, squeeze=False)[0]
+        for axes, setting in zip(grid, settings, strict=True):
+            for i, method in enumerate(methods):
+                _comparison_points(axes, rows.filter(setting=setting, method=method), models, i, len(methods))
+            axes.set(title=wording.setting_name(setting), xlabel=wording.ACCURACY)
+            axes.set_yticks(range(len(models)), [short_name(name, 40) for name in models])
+            axes.set_ylim(len(models) - 0.4, -0.6)
+        handles, labels = grid[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower left", ncols=min(len(methods), 6))
+
+    height = max(0.12 * len(methods) * len(models), 0.6) + 1.6
+    return [as_plot("model_comparison", "Models compared", COMPARISON_HELP, (10, height), draw)]
+
+
+def _comparison_points(axes: Any, rows: pl.DataFrame, models: Sequence[str], i: int, count: int) -> None:
+    places = np.array([models.index(name) for name in rows["model"]]) + 0.7 * ((i + 0.5) / count - 0.5)
+    accuracy = rows["accuracy"].to_numpy()
+    low, high = series.values(rows["accuracy_low"]), series.values(rows["accuracy_high"])
+    axes.errorbar(
+        accuracy,
+        places,
+        xerr=np.nan_to_num([accuracy - low, high - accuracy]).clip(0),
+        color=palette.CYCLE[i % len(palette.CYCLE)],
+        marker=MARKERS[i % len(MARKERS)],
+        linestyle="none",
+        markersize=5,
+        elinewidth=1,
+        label=wording.method_name(rows["method"][0]) if len(rows) else None,
+    )
+
+
+def accuracy(frame: pl.DataFrame, retrieval: pl.DataFrame | None, setting: str) -> list[Plot]:
+    """All plots of `accuracy_per_component`."""
+    return _per_component(frame, "accuracy", wording.ACCURACY, setting, ACCURACY_HELP, series.references(retrieval))
+
+
+def agreement(frame: pl.DataFrame, setting: str) -> list[Plot]:
+    """All plots of `agreement`."""
+    return _per_component(frame, "agreement", wording.AGREEMENT, setting, AGREEMENT_HELP, {})
+
+
+def _per_component(
+    frame: pl.DataFrame, column: str, label: str, setting: str, help: str, levels: dict[str, float]
+) -> list[Plot]:
+    where = f"({wording.setting_name(setting)})"
+    what = column.capitalize()
+    return [
+        *over_depth(frame, column, label, f"{column}_over_depth", f"{what} of each component {where}", help, levels),
+        *bars(frame, column, label, f"{column}_bars", f"{what} of each component type over depth {where}", help),
+        *attention_against_mlp(
+            frame,
+            column,
+            label,
+            f"{column}_attention_mlp",
+            f"{what}: attention against MLP {where}",
+            BAND_HELP,
+            levels,
+        ),
+        *box_by_size(
+            frame,
+            column,
+            label,
+            f"{column}_by_parameters",
+            f"{what} by number of parameters {where}",
+            BOX_HELP,
+        ),
+    ]

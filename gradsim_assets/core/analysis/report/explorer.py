@@ -1,0 +1,99 @@
+"""The data behind the sample explorer, small enough to be opened in a moment."""
+
+import base64
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from gradsim_assets.core.components import component_columns, family
+from gradsim_assets.core.similarity.pair_products import Candidates, read_pairs
+from gradsim_assets.core.tables import schemas
+
+#: Candidates shown per variant; with more (exhaustive retrieval) the own original and the most similar ones stay.
+MOST_CANDIDATES = 10
+
+#: Cosines are stored as 16-bit integers: steps of 3e-5, finer than the four digits shown. The lowest value is "none".
+SCALE = 32767
+NONE = -32768
+
+
+def pack(values: np.ndarray) -> str:
+    """Base64 of little-endian numbers, which the page reads as a typed array."""
+    return base64.b64encode(values.astype(values.dtype.newbyteorder("<")).tobytes()).decode()
+
+
+def explorer(
+    similarity: pl.DataFrame | pl.LazyFrame,
+    bm25: pl.DataFrame | None,
+    self_similarity: pl.DataFrame,
+    best_component: str | None,
+    parameters: pl.DataFrame | None,
+) -> dict[str, Any]:
+    """One setting's samples, candidates and similarities.
+
+    Ranks come from the exact similarities, not from the rounded ones that are shown.
+    """
+    candidates, names, values = read_pairs(similarity, "gradient_similarity", ["similarity"])
+    # The full gradient goes last, whatever rows the table's first pair lacks.
+    order = sorted(range(len(names)), key=lambda i: names[i] == schemas.FULL_GRADIENT)
+    names, values = [names[i] for i in order], values[order]
+    full = values[-1] if names and names[-1] == schemas.FULL_GRADIENT else np.full(values.shape[1], np.nan)
+    ranks = np.array([candidates.ranks(row) for row in values]).reshape(len(names), len(candidates.variants))
+    shown = _shown(candidates, full)
+    originals, original = np.unique(candidates.originals[shown].astype(str), return_inverse=True)
+    scores, places = _bm25(candidates, bm25)
+    divergence = self_similarity.group_by("variant_id", maintain_order=True).first()
+    by_variant = dict(divergence.select("variant_id", "divergence_rank").iter_rows())
+    sizes = dict(divergence.select("variant_id", "divergence").iter_rows())
+    components = component_columns([name for name in names if name != schemas.FULL_GRADIENT], parameters)
+    return {
+        "variants": list(candidates.variants),
+        "originals": originals.tolist(),
+        "components": [{**row, "family": family(row["component_type"])} for row in components.rows(named=True)],
+        "best": names.index(best_component) if best_component in names else -1,
+        "counts": candidates.counts.tolist(),
+        "starts": np.searchsorted(candidates.variant[shown], np.arange(len(candidates.variants) + 1)).tolist(),
+        "original": pack(original.astype(np.uint32)),
+        "bm25_rank": pack(places[shown].astype(np.uint32)),
+        "bm25_score": None if bm25 is None else pack(scores[shown].astype(np.float32)),
+        "similarity": pack(_quantise(values[:, shown].T)),
+        "ranks": pack(np.where(np.isinf(ranks), 0, ranks).T.astype(np.uint32)),
+        "divergence": [sizes.get(name) for name in candidates.variants],
+        "divergence_rank": [by_variant.get(name) for name in candidates.variants],
+    }
+
+
+def _quantise(values: np.ndarray) -> np.ndarray:
+    rounded = np.round(np.clip(np.nan_to_num(values), -1, 1) * SCALE)
+    return np.where(np.isnan(values), NONE, rounded).astype(np.int16)
+
+
+def _shown(candidates: Candidates, full: np.ndarray) -> np.ndarray:
+    # Indices of the pairs that the page holds, in the order of the table.
+    own = candidates.originals == np.asarray(candidates.variants, dtype=object)[candidates.variant]
+    preference = np.lexsort((-np.nan_to_num(full, nan=-2.0), ~own, candidates.variant))
+    starts = np.searchsorted(candidates.variant, np.arange(len(candidates.variants)))
+    place = np.arange(len(preference)) - starts[candidates.variant[preference]]
+    return np.sort(preference[place < MOST_CANDIDATES])
+
+
+def _bm25(candidates: Candidates, bm25: pl.DataFrame | None) -> tuple[np.ndarray, np.ndarray]:
+    # Scores and ranks; without the table the order of the candidates is the BM25 order.
+    if bm25 is not None:
+        scores, ranks = candidates.align(bm25, "score"), candidates.align(bm25, "rank")
+        return scores, np.nan_to_num(ranks)
+    starts = np.searchsorted(candidates.variant, np.arange(len(candidates.variants)))
+    return np.full(len(candidates.variant), np.nan), np.arange(len(candidates.variant)) - starts[candidates.variant] + 1
+
+
+def texts(frame: pl.DataFrame | None, wanted: set[str]) -> Mapping[str, list[str]] | None:
+    """{id: [user text, assistant text]} of the wanted ids, or None without a table."""
+    if frame is None:
+        return None
+    return {
+        sample_id: [message["content"] for message in messages]
+        for sample_id, messages in frame.select("id", "messages").iter_rows()
+        if sample_id in wanted
+    }

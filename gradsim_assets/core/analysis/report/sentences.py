@@ -1,0 +1,118 @@
+"""The headline figures, as a dict for programs and as sentences for people."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import polars as pl
+
+from gradsim_assets.core.analysis.plots import series, wording
+from gradsim_assets.core.tables import schemas
+
+#: Agreement at which a few components count as standing in for the full gradient.
+CLOSE = 0.95
+
+
+def summary(
+    model: str,
+    revision: str | None,
+    parameters: pl.DataFrame | None,
+    retrievals: Mapping[str, pl.DataFrame],
+) -> dict[str, Any]:
+    """The content of `summary.json`; `retrievals` are the `retrieval` tables by setting.
+
+    Unknown figures are None: parameters without a config, a method that its table does not have.
+    """
+    return {
+        "model": model,
+        "revision": revision,
+        "parameters": total_parameters(parameters),
+        "samples": max((int(frame["variants"].max() or 0) for frame in retrievals.values()), default=0),  # type: ignore[arg-type]
+        "settings": {setting: _headline(frame) for setting, frame in retrievals.items()},
+    }
+
+
+def total_parameters(parameters: pl.DataFrame | None) -> int | None:
+    """Number of parameters of the model, or None where a component's size is unknown."""
+    if parameters is None or not len(parameters) or parameters["parameters"].null_count():
+        return None
+    return int(parameters["parameters"].sum())
+
+
+def _headline(frame: pl.DataFrame) -> dict[str, Any]:
+    rows = {row["method"]: row for row in frame.rows(named=True)}
+    figures: dict[str, Any] = {
+        method: {name: rows.get(method, {}).get(name) for name in ("accuracy", "mrr")}
+        for method in (schemas.FULL_GRADIENT, "bm25", "chance")
+    }
+    best = rows.get("best_component", {})
+    figures["best_component"] = {name: best.get(name) for name in ("component", "accuracy")}
+    return figures
+
+
+def sentences(retrieval: pl.DataFrame, greedy: pl.DataFrame | None, parameters: pl.DataFrame | None) -> list[str]:
+    """One setting's findings in words."""
+    rows = {row["method"]: row for row in retrieval.rows(named=True) if row["accuracy"] is not None}
+    full = rows.get(schemas.FULL_GRADIENT)
+    if full is None:
+        return ["No variant could be scored."]
+    right = round(full["variants"] - full["wrong"])
+    said = [
+        f"The full gradient finds the own original of {right} of {full['variants']} variants: accuracy "
+        f"{full['accuracy']:.3f}{_interval(full)}, mean reciprocal rank {full['mrr']:.3f}."
+    ]
+    if "bm25" in rows:
+        said.append(f"BM25 on the prompts alone reaches {rows['bm25']['accuracy']:.3f}{_test(rows['bm25'])}.")
+    if "chance" in rows:
+        said.append(f"Guessing among the candidates would reach {rows['chance']['accuracy']:.3f}.")
+    if "best_component" in rows:
+        said.append(_best(rows["best_component"], parameters))
+    projections = [row for name, row in rows.items() if name.startswith("projection_")]
+    if projections:
+        listed = "; ".join(f"{wording.method_name(r['method'])}: {r['accuracy']:.3f}{_test(r)}" for r in projections)
+        said.append(f"Random projections of the full gradient reach: {listed}.")
+    return said + ([] if greedy is None else _greedy(greedy, full))
+
+
+def _interval(row: Mapping[str, Any]) -> str:
+    if row["accuracy_low"] is None:
+        return ""
+    return f" (95\u00a0% interval {row['accuracy_low']:.3f} to {row['accuracy_high']:.3f})"
+
+
+def _test(row: Mapping[str, Any]) -> str:
+    p = row["p_value"]
+    if p is None:
+        return ""
+    shown = "p\u00a0<\u00a00.001" if p < 0.001 else f"p\u00a0=\u00a0{p:.3f}"
+    return f" ({shown} against the full gradient)"
+
+
+def _best(row: Mapping[str, Any], parameters: pl.DataFrame | None) -> str:
+    share = None
+    if parameters is not None:
+        share = dict(parameters.select("component", "share").iter_rows()).get(row["component"])
+    size = "" if share is None else f" ({100 * share:.2g}\u00a0% of the parameters)"
+    return (
+        f"The best single component, {row['component']}{size}, reaches {row['accuracy']:.3f}{_test(row)}; it is chosen "
+        "on the same variants, which flatters it."
+    )
+
+
+def _greedy(greedy: pl.DataFrame, full: Mapping[str, Any]) -> list[str]:
+    said = []
+    for criterion, goal, what in (
+        ("agreement", CLOSE, f"an agreement of {CLOSE} with the full gradient"),
+        ("accuracy", full["accuracy"], "the full gradient's accuracy"),
+    ):
+        held = series.greedy_curves(greedy, None, criterion).held_out
+        curve = held if len(held) else series.greedy_curves(greedy, None, criterion).same
+        reached = curve.with_row_index("components", 1).filter(pl.col("value") >= goal - 1e-12)
+        if not len(reached):
+            continue
+        count, share = int(reached["components"][0]), float(reached["x"][0])
+        by_share = greedy["parameter_share"].null_count() == 0
+        size = f" holding {share:.3g}\u00a0% of the parameters" if by_share else ""
+        where = "on samples held out of the selection" if len(held) else "on the samples they were selected on"
+        noun = "component is" if count == 1 else "components are"
+        said.append(f"{count} greedily chosen {noun} enough for {what} {where}{',' if size else ''}{size}.")
+    return said

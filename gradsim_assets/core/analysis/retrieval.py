@@ -1,0 +1,141 @@
+"""How well a similarity finds the own original of each variant: accuracy, MRR, recall, intervals, paired tests."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+
+from gradsim_assets.core.analysis.scoring import best_component, recall_columns, retrieval_columns
+from gradsim_assets.core.similarity.pair_products import Candidates, PairProducts, rho
+from gradsim_assets.core.tables import schemas
+
+
+def mcnemar(first: np.ndarray, second: np.ndarray) -> float:
+    """Exact McNemar test (McNemar 1947) of two paired decisions (bool [V]): two-sided binomial p-value.
+
+    Under the null hypothesis the variants on which exactly one is right fall to either side like a fair coin; without
+    any such variant there is nothing to test and the p-value is 1. Summed here in exact integers: SciPy would be 143 MB
+    of every image for this one sum.
+    """
+    only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
+    tosses = only_first + only_second
+    ways = tail = 1  # to choose k of the tosses, and summed over k
+    for k in range(min(only_first, only_second)):
+        ways = ways * (tosses - k) // (k + 1)
+        tail += ways
+    return min(1.0, 2 * tail / 2**tosses)
+
+
+def order_as_bm25(pairs: PairProducts) -> pl.DataFrame:
+    """A stand-in for `bm25_candidates` where the scores are unknown: candidates stand in BM25 order, without ties."""
+    frame = pairs.candidates.frame
+    rank = pl.int_range(1, pl.len() + 1).over("variant_id").cast(pl.Int32)
+    return schemas.BM25_CANDIDATES.enforce(
+        frame.with_columns(rank.alias("rank")).with_columns(
+            (-pl.col("rank")).cast(pl.Float64).alias("score"), pl.lit(False).alias("forced")
+        )
+    )
+
+
+@dataclass(frozen=True)
+class Method:
+    """One row of the retrieval table: the similarities of the P pairs under one method."""
+
+    name: str
+    similarity: np.ndarray
+    is_cosine: bool = True
+    component: str | None = None
+
+
+def methods(
+    pairs: PairProducts,
+    projected: pl.DataFrame | None = None,
+    bm25: pl.DataFrame | None = None,
+    parameters: pl.DataFrame | None = None,
+) -> list[Method]:
+    """The methods of the retrieval table in order, without chance; those whose table is None are left out."""
+    result = [Method(schemas.FULL_GRADIENT, pairs.full_similarity)]
+    result += projection_methods(pairs.candidates, projected)
+    if bm25 is not None:
+        result.append(Method("bm25", pairs.candidates.align(bm25, "score"), is_cosine=False))
+    best = best_component(pairs, parameters)
+    if best is not None:
+        result.append(Method("best_component", pairs.similarity[best], component=pairs.components[best]))
+    return result
+
+
+def projection_methods(candidates: Candidates, projected: pl.DataFrame | None) -> list[Method]:
+    """One method per projection, smallest first; one of unknown proportion is named by its dimension."""
+    if projected is None or not len(projected):
+        return []
+    result = []
+    for (proportion, dimension), rows in projected.partition_by("proportion", "dimension", as_dict=True).items():
+        name = f"projection_{dimension}d" if proportion is None else f"projection_{proportion:g}"
+        result.append((dimension, Method(name, candidates.align(rows, "similarity"))))
+    return [method for _, method in sorted(result, key=lambda item: item[0])]
+
+
+def retrieval(
+    pairs: PairProducts,
+    projected: pl.DataFrame | None = None,
+    bm25: pl.DataFrame | None = None,
+    parameters: pl.DataFrame | None = None,
+) -> pl.DataFrame:
+    """The table `retrieval`: full gradient, projections, BM25, best component and chance.
+
+    All methods are scored on the variants and candidates of the dot products. `bm25` is the table `bm25_candidates`.
+    For chance all figures are expectations, and its interval and test are null. The best component is chosen on the
+    same variants that it is scored on, so its accuracy is optimistic (see `selection` for held-out figures).
+    """
+    rows = methods(pairs, projected, bm25, parameters)
+    candidates = pairs.candidates
+    ranks = np.array([candidates.ranks(method.similarity) for method in rows])
+    recall_at = recall_columns(candidates)
+    columns: dict[str, list] = {name: values.tolist() for name, values in retrieval_columns(ranks, recall_at).items()}
+    best = [candidates.best(m.similarity) if m.is_cosine else np.full(0, np.nan) for m in rows]
+    defined = [values[~np.isnan(values)] for values in best]
+    columns["mean_best_similarity"] = [float(v.mean()) if len(v) else None for v in defined]
+    columns["median_best_similarity"] = [float(np.median(v)) if len(v) else None for v in defined]
+    correct = ranks == 1
+    columns["wrong"] = (~correct).sum(axis=1).astype(float).tolist()
+    columns["only_this_right"] = (correct & ~correct[0]).sum(axis=1).tolist()
+    columns["only_full_gradient_right"] = (correct[0] & ~correct).sum(axis=1).tolist()
+    columns["p_value"] = [None, *(mcnemar(correct[0], row) for row in correct[1:])]
+    columns["agreement"] = [rho(m.similarity, pairs.full_similarity) if m.is_cosine else None for m in rows]
+    columns["component"] = [method.component for method in rows]
+    chance = chance_row(candidates, recall_at)
+    frame = pl.DataFrame(
+        {
+            "method": [*(method.name for method in rows), "chance"],
+            "variants": [len(candidates.variants)] * (len(rows) + 1),
+            **{
+                name: [None if _is_nan(value) else value for value in (*values, chance.get(name))]
+                for name, values in columns.items()
+            },
+        }
+    )
+    return schemas.RETRIEVAL.enforce(frame)
+
+
+def _is_nan(value: object) -> bool:
+    return isinstance(value, float) and np.isnan(value)
+
+
+def chance_row(candidates: Candidates, recall_at: Sequence[int]) -> dict[str, float]:
+    """Expected figures of a uniformly random order of each variant's candidates; empty without variants."""
+    count = len(candidates.variants)
+    if not count:
+        return {}
+    sizes = candidates.counts
+    has_own = candidates.has_own
+    harmonic = np.cumsum(1 / np.arange(1, sizes.max() + 1))
+    accuracy = np.where(has_own, 1 / sizes, 0)
+    row = {
+        "accuracy": float(accuracy.mean()),
+        "mrr": float(np.where(has_own, harmonic[sizes - 1] / sizes, 0).mean()),
+        "wrong": float(count - accuracy.sum()),
+    }
+    for k in recall_at:
+        row[f"recall_at_{k}"] = float(np.where(has_own, np.minimum(k, sizes) / sizes, 0).mean())
+    return row

@@ -1,0 +1,162 @@
+"""Greedy answers of the model under study, in batches that give the very tokens that one-by-one decoding gives.
+
+The loop is our own rather than `generate` for three reasons. Every row has its own limit (context - prompt), and
+`generate` keeps computing rows that have reached theirs, which runs learned positions out of their table. Rows that
+have ended leave the batch here, KV cache and all, so a long answer does not make its neighbours cost as much. And
+nothing of a model's `generation_config` (temperature, repetition penalty, ...) can leak in, except its end tokens.
+
+Identity: products of differently shaped batches round differently, so where the two best logits lie closer together
+than rounding, the batch may pick the other one. Such rows are noticed (the margin is compared with a deviation that is
+measured on the spot) and decoded again alone, where the shapes are those of one-by-one decoding.
+"""
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gradsim_assets.core.datasets.generation.decoder import (
+    Decoder,
+    Meter,
+    Progress,
+    Row,
+    evaluation,
+    fitting_batch_size,
+)
+from gradsim_assets.core.errors import InputError
+from gradsim_assets.core.models.tokenization import ChatTokenizer
+from gradsim_assets.core.samples import Sample
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Generated:
+    """One answer: its text without end token, and its lengths in tokens.
+
+    `truncated`: the context was full before the model ended its answer. `completion_tokens` excludes the end token.
+    """
+
+    id: str
+    answer: str
+    prompt_tokens: int
+    completion_tokens: int
+    truncated: bool
+
+
+def generate_answers(
+    model: Any,
+    tokenizer: ChatTokenizer,
+    samples: Sequence[Sample],
+    *,
+    max_positions: int,
+    device: str | torch.device,
+    batch_size: int | None = None,
+    progress: Progress | None = None,
+    store: Path | None = None,
+    identity: str = "",
+    log: Callable[[str], None] = _log.info,
+) -> list[Generated]:
+    """Greedy answers to the samples' user texts, in the order of the samples.
+
+    An answer ends at an end token (the tokenizer's EOS, or one of the model's `generation_config.eos_token_id`), or
+    where prompt and answer fill `max_positions` tokens (then it is kept whole and flagged). In fp32 and fp64 the tokens
+    are those of decoding each prompt alone; in half precision ties are too common to be told apart, and an answer may
+    depend on the batch.
+
+    Args:
+        model: A causal LM that is on `device` already.
+        batch_size: Rows at a time; None chooses by free memory. Halved when memory runs out, and `log` says so.
+        store: A file to which every finished answer is appended at once (JSON lines, fsynced). A later call with the
+            same store takes answers from it whose prompt, context, end tokens and `identity` are the same.
+        identity: What the answers depend on besides the prompt: the model's revision and dtype.
+
+    Raises:
+        InputError: a prompt leaves no room for an answer, the model keeps no KV cache, or one row exceeds the memory.
+    """
+    ends = _end_tokens(model, tokenizer)
+    rows = [_row(i, sample, tokenizer, max_positions, ends, identity) for i, sample in enumerate(samples)]
+    answers = _AnswerStore(store)
+    done = {row.index: found for row in rows if (found := answers.get(row)) is not None}
+    if done:
+        log(f"{len(done)} of {len(rows)} answers were finished before and are taken from {store}.")
+    pending = [row for row in rows if row.index not in done]
+    decoder = Decoder(model, ends, torch.device(device), log)
+    meter = Meter(progress, len(rows), len(done))
+    with evaluation(model):
+        for row in decoder.run(pending, batch_size or fitting_batch_size(model, device, max_positions), meter):
+            done[row.index] = _finished(row, tokenizer, ends)
+            answers.put(row, done[row.index])
+            meter.finished()
+    return [done[row.index] for row in rows]
+
+
+def _row(
+    index: int, sample: Sample, tokenizer: ChatTokenizer, max_positions: int, ends: Sequence[int], identity: str
+) -> Row:
+    prompt = tokenizer.prompt_ids(sample)
+    limit = max_positions - len(prompt)
+    if limit < 1:
+        raise InputError(
+            f"sample {sample.id}: its prompt has {len(prompt)} tokens and fills the model's context of {max_positions}, "
+            "so there is no room for an answer; shorten its user text or remove the sample."
+        )
+    key = hashlib.sha256(json.dumps([identity, max_positions, list(ends), prompt.tolist()]).encode()).hexdigest()
+    return Row(index, sample.id, prompt, limit, key)
+
+
+def _end_tokens(model: Any, tokenizer: ChatTokenizer) -> list[int]:
+    configured = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    more = configured if isinstance(configured, list | tuple) else [configured]
+    return sorted({int(token) for token in (tokenizer.tokenizer.eos_token_id, *more) if token is not None})
+
+
+def _finished(row: Row, tokenizer: ChatTokenizer, ends: Sequence[int]) -> Generated:
+    ended = row.tokens[-1] in ends
+    tokens = row.tokens[:-1] if ended else row.tokens
+    text = tokenizer.tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    return Generated(row.id, text, len(row.prompt), len(tokens), truncated=not ended)
+
+
+class _AnswerStore:
+    """Finished answers in a file of JSON lines: what a killed run had finished is not computed again."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        self.found: dict[tuple[str, str], Generated] = {}
+        if path is None:
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        content = path.read_bytes() if path.exists() else b""
+        for line in content.splitlines():
+            try:
+                entry = json.loads(line)
+                key = entry.pop("key")
+                self.found[key, entry["id"]] = Generated(**entry)
+            except (ValueError, KeyError, TypeError):
+                continue  # the line that a kill cut off: that answer is computed again
+        if content and not content.endswith(b"\n"):
+            self._append(b"\n")
+
+    def get(self, row: Row) -> Generated | None:
+        return self.found.get((row.key, row.id))
+
+    def put(self, row: Row, answer: Generated) -> None:
+        if self.path is not None:
+            self._append(json.dumps({"key": row.key, **asdict(answer)}).encode() + b"\n")
+
+    def _append(self, line: bytes) -> None:
+        assert self.path is not None
+        # One write in append mode is whole or torn, never mingled with that of another process.
+        handle = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        try:
+            os.write(handle, line)
+            os.fsync(handle)
+        finally:
+            os.close(handle)

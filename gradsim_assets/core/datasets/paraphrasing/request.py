@@ -1,0 +1,55 @@
+"""One text to be paraphrased, as it is sent to a chat model."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from gradsim_assets.core.datasets.paraphrasing.options import ParaphraserOptions, digest
+
+
+@dataclass(frozen=True)
+class Request:
+    """One text to be rewritten. Equal texts have equal keys, whatever sample and role they stand in."""
+
+    key: str
+    text: str
+    role: str
+
+    def body(self, options: ParaphraserOptions, attempt: int) -> dict[str, Any]:
+        """The chat-completions request; the seed moves on with the attempt (from 0), so that a retry can differ."""
+        body: dict[str, Any] = {
+            "model": options.model,
+            "temperature": options.temperature,
+            "max_completion_tokens": self.completion_limit,
+            "messages": [
+                {"role": "system", "content": options.system_prompt},
+                {"role": "user", "content": self.text},
+            ],
+        }
+        if options.seed is not None:
+            body["seed"] = options.seed + attempt
+        return body
+
+    @property
+    def completion_limit(self) -> int:
+        """Tokens that an answer may have: twice what the text could need, so that only runaways are cut.
+
+        A token is at least one byte, so this also bounds what a request can cost.
+        """
+        return min(16_384, 256 + 2 * estimated_tokens(self.text) + len(self.text) // 4)
+
+    def most_expensive(self, options: ParaphraserOptions) -> float:
+        """USD that one request costs at the most."""
+        # Byte-level tokenizers make at most one token of a byte; the rest is the frame of the messages.
+        prompt = len(self.text.encode()) + len(options.system_prompt.encode()) + 32
+        return options.cost(prompt, self.completion_limit)
+
+
+def request_for(text: str, role: str, options: ParaphraserOptions) -> Request:
+    """The request for one text, with the key that its answers are stored under."""
+    return Request(digest([options.campaign, text]), text, role)
+
+
+def estimated_tokens(text: str) -> int:
+    """About how many tokens a text has: four ASCII characters a token, one other character a token."""
+    ascii_characters = len(text.encode("ascii", "ignore"))
+    return -(-ascii_characters // 4) + len(text) - ascii_characters

@@ -1,0 +1,38 @@
+"""`dot_products`: products per pair and component."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import polars as pl
+
+from gradsim_assets.core.gradients.engine import PassResult
+from gradsim_assets.core.tables.schemas import DOT_PRODUCTS
+
+#: Rows that are made at a time of a table that may be larger than memory.
+_ROWS = 500_000
+
+
+def product_frame(result: PassResult, setting: str, pairs: Sequence[tuple[str, str]]) -> pl.LazyFrame:
+    """The table `dot_products/<setting>`: pairs in order, components in model order; made as it is read."""
+    components = result.components
+    step = max(1, _ROWS // max(1, len(components)))
+
+    def pieces() -> Iterator[pl.DataFrame]:
+        for start in range(0, len(pairs), step):
+            part = slice(start, start + step)
+            yield pair_columns(pairs[part], len(components)).with_columns(
+                component=pl.Series(components * len(pairs[part]), dtype=pl.String()),
+                dot_product=result.dot_products[setting][part].ravel(),
+                variant_self=result.variant_self[setting][part].ravel(),
+                original_self=result.original_self[setting][part].ravel(),
+            )
+
+    return DOT_PRODUCTS.streamed(pieces)
+
+
+def pair_columns(pairs: Sequence[tuple[str, str]], repeats: int) -> pl.DataFrame:
+    frame = pl.DataFrame(
+        {"variant_id": [variant for variant, _ in pairs], "original_id": [original for _, original in pairs]},
+        schema={"variant_id": pl.String(), "original_id": pl.String()},
+    )
+    return frame[np.repeat(np.arange(len(pairs)), repeats)]

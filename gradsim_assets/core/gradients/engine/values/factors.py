@@ -1,0 +1,84 @@
+"""Factors of gradients: what a layer's gradient is made of, and products of gradients that are never formed.
+
+The gradient of a weight matrix is sum_s left_s right_s^T over the tokens s of a sample. For two samples
+
+    <G, G'> = sum_{s,t} (left_s . left'_t) (right_s . right'_t)
+
+costs 2 S S' (O + I) instead of the 2 O I of the formed gradients plus 2 S O I each to form them (the "ghost" product
+of Li et al. 2022 and Bu et al. 2022, for two samples instead of one). An embedding's `left` is one-hot.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from gradsim_assets.core.gradients.engine.values.inner_products import dot
+
+
+@dataclass(frozen=True)
+class Part:
+    """One summand left^T right of a matrix's gradient [O, I].
+
+    `left` is dense [S, O], or int64 token ids [S] that stand for one-hot rows; `right` is [S, I].
+    """
+
+    left: torch.Tensor
+    right: torch.Tensor
+
+    @property
+    def one_hot(self) -> bool:
+        """Whether `left` holds token ids."""
+        return self.left.dtype == torch.int64
+
+    def add_to(self, out: torch.Tensor, fresh: bool) -> None:
+        """Writes (`fresh`) or adds the formed gradient to `out` [O, I], accumulating in out's dtype."""
+        if self.one_hot:
+            if fresh:
+                out.zero_()
+            out.index_add_(0, self.left, self.right.to(out.dtype))
+        elif fresh:
+            torch.mm(self.left.to(out.dtype).T, self.right.to(out.dtype), out=out)
+        else:
+            out.addmm_(self.left.to(out.dtype).T, self.right.to(out.dtype))
+
+    def tensors(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """What holding this part holds."""
+        return self.left, self.right
+
+
+class Grams:
+    """Products of token vectors of two samples, computed once where layers share an input (q, k and v do)."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        self._dtype = dtype
+        self._known: dict[tuple[int, int], torch.Tensor] = {}
+
+    def of(self, one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+        """[S, S'] products of the rows of two dense tensors."""
+        key = (id(one), id(other))
+        if key not in self._known:
+            if len(self._known) >= 4:  # a shared input is used by consecutive layers, so few suffice
+                self._known.pop(next(iter(self._known)))
+            self._known[key] = one.to(self._dtype) @ other.to(self._dtype).T
+        return self._known[key]
+
+
+def _left_gram(one: Part, other: Part, dtype: torch.dtype) -> torch.Tensor:
+    if one.one_hot and other.one_hot:
+        return (one.left[:, None] == other.left[None, :]).to(dtype)
+    if one.one_hot:
+        return other.left[:, one.left].to(dtype).T
+    if other.one_hot:
+        return one.left[:, other.left].to(dtype)
+    return one.left.to(dtype) @ other.left.to(dtype).T
+
+
+def ghost_product(ones: Sequence[Part], others: Sequence[Part], grams: Grams, dtype: torch.dtype) -> torch.Tensor:
+    """<sum of ones, sum of others> as a float64 scalar tensor, without forming either gradient; `dtype` multiplies."""
+    total = torch.zeros((), dtype=torch.float64, device=ones[0].right.device)
+    for one in ones:
+        for other in others:
+            left = _left_gram(one, other, dtype)
+            total = total + dot(left.reshape(-1), grams.of(one.right, other.right).reshape(-1))
+    return total

@@ -1,0 +1,65 @@
+"""From the tables of a shard to the request of one gradient pass, and from its result to tables."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import polars as pl
+
+from gradsim_assets.core.gradients.engine import PassRequest
+from gradsim_assets.core.models.tokenization import ChatTokenizer, ContextPolicy, encode_samples
+from gradsim_assets.core.samples import samples_of
+
+
+@dataclass(frozen=True)
+class PassInputs:
+    """The request for one shard, and what the context policy did on the way there."""
+
+    request: PassRequest
+    #: By "kept_long", "truncated" and "dropped": number of samples, originals and variants together.
+    counts: dict[str, int] = field(default_factory=dict)
+
+
+def pass_inputs(
+    originals: pl.DataFrame,
+    variants: Mapping[str, pl.DataFrame],
+    candidates: pl.DataFrame,
+    tokenizer: ChatTokenizer,
+    *,
+    max_positions: int | None,
+    learned_positions: bool,
+    policy: ContextPolicy,
+    products: Sequence[str],
+    projections: Mapping[str, Sequence[float]],
+) -> PassInputs:
+    """Encodes what the candidates ask for and lists the pairs of every setting, by variant and rank.
+
+    Pairs whose variant or original the context policy dropped are left out.
+
+    Raises:
+        InputError: as `encode_samples`.
+    """
+    counts: dict[str, int] = {}
+
+    def encode(frame: pl.DataFrame) -> list:
+        encoding = encode_samples(samples_of(frame), tokenizer, max_positions, learned_positions, policy)
+        for name in ("kept_long", "truncated", "dropped"):
+            counts[name] = counts.get(name, 0) + len(getattr(encoding, name))
+        return encoding.samples
+
+    wanted = set(candidates["original_id"].to_list())
+    encoded_originals = encode(originals.filter(pl.col("id").is_in(wanted)))
+    encoded_variants = {setting: encode(frame) for setting, frame in variants.items()}
+    present = {sample.id for sample in encoded_originals}
+    rows = list(candidates.select("variant_id", "original_id").iter_rows())
+    pairs = {}
+    for setting, samples in encoded_variants.items():
+        ids = {sample.id for sample in samples}
+        pairs[setting] = [(variant, original) for variant, original in rows if variant in ids and original in present]
+    request = PassRequest(
+        originals=encoded_originals,
+        variants=encoded_variants,
+        pairs=pairs,
+        products=frozenset(products),
+        projections={setting: tuple(proportions) for setting, proportions in projections.items()},
+    )
+    return PassInputs(request, counts)

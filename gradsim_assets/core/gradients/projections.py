@@ -1,0 +1,142 @@
+"""Random projections of gradients, component by component, that keep inner products unbiased."""
+
+import importlib.util
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+import torch
+
+from gradsim_assets.core.errors import InputError
+from gradsim_assets.core.seeds import stable_seed
+
+#: Dimensions come in multiples of this: what traker's CUDA kernel works in.
+BLOCK = 512
+
+ProjectionKind = Literal["fast", "trak"]
+Weighting = Literal["unbiased", "script"]
+
+
+def projected_dimension(size: int, proportion: float) -> int:
+    """d_c = max(512, 512 * round(p * n_c / 512)) for a component of `size` parameters."""
+    return max(BLOCK, BLOCK * round(proportion * size / BLOCK))
+
+
+def total_dimension(sizes: Sequence[int], proportion: float) -> int:
+    """Dimension of the projected full gradient: the sum over the components."""
+    return sum(projected_dimension(size, proportion) for size in sizes)
+
+
+class Projector(Protocol):
+    """Projects gradients of one component: [samples, n] to [samples, d], with E<Px, Py> = <x, y>."""
+
+    @property
+    def dimension(self) -> int:
+        """Number of dimensions d of the projection."""
+        ...
+
+    def __call__(self, gradients: torch.Tensor) -> torch.Tensor:
+        """fp32 (or wider) [samples, n] on any device -> [samples, d] of the same dtype and device."""
+        ...
+
+
+class RolledSketch:
+    """Sparse Johnson-Lindenstrauss with one non-zero a column, arranged so that it costs one pass over memory.
+
+    The gradient, padded to R rows of d numbers, becomes sum_r u_r * roll(v * g_r, k_r) with random signs u [R] and
+    v [d] and random shifts k [R]. It is a count sketch (Charikar, Chen and Farach-Colton 2002; as a random projection:
+    Weinberger et al. 2009) whose buckets are (c + k_r) mod d and whose signs are u_r * v_c. Numbers of one row never
+    collide, numbers of two rows collide with probability 1/d, and the signs of any two colliding pairs are
+    uncorrelated, so the inner product is unbiased with variance at most (|x|^2 |y|^2 + <x,y>^2) / d, that of a dense
+    Gaussian projection. The 1/sqrt(d) of dense +-1 matrices is the 1 of a matrix with one non-zero a column.
+    """
+
+    def __init__(self, name: str, size: int, dimension: int, seed: int) -> None:
+        self.size, self.dimension = size, dimension
+        rows = -(-size // dimension)
+        random = np.random.Generator(np.random.PCG64(stable_seed(seed, name)))
+        self._row_signs = (random.integers(0, 2, rows) * 2 - 1).tolist()
+        self._shifts = random.integers(0, dimension, rows).tolist()
+        self._signs = torch.from_numpy((random.integers(0, 2, dimension) * 2 - 1).astype(np.float32))
+
+    def __call__(self, gradients: torch.Tensor) -> torch.Tensor:
+        signs = self._signs = self._signs.to(gradients)
+        out = gradients.new_zeros(len(gradients), self.dimension)
+        for row, (sign, shift) in enumerate(zip(self._row_signs, self._shifts, strict=True)):
+            part = gradients[:, row * self.dimension : (row + 1) * self.dimension]
+            head = min(part.shape[1], self.dimension - shift)  # what stays in front of the wrap
+            out[:, shift : shift + head].addcmul_(part[:, :head], signs[:head], value=sign)
+            if head < part.shape[1]:
+                tail = part.shape[1] - head
+                out[:, :tail].addcmul_(part[:, head:], signs[head : head + tail], value=sign)
+        return out
+
+
+class TrakProjector:
+    """traker's dense +-1 projection (Park et al. 2023): its CUDA kernel where fast_jl is there, else its CPU projector."""
+
+    def __init__(self, name: str, size: int, dimension: int, seed: int, device: torch.device) -> None:
+        from trak.projectors import BasicProjector, CudaProjector, ProjectionType
+
+        self.dimension = dimension
+        cls, extra = BasicProjector, {"block_size": min(dimension, BLOCK)}
+        if device.type == "cuda" and importlib.util.find_spec("fast_jl"):
+            cls, extra = CudaProjector, {"max_batch_size": 32}
+        self._projector = cls(
+            grad_dim=size,
+            proj_dim=dimension,
+            seed=stable_seed(seed, name) % 2**31,  # its generators take 32 bits
+            proj_type=ProjectionType.rademacher,
+            device=device,
+            **extra,
+        )
+
+    def __call__(self, gradients: torch.Tensor) -> torch.Tensor:
+        # traker leaves the scale to its callers; without it a component weighs in with its dimension.
+        return self._projector.project(gradients, model_id=0).to(gradients.dtype) / self.dimension**0.5
+
+
+@dataclass(frozen=True)
+class _Scaled:
+    projector: Projector
+    scale: float
+
+    @property
+    def dimension(self) -> int:
+        return self.projector.dimension
+
+    def __call__(self, gradients: torch.Tensor) -> torch.Tensor:
+        return self.projector(gradients) * self.scale
+
+
+def make_projector(
+    name: str,
+    size: int,
+    proportion: float,
+    seed: int = 0,
+    kind: ProjectionKind = "fast",
+    weighting: Weighting = "unbiased",
+    device: torch.device | str = "cpu",
+) -> Projector:
+    """The projector of one component, a function of (seed, name, size, proportion) alone.
+
+    `weighting="script"` leaves out the scale 1/sqrt(d_c) as the predecessor did, so that components weigh in with
+    their dimension; it is there for comparison only.
+
+    Raises:
+        InputError: unknown kind or weighting, or a proportion outside (0, 1].
+    """
+    if not 0 < proportion <= 1:
+        raise InputError(f"projection proportion {proportion} is not in (0, 1]; give a share of the parameters.")
+    if weighting not in ("unbiased", "script"):
+        raise InputError(f'unknown projection weighting {weighting!r}; choose "unbiased" or "script".')
+    dimension = projected_dimension(size, proportion)
+    projector: Projector
+    if kind == "fast":
+        projector = RolledSketch(f"{name}:{dimension}", size, dimension, seed)
+    elif kind == "trak":
+        projector = TrakProjector(f"{name}:{dimension}", size, dimension, seed, torch.device(device))
+    else:
+        raise InputError(f'unknown projection kind {kind!r}; choose "fast" or "trak".')
+    return _Scaled(projector, dimension**0.5) if weighting == "script" else projector

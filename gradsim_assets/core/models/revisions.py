@@ -1,0 +1,114 @@
+"""Revisions of models: hub commits, and content hashes of folders."""
+
+import hashlib
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from gradsim_assets.core.errors import InputError, ServiceError
+
+#: Files of a folder that make a model what it is; anything else (logs, optimizer states) leaves its revision alone.
+_MODEL_FILES = ("*.safetensors", "*.bin", "*.json", "*.model", "*.txt", "*.jinja", "*.tiktoken")
+
+
+@dataclass(frozen=True)
+class Revision:
+    """One exact version of a model: `name` identifies it; `source` and `commit` say where transformers finds it."""
+
+    name: str
+    source: str
+    commit: str | None = None
+
+
+def is_folder(model_id: str) -> bool:
+    """Whether an id names a local folder rather than a model of the hub."""
+    return model_id.startswith(("/", "./", "../", "~")) or Path(model_id).is_dir()
+
+
+def split_revision(model_id: str) -> tuple[str, str | None]:
+    """A hub id and the branch, tag or commit behind its `@`."""
+    repo, _, revision = model_id.partition("@")
+    return repo, revision or None
+
+
+def folder_revision(folder: Path) -> str:
+    """Content hash of a model folder (16 hex digits): names and bytes of its weights, tokenizer and configuration."""
+    digest = hashlib.sha256()
+    for file in sorted({path for pattern in _MODEL_FILES for path in folder.glob(pattern)}):
+        stat = file.stat()
+        digest.update(file.name.encode())
+        digest.update(_file_hash(str(file.resolve()), stat.st_size, stat.st_mtime_ns))
+    return digest.hexdigest()[:16]
+
+
+@lru_cache(maxsize=1024)  # sensors ask again and again; size and time tell whether a file is still the same
+def _file_hash(path: str, size: int, mtime_ns: int) -> bytes:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
+
+
+def hub_revision(model_id: str, fallback: bool) -> Revision:
+    from huggingface_hub import HfApi, constants
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
+
+    repo, wanted = split_revision(model_id)
+    if constants.HF_HUB_OFFLINE:
+        return _cached_revision(repo, wanted)
+    try:
+        sha = HfApi().model_info(repo, revision=wanted, timeout=30).sha
+    except GatedRepoError as error:
+        raise InputError(f"{repo} is gated on the hub; accept its terms there and set HF_TOKEN.") from error
+    except RepositoryNotFoundError as error:
+        raise InputError(
+            f"there is no model {repo} on the hub (or HF_TOKEN may not see it); correct its id."
+        ) from error
+    except RevisionNotFoundError as error:
+        raise InputError(f"{repo} has no revision {wanted} on the hub; correct what stands behind the @.") from error
+    except Exception as error:
+        if not may_pass(error):
+            raise InputError(f"the hub refuses {repo} ({first_line(error)}); correct its id or HF_TOKEN.") from error
+        answered = isinstance(error, HfHubHTTPError)
+        if fallback and not answered:  # what was downloaded before is still good
+            with suppress(InputError):
+                return _cached_revision(repo, wanted)
+        raise ServiceError(
+            f"the hub cannot be asked for {repo} ({first_line(error)}); try again later, check the network, or give the "
+            "folder of a saved model."
+        ) from error
+    return Revision(str(sha), repo, str(sha))
+
+
+def may_pass(error: BaseException | None) -> bool:
+    """Whether an error of the hub's client, or what led to it, is one of the network or of a busy server."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    while error is not None:
+        if isinstance(error, HfHubHTTPError):
+            return error.response.status_code in (408, 425, 429) or error.response.status_code >= 500
+        # By name: releases of the hub's client are built on different HTTP packages.
+        transport = any(kind.__name__ == "TransportError" for kind in type(error).__mro__)
+        if transport or isinstance(error, ConnectionError | TimeoutError):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def first_line(error: BaseException) -> str:
+    return ": ".join([type(error).__name__, *str(error).strip().splitlines()[:1]])
+
+
+def _cached_revision(repo: str, wanted: str | None) -> Revision:
+    from huggingface_hub import constants, try_to_load_from_cache
+
+    config = try_to_load_from_cache(repo, "config.json", revision=wanted)
+    if not isinstance(config, str) and wanted is None:  # models are loaded by commit, which leaves no name in the cache
+        snapshots = Path(constants.HF_HUB_CACHE, f"models--{repo.replace('/', '--')}", "snapshots")
+        found = sorted(snapshots.glob("*/config.json"), key=lambda path: path.parent.stat().st_mtime)
+        config = str(found[-1]) if found else None
+    if not isinstance(config, str):
+        raise InputError(
+            f"{repo} is not in the local cache and HF_HUB_OFFLINE is set; download it first or unset the variable."
+        )
+    sha = Path(config).parent.name  # .../snapshots/<commit>/config.json
+    return Revision(sha, repo, sha)

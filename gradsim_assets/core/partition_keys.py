@@ -1,0 +1,80 @@
+"""Keys of partitions: models as slugs, and shards of the sample ids."""
+
+import re
+from collections.abc import Sequence
+from typing import TypeVar
+
+from gradsim_assets.core.errors import InputError
+
+_PLAIN = re.compile(r"[A-Za-z0-9._@-]")
+_SLUG = re.compile(r"(?:[A-Za-z0-9._@-]|~[0-9A-F]{2})+")
+
+T = TypeVar("T")
+
+
+def model_slug(model_id: str) -> str:
+    """The partition key of a hub id, `id@revision` or folder: `/` becomes `--`, anything unusual `~XX` (UTF-8 bytes).
+
+    Reversible by `model_id_of`; a hyphen that would be read as part of `--` is escaped too.
+    """
+    parts = []
+    for part in model_id.split("/"):
+        # A hyphen next to another or at an end would make `--` ambiguous.
+        part = re.sub(r"(?<=-)-|^-|-$", "\0", part)
+        parts.append("".join(c if _PLAIN.fullmatch(c) else _escape("-" if c == "\0" else c) for c in part))
+    return "--".join(parts)
+
+
+def _escape(character: str) -> str:
+    return "".join(f"~{byte:02X}" for byte in character.encode())
+
+
+def model_id_of(slug: str) -> str:
+    """The model id behind a partition key.
+
+    Raises:
+        InputError: the key is no slug (somebody typed a raw id into the UI's dialog); the sentence gives the right key.
+    """
+    if not _SLUG.fullmatch(slug) or (model_id := _unslug(slug)) is None or model_slug(model_id) != slug:
+        raise InputError(
+            f"{slug!r} is not the partition key of a model; the right key is {model_slug(slug)!r}. Remove the wrong one "
+            f"with `gradsim models remove '{slug}'` and add the model with `gradsim models add '{slug}'`."
+        )
+    return model_id
+
+
+def _unslug(slug: str) -> str | None:
+    path = slug.replace("--", "/")
+    try:
+        return re.sub(r"(?:~[0-9A-F]{2})+", lambda m: bytes.fromhex(m[0].replace("~", "")).decode(), path)
+    except UnicodeDecodeError:
+        return None
+
+
+def shard_keys(count: int) -> list[str]:
+    """Keys of the shards, `00`, `01`, ...
+
+    Raises:
+        InputError: fewer than 1 or more than 99 shards.
+    """
+    if not 1 <= count <= MAX_SHARDS:
+        raise InputError(f"data.shards = {count} is out of range; choose 1 to {MAX_SHARDS} shards.")
+    return [f"{index:02d}" for index in range(count)]
+
+
+def shard_slice(items: Sequence[T], key: str, count: int) -> Sequence[T]:
+    """The contiguous slice of `items` that belongs to a shard; sizes differ by at most one.
+
+    Raises:
+        InputError: more shards than items, so that one would be empty.
+    """
+    if count > len(items):
+        raise InputError(
+            f"{count} shards are more than the {len(items)} samples; set data.shards to {len(items)} or less."
+        )
+    index, size = int(key), len(items)
+    return items[index * size // count : (index + 1) * size // count]
+
+
+#: Dagster's stale status ignores a dependency on 100 or more upstream partitions.
+MAX_SHARDS = 99

@@ -1,0 +1,97 @@
+"""Which columns of its upstream tables every column of a table is made from."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from gradsim_assets.core.tables.schemas import (
+    ACCURACY_PER_COMPONENT,
+    AGREEMENT,
+    BM25_CANDIDATES,
+    DOT_PRODUCTS,
+    GRADIENT_SIMILARITY,
+    GREEDY_SELECTION,
+    LIMA,
+    MODEL_COMPARISON,
+    MODEL_GENERATED,
+    PARAMETERS_PER_COMPONENT,
+    PARAPHRASED,
+    PROJECTED_SIMILARITY,
+    RETRIEVAL,
+    SELF_SIMILARITY,
+    SETTINGS,
+)
+
+#: Stands for the dataset of a table's own setting, paraphrased or model_generated. Shown as it is (the UI takes <...> for a tag).
+VARIANTS = "variants"
+
+#: A column of an upstream table: (name of the table or VARIANTS, column).
+Source = tuple[str, str]
+
+_ORIGINALS_AND_VARIANTS: tuple[Source, ...] = ((LIMA.name, "messages"), (VARIANTS, "messages"))
+_SELVES: tuple[Source, ...] = ((DOT_PRODUCTS.name, "variant_self"), (DOT_PRODUCTS.name, "original_self"))
+_COSINES: tuple[Source, ...] = ((DOT_PRODUCTS.name, "dot_product"), *_SELVES)
+_METHODS: tuple[Source, ...] = (*_COSINES, (PROJECTED_SIMILARITY.name, "similarity"))
+_PAIRS = {name: ((BM25_CANDIDATES.name, name),) for name in ("variant_id", "original_id")}
+_COMPONENTS = {
+    name: ((PARAMETERS_PER_COMPONENT.name, name),) for name in ("component", "component_type", "depth", "parameters")
+}
+
+#: By table and column; "*" for all other columns. What a table alone decides (its own numbering, say) has no sources.
+_SOURCES: Mapping[str, Mapping[str, tuple[Source, ...]]] = {
+    PARAPHRASED.name: {"id": ((LIMA.name, "id"),), "messages": ((LIMA.name, "messages"),)},
+    MODEL_GENERATED.name: {"id": ((PARAPHRASED.name, "id"),), "*": ((PARAPHRASED.name, "messages"),)},
+    BM25_CANDIDATES.name: {
+        "variant_id": ((PARAPHRASED.name, "id"),),
+        "original_id": ((LIMA.name, "id"),),
+        "*": ((LIMA.name, "messages"), (PARAPHRASED.name, "messages")),
+    },
+    DOT_PRODUCTS.name: {
+        **_PAIRS,
+        "dot_product": _ORIGINALS_AND_VARIANTS,
+        "variant_self": ((VARIANTS, "messages"),),
+        "original_self": ((LIMA.name, "messages"),),
+    },
+    PROJECTED_SIMILARITY.name: {**_PAIRS, "similarity": _ORIGINALS_AND_VARIANTS},
+    GRADIENT_SIMILARITY.name: {
+        **{name: ((DOT_PRODUCTS.name, name),) for name in ("variant_id", "original_id", "component")},
+        "similarity": _COSINES,
+    },
+    ACCURACY_PER_COMPONENT.name: {**_COMPONENTS, "*": _COSINES},
+    AGREEMENT.name: {**_COMPONENTS, "agreement": _COSINES},
+    GREEDY_SELECTION.name: {
+        "component": ((DOT_PRODUCTS.name, "component"),),
+        **dict.fromkeys(("round", "value", "selection_value"), _COSINES),
+        "parameter_share": ((PARAMETERS_PER_COMPONENT.name, "parameters"),),
+    },
+    SELF_SIMILARITY.name: {**_COMPONENTS, "variant_id": ((DOT_PRODUCTS.name, "variant_id"),), "*": _COSINES},
+    RETRIEVAL.name: {
+        "component": ((DOT_PRODUCTS.name, "component"),),
+        "variants": ((DOT_PRODUCTS.name, "variant_id"),),
+        "method": ((PROJECTED_SIMILARITY.name, "proportion"),),
+        **dict.fromkeys(("mean_best_similarity", "median_best_similarity", "agreement"), _METHODS),
+        "*": (*_METHODS, (BM25_CANDIDATES.name, "score")),
+    },
+}
+
+#: Tables with a part for each setting.
+_BY_SETTING = {DOT_PRODUCTS.name, PROJECTED_SIMILARITY.name, RETRIEVAL.name}
+
+
+def sources(key: Sequence[str], columns: Iterable[str]) -> dict[str, list[tuple[list[str], str]]]:
+    """By column of a table (of those given) the (asset key, column) pairs that it is made from; others are left out."""
+    name, setting = key[0], key[-1]
+    if name == MODEL_COMPARISON.name:
+        return {
+            column: [([RETRIEVAL.name, setting], column) for setting in SETTINGS]
+            for column in columns
+            if column not in ("model", "setting")
+        }
+    rules = _SOURCES.get(name, {})
+    return {
+        column: [(_key(table, setting), of) for table, of in found]
+        for column in columns
+        if (found := rules.get(column, rules.get("*", ())))
+    }
+
+
+def _key(table: str, setting: str) -> list[str]:
+    return [setting] if table == VARIANTS else [table, setting] if table in _BY_SETTING else [table]

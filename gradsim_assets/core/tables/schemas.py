@@ -1,0 +1,257 @@
+"""Schemas of all tables: names, dtypes, meaning and unit of every column. Enforced whenever a table is written."""
+
+import polars as pl
+
+from gradsim_assets.core.tables.table_schema import Column, TableSchema
+
+#: The two ways of making a variant of a training sample.
+SETTINGS = ("paraphrased", "model_generated")
+
+#: The name under which the concatenation of all components stands in the column `component`.
+FULL_GRADIENT = "full_gradient"
+
+MESSAGES = pl.List(pl.Struct({"role": pl.String(), "content": pl.String()}))
+
+
+def _pair_columns() -> dict[str, Column]:
+    return {
+        "variant_id": Column(pl.String(), "id of the variant (the query)"),
+        "original_id": Column(pl.String(), "id of the original it is compared with"),
+    }
+
+
+def _component_columns() -> dict[str, Column]:
+    return {
+        "component": Column(pl.String(), "one named parameter tensor of the model"),
+        "component_type": Column(pl.String(), "what the tensor is, without its block: self_attn.q_proj, ..."),
+        "depth": Column(pl.Int32(), "number of the block it stands in; null outside the blocks", nullable=True),
+        # Null where nobody knows: imported results without the model's config.json.
+        "parameters": Column(pl.Int64(), "number of parameters", nullable=True),
+    }
+
+
+def _retrieval_columns() -> dict[str, Column]:
+    # Null where no variant of the table can be scored.
+    return {
+        "accuracy": Column(
+            pl.Float64(), "share of variants whose own original comes out on top, strictly", "share", True
+        ),
+        "accuracy_low": Column(pl.Float64(), "lower end of the 95 % bootstrap interval", "share", True),
+        "accuracy_high": Column(pl.Float64(), "upper end of the 95 % bootstrap interval", "share", True),
+        "mrr": Column(pl.Float64(), "mean reciprocal rank of the own original", "share", True),
+    }
+
+
+RECALL = {
+    r"recall_at_\d+": Column(pl.Float64(), "share of variants whose own original is among the top k", "share", True)
+}
+
+_SAMPLE = {
+    "id": Column(pl.String(), "id of the sample; a variant bears the id of its original"),
+    "messages": Column(MESSAGES, "one user and one assistant message"),
+}
+
+LIMA = TableSchema("lima", _SAMPLE, key=("id",), open=True)
+
+PARAPHRASED = TableSchema(
+    "paraphrased",
+    {
+        **_SAMPLE,
+        "provider": Column(pl.String(), "where the paraphrase came from: demo, file, or the chat service"),
+        "paraphrase_model": Column(pl.String(), "chat model that wrote it", nullable=True),
+        "prompt_tokens": Column(pl.Int64(), "tokens sent to the chat model", "tokens", True),
+        "completion_tokens": Column(pl.Int64(), "tokens received from the chat model", "tokens", True),
+        "flag": Column(pl.String(), "why the paraphrase is doubtful; null when it is sound", nullable=True),
+    },
+    key=("id",),
+    open=True,
+)
+
+MODEL_GENERATED = TableSchema(
+    "model_generated",
+    {
+        **_SAMPLE,
+        "prompt_tokens": Column(pl.Int64(), "length of the templated prompt", "tokens"),
+        "completion_tokens": Column(pl.Int64(), "length of the answer, without EOS", "tokens"),
+        "truncated": Column(pl.Boolean(), "the answer was cut by the model's context"),
+    },
+    key=("id",),
+)
+
+BM25_CANDIDATES = TableSchema(
+    "bm25_candidates",
+    {
+        **_pair_columns(),
+        "rank": Column(pl.Int32(), "rank of the original for this variant, from 1"),
+        "score": Column(pl.Float64(), "BM25 (Okapi) score of the original's user text"),
+        "forced": Column(pl.Boolean(), "the variant's own original, put in place of the last candidate"),
+    },
+    key=("variant_id", "original_id"),
+)
+
+DOT_PRODUCTS = TableSchema(
+    "dot_products",
+    {
+        **_pair_columns(),
+        "component": Column(pl.String(), "one named parameter tensor of the model"),
+        "dot_product": Column(
+            pl.Float64(), "<gradient of the variant, gradient of the original> in this component", "(nats/parameter)²"
+        ),
+        # Null only in imported results that lack the self product.
+        "variant_self": Column(pl.Float64(), "squared norm of the variant's gradient", "(nats/parameter)²", True),
+        "original_self": Column(pl.Float64(), "squared norm of the original's gradient", "(nats/parameter)²", True),
+    },
+    key=("variant_id", "original_id", "component"),
+)
+
+PROJECTED_SIMILARITY = TableSchema(
+    "projected_similarity",
+    {
+        **_pair_columns(),
+        # Null only in imported results without the model's config.json.
+        "proportion": Column(pl.Float64(), "nominal size of the projection", "share of the parameters", True),
+        "dimension": Column(
+            pl.Int64(), "real total dimension, summed over the components (the nominal one in imported results)"
+        ),
+        "similarity": Column(pl.Float64(), "cosine of the projected full gradients", "cosine", True),
+    },
+    key=("variant_id", "original_id", "proportion"),
+)
+
+GRADIENT_SIMILARITY = TableSchema(
+    "gradient_similarity",
+    {
+        **_pair_columns(),
+        "component": Column(pl.String(), f"one named parameter tensor, or {FULL_GRADIENT}"),
+        "similarity": Column(pl.Float64(), "cosine of the two gradients; null where one has no length", "cosine", True),
+    },
+    key=("variant_id", "original_id", "component"),
+)
+
+PARAMETERS_PER_COMPONENT = TableSchema(
+    "parameters_per_component",
+    {**_component_columns(), "share": Column(pl.Float64(), "share of all parameters", "share", True)},
+    key=("component",),
+)
+
+ACCURACY_PER_COMPONENT = TableSchema(
+    "accuracy_per_component",
+    {**_component_columns(), **_retrieval_columns()},
+    key=("component",),
+    families=RECALL,
+)
+
+AGREEMENT = TableSchema(
+    "agreement",
+    {
+        **_component_columns(),
+        "agreement": Column(
+            pl.Float64(),
+            "cosine between all pair similarities under the component and under the full gradient",
+            "cosine",
+            True,
+        ),
+    },
+    key=("component",),
+)
+
+GREEDY_SELECTION = TableSchema(
+    "greedy_selection",
+    {
+        "criterion": Column(pl.String(), "what each round maximises: agreement or accuracy"),
+        "evaluation": Column(
+            pl.String(), "same_ids, or held_out: selected on one half of the ids, scored on the other"
+        ),
+        "split": Column(pl.Int32(), "number of the random halving of the ids, from 1; 0 for same_ids"),
+        "round": Column(pl.Int32(), "round of the selection, from 1"),
+        "component": Column(pl.String(), "component added in this round"),
+        "value": Column(pl.Float64(), "the criterion after this round, on the scoring ids", nullable=True),
+        "selection_value": Column(pl.Float64(), "the criterion after this round, on the selecting ids", nullable=True),
+        "parameter_share": Column(pl.Float64(), "cumulated share of the parameters", "share", True),
+    },
+    key=("criterion", "evaluation", "split", "round"),
+    open=True,
+)
+
+SELF_SIMILARITY = TableSchema(
+    "self_similarity",
+    {
+        "variant_id": Column(pl.String(), "id of the variant, compared with its own original"),
+        **_component_columns(),
+        "similarity": Column(pl.Float64(), "cosine of the two gradients in this component", "cosine", True),
+        "full_gradient": Column(pl.Float64(), "cosine of the two full gradients", "cosine", True),
+        "best_component": Column(pl.Float64(), "cosine of the two gradients in the best component", "cosine", True),
+        "divergence": Column(pl.Float64(), "|best component - full gradient|", "cosine", True),
+        "divergence_rank": Column(pl.Int32(), "1 for the sample where the two diverge most"),
+    },
+    key=("variant_id", "component"),
+)
+
+RETRIEVAL = TableSchema(
+    "retrieval",
+    {
+        "method": Column(
+            pl.String(), f"{FULL_GRADIENT}, bm25, best_component, projection_P (P the proportion) or chance"
+        ),
+        **_retrieval_columns(),
+        "mean_best_similarity": Column(pl.Float64(), "mean over variants of the highest similarity", "cosine", True),
+        "median_best_similarity": Column(
+            pl.Float64(), "median over variants of the highest similarity", "cosine", True
+        ),
+        "wrong": Column(
+            pl.Float64(),
+            "variants whose own original does not come out on top (expected number for chance)",
+            nullable=True,
+        ),
+        "only_this_right": Column(
+            pl.Int64(), "variants that this method gets right and the full gradient wrong", nullable=True
+        ),
+        "only_full_gradient_right": Column(
+            pl.Int64(), "variants that the full gradient gets right and this method wrong", nullable=True
+        ),
+        "p_value": Column(
+            pl.Float64(), "exact McNemar test of the method against the full gradient, two-sided", nullable=True
+        ),
+        "agreement": Column(
+            pl.Float64(), "cosine between all pair similarities under the method and the full gradient", "cosine", True
+        ),
+        "component": Column(pl.String(), "the component, for best_component", nullable=True),
+        "variants": Column(pl.Int64(), "number of variants scored"),
+    },
+    key=("method",),
+    families=RECALL,
+    open=True,
+)
+
+MODEL_COMPARISON = TableSchema(
+    "model_comparison",
+    {
+        "model": Column(pl.String(), "model id"),
+        "setting": Column(pl.String(), "paraphrased or model_generated"),
+        "method": Column(pl.String(), "method of the retrieval table"),
+        **_retrieval_columns(),
+    },
+    key=("model", "setting", "method"),
+    open=True,
+)
+
+#: Every table by the first part of its asset key.
+TABLES: dict[str, TableSchema] = {
+    schema.name: schema
+    for schema in (
+        LIMA,
+        PARAPHRASED,
+        MODEL_GENERATED,
+        BM25_CANDIDATES,
+        DOT_PRODUCTS,
+        PROJECTED_SIMILARITY,
+        GRADIENT_SIMILARITY,
+        PARAMETERS_PER_COMPONENT,
+        ACCURACY_PER_COMPONENT,
+        AGREEMENT,
+        GREEDY_SELECTION,
+        SELF_SIMILARITY,
+        RETRIEVAL,
+        MODEL_COMPARISON,
+    )
+}

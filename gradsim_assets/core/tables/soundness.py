@@ -1,0 +1,177 @@
+"""What makes a table unsound: every function takes frames and returns findings, one sentence each, none for a sound one."""
+
+from collections.abc import Iterable, Mapping
+
+import polars as pl
+
+from gradsim_assets.core.tables.table_schema import TableSchema
+
+Findings = list[str]
+
+#: How far |D_ij| may exceed sqrt(D_ii D_jj), and how far two computations of one self product may lie apart, relative
+#: to their size. Sums of fp32 products over 1e7 to 1e9 parameters agree to about 1e-5 whatever their order; a wrong
+#: sample, a stale model or a mixed-up component is off by far more than 1e-3.
+TOLERANCE = 1e-3
+
+_PAIR = ["variant_id", "original_id"]
+
+
+def schema_findings(schema: TableSchema, frame: pl.DataFrame) -> Findings:
+    """Columns that are missing, unknown or of another dtype, and nulls where null is no value."""
+    found = [f"column {name} is missing" for name in schema.columns if name not in frame.columns]
+    for name, dtype in frame.schema.items():
+        column = schema.column(name)
+        if column is None:
+            if not schema.open:
+                found.append(f"column {name} is not part of the schema")
+            continue
+        if dtype != column.dtype:
+            found.append(f"column {name} is {dtype}, not {column.dtype}")
+        if not column.nullable and (nulls := frame[name].null_count()):
+            found.append(f"column {name} holds {nulls} null values")
+    return found
+
+
+def duplicate_findings(schema: TableSchema, frame: pl.DataFrame) -> Findings:
+    """Rows that share the columns which identify a row."""
+    key = list(schema.key)
+    repeated = frame.select(key).filter(pl.struct(key).is_duplicated())
+    if repeated.is_empty():
+        return []
+    return [f"{repeated.n_unique()} keys occur more than once, such as {_named(repeated, key)}"]
+
+
+def flag_findings(frame: pl.DataFrame) -> Findings:
+    """Paraphrases that carry a flag, by what is doubtful about them."""
+    counts = frame.filter(pl.col("flag").is_not_null()).group_by("flag", maintain_order=True).agg(pl.col("id"))
+    return [f"{len(ids)} paraphrases are flagged {flag!r}, such as {ids[0]}" for flag, ids in counts.iter_rows()]
+
+
+def finite_findings(frame: pl.DataFrame) -> Findings:
+    """NaN and infinity in columns of numbers (null is how a table says "undefined")."""
+    found = []
+    for name, dtype in frame.schema.items():
+        if dtype.is_float() and (count := int((~frame[name].is_finite()).sum())):
+            found.append(f"column {name} holds {count} values that are NaN or infinite")
+    return found
+
+
+def sample_findings(frame: pl.DataFrame, expected: Iterable[str], source: str, dropped: int = 0) -> Findings:
+    """Samples of a dataset that are not those of `source`; up to `dropped` may be missing."""
+    ids, wanted = set(frame["id"].to_list()), set(expected)
+    found = []
+    if extra := sorted(ids - wanted):
+        found.append(f"{len(extra)} samples are not in {source}, such as {extra[0]}")
+    missing = sorted(wanted - ids)
+    if len(missing) > dropped:
+        found.append(f"{len(missing)} samples of {source} are missing, such as {missing[0]}")
+    return found
+
+
+def pair_findings(frame: pl.DataFrame, expected: pl.DataFrame, per_pair: str, dropped: bool = False) -> Findings:
+    """Rows = variants x candidates x distinct values of `per_pair` (component, proportion).
+
+    `expected` holds the pairs (variant_id, original_id) of the candidates. With `dropped`, pairs may be missing whose
+    sample the context policy left out.
+    """
+    pairs, wanted = frame.select(_PAIR).unique(), expected.select(_PAIR).unique()
+    found = []
+    extra = pairs.join(wanted, on=_PAIR, how="anti").sort(_PAIR)
+    if extra.height:
+        found.append(f"{extra.height} pairs are not among the candidates, such as {_named(extra, _PAIR)}")
+    missing = wanted.join(pairs, on=_PAIR, how="anti").sort(_PAIR)
+    if missing.height and not dropped:
+        found.append(f"{missing.height} of {wanted.height} pairs are missing, such as {_named(missing, _PAIR)}")
+    values = frame[per_pair].n_unique()
+    if frame.height != pairs.height * values:
+        found.append(f"{frame.height} rows are not {pairs.height} pairs x {values} of column {per_pair}")
+    return found
+
+
+def component_findings(frame: pl.DataFrame, components: Iterable[str] | None) -> Findings:
+    """Components of the model that a table does not have, and such as the model does not have; None: not known."""
+    if components is None:
+        return []
+    found, wanted = set(frame["component"].to_list()), set(components)
+    findings = []
+    for absent, what in ((wanted - found, "of the model are missing"), (found - wanted, "are not the model's")):
+        if absent:
+            findings.append(f"{len(absent)} components {what}, such as {min(absent)}")
+    return findings
+
+
+def product_findings(frame: pl.DataFrame, tolerance: float = TOLERANCE) -> Findings:
+    """Self products below zero, gradients without any length, and |D_ij| > sqrt(D_ii D_jj) (Cauchy-Schwarz).
+
+    A self product of zero is right for a component that got no gradient (an expert that no token chose); then the dot
+    product must be zero too, which Cauchy-Schwarz says.
+    """
+    found = []
+    for side, name in (("variant", "variant_id"), ("original", "original_id")):
+        column = f"{side}_self"
+        negative = frame.filter(pl.col(column) < 0)
+        if negative.height:
+            found.append(f"{column} is negative in {negative.height} rows, such as {_named(negative, [name])}")
+        lengths = frame.group_by(name).agg(pl.col(column).sum(), known=pl.col(column).is_not_null().any())
+        lost = lengths.filter(pl.col("known") & (pl.col(column) == 0)).sort(name)
+        if lost.height:
+            found.append(f"{lost.height} {side}s have a gradient of zero in every component, such as {lost[name][0]}")
+    bound = (pl.col("variant_self").clip(0) * pl.col("original_self").clip(0)).sqrt() * (1 + tolerance)
+    broken = frame.filter(pl.col("dot_product").abs() > bound)
+    if broken.height:
+        found.append(
+            f"|dot_product| exceeds the product of the two norms in {broken.height} rows, such as "
+            f"{_named(broken, [*_PAIR, 'component'])}"
+        )
+    return found
+
+
+def cosine_findings(frame: pl.DataFrame, column: str = "similarity", tolerance: float = TOLERANCE) -> Findings:
+    """Cosines beyond [-1, 1]."""
+    beyond = frame.filter(pl.col(column).abs() > 1 + tolerance)
+    return [f"{column} is beyond [-1, 1] in {beyond.height} rows"] if beyond.height else []
+
+
+def agreement_findings(selves: Mapping[str, pl.DataFrame], tolerance: float = TOLERANCE) -> Findings:
+    """Originals whose self product in one component differs between rows or between partitions.
+
+    `selves` holds, by name of a partition, frames with original_id, component, original_self.
+    """
+    frames = [
+        frame.select("original_id", "component", "original_self", partition=pl.lit(name))
+        for name, frame in selves.items()
+    ]
+    if not frames:
+        return []
+    spread = (
+        pl.concat([frame.lazy() for frame in frames])
+        .group_by("original_id", "component")
+        .agg(
+            low=pl.col("original_self").min(),
+            high=pl.col("original_self").max(),
+            partitions=pl.col("partition").unique().sort(),
+        )
+        .filter(pl.col("high") - pl.col("low") > tolerance * pl.col("high").abs())
+        .sort("original_id", "component")
+        .collect()
+    )
+    if spread.is_empty():
+        return []
+    row = spread.row(0, named=True)
+    return [
+        f"{spread.height} self products of originals differ, such as {row['original_id']} in {row['component']}: "
+        f"{row['low']:.6g} to {row['high']:.6g} (partitions {', '.join(row['partitions'])})"
+    ]
+
+
+def drift(current: Mapping[str, float], previous: Mapping[str, float], limit: float = 0.1) -> Findings:
+    """Methods whose retrieval accuracy moved by more than `limit` since the previous revision."""
+    return [
+        f"accuracy of {method} went from {previous[method]:.3f} to {value:.3f}"
+        for method, value in current.items()
+        if method in previous and method != "chance" and abs(value - previous[method]) > limit
+    ]
+
+
+def _named(frame: pl.DataFrame, columns: list[str]) -> str:
+    return "(" + ", ".join(map(str, frame.select(columns).row(0))) + ")"

@@ -1,0 +1,61 @@
+"""The asset `model_comparison`."""
+
+from collections.abc import Iterable
+
+import dagster as dg
+import polars as pl
+
+from gradsim_assets.core.analysis.model_comparison import model_comparison
+from gradsim_assets.core.analysis.plots.of_table import plots_of
+from gradsim_assets.core.partition_keys import model_id_of, model_slug
+from gradsim_assets.core.tables.schemas import MODEL_COMPARISON, RETRIEVAL, SETTINGS
+from gradsim_assets.core.tables.storage import Partition
+from gradsim_assets.defs.code_version import code_version
+from gradsim_assets.defs.failures import input_errors
+from gradsim_assets.defs.table_results import column_schema, plot_metadata, table_result
+from gradsim_assets.orchestration.groups import ANALYSIS, TABLE_KINDS
+from gradsim_assets.orchestration.partitions import ALL, MODELS
+from gradsim_assets.resources.table_store import TableStore
+
+
+def build() -> dg.AssetsDefinition:
+    @dg.asset(
+        name=MODEL_COMPARISON.name,
+        group_name=ANALYSIS,
+        deps=[dg.AssetDep([RETRIEVAL.name, setting], partition_mapping=ALL) for setting in SETTINGS],
+        kinds=TABLE_KINDS,
+        metadata=column_schema(MODEL_COMPARISON),
+        code_version=code_version("core.analysis.model_comparison"),
+        description="The retrieval figures of every model side by side; models without results yet are left out.",
+    )
+    def model_comparison_(context: dg.AssetExecutionContext, store: TableStore) -> dg.MaterializeResult[pl.DataFrame]:
+        slugs = context.instance.get_dynamic_partitions(str(MODELS.name))
+        found = _retrievals(slugs, store)
+        context.log.info(f"{len({model for model, _ in found})} of {len(slugs)} models have results")
+        frame = model_comparison(found)
+        return table_result(
+            MODEL_COMPARISON,
+            frame,
+            metadata=plot_metadata(plots_of(MODEL_COMPARISON.name, frame)),
+            provenance={"revisions": _revisions(found, store)},
+        )
+
+    return model_comparison_
+
+
+def _retrievals(slugs: Iterable[str], store: TableStore) -> dict[tuple[str, str], pl.DataFrame]:
+    with input_errors():
+        return {
+            (model_id_of(slug), setting): store.tables.read([RETRIEVAL.name, setting], Partition(slug))
+            for slug in sorted(slugs)
+            for setting in SETTINGS
+            if store.tables.exists([RETRIEVAL.name, setting], Partition(slug))
+        }
+
+
+def _revisions(found: Iterable[tuple[str, str]], store: TableStore) -> dict[str, str | None]:
+    """The revision of every model whose retrieval tables (model, setting) were found; None for imported ones."""
+    return {
+        model: store.tables.provenance([RETRIEVAL.name, setting], Partition(model_slug(model))).get("revision")
+        for model, setting in found
+    }

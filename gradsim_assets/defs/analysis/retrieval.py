@@ -1,0 +1,74 @@
+"""The assets `retrieval/<setting>`."""
+
+import dagster as dg
+import polars as pl
+
+from gradsim_assets.core.analysis.plots.of_table import plots_of
+from gradsim_assets.core.analysis.retrieval import order_as_bm25, retrieval
+from gradsim_assets.core.similarity.pair_products import PairProducts
+from gradsim_assets.core.tables.schemas import (
+    BM25_CANDIDATES,
+    DOT_PRODUCTS,
+    PARAMETERS_PER_COMPONENT,
+    PROJECTED_SIMILARITY,
+    RETRIEVAL,
+    SETTINGS,
+)
+from gradsim_assets.core.tables.storage import Partition
+from gradsim_assets.defs.code_version import code_version
+from gradsim_assets.defs.failures import input_errors
+from gradsim_assets.defs.table_results import column_schema, model_provenance, plot_metadata, table_result
+from gradsim_assets.orchestration.groups import ANALYSIS, TABLE_KINDS
+from gradsim_assets.orchestration.partitions import ALL, BY_MODEL, MODELS, Partitions
+from gradsim_assets.resources.table_store import TableStore
+
+
+def build(partitions: Partitions) -> list[dg.AssetsDefinition]:
+    """One asset a setting."""
+    return [_build(setting, partitions) for setting in SETTINGS]
+
+
+def _build(setting: str, partitions: Partitions) -> dg.AssetsDefinition:
+    @dg.asset(
+        name=setting,
+        key_prefix=[RETRIEVAL.name],
+        group_name=ANALYSIS,
+        partitions_def=MODELS,
+        ins={
+            "dot_products": dg.AssetIn([DOT_PRODUCTS.name, setting], partition_mapping=BY_MODEL),
+            "parameters": dg.AssetIn(PARAMETERS_PER_COMPONENT.name),
+        },
+        deps=[
+            dg.AssetDep([PROJECTED_SIMILARITY.name, setting], partition_mapping=BY_MODEL),
+            dg.AssetDep(BM25_CANDIDATES.name, partition_mapping=ALL),
+        ],
+        kinds=TABLE_KINDS,
+        metadata=column_schema(RETRIEVAL),
+        code_version=code_version("core.analysis.retrieval"),
+        description=(
+            f"Which method finds the right original ({setting}): full gradient, random projections, BM25, the best "
+            "component, chance. Differences whose intervals overlap widely, or with a large p-value, say nothing."
+        ),
+    )
+    def run_retrieval(
+        context: dg.AssetExecutionContext, dot_products: pl.LazyFrame, parameters: pl.DataFrame, store: TableStore
+    ) -> dg.MaterializeResult[pl.DataFrame]:
+        model, shards = context.partition_key, partitions.shards.get_partition_keys()
+        with input_errors():
+            pairs = PairProducts.from_frame(dot_products, parameters["component"].to_list())
+            projected = store.optional([PROJECTED_SIMILARITY.name, setting], [Partition(model, s) for s in shards])
+            # Imported results have no scores of ours, only the order of their candidates.
+            imported = store.tables.provenance([DOT_PRODUCTS.name, setting], Partition(model, shards[0])).get(
+                "imported"
+            )
+            bm25 = None if imported else store.optional([BM25_CANDIDATES.name], [Partition(shard=s) for s in shards])
+            frame = retrieval(pairs, projected, order_as_bm25(pairs) if bm25 is None else bm25, parameters)
+        accuracy = dict(frame.select("method", "accuracy").iter_rows())
+        metadata = {
+            **{f"accuracy/{method}": value for method, value in accuracy.items() if value is not None},
+            **plot_metadata(plots_of(RETRIEVAL.name, frame, setting)),
+        }
+        provenance = model_provenance(context, store, setting, dot_products)
+        return table_result(RETRIEVAL, frame, metadata=metadata, provenance=provenance)
+
+    return run_retrieval

@@ -1,0 +1,35 @@
+"""What checks return."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import dagster as dg
+
+from gradsim_assets.core.tables import soundness
+from gradsim_assets.core.tables.storage import Partition
+from gradsim_assets.orchestration.partitions import partition_of
+
+
+def checked_partition(context: dg.AssetCheckExecutionContext, dimension: str | None) -> Partition:
+    if dimension is None:
+        return Partition()
+    return partition_of(context.op_execution_context.partition_key, dimension)
+
+
+def check_result(
+    found: soundness.Findings,
+    key: Sequence[str],
+    partition: Partition,
+    name: str,
+    metadata: Mapping[str, Any],
+    **more: Any,
+) -> dg.AssetCheckResult:
+    where = f"{'/'.join(key)} {partition}"
+    return dg.AssetCheckResult(
+        asset_key=dg.AssetKey(list(key)),
+        check_name=name,
+        passed=not found,
+        description="; ".join([f"{where}: {found[0]}", *found[1:]]) if found else f"{where} is sound",
+        metadata={**metadata, "findings": dg.MetadataValue.md("\n".join(f"- {f}" for f in found) or "none")},
+        **more,
+    )

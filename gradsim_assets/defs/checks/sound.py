@@ -1,0 +1,185 @@
+"""Checks of the tables themselves, per partition where the table is partitioned."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import dagster as dg
+import polars as pl
+
+from gradsim_assets.core.candidates.bm25_candidates import model_candidates
+from gradsim_assets.core.errors import InputError
+from gradsim_assets.core.tables import soundness
+from gradsim_assets.core.tables.audit import read_audited
+from gradsim_assets.core.tables.schemas import (
+    BM25_CANDIDATES,
+    DOT_PRODUCTS,
+    GRADIENT_SIMILARITY,
+    LIMA,
+    MODEL_GENERATED,
+    PARAMETERS_PER_COMPONENT,
+    PARAPHRASED,
+    PROJECTED_SIMILARITY,
+    SETTINGS,
+    TABLES,
+)
+from gradsim_assets.core.tables.storage import Partition
+from gradsim_assets.defs.checks.accuracy_drift import drift
+from gradsim_assets.defs.checks.no_flags import flags
+from gradsim_assets.defs.checks.results import check_result, checked_partition
+from gradsim_assets.orchestration.partitions import MODELS, Partitions, dimension_of
+from gradsim_assets.resources.table_store import TableStore
+
+#: The check that every table has, blocking: downstream of a wrong table nothing is computed in the same run.
+SOUND = "sound"
+
+Rules = Callable[[TableStore, Sequence[str], Partition, pl.DataFrame], soundness.Findings]
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Tables that one step writes, so that one step checks them (each step is a pod on Kubernetes)."""
+
+    name: str
+    keys: tuple[tuple[str, ...], ...]
+    partitions_def: dg.PartitionsDefinition | None
+    rules: Rules
+
+
+def build_tables(partitions: Partitions) -> list[dg.AssetChecksDefinition]:
+    """The checks of the tables for one configuration."""
+    gradient_keys = tuple((t.name, s) for t in (DOT_PRODUCTS, PROJECTED_SIMILARITY) for s in SETTINGS)
+    shards = tuple(partitions.shards.get_partition_keys())
+    groups = [
+        _Group("originals_sound", ((LIMA.name,),), None, _no_rules),
+        _Group("paraphrases_sound", ((PARAPHRASED.name,),), partitions.shards, _paraphrase_rules),
+        _Group("candidates_sound", ((BM25_CANDIDATES.name,),), partitions.shards, _candidate_rules),
+        _Group("answers_sound", ((MODEL_GENERATED.name,),), partitions.model_shards, _answer_rules),
+        _Group("gradients_sound", gradient_keys, partitions.model_shards, _gradient_rules),
+        _Group(
+            "similarities_sound",
+            tuple((GRADIENT_SIMILARITY.name, setting) for setting in SETTINGS),
+            MODELS,
+            _similarity_rules(shards),
+        ),
+    ]
+    return [*map(_checks, groups), flags(partitions), drift()]
+
+
+def _checks(group: _Group) -> dg.AssetChecksDefinition:
+    specs = [
+        dg.AssetCheckSpec(
+            SOUND,
+            asset=dg.AssetKey(list(key)),
+            blocking=True,
+            partitions_def=group.partitions_def,
+            description="The file is whole and ours; schema, rows, duplicates and numbers are what they must be.",
+        )
+        for key in group.keys
+    ]
+
+    @dg.multi_asset_check(name=group.name, specs=specs, can_subset=True)
+    def check_tables(context: dg.AssetCheckExecutionContext, store: TableStore) -> Iterator[dg.AssetCheckResult]:
+        partition = checked_partition(context, dimension_of(group.partitions_def))
+        for check_key in sorted(context.selected_asset_check_keys):
+            key = check_key.asset_key.path
+            found, rows = _findings(group.rules, store, key, partition)
+            yield check_result(found, key, partition, SOUND, {"rows": rows})
+
+    return check_tables
+
+
+def _findings(
+    rules: Rules, store: TableStore, key: Sequence[str], partition: Partition
+) -> tuple[soundness.Findings, int]:
+    frame, found = read_audited(store.tables, key, partition)
+    if frame is None:
+        return found, 0
+    schema = TABLES[key[0]]
+    found += soundness.schema_findings(schema, frame)
+    if found:  # what follows takes the columns for granted
+        return found, frame.height
+    found += soundness.duplicate_findings(schema, frame) + soundness.finite_findings(frame)
+    try:
+        found += rules(store, key, partition, frame)
+    except InputError as error:  # an input of the table is missing or damaged
+        found.append(str(error))
+    return found, frame.height
+
+
+def _no_rules(store: TableStore, key: Sequence[str], partition: Partition, frame: pl.DataFrame) -> soundness.Findings:
+    return []
+
+
+def _paraphrase_rules(
+    store: TableStore, key: Sequence[str], partition: Partition, frame: pl.DataFrame
+) -> soundness.Findings:
+    originals = set(store.tables.read([LIMA.name])["id"].to_list())
+    orphans = sorted(set(frame["id"].to_list()) - originals)
+    return [f"{len(orphans)} paraphrases have no original, such as {orphans[0]}"] if orphans else []
+
+
+def _candidate_rules(
+    store: TableStore, key: Sequence[str], partition: Partition, frame: pl.DataFrame
+) -> soundness.Findings:
+    variants = store.tables.read([PARAPHRASED.name], Partition(shard=partition.shard))
+    compared = frame.select(id=pl.col("variant_id")).unique()
+    found = soundness.sample_findings(compared, variants["id"].to_list(), "the paraphrases")
+    own = frame.filter(pl.col("variant_id") == pl.col("original_id"))["variant_id"].n_unique()
+    if own != compared.height:
+        found.append(f"{compared.height - own} variants do not have their own original among their candidates")
+    return found
+
+
+def _answer_rules(
+    store: TableStore, key: Sequence[str], partition: Partition, frame: pl.DataFrame
+) -> soundness.Findings:
+    variants = store.tables.read([PARAPHRASED.name], Partition(shard=partition.shard))
+    dropped = int(store.tables.provenance(key, partition).get("dropped") or 0)
+    return soundness.sample_findings(frame, variants["id"].to_list(), "the paraphrases", dropped)
+
+
+def _gradient_rules(
+    store: TableStore, key: Sequence[str], partition: Partition, frame: pl.DataFrame
+) -> soundness.Findings:
+    provenance = store.tables.provenance(key, partition)
+    if provenance.get("imported"):  # candidates of an import are the import's own
+        expected = frame
+    else:
+        expected = model_candidates(store.tables, [str(partition.shard)], provenance.get("candidates"))
+    dropped = int(provenance.get("dropped") or 0) > 0
+    if key[0] == PROJECTED_SIMILARITY.name:
+        found = soundness.pair_findings(frame, expected, "proportion", dropped)
+        return found + soundness.cosine_findings(frame)
+    found = soundness.pair_findings(frame, expected, "component", dropped) + soundness.product_findings(frame)
+    found += soundness.component_findings(frame, _components(store, partition, provenance))
+    return found + soundness.agreement_findings({str(partition): frame})
+
+
+def _components(store: TableStore, partition: Partition, provenance: Mapping[str, Any]) -> list[str] | None:
+    """The components of the model at the revision that a table was computed from; None where they are not known (yet)."""
+    sizes, where = [PARAMETERS_PER_COMPONENT.name], Partition(partition.model)
+    if not store.tables.exists(sizes, where):
+        return None
+    if store.tables.provenance(sizes, where).get("revision") != provenance.get("revision"):
+        return None
+    return store.tables.read(sizes, where)["component"].to_list()
+
+
+def _similarity_rules(shards: Sequence[str]) -> Rules:
+    def rules(store: TableStore, key: Sequence[str], partition: Partition, frame: pl.DataFrame) -> soundness.Findings:
+        source = [DOT_PRODUCTS.name, key[1]]
+        parts = [Partition(partition.model, shard) for shard in shards]
+        products = store.tables.scan(source, parts)  # names the shards that are missing
+        selves = {
+            str(part.shard): store.tables.scan(source, [part])
+            .select("original_id", "component", "original_self")
+            .unique()
+            .collect()
+            for part in parts
+        }
+        found = soundness.cosine_findings(frame) + soundness.agreement_findings(selves)
+        pairs = products.select("variant_id", "original_id").unique().collect()
+        return found + soundness.pair_findings(frame, pairs, "component")
+
+    return rules

@@ -1,0 +1,113 @@
+"""`hf_model`: which revision every model under study stands at."""
+
+from typing import Any
+
+import dagster as dg
+from dagster._core.definitions.data_version import (
+    DATA_VERSION_TAG,
+    extract_data_version_from_entry,
+    get_input_event_pointer_tag,
+)
+
+from gradsim_assets.core.errors import InputError, ServiceError
+from gradsim_assets.core.models.revisions import Revision
+from gradsim_assets.core.partition_keys import model_id_of, model_slug
+from gradsim_assets.orchestration import groups
+from gradsim_assets.orchestration.partitions import MODELS
+from gradsim_assets.resources.model_hub import ModelHub
+
+HF_MODEL = dg.AssetKey("hf_model")
+
+#: Run tag under which the revision of a model is kept, so that all steps of a run load the same one.
+REVISION_TAG = "gradsim/revision"
+
+#: Run tags that say which observation of the model that was, and which model and shard a run belongs to.
+POINTER_TAG, MODEL_TAG, SHARD_TAG = "gradsim/observation", "gradsim/model", "gradsim/shard"
+
+#: Longest value of a run tag.
+MAX_TAG = 250
+
+
+def build() -> list[dg.SourceAsset]:
+    """The models under study as an observable asset."""
+
+    @dg.observable_source_asset(
+        name=HF_MODEL.path[0],
+        partitions_def=MODELS,
+        group_name=groups.MODELS,
+        description=(
+            "The models under study. Its data version is the revision in force (the commit on the hub, or the content "
+            "hash of a local folder), with those settings of the model that are not the defaults. Observing it costs no "
+            "GPU; tables of another revision, or made with other settings, then show as stale."
+        ),
+    )
+    def hf_model(context: dg.OpExecutionContext, hub: ModelHub) -> dg.DataVersionsByPartition:
+        versions, problems = {}, []
+        for slug in context.instance.get_dynamic_partitions(str(MODELS.name)):
+            try:
+                versions[slug] = hub.version_now(model_id_of(slug), fallback=False)
+                context.log.info(f"{slug} stands at {versions[slug]}")
+            except (InputError, ServiceError) as error:  # one model's trouble is not that of the others
+                problems.append(f"{slug}: {error}")
+                context.log.error(problems[-1])
+        if problems and not versions:
+            raise dg.Failure(problems[0], allow_retries=False)
+        return dg.DataVersionsByPartition(versions)
+
+    return [hf_model]
+
+
+def observation(slug: str, version: str) -> dg.AssetObservation:
+    """The event that says at which version (`ModelHub.version`) a model stands, so that tables of another one show as stale."""
+    return dg.AssetObservation(HF_MODEL, partition=slug, tags={DATA_VERSION_TAG: version})
+
+
+def observed_versions(instance: dg.DagsterInstance) -> dict[str, str]:
+    """The version at which every model was observed last, by its partition key."""
+    observed = instance.event_log_storage.get_latest_tags_by_partition(
+        HF_MODEL, dg.DagsterEventType.ASSET_OBSERVATION, [DATA_VERSION_TAG]
+    )
+    return {slug: tags[DATA_VERSION_TAG] for slug, tags in observed.items()}
+
+
+def revision_for_run(context: dg.AssetExecutionContext, hub: ModelHub, model_id: str) -> Revision:
+    """The revision that this run works on: resolved by its first step, kept as a tag, used by all later ones."""
+    tags = {**context.instance.get_run_by_id(context.run.run_id).tags, **context.run.tags}
+    if tagged := tags.get(REVISION_TAG):
+        return hub.at(model_id, tagged)
+    revision = hub.resolve(model_id)
+    pointer = _observed(context.instance, model_slug(model_id), hub.version(model_id, revision))
+    key = tags.get("dagster/partition/shard")
+    shard = {SHARD_TAG: key} if key else {}
+    context.instance.add_run_tags(
+        context.run.run_id,
+        {REVISION_TAG: revision.name, POINTER_TAG: str(pointer), MODEL_TAG: model_id[-MAX_TAG:], **shard},
+    )
+    return revision
+
+
+def provenance_of(hub: ModelHub, model_id: str, revision: Revision) -> dict[str, Any]:
+    """What every table of a model says about it: its id, its revision, and the settings that are not the defaults."""
+    return {"model": model_id, "revision": revision.name, "settings": hub.differing(model_id) or None}
+
+
+def revision_tags(context: dg.AssetExecutionContext) -> dict[str, str]:
+    """Tags of a materialisation that say which observation of `hf_model` it was computed from.
+
+    Dagster takes the latest observation when a step starts. A revision that is observed between the first step of a run
+    and a later one would then pass for the one that was loaded, and the table of the old one would show as fresh.
+    """
+    pointer = context.instance.get_run_by_id(context.run.run_id).tags.get(POINTER_TAG)
+    return {get_input_event_pointer_tag(HF_MODEL): pointer} if pointer else {}
+
+
+def _observed(instance: dg.DagsterInstance, slug: str, version: str) -> int:
+    """Storage id of the observation of this version, recorded now unless it is the latest one already."""
+    latest = instance.get_latest_data_version_record(HF_MODEL, True, slug)
+    if latest is None or extract_data_version_from_entry(latest.event_log_entry) != dg.DataVersion(version):
+        instance.report_runless_asset_event(observation(slug, version))
+        wanted = dg.AssetRecordsFilter(asset_key=HF_MODEL, asset_partitions=[slug])
+        for record in instance.fetch_observations(wanted, limit=20).records:
+            if extract_data_version_from_entry(record.event_log_entry) == dg.DataVersion(version):
+                return record.storage_id
+    return latest.storage_id if latest else 0

@@ -1,0 +1,49 @@
+"""`gradient_similarity`: cosines derived from the dot products; no GPU."""
+
+import dagster as dg
+import polars as pl
+
+from gradsim_assets.core.partition_keys import model_id_of
+from gradsim_assets.core.similarity.gradient_similarity import gradient_similarity
+from gradsim_assets.core.similarity.pair_products import PairProducts
+from gradsim_assets.core.tables.schemas import DOT_PRODUCTS, GRADIENT_SIMILARITY, SETTINGS
+from gradsim_assets.core.tables.storage import fingerprint
+from gradsim_assets.defs.code_version import code_version
+from gradsim_assets.defs.failures import input_errors
+from gradsim_assets.defs.table_results import carried, column_schema, table_result
+from gradsim_assets.orchestration import groups
+from gradsim_assets.orchestration.partitions import BY_MODEL, MODELS
+from gradsim_assets.resources.table_store import TableStore
+
+
+def build() -> list[dg.AssetsDefinition]:
+    """The similarities of both settings."""
+    return [_similarity(setting) for setting in SETTINGS]
+
+
+def _similarity(setting: str) -> dg.AssetsDefinition:
+    @dg.asset(
+        name=setting,
+        key_prefix=[GRADIENT_SIMILARITY.name],
+        group_name=groups.SIMILARITY,
+        partitions_def=MODELS,
+        ins={"dot_products": dg.AssetIn([DOT_PRODUCTS.name, setting], partition_mapping=BY_MODEL)},
+        kinds={"polars", "parquet"},
+        metadata=column_schema(GRADIENT_SIMILARITY),
+        code_version=code_version("core.similarity.gradient_similarity"),
+        description=(
+            f"Cosine similarity of loss gradients for every pair ({setting}), for the full gradient and per component: "
+            "near 1 where variant and original would change the model in the same way."
+        ),
+    )
+    def similarity(
+        context: dg.AssetExecutionContext, dot_products: pl.LazyFrame, store: TableStore
+    ) -> dg.MaterializeResult[pl.DataFrame]:
+        with input_errors():
+            frame = gradient_similarity(PairProducts.from_frame(dot_products))
+            model_id = model_id_of(context.partition_key)
+        source = carried(context, store, [DOT_PRODUCTS.name, setting], "dot_products")
+        provenance = {"model": model_id, **source, DOT_PRODUCTS.name: fingerprint(dot_products)}
+        return table_result(GRADIENT_SIMILARITY, frame, provenance=provenance)
+
+    return similarity

@@ -1,0 +1,66 @@
+"""Jobs: the stages of an experiment, each over the partitions that its assets share."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import dagster as dg
+from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
+
+from gradsim_assets.core.tables.schemas import (
+    DOT_PRODUCTS,
+    MODEL_COMPARISON,
+    MODEL_GENERATED,
+    PROJECTED_SIMILARITY,
+    SETTINGS,
+)
+from gradsim_assets.orchestration import groups
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A set of assets that share their partitions, with the job that materialises them."""
+
+    job: str
+    selection: dg.AssetSelection
+    description: str
+
+
+ORIGINALS = Stage("originals", dg.AssetSelection.assets("lima"), "The originals.")
+VARIANTS = Stage(
+    "variants",
+    dg.AssetSelection.assets("paraphrased", "bm25_candidates"),
+    "Paraphrases and candidates of a shard; the same for every model.",
+)
+GRADIENTS = Stage(
+    "gradients",
+    dg.AssetSelection.assets(
+        MODEL_GENERATED.name,
+        *([table.name, setting] for table in (DOT_PRODUCTS, PROJECTED_SIMILARITY) for setting in SETTINGS),
+    ),
+    "Answers and gradient tables of a model and shard: the part that needs a GPU for models of real size.",
+)
+ANALYSES = Stage(
+    "analyses",
+    dg.AssetSelection.groups(groups.SIMILARITY, groups.ANALYSIS) - dg.AssetSelection.assets(MODEL_COMPARISON.name),
+    "Similarities, analyses and the report of a model, from its gradient tables; no GPU.",
+)
+COMPARISON = Stage("comparison", dg.AssetSelection.assets(MODEL_COMPARISON.name), "All models in one table.")
+
+#: In the order in which they need one another.
+STAGES = (ORIGINALS, VARIANTS, GRADIENTS, ANALYSES, COMPARISON)
+
+
+def build(light: Mapping[str, Any] | None = None) -> list[UnresolvedAssetJobDefinition]:
+    """One job per stage; `light` are the tags of a run pod that works through the analyses itself."""
+    return [
+        dg.define_asset_job(
+            stage.job,
+            selection=stage.selection,
+            description=stage.description,
+            # Steps of seconds: on Kubernetes they share the run pod, and only heavy ones get pods of their own.
+            tags=dict(light or {}) if stage is ANALYSES else None,
+            executor_def=None if stage is GRADIENTS else dg.in_process_executor,
+        )
+        for stage in STAGES
+    ]

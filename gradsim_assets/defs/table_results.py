@@ -1,0 +1,148 @@
+"""What all assets share: code versions, table results with their metadata, failures, progress."""
+
+import base64
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+import polars as pl
+
+from gradsim_assets.core.partition_keys import model_id_of
+from gradsim_assets.core.tables.column_lineage import VARIANTS, sources
+from gradsim_assets.core.tables.schemas import DOT_PRODUCTS, TABLES
+from gradsim_assets.core.tables.storage import Partition, fingerprint
+from gradsim_assets.core.tables.table_schema import TableSchema
+from gradsim_assets.defs.failures import input_errors
+from gradsim_assets.orchestration.partitions import partition_of
+from gradsim_assets.resources.table_store import PROVENANCE_PREFIX, TableStore
+
+if TYPE_CHECKING:
+    from gradsim_assets.core.analysis.plots.panels import Plot
+
+_PREVIEW_ROWS = 8
+_PREVIEW_CHARACTERS = 120
+
+
+def column_schema(schema: TableSchema) -> dict[str, Any]:
+    """Definition metadata that shows a table's columns in the UI, with what they mean and what they are made from."""
+    columns = [
+        dg.TableColumn(
+            name,
+            str(column.dtype),
+            description=column.description + (f" [{column.unit}]" if column.unit else "") + _made_from(schema, name),
+            constraints=dg.TableColumnConstraints(nullable=column.nullable, unique=schema.key == (name,)),
+        )
+        for name, column in schema.columns.items()
+    ]
+    return {"dagster/column_schema": dg.TableSchema(columns)}
+
+
+def _made_from(schema: TableSchema, column: str) -> str:
+    by_table: dict[str, dict[str, None]] = {}  # without the setting, which is that of the table
+    for table, name in sources([schema.name, VARIANTS], [column]).get(column, []):
+        by_table.setdefault(table[0], {})[name] = None
+    named = "; ".join(f"{table}: {', '.join(names)}" for table, names in by_table.items())
+    return f" ← {named}" if named else ""
+
+
+def table_result(
+    schema: TableSchema,
+    frame: pl.DataFrame | pl.LazyFrame,
+    *,
+    metadata: Mapping[str, Any] | None = None,
+    provenance: Mapping[str, Any] | None = None,
+    tags: Mapping[str, str] | None = None,
+    data_version: str | None = None,
+) -> dg.MaterializeResult:
+    """A table as the result of an asset, for the IO manager to write: with a preview and a data version from its content.
+
+    `provenance` also goes into the Parquet file. A lazy frame must hold blocks that were enforced as they were made.
+    """
+    content, entries = _described(schema, frame, metadata, provenance)
+    version = dg.DataVersion(data_version or content)
+    return dg.MaterializeResult(value=frame, data_version=version, metadata=entries, tags=tags)
+
+
+def saved_table_result(
+    context: dg.AssetExecutionContext,
+    store: TableStore,
+    key: dg.AssetKey,
+    frame: pl.DataFrame | pl.LazyFrame,
+    partition: Partition,
+    *,
+    metadata: Mapping[str, Any] | None = None,
+    provenance: Mapping[str, Any] | None = None,
+    tags: Mapping[str, str] | None = None,
+) -> dg.MaterializeResult:
+    """As `table_result`, written here: Dagster passes no values of an asset out of several to an IO manager."""
+    data_version, entries = _described(TABLES[key.path[0]], frame, metadata, provenance)
+    with input_errors():
+        saved = store.save(key.path, frame, partition, context.run.run_id, entries)
+    return dg.MaterializeResult(
+        asset_key=key, data_version=dg.DataVersion(data_version), metadata={**entries, **saved}, tags=tags
+    )
+
+
+def _described(
+    schema: TableSchema,
+    frame: pl.DataFrame | pl.LazyFrame,
+    metadata: Mapping[str, Any] | None,
+    provenance: Mapping[str, Any] | None,
+) -> tuple[str, dict[str, Any]]:
+    with input_errors():
+        checked = schema.enforce(frame) if isinstance(frame, pl.DataFrame) else frame
+    data_version = fingerprint(checked)
+    return data_version, {
+        **{PROVENANCE_PREFIX + name: value for name, value in (provenance or {}).items() if value is not None},
+        PROVENANCE_PREFIX + "fingerprint": data_version,
+        "preview": preview(checked),
+        **(metadata or {}),
+    }
+
+
+def plot_metadata(plots: Sequence["Plot"]) -> dict[str, Any]:
+    """Plots as pictures that the UI shows behind [Show Markdown], with their reading help."""
+    return {
+        f"plot/{plot.name}": dg.MetadataValue.md(
+            f"![{plot.title}](data:image/png;base64,{base64.b64encode(plot.png).decode()})\n\n{plot.help}"
+        )
+        for plot in plots
+    }
+
+
+def carried(context: dg.AssetExecutionContext, store: TableStore, table: Sequence[str], name: str) -> dict[str, Any]:
+    """What the provenance of a model's table takes over from the shards it was made from: revision, settings and dataset.
+
+    `name` is the asset's input that holds the shards of `table`.
+    """
+    first = partition_of(next(iter(context.asset_partition_keys_for_input(name))))
+    source = store.tables.provenance(table, first)
+    return {entry: source[entry] for entry in ("revision", "settings", "dataset") if source.get(entry)}
+
+
+def preview(frame: pl.DataFrame | pl.LazyFrame) -> dg.MetadataValue:
+    """The first rows of a table for the UI, long texts cut."""
+    head = frame.lazy().head(_PREVIEW_ROWS).collect()
+    records = [dg.TableRecord({name: _cell(value) for name, value in row.items()}) for row in head.to_dicts()]
+    if not records:
+        return dg.MetadataValue.text("(no rows)")
+    columns = [dg.TableColumn(name, str(dtype)) for name, dtype in head.schema.items()]
+    return dg.MetadataValue.table(records, dg.TableSchema(columns))
+
+
+def _cell(value: Any) -> str | int | float | bool | None:
+    if isinstance(value, list):
+        value = " | ".join(f"{message['role']}: {message['content']}" for message in value)
+    if isinstance(value, str) and len(value) > _PREVIEW_CHARACTERS:
+        return value[:_PREVIEW_CHARACTERS] + "…"
+    return value
+
+
+def model_provenance(
+    context: dg.AssetExecutionContext, store: TableStore, setting: str, dot_products: pl.LazyFrame
+) -> dict[str, Any]:
+    return {
+        "model": model_id_of(context.partition_key),
+        **carried(context, store, [DOT_PRODUCTS.name, setting], "dot_products"),
+        DOT_PRODUCTS.name: fingerprint(dot_products),
+    }

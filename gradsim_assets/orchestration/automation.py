@@ -1,0 +1,108 @@
+"""Reruns when a model changes: what is out of date, when it is computed again, and backfills through the instance.
+
+Everything here is switched off until a user switches it on: GPU time costs money.
+"""
+
+from collections.abc import Callable
+
+import dagster as dg
+from dagster._core.asset_graph_view.asset_graph_view import AssetGraphView
+from dagster._core.definitions.data_version import StaleStatus
+from dagster._core.definitions.events import AssetKeyPartitionKey
+
+from gradsim_assets.core.tables.schemas import MODEL_COMPARISON, PROJECTED_SIMILARITY, SETTINGS
+from gradsim_assets.orchestration import groups
+from gradsim_assets.orchestration.stale_status import StatusResolver
+
+#: Groups whose assets are computed again when a model changes; the datasets do not depend on models.
+GROUPS = (groups.GRADIENTS, groups.SIMILARITY, groups.ANALYSIS)
+ANSWERS = "model_generated"
+
+
+class OutOfDate(dg.AutomationCondition[dg.AssetKey]):
+    """True for partitions that Dagster's own stale status calls stale or missing.
+
+    The built-in conditions see events, not states: an answer table that is rewritten in the very run that also
+    computes the gradients from it would ask for these gradients a second time.
+    """
+
+    @property
+    def name(self) -> str:
+        return "out_of_date"
+
+    def evaluate(self, context: dg.AutomationContext) -> dg.AutomationResult:
+        return _where(context, lambda resolver, key: resolver.get_status(*key) != StaleStatus.FRESH)
+
+
+class ChangedSincePlanned(dg.AutomationCondition[dg.AssetKey]):
+    """True for partitions of whose inputs one has changed since their last run was planned.
+
+    The built-in conditions forget when a change came: one that arrives while a run of the old revision is failing is over
+    when the failure shows.
+    """
+
+    @property
+    def name(self) -> str:
+        return "changed_since_planned"
+
+    def evaluate(self, context: dg.AutomationContext) -> dg.AutomationResult:
+        return _where(context, StatusResolver.changed_since_planned)
+
+
+def _where(
+    context: dg.AutomationContext, holds: Callable[[StatusResolver, AssetKeyPartitionKey], bool]
+) -> dg.AutomationResult:
+    """The candidates for which something holds."""
+    view: AssetGraphView = context.asset_graph_view
+    candidates = context.candidate_subset.expensively_compute_asset_partitions()
+    resolver = StatusResolver(view.instance, view.asset_graph, len(candidates))
+    found = {candidate for candidate in candidates if holds(resolver, candidate)}
+    return dg.AutomationResult(context, view.get_asset_subset_from_asset_partitions(context.key, found))
+
+
+def on_model_revision(key: dg.AssetKey) -> dg.AutomationCondition:
+    """Computes a partition again once something that it was made from has changed and nothing is on its way any more.
+
+    A change is remembered until the partition is up to date again, so that one that arrives during a run is not lost;
+    a partition whose last run failed waits for a change since then or for a user, or it would fail every half minute.
+    """
+    condition = dg.AutomationCondition
+    changed = condition.any_deps_match(condition.data_version_changed())
+    up_to_date = condition.newly_updated() & ~OutOfDate()
+    ready = ~condition.in_progress() & ~condition.any_deps_in_progress()
+    if key.path[0] != MODEL_COMPARISON.name:  # which leaves out the models that have no results yet
+        optional = dg.AssetSelection.assets(*([PROJECTED_SIMILARITY.name, setting] for setting in SETTINGS))
+        ready &= ~condition.any_deps_missing().ignore(optional)
+    wanted = (
+        changed.since(up_to_date | condition.initial_evaluation())
+        | condition.newly_missing().since(up_to_date)
+        | condition.code_version_changed().since(up_to_date)
+    )
+    healthy = ~(condition.execution_failed() & ~ChangedSincePlanned())
+    # What is wanted comes first: as a rule nothing is, and the rest then has no partition to look at.
+    return (wanted & ready & healthy & OutOfDate()).with_label("on_model_revision")
+
+
+def automated(spec: dg.AssetSpec) -> dg.AssetSpec:
+    """The spec with the condition where its group follows the models."""
+    if spec.group_name in GROUPS or spec.key.path == [ANSWERS]:
+        return spec.replace_attributes(automation_condition=on_model_revision(spec.key))
+    return spec
+
+
+def automation_sensor() -> dg.AutomationConditionSensorDefinition:
+    """The sensor that evaluates the conditions, stopped until somebody switches it on."""
+    return dg.AutomationConditionSensorDefinition(
+        "rerun_on_model_revision",
+        target=dg.AssetSelection.groups(*GROUPS) | dg.AssetSelection.assets(ANSWERS),
+        use_user_code_server=True,  # for our own condition
+        default_status=dg.DefaultSensorStatus.STOPPED,
+        minimum_interval_seconds=30,
+        run_tags={"gradsim/launched_by": "automation", "dagster/priority": "-1"},
+        description=(
+            "Computes again what a new revision of a model leaves stale, and what a newly added model lacks. COST: every "
+            "new revision costs one whole gradient pass of that model over all shards on your GPUs (`gradsim plan MODEL` "
+            "estimates it), and so does every model that is added while this is on. Needs `observe_models` switched on to "
+            "notice revisions. A change of the code that decides values reruns all models."
+        ),
+    )

@@ -1,0 +1,11 @@
+"""Groups of assets, as the UI shows them."""
+
+MODELS = "models"
+DATASETS = "datasets"
+CANDIDATES = "candidates"
+GRADIENTS = "gradients"
+SIMILARITY = "similarity"
+ANALYSIS = "analysis"
+
+#: What analyses are made with, as tags of the UI.
+TABLE_KINDS = {"polars", "parquet"}

@@ -1,0 +1,68 @@
+"""Partitions: models (dynamic), shards of the variants' ids (static), and both together."""
+
+import warnings
+from dataclasses import dataclass
+
+import dagster as dg
+
+from gradsim_assets.core.partition_keys import shard_keys
+from gradsim_assets.core.tables.storage import Partition
+
+#: One key per model under study. Keys are slugs, because Dagster gives `|`, `,` and `/` meanings of their own.
+MODELS = dg.DynamicPartitionsDefinition(name="model")
+
+
+@dataclass(frozen=True)
+class Partitions:
+    """The partition definitions of one configuration."""
+
+    shard_count: int
+
+    @property
+    def shards(self) -> dg.StaticPartitionsDefinition:
+        """Slices of the variants' ids."""
+        return dg.StaticPartitionsDefinition(shard_keys(self.shard_count))
+
+    @property
+    def model_shards(self) -> dg.MultiPartitionsDefinition:
+        """Every model with every shard."""
+        return dg.MultiPartitionsDefinition({"model": MODELS, "shard": self.shards})
+
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", dg.BetaWarning)  # the pinned version is the one that these work on
+    #: Dependencies of model x shard on one dimension, and back. Dagster would infer them; said here, so that nobody guesses.
+    BY_SHARD = dg.MultiToSingleDimensionPartitionMapping(partition_dimension_name="shard")
+    BY_MODEL = dg.MultiToSingleDimensionPartitionMapping(partition_dimension_name="model")
+ALL = dg.AllPartitionMapping()
+
+
+def partition_of(partition_key: str | dg.MultiPartitionKey | None, dimension: str | None = None) -> Partition:
+    """The partition behind a Dagster key; `dimension` says what a one-dimensional key is a key of."""
+    if partition_key is None:
+        return Partition()
+    if isinstance(partition_key, dg.MultiPartitionKey):
+        return Partition(**partition_key.keys_by_dimension)
+    return Partition(**{dimension or "model": str(partition_key)})
+
+
+def dimension_of(partitions_def: dg.PartitionsDefinition | None) -> str | None:
+    """Dimension of a one-dimensional definition: models are dynamic, shards are static."""
+    if partitions_def is None:
+        return None
+    return "model" if isinstance(partitions_def, dg.DynamicPartitionsDefinition) else "shard"
+
+
+def place_of(partition_key: str | None, partitions_def: dg.PartitionsDefinition | None) -> Partition:
+    """The partition behind a key of a definition, given as text or as Dagster's own."""
+    if isinstance(partitions_def, dg.MultiPartitionsDefinition) and partition_key is not None:
+        return partition_of(partitions_def.get_partition_key_from_str(partition_key))
+    return partition_of(partition_key, dimension_of(partitions_def))
+
+
+def dimensions_of(partitions_def: dg.PartitionsDefinition | None) -> tuple[str, ...]:
+    """The dimensions of a definition: none, "model", "shard", or both."""
+    if isinstance(partitions_def, dg.MultiPartitionsDefinition):
+        return tuple(partitions_def.partition_dimension_names)
+    dimension = dimension_of(partitions_def)
+    return (dimension,) if dimension else ()

@@ -1,0 +1,114 @@
+"""Models: their settings, the revision in force, and loading exactly that revision."""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+from pydantic import Field
+
+from gradsim_assets.configuration import DEMO, DataSettings, ModelSettings
+from gradsim_assets.core.errors import InputError
+from gradsim_assets.core.models.devices import own_device
+from gradsim_assets.core.models.loading import LoadedModel, load_config, load_model, load_tokenizer
+from gradsim_assets.core.models.revisions import Revision, folder_revision, hub_revision, is_folder, split_revision
+from gradsim_assets.core.models.tokenization import ChatTokenizer
+
+_log = logging.getLogger(__name__)
+
+
+class ModelHub(dg.ConfigurableResource):
+    """Resolves model ids to revisions and loads them through transformers."""
+
+    home: str
+    device: str
+    models: list[dict[str, Any]]
+    #: Settings of models that name none themselves.
+    defaults: dict[str, Any] = Field(default={"candidates": DataSettings().candidates})
+
+    def settings(self, model_id: str) -> ModelSettings:
+        """The settings of one model; defaults for what it does not name, and for a model without an entry under [[models]]."""
+        entry = next((entry for entry in self.models if entry["id"] == model_id), {})
+        return ModelSettings.model_validate({**self.defaults, "id": model_id, **entry})
+
+    def differing(self, model_id: str) -> str:
+        """Those settings of a model that decide values and are not the defaults, as text; "" where all are."""
+        return self.settings(model_id).differing(ModelSettings.model_validate({**self.defaults, "id": model_id}))
+
+    def version(self, model_id: str, revision: Revision) -> str:
+        """What a model's tables are made from: its revision, with the settings that are not the defaults."""
+        return f"{revision.name} {self.differing(model_id)}".strip()
+
+    def resolve(self, model_id: str, fallback: bool = True) -> Revision:
+        """The revision that a model id stands for now: hub commit, or content hash of a folder.
+
+        With `fallback`, the revision that was downloaded last where the hub cannot be reached.
+
+        Raises:
+            InputError: there is no such model.
+            ServiceError: the hub does not answer.
+        """
+        if model_id == DEMO:
+            from gradsim_assets.demo.model import build_demo_model
+
+            folder = build_demo_model(Path(self.home) / "models" / DEMO)
+            return Revision(folder_revision(folder), str(folder))
+        if is_folder(model_id):
+            folder = Path(model_id).expanduser()
+            if not (folder / "config.json").is_file():
+                raise InputError(
+                    f"{model_id} is no model folder (it holds no config.json); give the folder of a saved model."
+                )
+            return Revision(folder_revision(folder), str(folder))
+        return hub_revision(model_id, fallback)
+
+    def version_now(self, model_id: str, fallback: bool = True) -> str:
+        """The version that a model stands at now; arguments and errors are those of `resolve`."""
+        return self.version(model_id, self.resolve(model_id, fallback))
+
+    def at(self, model_id: str, name: str) -> Revision:
+        """The revision of that name again, as an earlier step of the same run resolved it.
+
+        Raises:
+            InputError: a local folder has changed since, so that its old content is gone.
+        """
+        if model_id != DEMO and not is_folder(model_id):
+            return Revision(name, split_revision(model_id)[0], name)
+        revision = self.resolve(model_id)
+        if revision.name != name:
+            raise InputError(
+                f"{model_id} changed while this run worked on it ({name} became {revision.name}); start a new run."
+            )
+        return revision
+
+    def config(self, model_id: str, revision: Revision) -> Any:
+        """The Hugging Face configuration of that revision; raises InputError for what is no causal LM."""
+        return load_config(model_id, revision)
+
+    def tokenizer(self, model_id: str, revision: Revision) -> ChatTokenizer:
+        """The tokenizer of that revision with the model's chat template, without the model."""
+        return ChatTokenizer(load_tokenizer(model_id, revision), self.settings(model_id).chat_template)
+
+    def skeleton(self, model_id: str, revision: Revision) -> Any:
+        """The model of that revision without weights (all tensors on the meta device): names and shapes alone."""
+        import torch
+        from transformers import AutoModelForCausalLM
+
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(load_config(model_id, revision))
+
+    def load(self, model_id: str, revision: Revision, log: Callable[[str], None] = _log.info) -> LoadedModel:
+        """The model of exactly this revision, in evaluation mode on the configured device.
+
+        Raises:
+            InputError: the model is no causal LM, cannot be loaded, or its tokenizer has no EOS token.
+        """
+        settings = self.settings(model_id)
+        device = own_device(self.device, Path(self.home))
+        model, tokenizer = load_model(model_id, revision, settings.dtype, device)
+        self.at(model_id, revision.name)  # a folder may have changed while it was read
+        if tokenizer.pad_token_id is None:
+            log(f"{model_id} has no pad token; its EOS token fills up batches instead, under the attention mask.")
+            tokenizer.pad_token = tokenizer.eos_token
+        return LoadedModel(model, ChatTokenizer(tokenizer, settings.chat_template), revision, device)

@@ -1,0 +1,36 @@
+"""The environment that Dagster processes of ours run in."""
+
+import os
+import shutil
+from importlib.resources import files
+from pathlib import Path
+
+from gradsim_assets.configuration import gradsim_home
+
+MODULE = "gradsim_assets.definitions"
+
+
+def prepare_environment() -> Path:
+    """Makes GRADSIM_HOME absolute and DAGSTER_HOME a folder in it with our dagster.yaml; both for child processes too.
+
+    Returns the Dagster home. A DAGSTER_HOME that the user set is left alone.
+    """
+    home = gradsim_home()
+    os.environ["GRADSIM_HOME"] = str(home)
+    os.environ.setdefault("DAGSTER_DISABLE_TELEMETRY", "yes")
+    # Otherwise a backfill fails for good when the daemon looks at it while the code server is gone.
+    os.environ.setdefault("DAGSTER_BACKFILL_RETRY_DEFINITION_CHANGED_ERROR", "yes")
+    if named := os.environ.get("DAGSTER_HOME"):
+        return Path(named)
+    dagster_home = home / "dagster"
+    dagster_home.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(instance_file(), dagster_home / "dagster.yaml")
+    os.environ["DAGSTER_HOME"] = str(dagster_home)
+    return dagster_home
+
+
+def instance_file() -> Path:
+    """dagster.yaml: beside the package in a checkout, inside it in an installed wheel."""
+    package = Path(str(files("gradsim_assets")))
+    beside = package.parent / "dagster.yaml"
+    return beside if beside.is_file() else package / "dagster.yaml"

@@ -1,0 +1,89 @@
+"""`gradsim ui`: Dagster's web server, daemon and code server on one machine, started again when one of them dies.
+
+`dagster dev` ends when its daemon or web server does, and does not see that the process behind its code server is gone: the
+pages then go on answering while every run fails.
+"""
+
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+
+import click
+import psutil
+
+from gradsim_assets.core.errors import InputError
+from gradsim_assets.runs.environment import MODULE
+
+_LOOK_EVERY_SECONDS = 2.0
+_PATIENCE_SECONDS = 20.0
+
+#: Services that end before that are started again after a pause, which doubles from time to time.
+_SHORT_SECONDS, _LONGEST_PAUSE_SECONDS = 30.0, 15.0
+
+
+def serve(host: str, port: int) -> int:
+    """Serves until Ctrl-C or SIGTERM and returns the exit code.
+
+    Raises:
+        InputError: the port is taken.
+    """
+    _check_free(host, port)
+    click.echo(f"http://{host}:{port}  (stop with Ctrl-C)")
+    command = [sys.executable, "-m", "dagster", "dev", "-m", MODULE, "-h", host, "-p", str(port)]
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+    pause = 1.0
+    while True:
+        started = time.monotonic()
+        services = subprocess.Popen(command)
+        try:
+            _watch(services)
+            pause = min(2 * pause, _LONGEST_PAUSE_SECONDS) if time.monotonic() - started < _SHORT_SECONDS else 1.0
+            click.echo(f"gradsim: a service has died; starting again in {pause:.0f} s. Runs at work go on.", err=True)
+            time.sleep(pause)
+        except (KeyboardInterrupt, SystemExit) as asked:
+            return _end(services, told=isinstance(asked, KeyboardInterrupt))
+
+
+def _check_free(host: str, port: int) -> None:
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        socket.create_server((host, port), family=family).close()
+    except OSError as error:
+        raise InputError(f"{host}:{port} cannot be listened on ({error}); choose another --port.") from error
+
+
+def _end(services: subprocess.Popen[bytes], told: bool) -> int:
+    """Ends the services in order and returns their exit code; `told` are they by a terminal, which tells all its processes."""
+    if told:
+        try:
+            return services.wait(_PATIENCE_SECONDS)
+        except subprocess.TimeoutExpired:  # somebody told this process alone
+            pass
+    services.send_signal(signal.SIGINT)
+    return services.wait()
+
+
+def _watch(services: subprocess.Popen[bytes]) -> None:
+    """Returns when the services have ended; has a code server whose process died started again meanwhile."""
+    served: set[psutil.Process] = set()
+    while services.poll() is None:
+        for server, workers in _code_servers(services.pid):
+            if workers:
+                served.add(server)
+            elif server in served:
+                click.echo("gradsim: the code server has died; starting it again.", err=True)
+                server.kill()  # `dagster dev` starts what it started itself again
+        time.sleep(_LOOK_EVERY_SECONDS)
+
+
+def _code_servers(pid: int) -> Iterator[tuple[psutil.Process, Sequence[psutil.Process]]]:
+    """The code servers below a process, each with the processes that hold the definitions for it."""
+    try:
+        for process in psutil.Process(pid).children():
+            if "code-server" in process.cmdline():
+                yield process, [child for child in process.children() if child.status() != psutil.STATUS_ZOMBIE]
+    except psutil.Error:  # gone while it was looked at
+        return

@@ -1,0 +1,333 @@
+"""The report: its figures in words and numbers, its data, and the page in a real browser (mark `ui`)."""
+
+import base64
+import json
+from html.parser import HTMLParser
+
+import numpy as np
+import polars as pl
+import pytest
+
+from gradsim_assets.core.analysis.accuracy_per_component import accuracy_per_component
+from gradsim_assets.core.analysis.agreement import agreement
+from gradsim_assets.core.analysis.greedy_selection import greedy_selection
+from gradsim_assets.core.analysis.parameters_per_component import parameters_per_component
+from gradsim_assets.core.analysis.report import SettingResults, render_report, summary
+from gradsim_assets.core.analysis.report.explorer import MOST_CANDIDATES, SCALE
+from gradsim_assets.core.analysis.retrieval import retrieval
+from gradsim_assets.core.analysis.self_similarity import self_similarity
+from gradsim_assets.core.similarity.gradient_similarity import gradient_similarity
+from gradsim_assets.core.similarity.pair_products import PairProducts
+from gradsim_assets.core.tables import schemas
+from gradsim_assets_tests.support.analysis_data import block_names, bm25, products, projected, realistic
+from gradsim_assets_tests.support.browser import CHROMIUM, launch_chromium
+
+NAMES = block_names(3)
+EVIL = (
+    "</script><script>document.body.dataset.broken='yes'</script><img src=x onerror=\"document.body.dataset.broken=1\">"
+)
+
+
+def samples(ids, word):
+    """Texts that name their sample and try to break out of the page."""
+    rows = [
+        {
+            "id": i,
+            "messages": [
+                {"role": "user", "content": f"{word} question {i} {EVIL}"},
+                {"role": "assistant", "content": f"{word} answer {i}"},
+            ],
+        }
+        for i in ids
+    ]
+    return pl.DataFrame(rows, schema={"id": pl.String, "messages": schemas.MESSAGES})
+
+
+class Case:
+    """One model's results in both settings."""
+
+    def __init__(self, variants=24, candidates=5, sizes=True, texts=True, accidents=False):
+        numbers = {name: 100 + place for place, name in enumerate(NAMES)} if sizes else dict.fromkeys(NAMES)
+        self.parameters = parameters_per_component(numbers)
+        self.pairs, self.settings = {}, {}
+        for seed, setting in enumerate(schemas.SETTINGS):
+            make = (lambda *a: products(*a, accidents=True)) if accidents else realistic
+            table = make(variants, candidates, NAMES, seed)
+            pairs = PairProducts.from_frame(table, NAMES)
+            scores = bm25(table) if texts else None
+            self.pairs[setting] = pairs
+            self.settings[setting] = SettingResults(
+                gradient_similarity(pairs),
+                accuracy_per_component(pairs, self.parameters),
+                agreement(pairs, self.parameters),
+                greedy_selection(pairs, self.parameters, splits=2),
+                self_similarity(pairs, self.parameters),
+                retrieval(pairs, projected(table) if texts else None, scores, self.parameters),
+                scores,
+                samples(pairs.candidates.variants, setting) if texts else None,
+            )
+        self.originals = samples(pairs.candidates.variants, "original") if texts else None
+
+    def html(self, settings=schemas.SETTINGS):
+        chosen = {setting: self.settings[setting] for setting in settings}
+        provenance = {"dataset": EVIL, "configuration": {"shards": 4}, "run ids": ["r1", "r2"]}
+        return render_report("org/model", "abc123", self.parameters, chosen, self.originals, provenance)
+
+
+class Page(HTMLParser):
+    """Texts outside of scripts and styles, scripts by id, and every address that a browser would fetch."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.scripts, self.text, self.fetched, self.tags = {}, "", [], []
+        self._inside = None
+        self.feed(html)
+
+    def handle_starttag(self, tag, attributes):
+        found = dict(attributes)
+        self.tags.append(tag)
+        self._inside = (tag, found.get("id", "")) if tag in ("script", "style") else None
+        self.fetched += [found[name] for name in ("src", "srcset", "data", "poster") if name in found]
+        if tag == "link":
+            self.fetched.append(found.get("href"))
+
+    def handle_endtag(self, tag):
+        if tag in ("script", "style"):
+            self._inside = None
+
+    def handle_data(self, data):
+        if self._inside is None:
+            self.text += data
+        elif self._inside[0] == "script":
+            self.scripts[self._inside[1]] = self.scripts.get(self._inside[1], "") + data
+
+
+@pytest.fixture(scope="module")
+def case() -> Case:
+    return Case()
+
+
+def explorer(html):
+    return json.loads(Page(html).scripts["explorer-data"])
+
+
+def test_summary_is_the_designs(case):
+    found = summary("org/model", "abc123", case.parameters, {s: r.retrieval for s, r in case.settings.items()})
+    assert list(found) == ["model", "revision", "parameters", "samples", "settings"]
+    assert found["parameters"] == sum(case.parameters["parameters"])
+    assert found["samples"] == 24
+    for setting, figures in found["settings"].items():
+        rows = {row["method"]: row for row in case.settings[setting].retrieval.rows(named=True)}
+        assert list(figures) == ["full_gradient", "bm25", "chance", "best_component"]
+        for method in ("full_gradient", "bm25", "chance"):
+            assert figures[method] == {name: rows[method][name] for name in ("accuracy", "mrr")}
+        assert figures["best_component"] == {name: rows["best_component"][name] for name in ("component", "accuracy")}
+    json.dumps(found, allow_nan=False)
+
+
+def test_summary_of_imported_results():
+    case = Case(sizes=False, texts=False)
+    found = summary("org/model", None, case.parameters, {"paraphrased": case.settings["paraphrased"].retrieval})
+    assert found["parameters"] is None
+    assert found["settings"]["paraphrased"]["bm25"] == {"accuracy": None, "mrr": None}
+
+
+def test_page_is_self_contained(case):
+    page = Page(case.html())
+    assert page.fetched == []
+    assert page.tags.count("script") == 4  # two of data, the plotting library, our own
+    assert "img" not in page.tags
+
+
+def test_words_and_provenance(case):
+    page = Page(case.html())
+    full = case.settings["paraphrased"].retrieval.row(0, named=True)
+    assert f"finds the own original of {24 - full['wrong']:.0f} of 24 variants" in page.text
+    assert EVIL in page.text  # shown as text
+    assert '"shards": 4' in page.text
+    assert "abc123" in page.text
+    assert "unknown" not in page.text
+
+
+@pytest.mark.parametrize("accidents", [False, True])
+def test_explorer_holds_the_similarities_and_exact_ranks(accidents):
+    case = Case(accidents=accidents)
+    for setting, raw in explorer(case.html())["settings"].items():
+        pairs = case.pairs[setting]
+        exact = np.vstack([pairs.similarity, pairs.full_similarity]).T
+        stored = np.frombuffer(base64.b64decode(raw["similarity"]), "<i2").reshape(exact.shape)
+        assert ((stored == -32768) == np.isnan(exact)).all()
+        # Half a step of 1/32767 is the largest error of rounding.
+        assert np.nanmax(np.abs(np.where(stored == -32768, np.nan, stored / SCALE) - exact)) <= 0.5 / SCALE + 1e-12
+        ranks = np.frombuffer(base64.b64decode(raw["ranks"]), "<u4").reshape(-1, exact.shape[1]).T
+        full = pairs.candidates.ranks(pairs.full_similarity)
+        expected = np.vstack([pairs.ranks, full])
+        assert (ranks == np.where(np.isinf(expected), 0, expected)).all()
+        assert (
+            raw["components"][raw["best"]]["component"]
+            == (case.settings[setting].retrieval.filter(method="best_component")["component"][0])
+        )
+
+
+def test_exhaustive_retrieval_keeps_the_own_original_and_the_most_similar():
+    case = Case(variants=30, candidates=30)
+    pairs = case.pairs["paraphrased"]
+    raw = explorer(case.html())["settings"]["paraphrased"]
+    original = np.frombuffer(base64.b64decode(raw["original"]), "<u4")
+    for place, variant in enumerate(raw["variants"]):
+        shown = [raw["originals"][i] for i in original[raw["starts"][place] : raw["starts"][place + 1]]]
+        of_variant = pairs.candidates.variant == place
+        order = np.argsort(-pairs.full_similarity[of_variant])
+        nearest = [name for name in pairs.candidates.originals[of_variant][order] if name != variant]
+        assert set(shown) == {variant, *nearest[: MOST_CANDIDATES - 1]}
+        assert raw["counts"][place] == 30
+
+
+def test_one_setting_without_sizes_and_texts():
+    page = Page(Case(sizes=False, texts=False).html(settings=["paraphrased"]))
+    assert "parameter counts of the components are unknown" in page.text
+    assert "no BM25 scores" in page.text
+    assert "Not all texts" in page.text
+    assert "model-generated" not in page.text
+    assert json.loads(page.scripts["explorer-data"])["texts"] == {"originals": None, "variants": {"paraphrased": None}}
+
+
+# ---- in a browser -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def browser():
+    from playwright.sync_api import sync_playwright
+
+    if CHROMIUM is None:
+        pytest.skip("no Chromium on this machine")
+    with sync_playwright() as playwright:
+        chromium = launch_chromium(playwright)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def open_page(browser, tmp_path):
+    errors = []
+
+    def opened(html, width=1280):
+        (tmp_path / "index.html").write_text(html)
+        page = browser.new_context(viewport={"width": width, "height": 900}, offline=True).new_page()
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+        page.goto((tmp_path / "index.html").as_uri())
+        page.wait_for_selector("body[data-plots]")
+        return page
+
+    yield opened
+    assert errors == []
+
+
+@pytest.mark.ui
+def test_explorer_by_mouse(case, open_page):
+    page = open_page(case.html())
+    # Wrong decisions first, then the most divergent.
+    pairs = case.pairs["paraphrased"]
+    right = pairs.candidates.ranks(pairs.full_similarity) == 1
+    divergence = case.settings["paraphrased"].self_similarity.group_by("variant_id", maintain_order=True).first()
+    first = sorted(range(24), key=lambda i: (right[i], divergence["divergence_rank"][i]))[0]
+    assert page.inner_text("#sample-id") == pairs.candidates.variants[first]
+    # Search by id, the exact one first.
+    page.fill("#search", "lima_1")
+    page.wait_for_function("document.querySelector('#sample-id').textContent === 'lima_1'")
+    assert page.inner_text("#original-head") == "Original lima_1"
+    assert f"original question lima_1 {EVIL}" in page.inner_text("#original-text")
+    assert "paraphrased answer lima_1" in page.inner_text("#variant-text")
+    assert page.get_attribute("body", "data-broken") is None
+    # Search by text.
+    page.fill("#search", "ANSWER lima_17")
+    page.wait_for_function("document.querySelectorAll('#samples li').length === 1")
+    # Choose a component: the table shows its exact similarities to four digits.
+    page.fill("#search", "lima_1")
+    page.wait_for_function("document.querySelector('#sample-id').textContent === 'lima_1'")
+    name = "model.layers.2.mlp.up_proj.weight"
+    page.select_option("#component", label=name)
+    assert page.inner_text("#chosen-head") == name
+    shown = {
+        cells[1].split()[0]: float(cells[4].replace("▲", ""))
+        for cells in (row.split("\t") for row in page.inner_text("#candidates tbody").splitlines())
+    }
+    variant = pairs.candidates.variants.index("lima_1")
+    rows = np.flatnonzero(pairs.candidates.variant == variant)
+    exact = {pairs.candidates.originals[p]: pairs.similarity[NAMES.index(name), p] for p in rows}
+    assert shown == pytest.approx(exact, abs=1e-4)
+    # Read a rival beside the variant.
+    page.click("#candidates tbody tr:nth-child(3) button")
+    assert page.inner_text("#original-head").startswith("Candidate ")
+    # The other setting, same sample.
+    page.select_option("#setting", "model_generated")
+    assert page.inner_text("#sample-id") == "lima_1"
+    assert "model_generated answer lima_1" in page.inner_text("#variant-text")
+    assert page.input_value("#component") == str(NAMES.index(name))
+
+
+@pytest.mark.ui
+def test_points_and_cells_choose_components(case, open_page):
+    page = open_page(case.html())
+    choose = """(id) => {
+        const plot = document.getElementById(id), point = plot.data[1];
+        plot.emit("plotly_click", { points: [{ customdata: point.customdata[0] }] });
+        return point.customdata[0];
+    }"""
+    place = page.evaluate(choose, "all-components")
+    assert page.input_value("#component") == str(place)
+    heatmap = page.locator('[data-figure="model_generated-2"]')
+    heatmap.scroll_into_view_if_needed()
+    page.wait_for_selector('[data-figure="model_generated-2"][data-drawn]')
+    heatmap.locator(".nsewdrag").first.click(position={"x": 5, "y": 5})  # block 0 of the first type
+    page.wait_for_function("document.querySelector('#setting').value === 'model_generated'")
+    assert page.inner_text("#chosen-head") == "model.layers.0.self_attn.q_proj.weight"
+
+
+@pytest.mark.ui
+def test_explorer_by_keyboard(case, open_page):
+    page = open_page(case.html())
+    page.keyboard.press("/")
+    page.keyboard.type("question")
+    page.keyboard.press("ArrowDown")  # to the list, at once: the search need not have run yet
+    assert page.inner_text("#found").startswith("24 of 24")
+    listed = page.locator("#samples li").all_inner_texts()
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("ArrowDown")
+    assert page.inner_text("#sample-id") in listed[2]
+    page.keyboard.press("ArrowUp")
+    assert page.inner_text("#sample-id") in listed[1]
+    page.keyboard.press("End")
+    assert page.inner_text("#sample-id") in listed[-1]
+    before = int(page.input_value("#component"))
+    page.keyboard.press("[")
+    assert int(page.input_value("#component")) == before - 1
+    page.keyboard.press("]")
+    assert int(page.input_value("#component")) == before
+
+
+@pytest.mark.ui
+@pytest.mark.parametrize("width", [360, 768, 1280])
+def test_nothing_is_wider_than_the_screen(case, open_page, width):
+    page = open_page(case.html(), width)
+    for figure in page.query_selector_all("[data-figure]"):
+        figure.scroll_into_view_if_needed()
+        page.wait_for_selector(f'[data-figure="{figure.get_attribute("data-figure")}"][data-drawn]')
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+@pytest.mark.ui
+def test_imported_results_without_sizes_and_texts(open_page):
+    page = open_page(Case(sizes=False, texts=False).html(settings=["paraphrased"]))
+    assert "This report holds no text for it." in page.inner_text("#variant-text")
+    assert page.locator("#candidates tbody tr").count() == 5
+
+
+@pytest.mark.ui
+def test_accidents_do_not_break_the_page(open_page):
+    page = open_page(Case(accidents=True).html())
+    for _ in range(24):
+        page.press("#samples", "ArrowDown")
+    page.fill("#search", "no such thing anywhere")
+    page.wait_for_function("document.querySelector('#found').textContent.startsWith('0 of')")

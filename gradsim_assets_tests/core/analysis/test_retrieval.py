@@ -1,0 +1,201 @@
+"""Accuracy, MRR, recall, intervals and paired tests, against a plain-Python implementation."""
+
+import math
+import random
+
+import numpy as np
+import polars as pl
+import pytest
+
+from gradsim_assets.core.analysis.accuracy_per_component import accuracy_per_component
+from gradsim_assets.core.analysis.model_comparison import model_comparison
+from gradsim_assets.core.analysis.retrieval import mcnemar, order_as_bm25, retrieval
+from gradsim_assets.core.analysis.scoring import bootstrap_interval
+from gradsim_assets.core.errors import InputError
+from gradsim_assets.core.similarity.pair_products import PairProducts
+from gradsim_assets.core.tables import schemas
+from gradsim_assets_tests.support import brute_force
+from gradsim_assets_tests.support.analysis_data import block_names, products, sizes
+
+NAMES = block_names(2)
+
+
+def scores(frame, seed, column, missing=0.0, **columns):
+    """A table with a score per pair, whole numbers below 4, so that ties happen."""
+    draw = random.Random(seed)
+    pairs = frame.select("variant_id", "original_id").unique(maintain_order=True)
+    kept = pairs.filter(pl.Series([draw.random() >= missing for _ in range(len(pairs))]))
+    return kept.with_columns(
+        pl.Series(column, [float(draw.randrange(4)) for _ in range(len(kept))]),
+        *(pl.lit(value).alias(name) for name, value in columns.items()),
+    )
+
+
+def expected_ranks(frame, table, column):
+    score = {(v, o): s for v, o, s in table.select("variant_id", "original_id", column).rows()}
+    return [
+        brute_force.rank({o: score.get((v, o)) for o in candidates}, v)
+        for v, candidates in brute_force.table(frame.rows()).items()
+    ]
+
+
+def check(row, ranks):
+    assert row["accuracy"] == pytest.approx(brute_force.accuracy(ranks), abs=1e-12)
+    assert row["mrr"] == pytest.approx(brute_force.mrr(ranks), abs=1e-12)
+    for k in (2, 3, 4, 5):
+        assert row[f"recall_at_{k}"] == pytest.approx(brute_force.recall(ranks, k), abs=1e-12)
+    assert 0 <= row["accuracy_low"] <= row["accuracy"] <= row["accuracy_high"] <= 1
+
+
+@pytest.mark.parametrize("accidents", [False, True])
+@pytest.mark.parametrize("seed", range(4))
+def test_accuracy_per_component_against_brute_force(seed, accidents):
+    frame = products(30, 5, NAMES, seed, accidents)
+    table = accuracy_per_component(PairProducts.from_frame(frame, NAMES), sizes(NAMES))
+    assert table["component"].to_list() == NAMES
+    assert table["parameters"].to_list() == sizes(NAMES)["parameters"].to_list()
+    for row in table.rows(named=True):
+        check(row, brute_force.ranks(frame.rows(), [row["component"]]))
+
+
+@pytest.mark.parametrize("accidents", [False, True])
+@pytest.mark.parametrize("seed", range(4))
+def test_retrieval_against_brute_force(seed, accidents):
+    frame = products(30, 5, NAMES, seed, accidents)
+    rows = frame.rows()
+    bm25 = scores(frame, seed, "score", missing=0.1)
+    projected = pl.concat(
+        scores(frame, seed + n, "similarity", missing=0.1, proportion=p, dimension=int(p * 10000))
+        for n, p in enumerate((0.05, 0.01))
+    )
+    table = retrieval(PairProducts.from_frame(frame, NAMES), projected, bm25, sizes(NAMES))
+    names = ["full_gradient", "projection_0.01", "projection_0.05", "bm25", "best_component", "chance"]
+    assert table["method"].to_list() == names
+    found = dict(zip(names, table.rows(named=True), strict=True))
+    accuracies = {c: brute_force.accuracy(brute_force.ranks(rows, [c])) for c in NAMES}
+    assert found["best_component"]["accuracy"] == max(accuracies.values())
+    ranks = {
+        "full_gradient": brute_force.ranks(rows, NAMES),
+        "projection_0.01": expected_ranks(frame, projected.filter(proportion=0.01), "similarity"),
+        "projection_0.05": expected_ranks(frame, projected.filter(proportion=0.05), "similarity"),
+        "bm25": expected_ranks(frame, bm25, "score"),
+        "best_component": brute_force.ranks(rows, [found["best_component"]["component"]]),
+    }
+    right = {name: [r == 1 for r in values] for name, values in ranks.items()}
+    for name, values in ranks.items():
+        check(found[name], values)
+        assert found[name]["wrong"] == right[name].count(False)
+        if name != "full_gradient":
+            expected = brute_force.mcnemar(right["full_gradient"], right[name])
+            assert found[name]["p_value"] == pytest.approx(expected, rel=1e-9)
+    assert found["full_gradient"]["p_value"] is None
+    best = [
+        max((s for t in c.values() if (s := brute_force.similarity(t, NAMES)) is not None), default=None)
+        for c in brute_force.table(rows).values()
+    ]
+    best = sorted(value for value in best if value is not None)
+    assert found["full_gradient"]["mean_best_similarity"] == pytest.approx(sum(best) / len(best), rel=1e-12)
+    assert found["full_gradient"]["median_best_similarity"] == pytest.approx(np.median(best), rel=1e-12)
+    assert found["bm25"]["mean_best_similarity"] is None  # a BM25 score is no cosine
+    top, reciprocal, second = brute_force.chance(rows)
+    assert found["chance"]["accuracy"] == pytest.approx(top, rel=1e-12)
+    assert found["chance"]["mrr"] == pytest.approx(reciprocal, rel=1e-12)
+    assert found["chance"]["recall_at_2"] == pytest.approx(second, rel=1e-12)
+    assert found["chance"]["wrong"] == pytest.approx(30 * (1 - top), rel=1e-12)
+
+
+def test_a_tie_is_wrong_and_an_undefined_similarity_never_wins():
+    def row(variant, original, dot, original_self):
+        return (variant, original, "c", dot, 1.0, original_self)
+
+    frame = pl.DataFrame(
+        [
+            *(row("tie", "tie", 0.5, 1.0), row("tie", "x", 0.5, 1.0)),
+            *(row("zero", "zero", 0.0, 0.0), row("zero", "x", -0.9, 1.0)),  # own original has no length
+            *(row("rival", "rival", -0.9, 1.0), row("rival", "x", 0.0, 0.0)),  # the rival has none
+            row("lost", "x", 0.1, 1.0),  # own original is missing
+            row("alone", "alone", 0.1, 1.0),
+        ],
+        schema=list(schemas.DOT_PRODUCTS.columns),
+        orient="row",
+    )
+    pairs = PairProducts.from_frame(frame)
+    assert pairs.ranks.tolist() == [[2, math.inf, 1, math.inf, 1]]
+    table = retrieval(pairs)
+    assert table["method"].to_list() == ["full_gradient", "best_component", "chance"]
+    assert table["accuracy"].to_list() == pytest.approx([0.4, 0.4, (3 * 0.5 + 0 + 1) / 5])
+    assert table["mrr"][0] == pytest.approx((0.5 + 0 + 1 + 0 + 1) / 5)
+
+
+def test_chance_is_what_shuffling_gives():
+    frame = products(40, 5, NAMES, accidents=True)
+    pairs = PairProducts.from_frame(frame)
+    rng = np.random.default_rng(0)
+    ranks = np.array([pairs.candidates.ranks(rng.random(len(pairs.candidates.variant))) for _ in range(4000)])
+    chance = retrieval(pairs).filter(method="chance")
+    # 4000 x 40 draws: the standard error is below 0.0013.
+    assert chance["accuracy"][0] == pytest.approx((ranks == 1).mean(), abs=0.005)
+    assert chance["mrr"][0] == pytest.approx((1 / ranks).mean(), abs=0.005)
+    assert chance["recall_at_3"][0] == pytest.approx((ranks <= 3).mean(), abs=0.005)
+
+
+def test_interval_covers_as_often_as_it_says():
+    rng = np.random.default_rng(1)
+    low, high = bootstrap_interval(rng.random((400, 300)) < 0.7)
+    # 95 % of 400 with a standard error of 1.1 %; the percentile interval is a little short on 300 variants.
+    assert 0.91 <= ((low <= 0.7) & (high >= 0.7)).mean() <= 0.98
+
+
+def test_interval_depends_on_nothing_else():
+    correct = np.random.default_rng(2).random((3, 50)) < 0.5
+    together, alone = bootstrap_interval(correct), bootstrap_interval(correct[2:])
+    assert (together[0][2], together[1][2]) == (alone[0][0], alone[1][0])
+
+
+def test_mcnemar_without_disagreement():
+    right = np.array([True, False, True])
+    assert mcnemar(right, right) == 1.0
+
+
+def test_order_stands_in_for_bm25():
+    frame = products(10, 4, NAMES)
+    pairs = PairProducts.from_frame(frame)
+    first = [next(iter(c)) == v for v, c in brute_force.table(frame.rows()).items()]
+    table = retrieval(pairs, bm25=order_as_bm25(pairs))
+    assert table.filter(method="bm25")["accuracy"][0] == pytest.approx(sum(first) / 10)
+
+
+def test_projection_of_unknown_proportion_is_named_by_its_dimension():
+    frame = products(6, 3, NAMES)
+    projected = scores(frame, 0, "similarity", dimension=512).with_columns(
+        pl.lit(None, dtype=pl.Float64).alias("proportion")
+    )
+    assert "projection_512d" in retrieval(PairProducts.from_frame(frame), projected)["method"].to_list()
+
+
+def test_doubled_score():
+    frame = products(6, 3, NAMES)
+    bm25 = scores(frame, 0, "score")
+    with pytest.raises(InputError, match="more than once"):
+        retrieval(PairProducts.from_frame(frame), bm25=pl.concat([bm25, bm25[:1]]))
+
+
+def test_empty_table():
+    pairs = PairProducts.from_frame(schemas.DOT_PRODUCTS.empty())
+    assert accuracy_per_component(pairs).is_empty()
+    assert retrieval(pairs)["accuracy"].to_list() == [None, None]
+
+
+def test_exhaustive_retrieval_reports_further_recalls():
+    table = retrieval(PairProducts.from_frame(products(30, 30, NAMES)))
+    assert {"recall_at_10", "recall_at_20"} <= set(table.columns)
+    assert "recall_at_50" not in table.columns
+
+
+def test_model_comparison():
+    few = retrieval(PairProducts.from_frame(products(12, 3, NAMES)))
+    many = retrieval(PairProducts.from_frame(products(12, 12, NAMES)))
+    table = model_comparison({("a", "paraphrased"): few, ("b", "paraphrased"): many})
+    assert table.select("model", "method").rows() == [(m, k) for m in "ab" for k in few["method"]]
+    assert table.filter(model="a")["recall_at_10"].to_list() == [None] * 3
+    assert model_comparison({}).is_empty()

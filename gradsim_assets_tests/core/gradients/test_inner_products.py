@@ -1,0 +1,48 @@
+"""Sums over very many numbers stay exact, and a grid gives what pairs give."""
+
+import numpy as np
+import pytest
+import torch
+
+from gradsim_assets.core.gradients.engine.values import inner_products
+
+
+def heavy_tailed(rows, length, seed=0):
+    """Rows like an embedding's gradient: a few tokens carry most of the length."""
+    generator = torch.Generator().manual_seed(seed)
+    scales = torch.exp(2 * torch.randn(rows, length // 100 + 1, generator=generator)).repeat_interleave(100, 1)[
+        :, :length
+    ]
+    return torch.randn(rows, length, generator=generator) * scales
+
+
+@pytest.mark.parametrize("length", [100, 2_000, 2**11, 70_000, 5_000_000])
+def test_squares_of_long_vectors_are_exact_where_one_sum_is_not(length):
+    rows = heavy_tailed(2, length)
+    exact = (rows.double() ** 2).sum(1)
+    # 2^11 additions of numbers of one sign in fp32: 6e-8 each, partly cancelling.
+    assert ((torch.stack([inner_products.dot(row, row) for row in rows]) - exact).abs() / exact).max() < 5e-6
+    assert ((inner_products.squares(rows) - exact).abs() / exact).max() < 5e-6
+    assert ((inner_products.grid(rows, rows).diagonal() - exact).abs() / exact).max() < 5e-6
+    if length == 5_000_000:
+        assert ((torch.mm(rows, rows.T).diagonal() - exact).abs() / exact).max() > 1e-4
+
+
+def test_a_grid_of_strided_rows_gives_what_pairs_give():
+    wide = heavy_tailed(7, 9_000)
+    ones, others = wide[:4, 100:8_300], wide[4:, 100:8_300]
+    exact = ones.double() @ others.double().T
+    lengths = torch.outer(ones.double().norm(dim=1), others.double().norm(dim=1))
+    found = inner_products.grid(ones, others)
+    assert found.dtype == torch.float64
+    assert ((found - exact).abs() / lengths).max() < 1e-6
+    for rows, columns in (([0, 1, 2, 3], [2, 1, 0, 2]), ([3], [1]), ([1, 1, 2], [0, 1, 2])):
+        pairs = inner_products.of_pairs(ones, others, np.asarray(rows), np.asarray(columns))
+        assert ((pairs - exact[rows, columns]).abs() / lengths[rows, columns]).max() < 1e-6
+
+
+def test_a_grid_is_summed_in_parts_of_bounded_memory(monkeypatch):
+    rows = heavy_tailed(3, 50_000)
+    whole = inner_products.grid(rows, rows)
+    monkeypatch.setattr(inner_products, "_GRID_ENTRIES", 20)
+    torch.testing.assert_close(inner_products.grid(rows, rows), whole, rtol=1e-12, atol=0)

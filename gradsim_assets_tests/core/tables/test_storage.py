@@ -1,0 +1,174 @@
+"""Tables on disk: whole or not at all, many partitions as one, schemas enforced."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from gradsim_assets.core.errors import InputError
+from gradsim_assets.core.tables.schemas import BM25_CANDIDATES, LIMA
+from gradsim_assets.core.tables.storage import Partition, Tables, fingerprint
+
+FRAME = pl.DataFrame({"id": ["a", "b", "c"], "value": [1.5, None, 3.0]})
+
+
+def test_partitions_lie_in_hive_folders(tmp_path: Path) -> None:
+    tables = Tables(str(tmp_path))
+    path = tables.write(["dot_products", "paraphrased"], FRAME, Partition("amd--AMD-OLMo-1B-SFT", "03"))
+    assert Path(str(path)) == tmp_path / "dot_products/paraphrased/model=amd--AMD-OLMo-1B-SFT/shard=03/data.parquet"
+    assert Path(str(tables.path(["lima"]))) == tmp_path / "lima/data.parquet"
+
+
+def test_users_read_all_partitions_with_polars_alone(tmp_path: Path) -> None:
+    tables = Tables(str(tmp_path))
+    for shard in ("00", "01"):
+        tables.write(["t"], FRAME, Partition("007", shard))
+    frame = pl.read_parquet(tmp_path / "t/**/*.parquet", hive_schema={"model": pl.String(), "shard": pl.String()})
+    assert frame.height == 6
+    assert frame["model"].unique().to_list() == ["007"]
+
+
+def test_many_partitions_are_one_lazy_frame_in_the_given_order(tmp_path: Path) -> None:
+    tables = Tables(str(tmp_path))
+    parts = [Partition("m", shard) for shard in ("01", "00")]
+    for number, part in enumerate(parts):
+        tables.write(["t"], pl.DataFrame({"n": [number]}), part)
+    frame = tables.scan(["t"], parts)
+    assert isinstance(frame, pl.LazyFrame)
+    assert frame.collect().to_dict(as_series=False) == {"n": [0, 1]}
+
+
+def test_missing_partitions_are_named(tmp_path: Path) -> None:
+    tables = Tables(str(tmp_path))
+    tables.write(["t"], FRAME, Partition("m", "00"))
+    with pytest.raises(InputError, match="table t lacks model=m shard=01; materialise these partitions first"):
+        tables.scan(["t"], [Partition("m", "00"), Partition("m", "01")])
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1 not really", b"hello"])
+def test_a_damaged_file_is_named(content: bytes, tmp_path: Path) -> None:
+    tables = Tables(str(tmp_path))
+    Path(str(tables.write(["t"], FRAME))).write_bytes(content)
+    with pytest.raises(InputError, match="data\\.parquet is not a whole Parquet file"):
+        tables.read(["t"])
+
+
+def test_provenance_travels_in_the_file(tmp_path: Path) -> None:
+    tables = Tables(str(tmp_path))
+    path = tables.write(["t"], FRAME, provenance={"revision": "abc", "run_id": "1"})
+    assert tables.provenance(["t"]) == {"revision": "abc", "run_id": "1"}
+    FRAME.write_parquet(str(path))
+    assert tables.provenance(["t"]) == {}
+
+
+def test_a_kill_in_the_middle_of_a_write_leaves_the_old_partition(tmp_path: Path) -> None:
+    tables = Tables(str(tmp_path))
+    tables.write(["t"], FRAME)
+    # Rows appear on stdout of the writer as it goes, so the kill hits a write that has begun.
+    code = f"""
+        import sys, time, polars as pl
+        from gradsim_assets.core.tables.storage import Tables
+        def slow(batch):
+            print("writing", flush=True)
+            time.sleep(60)
+            return batch
+        Tables({str(tmp_path)!r}).write(["t"], pl.LazyFrame({{"id": ["new"]}}).map_batches(slow))
+    """
+    writer = subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)], stdout=subprocess.PIPE, text=True)
+    assert writer.stdout is not None and writer.stdout.readline().strip() == "writing"
+    os.kill(writer.pid, signal.SIGKILL)
+    writer.wait()
+    assert tables.read(["t"]).equals(FRAME)
+
+
+def test_what_a_killed_writer_left_is_swept_away_and_what_another_is_writing_is_not(tmp_path: Path) -> None:
+    folder = tmp_path / "t"
+    folder.mkdir()
+    abandoned, at_work = folder / ".data-abandoned.part", folder / ".data-at-work.part"
+    for part in (abandoned, at_work):
+        part.write_bytes(b"PAR1")
+    os.utime(abandoned, (0, time.time() - 7200))
+    Tables(str(tmp_path)).write(["t"], FRAME)
+    assert sorted(path.name for path in folder.iterdir()) == [".data-at-work.part", "data.parquet"]
+
+
+def test_a_failed_write_leaves_nothing_behind(tmp_path: Path) -> None:
+    tables = Tables(str(tmp_path))
+    with pytest.raises(pl.exceptions.PolarsError):
+        tables.write(["t"], pl.LazyFrame({"a": ["x"]}).select(pl.col("a").cast(pl.Int64)))
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_a_root_may_be_any_fsspec_location() -> None:
+    tables = Tables("memory://gradsim-test")
+    tables.write(["t"], FRAME, Partition("m", "00"), {"revision": "abc"})
+    assert tables.exists(["t"], Partition("m", "00"))
+    assert tables.provenance(["t"], Partition("m", "00")) == {"revision": "abc"}
+    assert tables.read(["t"], Partition("m", "00")).equals(FRAME)
+
+
+def test_a_streamed_table_is_made_anew_with_each_read_and_enforced(tmp_path: Path) -> None:
+    made = []
+
+    def pieces() -> Iterator[pl.DataFrame]:
+        for variant in ("a", "b", "c"):
+            made.append(variant)
+            rows = {"variant_id": [variant] * 2, "original_id": ["x", "y"], "rank": [1, 2], "score": [2, 1]}
+            yield pl.DataFrame(rows).with_columns(forced=False)
+
+    whole = pl.concat([BM25_CANDIDATES.enforce(piece) for piece in pieces()])
+    frame = BM25_CANDIDATES.streamed(pieces)
+    assert frame.collect_schema() == whole.schema  # integers of `score` have become floats
+    assert frame.collect().equals(whole)
+    assert frame.filter(pl.col("rank") == 2).select("variant_id").collect()["variant_id"].to_list() == ["a", "b", "c"]
+    made.clear()
+    assert frame.head(3).collect().equals(whole.head(3))
+    assert made == ["a", "b"]
+    tables = Tables(str(tmp_path))
+    tables.write(["t"], frame)
+    assert tables.read(["t"]).equals(whole)
+    assert fingerprint(frame) == fingerprint(whole) == fingerprint(tables.scan(["t"]))
+
+    broken = BM25_CANDIDATES.streamed(lambda: [whole.drop("rank")])
+    with pytest.raises(Exception, match="column 'rank' is missing"):
+        tables.write(["t"], broken)
+    assert tables.read(["t"]).equals(whole)
+
+
+def test_the_fingerprint_is_of_the_content(tmp_path: Path) -> None:
+    tables = Tables(str(tmp_path))
+    tables.write(["t"], FRAME)
+    assert fingerprint(FRAME) == fingerprint(tables.scan(["t"]))
+    assert fingerprint(FRAME) == fingerprint(pl.concat([FRAME[:1], FRAME[1:]], rechunk=False))
+    changed = [FRAME.reverse(), FRAME.rename({"value": "v"}), FRAME.with_columns(value=pl.col("value").fill_null(0.0))]
+    assert len({fingerprint(frame) for frame in (FRAME, *changed)}) == 4
+
+
+def test_schemas_order_and_cast_columns() -> None:
+    frame = pl.DataFrame({"forced": [True], "score": [1], "rank": [1], "original_id": ["a"], "variant_id": ["a"]})
+    assert BM25_CANDIDATES.enforce(frame).schema == BM25_CANDIDATES.empty().schema
+
+
+@pytest.mark.parametrize(
+    ("frame", "sentence"),
+    [
+        (pl.DataFrame({"id": ["a"]}), "table lima: column 'messages' is missing"),
+        (pl.DataFrame({"id": [None], "messages": [[]]}), "table lima: column 'id' holds 1 null values"),
+        (pl.DataFrame({"id": ["a"], "messages": ["hello"]}), "table lima: a column does not have its dtype"),
+    ],
+)
+def test_schemas_refuse_what_does_not_fit(frame: pl.DataFrame, sentence: str) -> None:
+    with pytest.raises(InputError, match=sentence):
+        LIMA.enforce(frame)
+
+
+def test_an_unknown_column_is_refused() -> None:
+    with pytest.raises(InputError, match="column 'colour' is not part of its schema"):
+        BM25_CANDIDATES.enforce(BM25_CANDIDATES.empty().with_columns(colour=pl.lit("red")))

@@ -1,0 +1,170 @@
+"""The main job on the embedded default, through the console script, as a newcomer runs it; and what shards do to it."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from gradsim_assets.core.partition_keys import shard_keys
+from gradsim_assets.core.tables.schemas import SETTINGS, TABLES
+from gradsim_assets.core.tables.storage import Partition, Tables
+from gradsim_assets_tests.conftest import gradsim
+
+BY_MODEL = (
+    "gradient_similarity",
+    "accuracy_per_component",
+    "agreement",
+    "greedy_selection",
+    "self_similarity",
+    "retrieval",
+)
+
+
+def whole(home: Path, table: str, shards: int, setting: str | None = None) -> pl.DataFrame:
+    """A table of the demo model over all its shards."""
+    key = [table, setting] if setting else [table]
+    if table in BY_MODEL:
+        return Tables(str(home / "tables")).read(key, Partition("demo"))
+    model = None if table in ("paraphrased", "bm25_candidates") else "demo"
+    return Tables(str(home / "tables")).scan(key, [Partition(model, shard) for shard in shard_keys(shards)]).collect()
+
+
+def test_every_table_is_there_in_its_schema(demo: tuple[Path, str]) -> None:
+    home, _ = demo
+    found = {path.relative_to(home / "tables").parts[0] for path in (home / "tables").rglob("data.parquet")}
+    assert found == set(TABLES)
+    for path in (home / "tables").rglob("data.parquet"):
+        schema = TABLES[path.relative_to(home / "tables").parts[0]]
+        frame = pl.read_parquet(path, hive_partitioning=False)
+        assert schema.enforce(frame).equals(frame)
+        assert frame.height > 0
+        assert not frame.select(schema.key).is_duplicated().any()
+
+
+def test_rows_are_variants_times_candidates_times_components(demo: tuple[Path, str]) -> None:
+    home, _ = demo
+    variants, components = 72, Tables(str(home / "tables")).read(["parameters_per_component"], Partition("demo")).height
+    for setting in SETTINGS:
+        assert whole(home, "dot_products", 4, setting).height == variants * 5 * components
+        assert whole(home, "projected_similarity", 4, setting).height == variants * 5 * 2
+        assert whole(home, "gradient_similarity", 4, setting).height == variants * 5 * (components + 1)
+
+
+def test_figures_and_the_report_are_printed_and_agree_with_the_summary(demo: tuple[Path, str]) -> None:
+    home, printed = demo
+    summary = json.loads((home / "reports/demo/summary.json").read_text())
+    assert summary["model"] == "demo" and summary["samples"] == 72
+    for setting in SETTINGS:
+        retrieval = {row["method"]: row for row in whole(home, "retrieval", 4, setting).to_dicts()}
+        for method, figures in summary["settings"][setting].items():
+            assert figures["accuracy"] == pytest.approx(retrieval[method]["accuracy"])
+            assert f"{figures['accuracy']:.3f}" in printed
+        assert {"full_gradient", "bm25", "chance", "best_component"} <= set(summary["settings"][setting])
+    assert str(home / "reports/demo/index.html") in printed
+    page = (home / "reports/demo/index.html").read_text(encoding="utf-8")
+    assert "<script src=" not in page and "<link" not in page.split("<script")[0].replace('<link rel="icon"', "")
+
+
+def test_the_demo_tells_samples_apart_but_not_perfectly(demo: tuple[Path, str]) -> None:
+    home, _ = demo
+    for setting in SETTINGS:
+        retrieval = dict(whole(home, "retrieval", 4, setting).select("method", "accuracy").iter_rows())
+        assert retrieval["full_gradient"] > 2 * retrieval["chance"]
+        assert whole(home, "accuracy_per_component", 4, setting)["accuracy"].min() < 1
+
+
+def test_a_second_run_finds_everything_up_to_date(demo: tuple[Path, str]) -> None:
+    run = gradsim(demo[0], "demo")
+    assert run.returncode == 0
+    assert "Everything is there and up to date." in run.stdout
+
+
+def test_every_file_says_where_it_came_from(demo: tuple[Path, str]) -> None:
+    tables = Tables(str(demo[0] / "tables"))
+    revision = json.loads((demo[0] / "reports/demo/summary.json").read_text())["revision"]
+    for setting in SETTINGS:
+        provenance = tables.provenance(["dot_products", setting], Partition("demo", "00"))
+        assert provenance["model"] == "demo" and provenance["revision"] == revision
+        assert {"run_id", "package_version", "fingerprint", "lima", "bm25_candidates", setting} <= set(provenance)
+
+
+def figures(frame: pl.DataFrame) -> pl.DataFrame:
+    """The columns that count decisions: these are equal to the last bit whenever no decision changed."""
+    counted = [
+        c
+        for c in frame.columns
+        if c.startswith(("accuracy", "mrr", "recall", "wrong")) or not frame[c].dtype.is_float()
+    ]
+    return frame.select(counted)
+
+
+@pytest.mark.parametrize("shards", [1, 10])
+def test_shards_change_no_figure(shards: int, demo: tuple[Path, str], tmp_path: Path) -> None:
+    home, _ = demo
+    shutil.copytree(home / "models", tmp_path / "models")  # the same model, built once
+    run = gradsim(tmp_path, "run", "demo", shards=shards)
+    assert run.returncode == 0, run.stdout + run.stderr
+    for table in ("paraphrased", "bm25_candidates", "model_generated"):
+        assert whole(tmp_path, table, shards).equals(whole(home, table, 4))
+    for setting in SETTINGS:
+        here, there = whole(tmp_path, "dot_products", shards, setting), whole(home, "dot_products", 4, setting)
+        assert here.select("variant_id", "original_id", "component").equals(
+            there.select("variant_id", "original_id", "component")
+        )
+        # Sums are taken in another order where blocks differ: rounding of fp32, relative to the lengths of the two
+        # gradients. A memorised answer has next to no gradient (1 - p of a token is all rounding), hence the two bounds.
+        lengths = pl.col("variant_self", "original_self").sqrt()
+        scale = (there.select(lengths)["variant_self"] * there.select(lengths)["original_self"]).clip(1e-12)
+        error = (here["dot_product"] - there["dot_product"]).abs() / scale
+        assert error.quantile(0.95) < 1e-5
+        assert error.max() < 1e-2
+        for table in ("accuracy_per_component", "retrieval"):
+            assert figures(whole(tmp_path, table, shards, setting)).equals(figures(whole(home, table, 4, setting)))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "config", "sentence"),
+    [
+        (["run", "no/such-model"], "", "no/such-model"),
+        (
+            ["run", "demo"],
+            "[data]\nshards = 99\n",
+            "99 shards are more than the 72 samples; set data.shards to 72 or less",
+        ),
+        (["run", "demo"], "[data]\nshard = 1\n", "unknown key data.shard; did you mean shards?"),
+        (["run", "demo"], '[data]\noriginals = "none.parquet"\n', "none.parquet does not exist"),
+        (["models", "remove", "org/name"], "", "org/name is not registered"),
+    ],
+)
+def test_bad_input_ends_in_a_sentence_and_leaves_nothing(
+    arguments: list[str], config: str, sentence: str, tmp_path: Path, demo: tuple[Path, str]
+) -> None:
+    shutil.copytree(demo[0] / "models", tmp_path / "models")
+    run = gradsim(tmp_path, *arguments, config=config)
+    assert run.returncode in (1, 2)
+    assert sentence in run.stderr
+    assert "Traceback" not in run.stderr
+    assert not list((tmp_path / "tables").rglob("*.part")) if (tmp_path / "tables").exists() else True
+
+
+def test_models_are_added_listed_and_removed(tmp_path: Path) -> None:
+    assert gradsim(tmp_path, "models", "add", "org/name@v1").stdout.strip() == "org--name@v1"
+    assert "org/name@v1\torg--name@v1" in gradsim(tmp_path, "models", "list").stdout
+    assert gradsim(tmp_path, "models", "remove", "org/name@v1").returncode == 0
+    assert "org/name@v1" not in gradsim(tmp_path, "models", "list").stdout
+
+
+def test_definitions_load_without_what_is_heavy() -> None:
+    heavy = ("torch", "transformers", "datasets", "kubernetes", "trak", "matplotlib", "plotly", "openai")
+    code = (
+        "import sys, gradsim_assets.definitions as d\n"
+        "from gradsim_assets.configuration import load_settings\n"
+        "d.build_definitions(load_settings({})).get_repository_def()\n"
+        f"print([name for name in {heavy} if name in sys.modules])"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path.home())
+    assert run.stdout.strip() == "[]"

@@ -1,0 +1,106 @@
+"""Random dot products as they come from real gradients, with the accidents that analyses must survive."""
+
+import random
+
+import numpy as np
+import polars as pl
+
+from gradsim_assets.core.analysis.parameters_per_component import parameters_per_component
+from gradsim_assets.core.analysis.retrieval import order_as_bm25
+from gradsim_assets.core.similarity.pair_products import PairProducts
+from gradsim_assets.core.tables import schemas
+
+
+def block_names(blocks: int) -> list[str]:
+    """Component names of an OLMo-like model."""
+    kinds = [f"self_attn.{x}_proj" for x in "qkvo"] + [f"mlp.{x}_proj" for x in ("gate", "up", "down")]
+    return ["model.embed_tokens.weight", *(f"model.layers.{b}.{kind}.weight" for b in range(blocks) for kind in kinds)]
+
+
+def products(
+    variants: int, candidates: int, components: list[str], seed: int = 0, accidents: bool = False
+) -> pl.DataFrame:
+    """A `dot_products` table from random 6-dimensional gradients of small whole numbers, so ties happen by themselves.
+
+    With accidents some gradients are zero, some rows, pairs and own originals are missing, and one variant stands alone.
+    """
+    rng, draw = np.random.default_rng(seed), random.Random(seed)
+    ids = [f"lima_{i * 3 % 17}_{i}" for i in range(variants)]
+    shape = (variants, len(components), 6)
+    originals = rng.integers(-2, 3, shape).astype(float)
+    variant = np.where(rng.random(shape) < 0.7, originals, rng.integers(-2, 3, shape))
+    if accidents:
+        originals[rng.random(shape[:2]) < 0.05] = 0
+        variant[rng.random(shape[:2]) < 0.05] = 0
+        originals[0] = 0  # a whole gradient without length
+    else:
+        originals[..., 0] += 0.5
+        variant[..., 0] += 0.5
+    rows = []
+    for v, variant_id in enumerate(ids):
+        others = draw.sample([o for o in range(variants) if o != v], min(candidates, variants) - 1)
+        place = draw.randrange(len(others) + 1)
+        for o in [*others[:place], v, *others[place:]]:
+            if accidents and (draw.random() < 0.05 or (v == 1 and o != v) or (v == 2 and o == v)):
+                continue
+            for c, component in enumerate(components):
+                if accidents and draw.random() < 0.01:
+                    continue
+                a, b = variant[v, c], originals[o, c]
+                rows.append((variant_id, ids[o], component, float(a @ b), float(a @ a), float(b @ b)))
+    return pl.DataFrame(rows, schema=list(schemas.DOT_PRODUCTS.columns), orient="row")
+
+
+def sizes(components: list[str], seed: int = 0) -> pl.DataFrame:
+    """A `parameters_per_component` table in which many components share a size."""
+    draw = random.Random(seed)
+    return parameters_per_component({name: draw.choice([64, 128, 4096]) for name in components})
+
+
+def realistic(variants: int, candidates: int, components: list[str], seed: int = 0) -> pl.DataFrame:
+    """A large `dot_products` table quickly: own originals are more similar, later blocks more so, ids as in LIMA."""
+    rng = np.random.default_rng(seed)
+    count = len(components)
+    v = np.repeat(np.arange(variants), candidates * count)
+    place = np.tile(np.repeat(np.arange(candidates), count), variants)
+    c = np.tile(np.arange(count), variants * candidates)
+    own_place = np.where(rng.random(variants) < 0.85, 0, rng.integers(0, candidates, variants))
+    # The own original stands at its place, the others follow their variant in the circle of ids.
+    o = np.where(place == own_place[v], v, (v + 1 + place - (place > own_place[v])) % variants)
+    lengths = rng.lognormal(0, 0.7, (2, variants, 1)) * rng.lognormal(-3, 1, (2, 1, count))
+    strength = 0.15 + 0.45 * np.linspace(0, 1, count) ** 0.5 + rng.normal(0, 0.05, count)
+    mean = np.where(v == o, (strength * rng.normal(1, 0.25, (variants, 1)))[v, c], 0.12)
+    similarity = np.clip(mean + rng.normal(0, 0.12, len(v)), -0.99, 0.99)
+    a, b = lengths[0][v, c], lengths[1][o, c]
+    ids = np.array([f"lima_{i + i // 80}" for i in range(variants)], dtype=object)
+    return pl.DataFrame(
+        {
+            "variant_id": ids[v].tolist(),
+            "original_id": ids[o].tolist(),
+            "component": np.array(components, dtype=object)[c].tolist(),
+            "dot_product": (similarity * np.sqrt(a * b)).astype(np.float32).astype(float),
+            "variant_self": a.astype(np.float32).astype(float),
+            "original_self": b.astype(np.float32).astype(float),
+        }
+    )
+
+
+def projected(dot_products: pl.DataFrame, proportions: tuple[float, ...] = (0.01, 0.05)) -> pl.DataFrame:
+    """A `projected_similarity` table: the full gradients' similarity with noise that falls with the dimension."""
+    pairs = PairProducts.from_frame(dot_products)
+    rng = np.random.default_rng(1)
+    frames = [
+        pairs.candidates.frame.with_columns(
+            pl.lit(p).alias("proportion"),
+            pl.lit(int(512 * round(p * 2000)), dtype=pl.Int64).alias("dimension"),
+            pl.Series("similarity", pairs.full_similarity + rng.normal(0, 0.004 / p, len(pairs.full_similarity))),
+        )
+        for p in proportions
+    ]
+    return schemas.PROJECTED_SIMILARITY.enforce(pl.concat(frames))
+
+
+def bm25(dot_products: pl.DataFrame) -> pl.DataFrame:
+    """A `bm25_candidates` table whose scores fall with the rank."""
+    table = order_as_bm25(PairProducts.from_frame(dot_products))
+    return table.with_columns(score=30.0 / pl.col("rank"))

@@ -1,0 +1,74 @@
+"""gradsim.toml and the environment: defaults, and the sentences for what is wrong."""
+
+from pathlib import Path
+
+import pytest
+
+from gradsim_assets.configuration import Settings, load_settings
+from gradsim_assets.core.errors import InputError
+
+ROOT = Path(__file__).parent.parent
+
+
+def settings_of(text: str, folder: Path) -> Settings:
+    path = folder / "gradsim.toml"
+    path.write_text(text, encoding="utf-8")
+    return load_settings({"GRADSIM_CONFIG": str(path), "GRADSIM_HOME": str(folder)})
+
+
+def test_without_a_file_the_demo_is_configured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = load_settings({})
+    assert settings.data.originals == settings.data.paraphrases == "demo"
+    assert [model.id for model in settings.models] == ["demo"]
+    assert settings.home == tmp_path / ".gradsim"
+    assert settings.tables == str(tmp_path / ".gradsim" / "tables")
+
+
+def test_the_example_file_shows_the_defaults_and_knows_every_key(tmp_path: Path) -> None:
+    example = (ROOT / "gradsim.example.toml").read_text(encoding="utf-8")
+    shown = settings_of(example, tmp_path)
+    assert shown == settings_of("", tmp_path)
+    for section in ("data", "paraphraser", "compute"):
+        documented = example.split(f"\n[{section}]")[1].split("\n[")[0]
+        for key in getattr(shown, section).model_dump():
+            assert f"\n{key} = " in documented, f"[{section}] {key} is not in gradsim.example.toml"
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("[data]\nshard = 3", "unknown key data.shard; did you mean shards?"),
+        ("[dta]\nshards = 3", "unknown key dta; did you mean data?"),
+        (
+            '[[models]]\nid = "a/b"\nflavour = 1',
+            "unknown key models.0.flavour; known here: id, dtype, chat_template, context, candidates",
+        ),
+        ("[data]\nshards = 100", "data.shards = 100 is not accepted"),
+        ("[data]\nshards = 0", "data.shards = 0 is not accepted"),
+        ("[data]\ncandidates = 0", 'data.candidates = 0 is not accepted (must be a number from 1 up, or "all")'),
+        (
+            '[[models]]\nid = "a/b"\ncandidates = "some"',
+            "models.0.candidates = 'some' is not accepted (must be a number",
+        ),
+        ('[compute]\nexecutor = "celery"', "compute.executor = 'celery' is not accepted"),
+        ('[compute]\ndevice = "gpu"', "compute.device = 'gpu' is not accepted"),
+        ('home = "/tmp"', "unknown key home; set GRADSIM_HOME in the environment instead"),
+        ('[[models]]\nid = "a/b"\n[[models]]\nid = "a/b"', "model a/b is listed twice"),
+        ("[data", "is not valid TOML"),
+    ],
+)
+def test_a_fault_in_the_file_is_told_in_one_sentence(text: str, sentence: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError) as caught:
+        settings_of(text, tmp_path)
+    assert sentence in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_named_file_must_exist(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"GRADSIM_CONFIG names .*, which is no file"):
+        load_settings({"GRADSIM_CONFIG": str(tmp_path / "none.toml")})
+
+
+def test_all_candidates_can_be_asked_for(tmp_path: Path) -> None:
+    assert settings_of('[data]\ncandidates = "all"', tmp_path).data.candidates == "all"
