@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from gradsim_assets.core.gradients.engine import PassRequest
-from gradsim_assets.core.models.tokenization import IGNORED, EncodedSample
+from gradsim_assets.core.models.encoded_sample import IGNORED, EncodedSample
 
 SETTINGS = ("paraphrased", "model_generated")
 

@@ -127,7 +127,7 @@ class _Graphs:
         )
 
     def _lengths(self, sample: "Sample") -> tuple[int, int]:
-        from gradsim_assets.core.models.tokenization import IGNORED
+        from gradsim_assets.core.models.encoded_sample import IGNORED
 
         encoded = self.chat.encode(sample)
         return encoded.length, int((encoded.labels != IGNORED).sum())

@@ -16,7 +16,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gradsim_assets.core.models.tokenization import IGNORED, TULU_TEMPLATE, ChatTokenizer, EncodedSample
+from gradsim_assets.core.models.encoded_sample import IGNORED, EncodedSample
+from gradsim_assets.core.models.tokenization import TULU_TEMPLATE, ChatTokenizer
 from gradsim_assets.core.samples import Sample, parse_samples
 from gradsim_assets.demo import data
 

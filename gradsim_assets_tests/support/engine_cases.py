@@ -5,7 +5,7 @@ import torch
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, OlmoConfig
 
 from gradsim_assets.core.gradients.engine import PassRequest
-from gradsim_assets.core.models.tokenization import IGNORED, EncodedSample
+from gradsim_assets.core.models.encoded_sample import IGNORED, EncodedSample
 
 SIZES = {"vocab_size": 211, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
 CONFIGS = {

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import numpy as np
 
 from gradsim_assets.core.errors import InputError
+from gradsim_assets.core.models.encoded_sample import IGNORED, EncodedSample
 from gradsim_assets.core.samples import Sample
 
 #: The "tulu" format of open-instruct: no BOS, EOS after an answer, no newline at the very end of a conversation.
@@ -21,27 +22,7 @@ TULU_TEMPLATE = (
     "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
 )
 
-#: The label that Hugging Face losses leave out.
-IGNORED = -100
-
 ContextPolicy = Literal["auto", "keep", "truncate", "drop"]
-
-
-@dataclass(frozen=True)
-class EncodedSample:
-    """One sample as the model sees it.
-
-    `input_ids` and `labels` are int64 arrays of the same length T; labels are IGNORED on the prompt.
-    """
-
-    id: str
-    input_ids: np.ndarray
-    labels: np.ndarray
-
-    @property
-    def length(self) -> int:
-        """Number of tokens T."""
-        return len(self.input_ids)
 
 
 @dataclass(frozen=True)

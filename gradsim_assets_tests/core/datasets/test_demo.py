@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from gradsim_assets.core.models.tokenization import IGNORED, ChatTokenizer
+from gradsim_assets.core.models.encoded_sample import IGNORED
+from gradsim_assets.core.models.tokenization import ChatTokenizer
 from gradsim_assets.core.samples import check_variants, parse_samples
 from gradsim_assets.demo import data
 from gradsim_assets.demo.model import EOS, PAD, RECIPE, TURNS, build_demo_model, content_hash, train_tokenizer

@@ -15,7 +15,7 @@ RUN = textwrap.dedent(
     from gradsim_assets.core.gradients.engine import PassOptions
 from gradsim_assets.core.gradients.engine import PassRequest
 from gradsim_assets.core.gradients.engine import run_pass
-    from gradsim_assets.core.models.tokenization import EncodedSample
+    from gradsim_assets.core.models.encoded_sample import EncodedSample
 
     config = OlmoConfig(vocab_size=50304, hidden_size=2048, intermediate_size=8192, num_hidden_layers=16,
         num_attention_heads=16, tie_word_embeddings=True, bos_token_id=None, eos_token_id=2, pad_token_id=1)

@@ -190,7 +190,7 @@ MEASURE = textwrap.dedent(
     torch.set_num_threads(1)
     from transformers import AutoModelForCausalLM, LlamaConfig
     from gradsim_assets.core.gradients.engine import GradientPass, PassOptions, PassRequest
-    from gradsim_assets.core.models.tokenization import EncodedSample
+    from gradsim_assets.core.models.encoded_sample import EncodedSample
 
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(LlamaConfig(vocab_size=2000, hidden_size=192, intermediate_size=768,

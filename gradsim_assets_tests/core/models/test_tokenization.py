@@ -7,7 +7,8 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from gradsim_assets.core.errors import InputError
-from gradsim_assets.core.models.tokenization import IGNORED, TULU_TEMPLATE, ChatTokenizer, encode_samples
+from gradsim_assets.core.models.encoded_sample import IGNORED
+from gradsim_assets.core.models.tokenization import TULU_TEMPLATE, ChatTokenizer, encode_samples
 from gradsim_assets.core.samples import Sample
 from gradsim_assets.demo.model import train_tokenizer
 

@@ -27,7 +27,7 @@ from gradsim_assets.core.gradients.engine.verification import (
 )
 from gradsim_assets.core.gradients.projections import make_projector, total_dimension
 from gradsim_assets.core.memory import free_bytes, peak_bytes, ran_out
-from gradsim_assets.core.models.tokenization import EncodedSample
+from gradsim_assets.core.models.encoded_sample import EncodedSample
 
 #: Called with (gradients done, gradients in all, what is being done).
 Progress = Callable[[int, int, str], None]

@@ -10,7 +10,7 @@ import numpy as np
 from gradsim_assets.core.errors import InputError
 from gradsim_assets.core.gradients.engine.values.precision import Precision
 from gradsim_assets.core.gradients.projections import ProjectionKind, Weighting
-from gradsim_assets.core.models.tokenization import EncodedSample
+from gradsim_assets.core.models.encoded_sample import EncodedSample
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from gradsim_assets.core.gradients.engine.values.held_gradients import Layout, S
 from gradsim_assets.core.gradients.engine.values.layers import UnbatchableError
 from gradsim_assets.core.gradients.engine.values.precision import default_tolerance
 from gradsim_assets.core.gradients.engine.values.reference import plain_gradient
-from gradsim_assets.core.models.tokenization import IGNORED, EncodedSample
+from gradsim_assets.core.models.encoded_sample import IGNORED, EncodedSample
 from gradsim_assets.core.seeds import stable_seed
 
 #: Parameters whose plain gradients are held at a time; a whole gradient of a large model need not fit beside it.

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from gradsim_assets.core.models.tokenization import EncodedSample
+from gradsim_assets.core.models.encoded_sample import EncodedSample
 
 
 def padded_batches(

@@ -21,7 +21,7 @@ from gradsim_assets.core.gradients.engine.values.layers import (
     tensors_of,
 )
 from gradsim_assets.core.gradients.engine.values.precision import wide
-from gradsim_assets.core.models.tokenization import IGNORED, EncodedSample
+from gradsim_assets.core.models.encoded_sample import IGNORED, EncodedSample
 
 
 class Tap:

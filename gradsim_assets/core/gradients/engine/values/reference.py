@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from gradsim_assets.core.gradients.engine.values.precision import wide
-from gradsim_assets.core.models.tokenization import IGNORED, EncodedSample
+from gradsim_assets.core.models.encoded_sample import IGNORED, EncodedSample
 
 
 def sample_loss(model: torch.nn.Module, sample: EncodedSample, device: torch.device | str) -> torch.Tensor:
