@@ -125,7 +125,7 @@ def measure() -> None:
     import torch
 
     from gradsim_assets.core.gradients.engine.planning.model_shape import measure as shape_of_model
-    from gradsim_assets.core.gradients.engine.values.gradient_hooks import Tap
+    from gradsim_assets.core.gradients.engine.values.gradient_hooks import GradientHooks
 
     torch.set_num_threads(1)
     for hidden, layers, vocabulary, count in (
@@ -143,7 +143,7 @@ def measure() -> None:
             dict.fromkeys(SETTINGS, pairs),
             frozenset(SETTINGS),
         )
-        plan = plan_pass(shape_of_model(Tap(model)), PassGraph.of(request), 2 * GIB)
+        plan = plan_pass(shape_of_model(GradientHooks(model)), PassGraph.of(request), 2 * GIB)
         started = time.process_time()  # of one thread: other work on the machine does not count
         result = run_pass(model, request, PassOptions(memory_bytes=2 * GIB, check_pairs=0))
         seconds = time.process_time() - started

@@ -6,7 +6,7 @@ import dagster as dg
 import pytest
 
 from gradsim_assets.core.gradients.dot_products import product_frame
-from gradsim_assets.core.gradients.engine import gradient_pass as run_module
+from gradsim_assets.core.gradients.engine.values.held_gradients import HeldGradients
 from gradsim_assets.core.models.loading import LoadedModel
 from gradsim_assets.core.models.revisions import Revision
 from gradsim_assets.resources.compute import Compute
@@ -34,8 +34,8 @@ def test_results_stay_until_the_tables_are_made(tmp_path: Path) -> None:
 
 
 def test_wrong_products_are_not_kept_and_not_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    right = run_module.products
-    monkeypatch.setattr(run_module, "products", lambda *a: right(*a) * 1.001)
+    right = HeldGradients.products
+    monkeypatch.setattr(HeldGradients, "products", lambda *a: right(*a) * 1.001)
     compute = Compute(home=str(tmp_path), projections=[])
     scratch = compute.scratch("gradients", "m", "00")
     with (

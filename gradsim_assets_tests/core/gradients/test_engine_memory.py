@@ -12,9 +12,7 @@ RUN = textwrap.dedent(
     import numpy as np, torch
     torch.set_num_threads(2)
     from transformers import AutoModelForCausalLM, OlmoConfig
-    from gradsim_assets.core.gradients.engine import PassOptions
-from gradsim_assets.core.gradients.engine import PassRequest
-from gradsim_assets.core.gradients.engine import run_pass
+    from gradsim_assets.core.gradients.engine import PassOptions, PassRequest, run_pass
     from gradsim_assets.core.models.encoded_sample import EncodedSample
 
     config = OlmoConfig(vocab_size=50304, hidden_size=2048, intermediate_size=8192, num_hidden_layers=16,

@@ -8,7 +8,7 @@ import torch
 
 from gradsim_assets.core.errors import InputError
 from gradsim_assets.core.gradients.engine import GradientPass, PassOptions, PassRequest, run_pass
-from gradsim_assets.core.gradients.engine import gradient_pass as run_module
+from gradsim_assets.core.gradients.engine.values.held_gradients import HeldGradients
 from gradsim_assets_tests.support.engine_cases import SETTINGS, relative_error, sample, small_request, tiny
 
 #: Matrix products of other shapes sum in another order: some 1e-7 of the gradients' lengths each.
@@ -149,8 +149,8 @@ def test_too_little_memory_is_refused_before_anything_is_computed():
 
 
 def test_wrong_products_do_not_pass(monkeypatch):
-    right = run_module.products
-    monkeypatch.setattr(run_module, "products", lambda *a: right(*a) * 1.001)
+    right = HeldGradients.products
+    monkeypatch.setattr(HeldGradients, "products", lambda *a: right(*a) * 1.001)
     with pytest.raises(ArithmeticError, match="plain autograd"):
         run_pass(tiny("olmo"), small_request())
 

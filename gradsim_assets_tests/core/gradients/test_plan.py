@@ -11,7 +11,8 @@ from transformers import LlamaConfig, OlmoConfig
 
 from gradsim_assets.core.errors import InputError
 from gradsim_assets.core.gradients.engine import PassGraph, PassOptions, plan_pass, shape_of_config
-from gradsim_assets.core.gradients.engine.planning.blocks import Room, Unit, make_blocks
+from gradsim_assets.core.gradients.engine.planning.blocks import MemoryBudget, VariantGroup, make_blocks
+from gradsim_assets.core.gradients.engine.planning.memory_model import MemoryModel
 from gradsim_assets.core.gradients.engine.planning.pass_graph import originals_of
 
 SETTINGS = ("paraphrased", "model_generated")
@@ -64,11 +65,9 @@ def graph_of(samples, pairs, proportions=()):
 
 def test_factors_of_the_billion_parameter_model_have_the_known_size(billion):
     # Per token and layer: 6 x 2048 around attention (q, k and v share their input), 2048 + 3 x 8192 + 2048 in the MLP.
-    from gradsim_assets.core.gradients.engine.planning.plan import _Planner
-
     graph = graph_of(*lima_like(20))
     layers = frozenset(n for n in billion.factorable if "embed" not in billion.components[n].name)
-    assert _Planner(billion, graph, 10**12, layers, PassOptions()).tokens == 655_360
+    assert MemoryModel(billion, graph, layers).numbers_per_token == 655_360
 
 
 def test_a_thousand_ids_in_80_gb_need_at_most_1_6_times_the_minimum(billion):
@@ -133,18 +132,18 @@ def test_improving_blocks_beats_file_order_and_never_hurts():
     wanted = {}
     for variant, original in pairs:
         wanted.setdefault(variant, []).append(int(original.removeprefix("lima_")))
-    units = [Unit(1.0, np.asarray(sorted(set(originals))), 1) for originals in wanted.values()]
-    room = Room(12.0, lambda longest: 0.0)
+    groups = [VariantGroup(1.0, np.asarray(sorted(set(originals))), 1) for originals in wanted.values()]
+    budget = MemoryBudget(12.0, lambda longest: 0.0)
 
     def streamed(blocks):
-        return sum(len({o for unit in block for o in units[unit].originals.tolist()}) for block in blocks)
+        return sum(len({o for group in block for o in groups[group].originals.tolist()}) for block in blocks)
 
     in_order = streamed([list(range(start, min(start + 12, 300))) for start in range(0, 300, 12)])
-    greedy, improved = make_blocks(units, room, improve=False), make_blocks(units, room)
+    greedy, improved = make_blocks(groups, budget, improve=False), make_blocks(groups, budget)
     assert streamed(improved) <= streamed(greedy) < 0.85 * in_order
-    assert sorted(unit for block in improved for unit in block) == list(range(300))
+    assert sorted(group for block in improved for group in block) == list(range(300))
     assert max(map(len, improved)) <= 12
-    assert improved == make_blocks(units, room)
+    assert improved == make_blocks(groups, budget)
 
 
 def test_too_little_memory_names_what_is_needed(billion):
@@ -174,7 +173,7 @@ def test_shapes_of_a_mixture_of_experts_are_read_too():
     )
     experts = [component for component in shape.components if "experts" in component.name]
     assert experts
-    assert all(not component.parts for component in experts)
+    assert all(not component.factors for component in experts)
     assert shape.linear > 0
 
 

@@ -12,19 +12,29 @@ from gradsim_assets.core.gradients.engine.values.precision import Precision
 from gradsim_assets.core.gradients.projections import ProjectionKind, Weighting
 from gradsim_assets.core.models.encoded_sample import EncodedSample
 
+#: What the originals' losses stand under, where those of variants stand under their setting.
+ORIGINAL = "original"
+
+#: By ORIGINAL or a setting, then by sample: nats per response token.
+Losses = dict[str, dict[str, float]]
+
 
 @dataclass(frozen=True)
 class PassRequest:
     """The samples and pairs of one pass.
 
-    `pairs` holds (variant id, original id) by setting in the order of the output's rows; `products` names the settings
-    whose per-component products are wanted, `projections` the proportions wanted by setting.
+    Raises:
+        InputError: an id occurs twice, a setting lacks variants or pairs, or a pair names a sample that was not given.
     """
 
     originals: list[EncodedSample]
+    #: By setting.
     variants: Mapping[str, list[EncodedSample]]
+    #: (variant id, original id) by setting, in the order of the output's rows.
     pairs: Mapping[str, list[tuple[str, str]]]
+    #: Settings whose per-component products are wanted.
     products: frozenset[str] = frozenset()
+    #: Proportions of the random projections that are wanted, by setting.
     projections: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -58,43 +68,46 @@ def _check_unique(ids: list[str], what: str) -> None:
 
 @dataclass(frozen=True)
 class PassOptions:
-    """How a pass is done; none of it changes a result beyond rounding (`projection_*` and `weighting` excepted).
-
-    `memory_bytes` limits what the pass may hold on the device beside the model (None: a share of what is free); `form`
-    (how gradients are held), `tile` (originals at a time) and `batch_tokens` (padded tokens of a batch; 0 for one
-    sample at a time) override the plan's choice;
-    `check_pairs` pairs of the run are recomputed by plain autograd and the run fails above `tolerance` (relative to
-    the lengths of the two gradients); `scratch` keeps the results in files, finished block by block, so that a killed
-    run goes on and results may be larger than memory.
-    """
+    """How a pass is done; none of it changes a result beyond rounding, but for the kind of projection."""
 
     device: str = "cpu"
+    #: Of matrix products.
     precision: Precision = "fp32"
+    #: These three decide what a projection is (see `make_projector`).
     projection_kind: ProjectionKind = "fast"
     projection_seed: int = 0
     weighting: Weighting = "unbiased"
+    #: What the pass may hold on the device beside the model; None: a share of what is free.
     memory_bytes: int | None = None
+    #: How gradients are held; "auto" leaves it to the plan.
     form: Literal["auto", "formed", "factored"] = "auto"
+    #: Originals that meet the held variants at a time; None leaves it to the plan.
     tile: int | None = None
+    #: Padded tokens of a batch, 0 for one sample at a time; None leaves it to the plan.
     batch_tokens: int | None = None
+    #: Pairs that are recomputed by plain autograd when all is done.
     check_pairs: int = 3
+    #: The error of such a pair, relative to the lengths of both gradients, above which the pass fails; None: what
+    #: rounding explains.
     tolerance: float | None = None
+    #: A folder that keeps the results in files, finished block by block: a killed pass goes on, and results may be
+    #: larger than memory. None keeps them in memory.
     scratch: Path | None = None
 
 
 @dataclass(frozen=True)
 class PairBlock:
-    """Finished rows of one setting: `rows` [n] are positions in `request.pairs[setting]`.
-
-    The products are float64 [n, components], or None where only projections are wanted; `projected` holds float64
-    cosines [n] of the projected full gradients by proportion (NaN where a gradient has no length).
-    """
+    """Finished rows of one setting: n pairs, C components, all arrays float64."""
 
     setting: str
+    #: int64 [n]: their places in `request.pairs`.
     rows: np.ndarray
+    #: [n, C]; None where the setting's products are not wanted.
     dot_products: np.ndarray | None
+    #: [n, C]: products of the variants, and of the originals, with themselves.
     variant_self: np.ndarray | None
     original_self: np.ndarray | None
+    #: [n] by proportion: cosines of the projected full gradients.
     projected: Mapping[float, np.ndarray]
 
 
@@ -102,17 +115,21 @@ class PairBlock:
 class PassReport:
     """What a pass did: for the table's metadata and the log."""
 
+    #: Distinct samples: the least number of gradients.
     samples: int = 0
     pairs: int = 0
     gradients_computed: int = 0
     blocks: int = 0
+    #: Blocks that an earlier try had finished.
     blocks_restored: int = 0
     seconds: float = 0.0
     peak_memory_bytes: int = 0
+    #: Pairs that were recomputed by plain autograd, their largest error, and what was allowed.
     checked_pairs: int = 0
     max_relative_error: float = 0.0
     tolerance: float = 0.0
     plan: str = ""
+    #: What turned out otherwise than planned, a sentence each.
     notes: list[str] = field(default_factory=list)
 
 
@@ -120,18 +137,19 @@ class PassReport:
 class PassResult:
     """Everything of a pass; arrays are memory-mapped files where the pass had a scratch folder.
 
-    `components` in model order with their `parameters`; by setting `dot_products`, `variant_self` and `original_self`
-    float64 [pairs, components] and `projected[setting][proportion]` float64 [pairs], rows as in `request.pairs`;
-    `dimensions[proportion]` is the real total dimension; `losses` maps "original" or a setting, then a sample's id, to
-    its loss in nats per response token.
+    By setting: float64 [pairs, components], with rows as in `request.pairs` and components in model order.
     """
 
     components: list[str]
+    #: Number of parameters of each component.
     parameters: list[int]
     dot_products: dict[str, np.ndarray]
+    #: Products of the variants, and of the originals, with themselves.
     variant_self: dict[str, np.ndarray]
     original_self: dict[str, np.ndarray]
+    #: By setting, then proportion: cosines of the projected full gradients, float64 [pairs].
     projected: dict[str, dict[float, np.ndarray]]
+    #: By proportion: dimension of the projected full gradient.
     dimensions: dict[float, int]
-    losses: dict[str, dict[str, float]]
+    losses: Losses
     report: PassReport

@@ -10,19 +10,18 @@ TERMS = ("dot_product", "variant_self", "original_self")
 
 
 class Results:
-    """Rows in the order of `request.pairs`.
-
-    `products[setting][term]` is float64 [pairs, components], `projected[setting][proportion]` float64 [pairs].
-    """
+    """Rows in the order of `request.pairs`; what was not put yet is NaN, or 0 in files."""
 
     def __init__(self, request: PassRequest, components: int, scratch: Scratch | None) -> None:
         self._scratch = scratch
         pairs = {setting: len(request.pairs[setting]) for setting in request.settings}
+        #: By setting, then term: float64 [pairs, components].
         self.products = {
             s: {term: self._array(f"{s}-{term}", (pairs[s], components)) for term in TERMS}
             for s in request.settings
             if s in request.products
         }
+        #: By setting, then proportion: float64 [pairs].
         self.projected = {
             s: {p: self._array(f"{s}-projected-{p!r}", (pairs[s],)) for p in request.projections[s]}
             for s in request.settings
@@ -45,6 +44,10 @@ class Results:
     def of(self, term: str) -> dict[str, np.ndarray]:
         """One of `TERMS` by setting."""
         return {setting: arrays[term] for setting, arrays in self.products.items()}
+
+    def row(self, setting: str, row: int) -> np.ndarray:
+        """Float64 [terms, components]: the products of one pair."""
+        return np.stack([self.products[setting][term][row] for term in TERMS])
 
     def flush(self) -> None:
         """Brings everything to the disk."""

@@ -13,10 +13,7 @@ import torch
 
 from gradsim_assets.core.errors import InputError
 from gradsim_assets.core.gradients.engine.planning.plan import Plan
-from gradsim_assets.core.gradients.engine.request import PassOptions, PassRequest
-
-#: By "original" or a setting, then by sample: nats per response token.
-Losses = dict[str, dict[str, float]]
+from gradsim_assets.core.gradients.engine.request import Losses, PassOptions, PassRequest
 
 
 def fingerprint(
@@ -63,7 +60,7 @@ class Scratch:
         return plan
 
     def replan(self, plan: Plan) -> None:
-        """Stores the plan (again, with other blocks, where memory ran out)."""
+        """Stores the plan, or the one in its place where memory ran out: a pass that goes on keeps to it."""
         content = json.dumps({**asdict(plan), "factored": sorted(plan.factored)})
         _write(self.folder / "plan.json", content.encode())
 

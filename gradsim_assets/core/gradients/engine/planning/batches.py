@@ -1,4 +1,4 @@
-"""Samples of a pass in padded batches."""
+"""Samples of a pass, cut up into padded batches."""
 
 from collections.abc import Iterator, Sequence
 

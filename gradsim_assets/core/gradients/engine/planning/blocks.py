@@ -2,7 +2,8 @@
 
 Every block streams the originals that its variants are compared with, so the number of backward passes is the number
 of variants plus the sum over blocks of the originals in them. Finding the least is a hypergraph partition, which is
-hard; growing blocks greedily and then moving and swapping units until nothing helps comes close in a second.
+hard. Growing blocks greedily, and then moving and swapping groups of variants until nothing helps, comes close in a
+second.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,140 +11,163 @@ from dataclasses import dataclass
 
 import numpy as np
 
-#: Blocks tried for each unit in a sweep of moves and swaps, and the most sweeps.
+#: Blocks tried for each group in a sweep of moves and swaps, and the most sweeps.
 NEIGHBOURS, SWEEPS = 8, 6
 
 
 @dataclass(frozen=True)
-class Unit:
-    """Variants that go together: bytes they take when held, originals they meet (numbers), longest sample of all."""
+class VariantGroup:
+    """Variants that are held together or not at all."""
 
-    weight: float
+    #: Bytes that they take when held.
+    held_bytes: float
+    #: Numbers of the originals that they are compared with.
     originals: np.ndarray
+    #: Tokens of the longest sample among them and their originals.
     longest: int
 
 
 @dataclass(frozen=True)
-class Room:
-    """Bytes that a block may take, and bytes to work in by the longest sample of the block."""
+class MemoryBudget:
+    """What a block may take."""
 
-    memory: float
-    working: Callable[[int], float]
+    #: Bytes for held gradients and the work on them.
+    memory_bytes: float
+    #: Bytes to work in, by the tokens of the block's longest sample.
+    working_bytes: Callable[[int], float]
 
-    def fits(self, units: Sequence[Unit]) -> bool:
+    def fits(self, groups: Sequence[VariantGroup]) -> bool:
         """Whether these can be one block."""
-        longest = max(unit.longest for unit in units)
-        return sum(unit.weight for unit in units) + self.working(longest) <= self.memory
+        longest = max(group.longest for group in groups)
+        return sum(group.held_bytes for group in groups) + self.working_bytes(longest) <= self.memory_bytes
 
 
-def make_blocks(units: Sequence[Unit], room: Room, improve: bool = True) -> list[list[int]]:
-    """Blocks of unit numbers; the same for the same input in every process. Each unit must fit alone."""
-    if not units:
+def make_blocks(groups: Sequence[VariantGroup], budget: MemoryBudget, improve: bool = True) -> list[list[int]]:
+    """Blocks of group numbers; the same for the same input in every process. Each group must fit alone."""
+    if not groups:
         return []
-    if room.fits(units):
-        return [list(range(len(units)))]
-    blocks = _grow(units, room)
-    return _Improver(units, room, blocks).blocks() if improve else blocks
+    if budget.fits(groups):
+        return [list(range(len(groups)))]
+    blocks = _grow(groups, budget)
+    return _Improver(groups, budget, blocks).blocks() if improve else blocks
 
 
-def _grow(units: Sequence[Unit], room: Room) -> list[list[int]]:
+def _grow(groups: Sequence[VariantGroup], budget: MemoryBudget) -> list[list[int]]:
     users: dict[int, list[int]] = {}
-    for number, unit in enumerate(units):
-        for original in unit.originals.tolist():
+    for number, group in enumerate(groups):
+        for original in group.originals.tolist():
             users.setdefault(original, []).append(number)
-    left = np.ones(len(units), bool)
+    left = np.ones(len(groups), bool)
     blocks = []
     while left.any():
-        blocks.append(_grow_one(units, room, users, left))
+        blocks.append(_grow_one(groups, budget, users, left))
     return blocks
 
 
-def _grow_one(units: Sequence[Unit], room: Room, users: dict[int, list[int]], left: np.ndarray) -> list[int]:
-    """One block, taken out of `left`: always the unit that adds fewest new originals."""
-    full = np.asarray([len(unit.originals) for unit in units], float)
-    weight = np.asarray([unit.weight for unit in units])
-    longest = np.asarray([unit.longest for unit in units])
-    working = np.vectorize(room.working, otypes=[float])
-    new = full.copy()
+def _grow_one(
+    groups: Sequence[VariantGroup], budget: MemoryBudget, users: dict[int, list[int]], left: np.ndarray
+) -> list[int]:
+    """One block, taken out of `left`: always the group that adds fewest new originals."""
+    all_originals = np.asarray([len(group.originals) for group in groups], float)
+    group_bytes = np.asarray([group.held_bytes for group in groups])
+    longest = np.asarray([group.longest for group in groups])
+    working_bytes = np.vectorize(budget.working_bytes, otypes=[float])
+    new_originals = all_originals.copy()
     block: list[int] = []
     covered: set[int] = set()
-    held, current = 0.0, 0
+    held, longest_held = 0.0, 0
     while True:
-        lengths, back = np.unique(np.maximum(longest, current), return_inverse=True)
-        fits = left & (held + weight + working(lengths)[back] <= room.memory)
+        lengths, back = np.unique(np.maximum(longest, longest_held), return_inverse=True)
+        fits = left & (held + group_bytes + working_bytes(lengths)[back] <= budget.memory_bytes)
         if not fits.any():
             return block
         # Among equals the one with most candidates already there, then the first.
-        number = int(np.where(fits, new - 1e-3 * (full - new), np.inf).argmin())
+        number = int(np.where(fits, new_originals - 1e-3 * (all_originals - new_originals), np.inf).argmin())
         block.append(number)
         left[number] = False
-        held, current = held + weight[number], max(current, int(longest[number]))
-        for original in set(units[number].originals.tolist()) - covered:
+        held, longest_held = held + group_bytes[number], max(longest_held, int(longest[number]))
+        for original in set(groups[number].originals.tolist()) - covered:
             covered.add(original)
-            new[users[original]] -= 1
+            new_originals[users[original]] -= 1
+
+
+@dataclass(frozen=True)
+class _Move:
+    """A group's way into another block."""
+
+    #: Originals streamed more than before; fewer if negative.
+    change: int
+    block: int
+    #: The group that goes the other way, if any.
+    in_return: int | None = None
 
 
 class _Improver:
-    """Moves units between blocks, and swaps them, as long as that saves originals."""
+    """Moves groups between blocks, and swaps them, as long as that saves originals."""
 
-    def __init__(self, units: Sequence[Unit], room: Room, blocks: list[list[int]]) -> None:
-        self._units, self._room = units, room
+    def __init__(self, groups: Sequence[VariantGroup], budget: MemoryBudget, blocks: list[list[int]]) -> None:
+        self._groups, self._budget = groups, budget
         self._blocks = [list(block) for block in blocks]
-        self._home = np.empty(len(units), int)
-        originals = max((int(unit.originals.max()) for unit in units if len(unit.originals)), default=0) + 1
-        self._count = np.zeros((len(blocks), originals), np.int32)  # units of a block that meet an original
+        #: The block of each group.
+        self._home = np.empty(len(groups), int)
+        originals = max((int(group.originals.max()) for group in groups if len(group.originals)), default=0) + 1
+        #: [blocks, originals]: groups of a block that meet an original.
+        self._count = np.zeros((len(blocks), originals), np.int32)
         for number, block in enumerate(blocks):
-            for unit in block:
-                self._home[unit] = number
-                self._count[number, units[unit].originals] += 1
+            for group in block:
+                self._home[group] = number
+                self._count[number, groups[group].originals] += 1
 
     def blocks(self) -> list[list[int]]:
         """The improved blocks."""
         for _ in range(SWEEPS):
-            if not sum(self._improve(unit) for unit in range(len(self._units))):
+            if not sum(self._improve(group) for group in range(len(self._groups))):
                 break
         return [block for block in self._blocks if block]
 
     def _fits(self, block: int, without: int | None, also: int) -> bool:
-        kept = [self._units[unit] for unit in self._blocks[block] if unit != without]
-        return self._room.fits([*kept, self._units[also]])
+        kept = [self._groups[group] for group in self._blocks[block] if group != without]
+        return self._budget.fits([*kept, self._groups[also]])
 
-    def _improve(self, unit: int) -> bool:
-        home, mine = int(self._home[unit]), self._units[unit].originals
+    def _improve(self, group: int) -> bool:
+        """Carries out a group's best move, if any saves originals."""
+        home, mine = int(self._home[group]), self._groups[group].originals
         self._count[home, mine] -= 1
         saved = int((self._count[home, mine] == 0).sum())
         added = (self._count[:, mine] == 0).sum(1)
-        best: tuple[int, int, int | None] = (0, home, None)
+        best = _Move(0, home)
         for block in np.argsort(added, kind="stable")[:NEIGHBOURS].tolist():
             if block != home:
-                best = min(best, self._best_place(unit, home, block, int(added[block]) - saved), key=lambda x: x[0])
+                found = self._best_move(group, home, block, int(added[block]) - saved)
+                best = min(best, found, key=lambda move: move.change)
         self._count[home, mine] += 1
-        if best[0] >= 0:
+        if best.change >= 0:
             return False
-        self._move(unit, best[1])
-        if best[2] is not None:
-            self._move(best[2], home)
+        self._carry(group, best.block)
+        if best.in_return is not None:
+            self._carry(best.in_return, home)
         return True
 
-    def _best_place(self, unit: int, home: int, block: int, cost: int) -> tuple[int, int, int | None]:
-        """(change in originals, block, unit that goes the other way) of the best way into `block`."""
-        mine = self._units[unit].originals
-        best: tuple[int, int, int | None] = (0, block, None)
-        if cost < 0 and self._fits(block, None, unit):
-            best = (cost, block, None)
+    def _best_move(self, group: int, home: int, block: int, change: int) -> _Move:
+        """The best way into `block`, alone (which changes the number of originals by `change`) or in exchange."""
+        mine = self._groups[group].originals
+        best = _Move(0, block)
+        if change < 0 and self._fits(block, None, group):
+            best = _Move(change, block)
         self._count[block, mine] += 1
         for other in self._blocks[block]:
-            theirs = self._units[other].originals
-            change = cost - int((self._count[block, theirs] == 1).sum()) + int((self._count[home, theirs] == 0).sum())
-            if change < best[0] and self._fits(block, other, unit) and self._fits(home, unit, other):
-                best = (change, block, other)
+            theirs = self._groups[other].originals
+            left, came = (self._count[block, theirs] == 1).sum(), (self._count[home, theirs] == 0).sum()
+            exchanged = change - int(left) + int(came)
+            if exchanged < best.change and self._fits(block, other, group) and self._fits(home, group, other):
+                best = _Move(exchanged, block, other)
         self._count[block, mine] -= 1
         return best
 
-    def _move(self, unit: int, block: int) -> None:
-        home, mine = int(self._home[unit]), self._units[unit].originals
-        self._blocks[home].remove(unit)
+    def _carry(self, group: int, block: int) -> None:
+        home, mine = int(self._home[group]), self._groups[group].originals
+        self._blocks[home].remove(group)
         self._count[home, mine] -= 1
-        self._blocks[block].append(unit)
+        self._blocks[block].append(group)
         self._count[block, mine] += 1
-        self._home[unit] = block
+        self._home[group] = block

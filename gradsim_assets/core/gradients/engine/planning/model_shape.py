@@ -1,14 +1,14 @@
 """What a pass costs per token, read off a model: sizes of factors, who shares an input, memory of activations."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from gradsim_assets.core.gradients.engine.values.gradient_hooks import Tap
-from gradsim_assets.core.gradients.engine.values.layers import EmbeddingSite, MatrixSite
+from gradsim_assets.core.gradients.engine.values.gradient_hooks import GradientHooks
+from gradsim_assets.core.gradients.engine.values.layers import EmbeddingUse, MatrixUse
 from gradsim_assets.core.gradients.engine.values.precision import wide
 
 #: Tokens of the shortest of three passes that activations are measured in; any context has three times as many.
@@ -16,22 +16,27 @@ SHORT = 10
 
 
 @dataclass(frozen=True)
-class PartShape:
-    """Numbers per token of one factored summand: `left` (0 for one-hot) and `right`; `group` names a shared right."""
+class FactorShape:
+    """One factored summand of a gradient: numbers that it takes per token."""
 
+    #: Of its left factor; 0 for token ids.
     left: int
+    #: Of its right factor.
     right: int
+    #: The same for summands that share their right factor.
     group: int
-    labelled: bool  # exists at labelled positions only: the head
+    #: Whether it exists at labelled positions only, as the head's does.
+    labelled: bool
 
 
 @dataclass(frozen=True)
 class ComponentShape:
-    """One component: its size and, where it can be factored, the parts of its gradient."""
+    """One component, and how its gradient can be factored."""
 
     name: str
     shape: tuple[int, ...]
-    parts: tuple[PartShape, ...]
+    #: The summands of its gradient; none where it cannot be factored.
+    factors: tuple[FactorShape, ...]
 
     @property
     def size(self) -> int:
@@ -44,15 +49,20 @@ class ComponentShape:
 
 @dataclass(frozen=True)
 class ModelShape:
-    """All that a plan needs to know of a model. Activations of S tokens take linear * S + quadratic * S^2 bytes."""
+    """All that a plan needs to know of a model."""
 
     components: tuple[ComponentShape, ...]
-    number_bytes: int  # of the numbers that are held: 4, or 8 for a float64 model
+    #: Bytes of a number that is held: 4, or 8 for a float64 model.
+    number_bytes: int
+    #: Bytes of a number of an activation.
     activation_number_bytes: int
     vocabulary: int
+    #: Activations of one sample of S tokens take linear * S + quadratic * S^2 bytes.
     linear: float
     quadratic: float
+    #: Whether several samples can go through at a time.
     batchable: bool
+    #: Bytes of all parameters, trainable or not.
     model_bytes: int
 
     def activations(self, tokens: int, longest: int) -> float:
@@ -62,47 +72,49 @@ class ModelShape:
     @property
     def factorable(self) -> frozenset[int]:
         """Components that may be held as factors."""
-        return frozenset(number for number, component in enumerate(self.components) if component.parts)
+        return frozenset(number for number, component in enumerate(self.components) if component.factors)
 
     @property
     def matrix_parameters(self) -> int:
         """Parameters that take part in matrix products (each 2 FLOP per token, forward and backward alike)."""
         return sum(
-            c.size for c in self.components if (len(c.shape) > 1 and any(p.left for p in c.parts)) or not c.parts
+            c.size
+            for c in self.components
+            if not c.factors or (len(c.shape) > 1 and any(factors.left for factors in c.factors))
         )
 
 
-def measure(tap: Tap) -> ModelShape:
-    """The shape of a tapped model, from three short forward passes (which FakeTensorMode can do without memory)."""
+def measure(hooks: GradientHooks) -> ModelShape:
+    """The shape of a model with hooks, from three short forward passes (which FakeTensorMode can do without memory)."""
     inputs: dict[int, int] = {}
-    linear, quadratic = _activations(tap, inputs)
+    linear, quadratic = _activations(hooks, inputs)
     return ModelShape(
         components=tuple(
-            ComponentShape(name, tuple(parameter.shape), tuple(_parts(tap, number, inputs)))
-            for number, (name, parameter) in enumerate(zip(tap.names, tap.parameters, strict=True))
+            ComponentShape(name, tuple(parameter.shape), tuple(_factors(hooks, number, inputs)))
+            for number, (name, parameter) in enumerate(zip(hooks.names, hooks.parameters, strict=True))
         ),
-        number_bytes=torch.empty((), dtype=wide(tap.parameters[0].dtype)).element_size(),
-        activation_number_bytes=tap.parameters[0].element_size(),
-        vocabulary=_vocabulary(tap),
+        number_bytes=torch.empty((), dtype=wide(hooks.parameters[0].dtype)).element_size(),
+        activation_number_bytes=hooks.parameters[0].element_size(),
+        vocabulary=_vocabulary(hooks),
         linear=linear,
         quadratic=quadratic,
-        batchable=tap.batchable,
-        model_bytes=sum(p.numel() * p.element_size() for p in tap.model.parameters()),
+        batchable=hooks.batchable,
+        model_bytes=sum(p.numel() * p.element_size() for p in hooks.model.parameters()),
     )
 
 
-def _activations(tap: Tap, inputs: dict[int, int]) -> tuple[float, float]:
+def _activations(hooks: GradientHooks, inputs: dict[int, int]) -> tuple[float, float]:
     """Bytes per token and per token squared, measured; fills in who shares an input."""
     try:
-        with tap.open(), _inputs_of(tap, inputs):
-            first, second, third = (_activation_bytes(tap, times * SHORT) for times in (1, 2, 3))
+        with hooks.open(), _inputs_of(hooks, inputs):
+            first, second, third = (_activation_bytes(hooks, times * SHORT) for times in (1, 2, 3))
     except Exception:
-        if not any(type(parameter).__name__ == "FakeTensor" for parameter in tap.model.buffers()):
+        if not any(type(parameter).__name__ == "FakeTensor" for parameter in hooks.model.buffers()):
             raise
         # Routing by value and some kernels have no fake form (experts): twice what goes in and out of every matrix.
         inputs.clear()
-        shapes = [p.shape for site in tap.sites for p in site.module.parameters(recurse=False) if p.dim() > 1]
-        return 2.0 * sum(sum(shape[-2:]) for shape in shapes) * tap.parameters[0].element_size(), 0.0
+        shapes = [p.shape for use in hooks.uses for p in use.module.parameters(recurse=False) if p.dim() > 1]
+        return 2.0 * sum(sum(shape[-2:]) for shape in shapes) * hooks.parameters[0].element_size(), 0.0
     quadratic = max(0.0, (third - 2 * second + first) / (2 * SHORT**2))  # constants (copies of weights) cancel
     return max(0.0, (second - first) / SHORT - 3 * SHORT * quadratic), quadratic
 
@@ -113,42 +125,42 @@ def shape_of_config(config: Any, dtype: torch.dtype = torch.float32) -> ModelSha
     from transformers import AutoModelForCausalLM
 
     with FakeTensorMode(allow_non_fake_inputs=True):
-        return measure(Tap(AutoModelForCausalLM.from_config(config, dtype=dtype)))
+        return measure(GradientHooks(AutoModelForCausalLM.from_config(config, dtype=dtype)))
 
 
-def _vocabulary(tap: Tap) -> int:
-    head = tap.head
-    return head.out_features if head is not None else int(getattr(tap.model.config, "vocab_size", 0))
+def _vocabulary(hooks: GradientHooks) -> int:
+    head = hooks.head
+    return head.out_features if head is not None else int(getattr(hooks.model.config, "vocab_size", 0))
 
 
-def _parts(tap: Tap, component: int, inputs: dict[int, int]) -> Iterator[PartShape]:
-    if component not in tap.factorable:
+def _factors(hooks: GradientHooks, component: int, inputs: dict[int, int]) -> Iterator[FactorShape]:
+    if component not in hooks.factorable:
         return
-    for number, site in enumerate(tap.sites):
-        if site.components.get("weight") != component:
+    for number, use in enumerate(hooks.uses):
+        if use.components.get("weight") != component:
             continue
-        rows, columns = tap.parameters[component].shape
-        if isinstance(site, EmbeddingSite):
-            yield PartShape(0, columns, -number - 1, False)
-        elif isinstance(site, MatrixSite):
-            yield PartShape(rows, columns, inputs.get(id(site), -number - 1), site.packed)
+        rows, columns = hooks.parameters[component].shape
+        if isinstance(use, EmbeddingUse):
+            yield FactorShape(0, columns, -number - 1, False)
+        elif isinstance(use, MatrixUse):
+            yield FactorShape(rows, columns, inputs.get(id(use), -number - 1), use.labelled)
 
 
 @contextmanager
-def _inputs_of(tap: Tap, inputs: dict[int, int]) -> Iterator[None]:
-    """Numbers the inputs of matrix sites, the same for those that are handed one tensor."""
+def _inputs_of(hooks: GradientHooks, inputs: dict[int, int]) -> Iterator[None]:
+    """Numbers the inputs of matrices, the same for those that are handed one tensor."""
     seen: list[torch.Tensor] = []
 
-    def hook(site: Any) -> Any:
+    def hook(use: MatrixUse) -> Callable[..., None]:
         def remember(module: torch.nn.Module, args: tuple[Any, ...]) -> None:
             known = [position for position, tensor in enumerate(seen) if tensor is args[0]]
-            inputs.setdefault(id(site), known[0] if known else len(seen))
+            inputs.setdefault(id(use), known[0] if known else len(seen))
             if not known:
                 seen.append(args[0])
 
         return remember
 
-    handles = [s.module.register_forward_pre_hook(hook(s)) for s in tap.sites if isinstance(s, MatrixSite)]
+    handles = [u.module.register_forward_pre_hook(hook(u)) for u in hooks.uses if isinstance(u, MatrixUse)]
     try:
         yield
     finally:
@@ -156,9 +168,10 @@ def _inputs_of(tap: Tap, inputs: dict[int, int]) -> Iterator[None]:
             handle.remove()
 
 
-def _activation_bytes(tap: Tap, tokens: int) -> int:
-    own = {parameter.untyped_storage()._cdata for parameter in tap.model.parameters()}
-    own |= {buffer.untyped_storage()._cdata for buffer in tap.model.buffers()}
+def _activation_bytes(hooks: GradientHooks, tokens: int) -> int:
+    """Bytes that the graph of one sample of so many tokens keeps alive, weights not counted."""
+    own = {parameter.untyped_storage()._cdata for parameter in hooks.model.parameters()}
+    own |= {buffer.untyped_storage()._cdata for buffer in hooks.model.buffers()}
     sizes: dict[int, int] = {}
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
@@ -172,10 +185,10 @@ def _activation_bytes(tap: Tap, tokens: int) -> int:
             if isinstance(one, torch.Tensor):
                 pack(one)
 
-    handles = [site.module.register_forward_pre_hook(remember) for site in tap.sites if not site.packed]
+    handles = [use.module.register_forward_pre_hook(remember) for use in hooks.uses if not use.labelled]
     try:
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), torch.enable_grad():
-            output = tap.forward_only(torch.zeros(1, tokens, dtype=torch.int64, device=tap.device))
+            output = hooks.forward_only(torch.zeros(1, tokens, dtype=torch.int64, device=hooks.device))
         del output
     finally:
         for handle in handles:

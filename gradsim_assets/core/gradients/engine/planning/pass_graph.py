@@ -2,22 +2,30 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from gradsim_assets.core.gradients.engine.request import PassRequest
+from gradsim_assets.core.models.encoded_sample import IGNORED, EncodedSample
 
 #: (setting, variant id)
 VariantKey = tuple[str, str]
 
+#: Tokens of a sample, and how many of them are labelled.
+Lengths = tuple[int, int]
+
 
 @dataclass(frozen=True)
 class PassGraph:
-    """A request without its texts: lengths as (tokens, labelled tokens) by id, and the pairs."""
+    """Who is compared with whom, and how long everybody is."""
 
-    originals: Mapping[str, tuple[int, int]]
-    variants: Mapping[str, Mapping[str, tuple[int, int]]]
+    #: By id.
+    originals: Mapping[str, Lengths]
+    #: By setting, then id.
+    variants: Mapping[str, Mapping[str, Lengths]]
+    #: (variant id, original id) by setting.
     pairs: Mapping[str, Sequence[tuple[str, str]]]
+    #: Settings whose per-component products are wanted.
     products: frozenset[str] = frozenset()
+    #: Proportions of the projections that are wanted, by setting.
     projections: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
     @classmethod
@@ -44,9 +52,15 @@ class PassGraph:
         """Distinct samples: the least number of backward passes."""
         return len(self.originals) + sum(map(len, self.variants.values()))
 
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest sample."""
+        variants = [length for of_setting in self.variants.values() for length, _ in of_setting.values()]
+        return max([*(length for length, _ in self.originals.values()), *variants], default=0)
 
-def _lengths(sample: Any) -> tuple[int, int]:
-    return sample.length, int((sample.labels[1:] >= 0).sum())
+
+def _lengths(sample: EncodedSample) -> Lengths:
+    return sample.length, int((sample.labels[1:] != IGNORED).sum())
 
 
 def originals_of(graph: PassGraph) -> dict[VariantKey, set[str]]:

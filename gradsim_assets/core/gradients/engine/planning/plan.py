@@ -1,16 +1,17 @@
 """The plan of a pass: which variants are held at a time, in which form, and what that costs; no weights needed."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from gradsim_assets.core.errors import InputError
-from gradsim_assets.core.gradients.engine.planning.blocks import Room, Unit, make_blocks
+from gradsim_assets.core.gradients.engine.planning.blocks import MemoryBudget, VariantGroup, make_blocks
+from gradsim_assets.core.gradients.engine.planning.cost_model import PASS_SLOWNESS, RESULT_BYTES, flop_of_pass
+from gradsim_assets.core.gradients.engine.planning.memory_model import MemoryModel
 from gradsim_assets.core.gradients.engine.planning.model_shape import ModelShape
 from gradsim_assets.core.gradients.engine.planning.pass_graph import PassGraph, VariantKey, originals_of
 from gradsim_assets.core.gradients.engine.request import PassOptions
-from gradsim_assets.core.gradients.projections import projected_dimension
 
 #: Originals whose formed gradients meet the held ones at a time: from 16 columns on a matrix product runs at speed.
 TILE = 16
@@ -18,26 +19,43 @@ TILE = 16
 #: Tokens of one padded batch: more make no matrix product faster, and padding and memory grow.
 BATCH_TOKENS = {"cpu": 512, "cuda": 8192}
 
+#: The least that a batch is halved to before samples go one by one.
+LEAST_BATCH_TOKENS = 32
 
-#: FLOP that a device does while it reads one number from memory: products of formed gradients only read.
-FLOP_PER_READ = 16
+#: The share of the memory that a tile, or a batch on its way, may take: it is lost to held variants, which save passes.
+WORKING_SHARE = 1 / 8
+
+#: FLOP tell time to a tenth or so, passes are sure: among plans that cost at most so much more, the fewest passes win.
+ABOUT_AS_CHEAP = 1.1
+
+#: Shares of the factorable components, the most worthwhile first, that are tried as factors.
+FACTORED_SHARES = (0, 0.02, 0.1, 0.25, 0.5, 0.75, 1)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How a pass will go. Bytes are of device memory beside the model; FLOP count multiply and add."""
+    """How a pass will go. Bytes are of device memory beside the model, FLOP as in `Flop`."""
 
+    #: Variants that are held at a time.
     blocks: list[list[VariantKey]]
+    #: Components that are held as factors.
     factored: frozenset[int]
+    #: Originals that meet the held variants at a time.
     tile: int
+    #: Padded tokens of a batch; 0 for one sample at a time.
     batch_tokens: int
+    #: Backward passes, and how many distinct samples there are.
     passes: int
     minimum_passes: int
     pairs: int
+    #: Tokens of all passes.
     tokens: int
+    #: Held variants, and what else there is, of the block that takes most.
     held_bytes: int
     working_bytes: int
+    #: Results of all pairs.
     disk_bytes: int
+    #: FLOP of the passes, of forming gradients, of their products.
     flop: float
     forming_flop: float
     pair_flop: float
@@ -49,12 +67,36 @@ class Plan:
 
     @property
     def cost(self) -> float:
-        """FLOP, weighted by how fast they run: forward and backward passes reach half the rate of bare products."""
-        return 2 * self.flop + self.forming_flop + self.pair_flop
+        """FLOP, weighted by how fast they run."""
+        return PASS_SLOWNESS * self.flop + self.forming_flop + self.pair_flop
 
     def seconds(self, flop_per_second: float) -> float:
         """Expected time on a device that does matrix products at this rate."""
         return self.cost / flop_per_second
+
+    def with_less(self, block: int, note: Callable[[str], None]) -> "Plan":
+        """This plan with half as much at a time where `block` ran out of memory: batches first, then tiles, then it.
+
+        Raises:
+            InputError: it is one sample at a time already.
+        """
+        if self.batch_tokens > 0:
+            tokens = self.batch_tokens // 2 if self.batch_tokens > 2 * LEAST_BATCH_TOKENS else 0
+            note(f"out of memory: batches halved to {tokens or 'one sample'} tokens")
+            return replace(self, batch_tokens=tokens)
+        if self.tile > 1:
+            note(f"out of memory: tiles halved to {self.tile // 2} originals")
+            return replace(self, tile=self.tile // 2)
+        variants = self.blocks[block]
+        if len(variants) > 1:
+            half = len(variants) // 2
+            note(f"out of memory: block {block} halved to {half} held variants")
+            halves = [variants[:half], variants[half:]]
+            return replace(self, blocks=[*self.blocks[:block], *halves, *self.blocks[block + 1 :]])
+        raise InputError(
+            "the device ran out of memory with one sample at a time; use a device with more memory, or shorten the "
+            "longest samples."
+        )
 
     def describe(self) -> str:
         """One paragraph for the log and `gradsim plan`."""
@@ -77,22 +119,24 @@ def plan_pass(shape: ModelShape, graph: PassGraph, memory_bytes: int, options: P
         InputError: not even one variant and one original fit.
     """
     options = options or PassOptions()
-    planners = [_Planner(shape, graph, memory_bytes, factored, options) for factored in _forms(shape, graph, options)]
+    planners = [
+        _Planner(MemoryModel(shape, graph, factored), memory_bytes, options)
+        for factored in _choices_of_factors(shape, graph, options)
+    ]
     planned = [(planner, plan) for planner in planners if (plan := planner.plan(improve=False))]
     if not planned:
-        least = min(planner.least() for planner in planners)
+        least = min(planner.memory.least_bytes() for planner in planners)
         raise InputError(
             f"the pass needs at least {least / 2**30:.2f} GiB beside the model for one pair of samples, but "
             f"{memory_bytes / 2**30:.2f} GiB are allowed; raise the memory limit or shorten the longest samples."
         )
-    # FLOP tell time to a tenth or so, passes are sure: of the plans that are about as cheap, that with fewest passes.
-    cheapest = min(plan.cost for _, plan in planned)
-    best, plan = min(((q, p) for q, p in planned if p.cost <= 1.1 * cheapest), key=lambda one: one[1].passes)
+    most = ABOUT_AS_CHEAP * min(plan.cost for _, plan in planned)
+    best, plan = min(((q, p) for q, p in planned if p.cost <= most), key=lambda one: one[1].passes)
     improved = best.plan(improve=True)
     return improved if improved and improved.passes < plan.passes else plan
 
 
-def _forms(shape: ModelShape, graph: PassGraph, options: PassOptions) -> list[frozenset[int]]:
+def _choices_of_factors(shape: ModelShape, graph: PassGraph, options: PassOptions) -> list[frozenset[int]]:
     """Candidates for what is held as factors: nothing, everything, and what is smaller that way."""
     if options.form != "auto":
         return [shape.factorable if options.form == "factored" else frozenset()]
@@ -102,144 +146,96 @@ def _forms(shape: ModelShape, graph: PassGraph, options: PassOptions) -> list[fr
     def worth(number: int) -> float:
         """Numbers saved by holding factors, per FLOP of a pair's product."""
         component = shape.components[number]
-        lengths = [(labelled if part.labelled else tokens, part.left + part.right) for part in component.parts]
-        saved = component.size - sum(length * numbers for length, numbers in lengths)
-        return saved / sum(length**2 * numbers for length, numbers in lengths)
+        factors = [(labelled if one.labelled else tokens, one.left + one.right) for one in component.factors]
+        saved = component.size - sum(length * numbers for length, numbers in factors)
+        return saved / sum(length**2 * numbers for length, numbers in factors)
 
     order = sorted((number for number in shape.factorable if worth(number) > 0), key=lambda n: (-worth(n), n))
-    shares = [frozenset(order[: round(len(order) * share)]) for share in (0, 0.02, 0.1, 0.25, 0.5, 0.75, 1)]
-    return list(dict.fromkeys([*shares, shape.factorable]))
+    chosen = [frozenset(order[: round(len(order) * share)]) for share in FACTORED_SHARES]
+    return list(dict.fromkeys([*chosen, shape.factorable]))
 
 
 class _Planner:
-    """One choice of forms, planned through."""
+    """One choice of what is held as factors, planned through."""
 
-    def __init__(
-        self, shape: ModelShape, graph: PassGraph, memory: int, factored: frozenset[int], options: PassOptions
-    ) -> None:
-        self.shape, self.graph, self.memory, self.factored, self.options = shape, graph, memory, factored, options
-        self.row = sum(c.size for number, c in enumerate(shape.components) if number not in factored)
-        self.sketch = sum(projected_dimension(c.size, p) for p in graph.proportions for c in shape.components)
-        self.tokens = self.labels = 0  # numbers held per token and per labelled token
-        groups: set[int] = set()
-        for number in sorted(factored):
-            for part in shape.components[number].parts:
-                numbers = part.left + (0 if part.group in groups else part.right)
-                groups.add(part.group)
-                if part.labelled:
-                    self.labels += numbers
-                else:
-                    self.tokens += numbers
-        self.longest = max(
-            [n for n, _ in graph.originals.values()] + [n for vs in graph.variants.values() for n, _ in vs.values()],
-            default=0,
-        )
-
-    def held(self, lengths: tuple[int, int]) -> int:
-        """Bytes of one held gradient."""
-        numbers = (self.row + self.sketch) * self.shape.number_bytes
-        factors = (self.tokens * lengths[0] + self.labels * lengths[1]) * self.shape.activation_number_bytes
-        return numbers + factors
-
-    def _record(self, longest: int) -> int:
-        return self.held((longest, longest))
-
-    def working(self, tile: int, batch_tokens: int, longest: int | None = None) -> int:
-        """Bytes of a tile of originals and of one batch on its way through the model, by the longest sample."""
-        longest = self.longest if longest is None else longest
-        tokens = max(longest, batch_tokens)
-        logits = 3 * self.shape.vocabulary * tokens * max(4, self.shape.activation_number_bytes)
-        formed = max((self.shape.components[n].size for n in self.factored), default=0) if self.sketch else 0
-        grams = 3 * longest**2 if self.factored else 0
-        moving = self.shape.activations(tokens, longest) + logits
-        return int(tile * self._record(longest) + moving + (formed + grams) * self.shape.number_bytes)
-
-    def least(self) -> int:
-        """Bytes for one variant and one original at a time."""
-        heaviest = max((self.held(n) for vs in self.graph.variants.values() for n in vs.values()), default=0)
-        return self.working(1, 0) + heaviest
+    def __init__(self, memory: MemoryModel, memory_bytes: int, options: PassOptions) -> None:
+        self.memory, self.memory_bytes, self.options = memory, memory_bytes, options
+        self.shape, self.graph = memory.shape, memory.graph
 
     def plan(self, improve: bool) -> Plan | None:
         """The plan, with blocks grown greedily and then improved if asked to; None if one pair does not fit."""
-        if self.least() > self.memory:
+        least = self.memory.least_bytes()
+        if least > self.memory_bytes:
             return None
         batch_tokens, tile = self._batch_tokens(), self._tile()
-        if self.least() + self.working(tile, batch_tokens) - self.working(1, 0) > self.memory:
+        more = self.memory.working_bytes(tile, batch_tokens) - self.memory.working_bytes(1, 0)
+        if least + more > self.memory_bytes:
             batch_tokens, tile = 0, 1  # what was asked for does not fit
-        room = Room(self.memory, lambda longest: self.working(tile, batch_tokens, longest))
-        keys, units = _units(self.graph, self.held, room)
-        blocks = [[key for number in block for key in keys[number]] for block in make_blocks(units, room, improve)]
-        return self._cost(blocks, tile, batch_tokens)
+        budget = MemoryBudget(self.memory_bytes, lambda longest: self.memory.working_bytes(tile, batch_tokens, longest))
+        keys, groups = _variant_groups(self.memory, budget)
+        blocks = [[key for number in block for key in keys[number]] for block in make_blocks(groups, budget, improve)]
+        return self._costed(blocks, tile, batch_tokens)
 
     def _batch_tokens(self) -> int:
         if not self.shape.batchable:
             return 0
         if self.options.batch_tokens is not None:
             return self.options.batch_tokens
-        usual = BATCH_TOKENS.get(self.options.device.split(":")[0], 512)
-        return usual if self.working(1, usual, usual) <= self.memory / 8 else 0
+        usual = BATCH_TOKENS.get(self.options.device.split(":")[0], BATCH_TOKENS["cpu"])
+        return usual if self.memory.working_bytes(1, usual, usual) <= self.memory_bytes * WORKING_SHARE else 0
 
     def _tile(self) -> int:
         if self.options.tile is not None:
             return self.options.tile
-        # A tile may take an eighth of the memory: what it takes is lost to held variants, which save passes.
-        return max(1, min(TILE, len(self.graph.originals), int(self.memory / 8 // max(1, self._record(self.longest)))))
+        one = max(1, self.memory.most_held_bytes(self.graph.longest))
+        return max(1, min(TILE, len(self.graph.originals), int(self.memory_bytes * WORKING_SHARE // one)))
 
-    def _cost(self, blocks: list[list[VariantKey]], tile: int, batch_tokens: int) -> Plan:
-        graph = self.graph
-        partners = originals_of(graph)
-        streamed = [sorted({o for key in block for o in partners[key]}) for block in blocks]
-        lengths = [graph.variants[s][v] for block in blocks for s, v in block]
-        lengths += [graph.originals[o] for block in streamed for o in block]
-        tokens = sum(n for n, _ in lengths)
-        sizes = {number: c.size for number, c in enumerate(self.shape.components)}
-        formed = sum(sizes[n] for n in sizes if self.sketch or n not in self.factored)
-        factor_flop = 2 * (self.tokens + self.labels)
-        own = [graph.variants[s][v][0] for s in graph.pairs for v, _ in graph.pairs[s]]
-        other = [graph.originals[o][0] for s in graph.pairs for _, o in graph.pairs[s]]
-        products = float(np.dot(np.asarray(own, float), np.asarray(other, float)))
-        selves = 0.0 if self.sketch else float(sum(n * n for n, _ in lengths))
-        held = [sum(self.held(graph.variants[s][v]) for s, v in block) for block in blocks]
-        longest = [
-            max([graph.originals[o][0] for o in others] + [graph.variants[s][v][0] for s, v in block])
-            for block, others in zip(blocks, streamed, strict=True)
-        ]
-        working = [self.working(tile, batch_tokens, tokens) for tokens in longest]
+    def _costed(self, blocks: list[list[VariantKey]], tile: int, batch_tokens: int) -> Plan:
+        """The plan of these blocks, with what it takes."""
+        graph, partners = self.graph, originals_of(self.graph)
+        variants = [[graph.variants[setting][name] for setting, name in block] for block in blocks]
+        streamed = [sorted({original for key in block for original in partners[key]}) for block in blocks]
+        originals = [[graph.originals[name] for name in names] for names in streamed]
+        held = [sum(map(self.memory.held_bytes, lengths)) for lengths in variants]
+        longest = [max(n for n, _ in one + other) for one, other in zip(variants, originals, strict=True)]
+        working = [self.memory.working_bytes(tile, batch_tokens, tokens) for tokens in longest]
         peak = max(range(len(blocks)), key=lambda block: held[block] + working[block])
-        pairs = len(own)
+        passing = [lengths for of_block in [*variants, *originals] for lengths in of_block]
+        flop = flop_of_pass(self.memory, passing)
+        pairs = sum(map(len, graph.pairs.values()))
         return Plan(
             blocks=blocks,
-            factored=self.factored,
+            factored=self.memory.factored,
             tile=tile,
             batch_tokens=batch_tokens,
-            passes=len(lengths),
+            passes=len(passing),
             minimum_passes=graph.minimum,
             pairs=pairs,
-            tokens=tokens,
+            tokens=sum(n for n, _ in passing),
             held_bytes=held[peak],
             working_bytes=working[peak],
-            disk_bytes=pairs * len(sizes) * 24,
-            flop=4.0 * tokens * self.shape.matrix_parameters,
-            forming_flop=2.0 * tokens * formed,
-            pair_flop=factor_flop * (products + selves) + FLOP_PER_READ * 2 * pairs * (self.row + self.sketch),
+            disk_bytes=pairs * len(self.shape.components) * RESULT_BYTES,
+            flop=flop.passes,
+            forming_flop=flop.forming,
+            pair_flop=flop.pairs,
         )
 
 
-def _units(
-    graph: PassGraph, held: Callable[[tuple[int, int]], int], room: Room
-) -> tuple[list[list[VariantKey]], list[Unit]]:
+def _variant_groups(memory: MemoryModel, budget: MemoryBudget) -> tuple[list[list[VariantKey]], list[VariantGroup]]:
     """Variants that go together: those of one id, which share most candidates, unless they do not fit together."""
-    partners = originals_of(graph)
+    graph, partners = memory.graph, originals_of(memory.graph)
     numbers = {original: number for number, original in enumerate(graph.originals)}
     by_id: dict[str, list[VariantKey]] = {}
     for key in partners:
         by_id.setdefault(key[1], []).append(key)
 
-    def unit(keys: list[VariantKey]) -> Unit:
-        originals = sorted({o for key in keys for o in partners[key]})
-        lengths = [graph.variants[s][v] for s, v in keys]
-        longest = max([n for n, _ in lengths] + [graph.originals[o][0] for o in originals])
-        return Unit(sum(map(held, lengths)), np.asarray([numbers[o] for o in originals]), longest)
+    def group(keys: list[VariantKey]) -> VariantGroup:
+        originals = sorted({original for key in keys for original in partners[key]})
+        lengths = [graph.variants[setting][variant] for setting, variant in keys]
+        longest = max([n for n, _ in lengths] + [graph.originals[original][0] for original in originals])
+        return VariantGroup(
+            sum(map(memory.held_bytes, lengths)), np.asarray([numbers[original] for original in originals]), longest
+        )
 
-    keys = [part for one in by_id.values() for part in ([one] if room.fits([unit(one)]) else [[key] for key in one])]
-    return keys, [unit(part) for part in keys]
+    keys = [one for own in by_id.values() for one in ([own] if budget.fits([group(own)]) else [[key] for key in own])]
+    return keys, [group(one) for one in keys]

@@ -17,13 +17,12 @@ from gradsim_assets.core.gradients.engine.values.inner_products import dot
 
 
 @dataclass(frozen=True)
-class Part:
-    """One summand left^T right of a matrix's gradient [O, I].
+class Factors:
+    """One summand left^T right of a matrix's gradient [O, I], made of S tokens of one sample."""
 
-    `left` is dense [S, O], or int64 token ids [S] that stand for one-hot rows; `right` is [S, I].
-    """
-
+    #: Dense [S, O], or int64 [S]: token ids that stand for one-hot rows of width O.
     left: torch.Tensor
+    #: Dense [S, I]
     right: torch.Tensor
 
     @property
@@ -42,9 +41,9 @@ class Part:
         else:
             out.addmm_(self.left.to(out.dtype).T, self.right.to(out.dtype))
 
-    def tensors(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """What holding this part holds."""
-        return self.left, self.right
+    def copied(self) -> "Factors":
+        """The same factors in memory of their own: a view into a padded batch would keep the padding alive as well."""
+        return Factors(self.left.clone(), self.right.clone())
 
 
 class Grams:
@@ -55,7 +54,7 @@ class Grams:
         self._known: dict[tuple[int, int], torch.Tensor] = {}
 
     def of(self, one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-        """[S, S'] products of the rows of two dense tensors."""
+        """Products [S, S'] of the rows of [S, I] and [S', I]."""
         key = (id(one), id(other))
         if key not in self._known:
             if len(self._known) >= 4:  # a shared input is used by consecutive layers, so few suffice
@@ -64,17 +63,7 @@ class Grams:
         return self._known[key]
 
 
-def _left_gram(one: Part, other: Part, dtype: torch.dtype) -> torch.Tensor:
-    if one.one_hot and other.one_hot:
-        return (one.left[:, None] == other.left[None, :]).to(dtype)
-    if one.one_hot:
-        return other.left[:, one.left].to(dtype).T
-    if other.one_hot:
-        return one.left[:, other.left].to(dtype)
-    return one.left.to(dtype) @ other.left.to(dtype).T
-
-
-def ghost_product(ones: Sequence[Part], others: Sequence[Part], grams: Grams, dtype: torch.dtype) -> torch.Tensor:
+def ghost_product(ones: Sequence[Factors], others: Sequence[Factors], grams: Grams, dtype: torch.dtype) -> torch.Tensor:
     """<sum of ones, sum of others> as a float64 scalar tensor, without forming either gradient; `dtype` multiplies."""
     total = torch.zeros((), dtype=torch.float64, device=ones[0].right.device)
     for one in ones:
@@ -82,3 +71,14 @@ def ghost_product(ones: Sequence[Part], others: Sequence[Part], grams: Grams, dt
             left = _left_gram(one, other, dtype)
             total = total + dot(left.reshape(-1), grams.of(one.right, other.right).reshape(-1))
     return total
+
+
+def _left_gram(one: Factors, other: Factors, dtype: torch.dtype) -> torch.Tensor:
+    """Products [S, S'] of the rows of two lefts, one-hot or dense."""
+    if one.one_hot and other.one_hot:
+        return (one.left[:, None] == other.left[None, :]).to(dtype)
+    if one.one_hot:
+        return other.left[:, one.left].to(dtype).T
+    if other.one_hot:
+        return one.left[:, other.left].to(dtype)
+    return one.left.to(dtype) @ other.left.to(dtype).T

@@ -1,8 +1,9 @@
-"""The tap: one forward and backward pass of a batch, with the gradients drawn off on the way, sample by sample."""
+"""Hooks on a model that draw off every sample's gradients during one forward and backward pass of a batch."""
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -10,145 +11,107 @@ from torch import nn
 
 from gradsim_assets.core.gradients.engine.components import trainable_components
 from gradsim_assets.core.gradients.engine.values.layers import (
-    EmbeddingSite,
-    MatrixSite,
-    Rows,
+    BatchRows,
+    EmbeddingUse,
+    MatrixUse,
+    ParameterUse,
     Sink,
-    Site,
     UnbatchableError,
-    find_site,
-    local_site,
+    find_use,
+    repeated_use,
     tensors_of,
 )
+from gradsim_assets.core.gradients.engine.values.padded_batch import PaddedBatch, loss_gradient
 from gradsim_assets.core.gradients.engine.values.precision import wide
-from gradsim_assets.core.models.encoded_sample import IGNORED, EncodedSample
+from gradsim_assets.core.models.encoded_sample import EncodedSample
 
 
-class Tap:
-    """Hooks on every site of a model. Use `with tap.open():` around calls of `backward`."""
+@dataclass
+class _Passing:
+    """The batch that is on its way through the model, as the hooks see it."""
+
+    rows: BatchRows
+    #: Where gradients go; None in a forward pass that nothing is drawn off.
+    sink: Sink | None = None
+    #: int64 [N]: positions of the flattened batch that the head makes logits of; None for all.
+    predicting: torch.Tensor | None = None
+    #: The input of the layer before, and the same off the graph.
+    last_input: tuple[torch.Tensor, torch.Tensor] | None = None
+    #: Uses that are not immediate, what they remember, and the gradients of their outputs by position.
+    waiting: list[tuple[ParameterUse, Any, dict[int, torch.Tensor]]] = field(default_factory=list)
+
+    def detached(self, tensor: torch.Tensor) -> torch.Tensor:
+        """A layer's input off the graph: one object for layers that follow each other with one input.
+
+        They come to share its products that way.
+        """
+        if self.last_input is None or self.last_input[0] is not tensor:
+            self.last_input = (tensor, tensor.detach())
+        return self.last_input[1]
+
+    def emit(self, use: ParameterUse, remembered: Any, gradient: Any) -> None:
+        """Hands the gradients of one use to the sink."""
+        assert self.sink is not None
+        use.emit(remembered, gradient, self.rows, self.sink)
+
+
+class GradientHooks:
+    """Hooks on every use of a model's trainable parameters. Use `with hooks.open():` around calls of `backward`.
+
+    Raises:
+        InputError: nothing is trainable.
+    """
 
     def __init__(self, model: nn.Module, device: torch.device | str = "cpu") -> None:
         self.model, self.device = model, torch.device(device)
         named = trainable_components(model)
+        #: Names and parameters of the components, in model order.
         self.names = [name for name, _ in named]
         self.parameters = [parameter for _, parameter in named]
+        #: Whether several samples can go through at a time.
         self.batchable = True
-        self.sites: list[Site] = []
-        self.whole_model: set[int] = set()  # components that only autograd through the whole model gives
-        self._head = self._find_head()
-        self._rows: Rows | None = None
-        self._keep: torch.Tensor | None = None
-        self._sink: Sink | None = None
-        self._last: tuple[torch.Tensor, torch.Tensor] | None = None
-        self._busy = False
-        self._waiting: list[tuple[Site, Any, dict[int, torch.Tensor]]] = []
+        self.uses: list[ParameterUse] = []
+        #: Components that only autograd through the whole model gives.
+        self.whole_model: set[int] = set()
+        #: The layer that makes logits of hidden states, if it is known.
+        self.head = _head_of(model)
+        self._passing: _Passing | None = None
         numbers = {id(parameter): number for number, parameter in enumerate(self.parameters)}
         for module in model.modules():
             own = {n: numbers[id(p)] for n, p in module._parameters.items() if p is not None and id(p) in numbers}
             if own:
-                self._add(find_site(module, own), own)
+                self._add(find_use(module, own), own)
 
-    def _find_head(self) -> nn.Linear | None:
-        getter = getattr(self.model, "get_output_embeddings", None)
-        found = getter() if getter else None
-        return found if isinstance(found, nn.Linear) else None
-
-    def _add(self, site: Site | None, own: dict[str, int]) -> None:
-        if site is None:
+    def _add(self, use: ParameterUse | None, own: dict[str, int]) -> None:
+        if use is None:
             self._give_up(set(own.values()))
             return
-        site.packed = site.module is self._head
-        self.sites.append(site)
+        use.labelled = use.module is self.head
+        self.uses.append(use)
         if self.whole_model & set(own.values()):
             self._give_up(set(own.values()))
 
     def _give_up(self, components: set[int]) -> None:
-        # A component is drawn off at all of its sites or at none: a sum must not lose a summand or count one twice.
+        # A component is drawn off at all of its uses or at none: a sum must not lose a summand or count one twice.
         self.whole_model |= components
         self.batchable = False
-        for site in list(self.sites):
-            site.components = {n: c for n, c in site.components.items() if c not in self.whole_model}
-            if not site.components:
-                self.sites.remove(site)
+        for use in list(self.uses):
+            use.components = {n: c for n, c in use.components.items() if c not in self.whole_model}
+            if not use.components:
+                self.uses.remove(use)
 
     def demote(self, components: set[int]) -> None:
         """Replaces what gave wrong gradients for `components` by the next more general way of getting them."""
-        for site in list(self.sites):
-            wrong = {n: c for n, c in site.components.items() if c in components}
+        for use in list(self.uses):
+            wrong = {n: c for n, c in use.components.items() if c in components}
             if not wrong:
                 continue
-            general = local_site(site.module, site.components)
-            if type(site) is MatrixSite or general is None or type(general) is type(site):
+            general = repeated_use(use.module, use.components)
+            if type(use) is MatrixUse or general is None or type(general) is type(use):
                 self._give_up(set(wrong.values()))
             else:
-                self.sites[self.sites.index(site)] = general
+                self.uses[self.uses.index(use)] = general
                 self.batchable = False
-
-    @contextmanager
-    def open(self) -> Iterator[None]:
-        """Hooks in place and parameters frozen; everything is as it was afterwards."""
-        wanted = [(parameter, parameter.requires_grad, parameter.grad) for parameter in self.model.parameters()]
-        training = self.model.training
-        handles = []
-        try:
-            self.model.eval()
-            for number, parameter in enumerate(self.parameters):
-                parameter.requires_grad_(number in self.whole_model)
-                parameter.grad = None
-            for site in self.sites:
-                handles.append(site.module.register_forward_hook(self._hook(site), with_kwargs=True))
-            if self._head is not None:
-                handles.append(self._head.register_forward_pre_hook(self._select))
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
-            for parameter, required, gradient in wanted:
-                parameter.requires_grad_(required)
-                parameter.grad = gradient
-            self.model.train(training)
-            self._clear()
-
-    def _clear(self) -> None:
-        self._rows = self._keep = self._sink = self._last = None
-        self._waiting = []
-
-    def _select(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        # Logits at labelled positions only: the loss does not see the others, and a vocabulary is wide.
-        if self._keep is None:
-            return args
-        hidden = args[0]
-        return (hidden.reshape(-1, hidden.shape[-1])[self._keep][None], *args[1:])
-
-    def _hook(self, site: Site) -> Any:
-        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-            if self._rows is None or self._busy:
-                return
-            memory = self._input(args[0] if args else next(iter(kwargs.values()))) if site.immediate else (args, kwargs)
-            outputs = tensors_of(output)
-            for tensor in outputs:
-                if not tensor.requires_grad:  # the first layers: with frozen weights the graph begins here
-                    tensor.requires_grad_(True)
-            if site.immediate:
-                outputs[0].register_hook(lambda gradient: self._emit(site, memory, gradient))
-                return
-            found: dict[int, torch.Tensor] = {}
-            self._waiting.append((site, memory, found))
-            for position, tensor in enumerate(outputs):
-                tensor.register_hook(lambda gradient, position=position: found.__setitem__(position, gradient))
-
-        return hook
-
-    def _input(self, tensor: torch.Tensor) -> torch.Tensor:
-        # Off the graph, and one object for layers that follow each other with one input: they share its products.
-        if self._last is None or self._last[0] is not tensor:
-            self._last = (tensor, tensor.detach())
-        return self._last[1]
-
-    @property
-    def head(self) -> nn.Linear | None:
-        """The layer that makes logits of hidden states, if it is known."""
-        return self._head
 
     @property
     def shapes(self) -> list[torch.Size]:
@@ -162,80 +125,123 @@ class Tap:
 
     @property
     def factorable(self) -> frozenset[int]:
-        """Components whose gradients come as factors from every one of their sites."""
-        possible = {site.components["weight"] for site in self.sites if "weight" in site.components and _factors(site)}
-        formed = {c for site in self.sites for n, c in site.components.items() if n != "weight" or not _factors(site)}
+        """Components whose gradients come as factors from every one of their uses."""
+        possible = {use.components["weight"] for use in self.uses if "weight" in use.components and _factors(use)}
+        formed = {c for use in self.uses for n, c in use.components.items() if n != "weight" or not _factors(use)}
         return frozenset(possible - formed - self.whole_model)
 
-    def forward_only(self, input_ids: torch.Tensor) -> torch.Tensor:
-        """Logits [1, S, V] with the graph of a pass but without drawing anything off."""
-        self._rows = Rows([input_ids.shape[1]], input_ids.shape[1])
+    @contextmanager
+    def open(self) -> Iterator[None]:
+        """Hooks in place and parameters frozen; everything is as it was afterwards."""
+        wanted = [(parameter, parameter.requires_grad, parameter.grad) for parameter in self.model.parameters()]
+        training = self.model.training
+        handles = []
         try:
-            self._last = None
-            logits: torch.Tensor = self.model(input_ids=input_ids, **self._arguments(input_ids.shape)).logits
-            return logits
+            self.model.eval()
+            for number, parameter in enumerate(self.parameters):
+                parameter.requires_grad_(number in self.whole_model)
+                parameter.grad = None
+            for use in self.uses:
+                handles.append(use.module.register_forward_hook(self._hook(use), with_kwargs=True))
+            if self.head is not None:
+                handles.append(self.head.register_forward_pre_hook(self._select))
+            yield
         finally:
-            self._clear()
+            for handle in handles:
+                handle.remove()
+            for parameter, required, gradient in wanted:
+                parameter.requires_grad_(required)
+                parameter.grad = gradient
+            self.model.train(training)
 
-    def _emit(self, site: Site, memory: Any, gradient: Any) -> None:
-        assert self._rows is not None and self._sink is not None
-        site.emit(memory, gradient, self._rows, self._sink)
+    def _select(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        # Logits at labelled positions only: the loss does not see the others, and a vocabulary is wide.
+        if self._passing is None or self._passing.predicting is None:
+            return args
+        hidden = args[0]
+        return (hidden.reshape(-1, hidden.shape[-1])[self._passing.predicting][None], *args[1:])
+
+    def _hook(self, use: ParameterUse) -> Callable[..., None]:
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+            if self._passing is None:
+                return
+            outputs = tensors_of(output)
+            for tensor in outputs:
+                if not tensor.requires_grad:  # the first layers: with frozen weights the graph begins here
+                    tensor.requires_grad_(True)
+            if use.immediate:
+                remembered = self._passing.detached(args[0] if args else next(iter(kwargs.values())))
+                outputs[0].register_hook(lambda gradient: self._emit(use, remembered, gradient))
+                return
+            found: dict[int, torch.Tensor] = {}
+            self._passing.waiting.append((use, (args, kwargs), found))
+            for position, tensor in enumerate(outputs):
+                tensor.register_hook(lambda gradient, position=position: found.__setitem__(position, gradient))
+
+        return hook
+
+    def _emit(self, use: ParameterUse, remembered: Any, gradient: torch.Tensor) -> None:
+        # By way of `self`: a graph that held on to its batch would be a cycle, freed only when the collector runs.
+        assert self._passing is not None
+        self._passing.emit(use, remembered, gradient)
+
+    @contextmanager
+    def _pass(self, passing: _Passing) -> Iterator[None]:
+        self._passing = passing
+        try:
+            yield
+        finally:
+            self._passing = None
+
+    def forward_only(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """Logits [1, T, V] of one sample with the graph of a pass, of which nothing is drawn off."""
+        length = input_ids.shape[1]
+        with self._pass(_Passing(BatchRows([length], length))):
+            logits: torch.Tensor = self.model(input_ids=input_ids, **self._arguments(input_ids.shape)).logits
+        return logits
 
     def backward(self, samples: Sequence[EncodedSample], sink: Sink) -> list[float]:
         """Draws off every component's gradient of every sample; returns the losses (nats per response token).
 
-        Samples are padded on the right, where causal attention cannot see the padding, and no mask is passed: what a
-        sample computes is what it computes alone, up to the rounding of matrix products of another shape.
+        Raises:
+            UnbatchableError: there are several samples, and they cannot be told apart.
         """
         if len(samples) > 1 and not self.batchable:
             raise UnbatchableError
-        lengths = [sample.length for sample in samples]
-        padded = max(lengths)
-        input_ids = torch.zeros(len(samples), padded, dtype=torch.int64)
-        targets, positions, counts = [], [], []
-        for row, sample in enumerate(samples):
-            input_ids[row, : sample.length] = torch.from_numpy(sample.input_ids)
-            labels = torch.from_numpy(sample.labels)
-            kept = (labels[1:] != IGNORED).nonzero()[:, 0]  # position t predicts label t + 1
-            positions.append(kept + row * padded)
-            targets.append(labels[1:][kept])
-            counts.append(len(kept))
-        keep = torch.cat(positions).to(self.device)
-        self._rows, self._sink = Rows(lengths, padded), sink
-        self._rows.kept = counts if self._head is not None else None
-        self._keep = keep if self._head is not None else None
-        try:
-            with torch.enable_grad():
-                logits = self.model(input_ids=input_ids.to(self.device), **self._arguments(input_ids.shape)).logits
-            logits = logits.reshape(-1, logits.shape[-1])
-            losses, gradient = _logit_gradient(
-                logits.detach() if self._head is not None else logits.detach()[keep],
-                torch.cat(targets).to(self.device),
-                counts,
-            )
-            if self._head is None:
-                gradient = torch.zeros_like(logits).index_copy_(0, keep, gradient)
-            torch.autograd.backward(logits, gradient)
-            self._finish()
-        finally:
-            self._clear()
-        return losses.tolist()
+        batch = PaddedBatch.of(samples, self.device)
+        known = self.head is not None
+        rows = BatchRows(batch.lengths, batch.input_ids.shape[1], batch.labelled if known else None)
+        passing = _Passing(rows, sink, batch.predicting if known else None)
+        with self._pass(passing):
+            losses = self._forward_and_backward(batch)
+        # Behind the pass, so that repeated forward passes of modules are not drawn off again.
+        for use, remembered, gradients in passing.waiting:
+            passing.emit(use, remembered, gradients)
+        self._emit_whole_model(sink)
+        found: list[float] = losses.tolist()
+        return found
 
-    def _finish(self) -> None:
-        self._busy = True  # a local site repeats a forward pass, which must not be drawn off again
-        try:
-            for site, memory, found in self._waiting:
-                self._emit(site, memory, found)
-        finally:
-            self._busy = False
+    def _forward_and_backward(self, batch: PaddedBatch) -> torch.Tensor:
+        """Losses [B] of a batch whose gradients have come by at the hooks."""
+        with torch.enable_grad():
+            logits = self.model(input_ids=batch.input_ids, **self._arguments(batch.input_ids.shape)).logits
+        logits = logits.reshape(-1, logits.shape[-1])
+        selected = logits.detach() if self.head is not None else logits.detach()[batch.predicting]
+        losses, gradient = loss_gradient(selected, batch.targets, batch.labelled)
+        if self.head is None:
+            gradient = torch.zeros_like(logits).index_copy_(0, batch.predicting, gradient)
+        torch.autograd.backward(logits, gradient)
+        return losses
+
+    def _emit_whole_model(self, sink: Sink) -> None:
         for number in self.whole_model:
             parameter = self.parameters[number]
             if parameter.grad is not None:
-                assert self._sink is not None
-                self._sink.dense(number, 0, parameter.grad)
+                sink.formed(number, 0, parameter.grad)
                 parameter.grad = None
 
     def _arguments(self, shape: torch.Size) -> dict[str, Any]:
+        """What the model is called with beside token ids of this shape [B, T]."""
         accepted = inspect.signature(self.model.forward).parameters
         arguments: dict[str, Any] = {"use_cache": False} if "use_cache" in accepted or "kwargs" in accepted else {}
         if shape[0] > 1 and self._learned_positions and "position_ids" in accepted:
@@ -245,25 +251,14 @@ class Tap:
 
     @property
     def _learned_positions(self) -> bool:
-        return sum(isinstance(site, EmbeddingSite) for site in self.sites) > 1
+        return sum(isinstance(use, EmbeddingUse) for use in self.uses) > 1
 
 
-def _factors(site: Site) -> bool:
-    return isinstance(site, (MatrixSite, EmbeddingSite))
+def _head_of(model: nn.Module) -> nn.Linear | None:
+    getter = getattr(model, "get_output_embeddings", None)
+    found = getter() if getter else None
+    return found if isinstance(found, nn.Linear) else None
 
 
-def _logit_gradient(
-    logits: torch.Tensor, targets: torch.Tensor, counts: list[int]
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Losses [samples] and d loss / d logits [N, V] = (softmax - one-hot) / n, with n the sample's labelled tokens."""
-    scores = logits.to(wide(logits.dtype))
-    rows = scores.new_tensor([1 / count for count in counts]).repeat_interleave(
-        torch.tensor(counts, device=scores.device), output_size=len(targets)
-    )
-    gradient = scores.softmax(-1)  # fused; log-sum-exp follows from the largest entry, at a tenth of its own cost
-    normaliser = scores.amax(-1, keepdim=True) - gradient.amax(-1, keepdim=True).log()
-    losses = torch.stack(
-        [part.sum() for part in ((normaliser - scores.gather(1, targets[:, None]))[:, 0] * rows).split(counts)]
-    )
-    gradient.scatter_add_(1, targets[:, None], gradient.new_full((len(targets), 1), -1.0))
-    return losses, gradient.mul_(rows[:, None]).to(logits.dtype)
+def _factors(use: ParameterUse) -> bool:
+    return isinstance(use, (MatrixUse, EmbeddingUse))

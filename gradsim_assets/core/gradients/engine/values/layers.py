@@ -1,8 +1,10 @@
-"""Sites: the places in a model where parameters meet activations, and the gradient's form at each.
+"""Uses of parameters: the modules of a model where parameters meet activations, and the gradient's form at each.
 
-A site sees its module's input in the forward pass and the gradient of its output in the backward pass; that is all
-that the parameters' gradients are made of. Parameters themselves are frozen during a pass, so autograd neither forms
+A use sees its module's input in the forward pass and the gradient of its output in the backward pass. The gradients of
+its parameters are made of these two alone. Parameters themselves are frozen during a pass, so autograd neither forms
 their (batch-summed) gradients nor fills `.grad`.
+
+Shapes: B samples of a batch, T padded tokens of each, S tokens of one sample, O outputs and I inputs of a matrix.
 """
 
 from typing import Any, Protocol
@@ -11,41 +13,51 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from gradsim_assets.core.gradients.engine.values.factors import Part
+from gradsim_assets.core.gradients.engine.values.factors import Factors
+from gradsim_assets.core.gradients.engine.values.precision import wide
 
 
 class Sink(Protocol):
-    """Takes gradients, sample by sample, as the backward pass brings them up."""
+    """Takes gradients, sample by sample of a batch, as the backward pass brings them up."""
 
-    def part(self, component: int, sample: int, part: Part) -> None:
-        """One factored summand of a matrix's gradient."""
+    def factors(self, component: int, sample: int, factors: Factors) -> None:
+        """Takes one summand of a matrix's gradient as its factors."""
         ...
 
-    def dense(self, component: int, sample: int, gradient: torch.Tensor) -> None:
-        """One formed summand of a gradient, in the parameter's own shape."""
+    def formed(self, component: int, sample: int, gradient: torch.Tensor) -> None:
+        """Takes one summand of a gradient in the parameter's own shape."""
         ...
 
 
-class Rows:
-    """Which rows of a packed or padded tensor belong to which sample of the batch."""
+class UnbatchableError(Exception):
+    """A module mixes the samples of a batch in a way that cannot be told apart; batch size 1 always can."""
 
-    def __init__(self, lengths: list[int], padded: int) -> None:
-        self.lengths, self.padded = lengths, padded
-        self.kept: list[int] | None = None  # rows per sample behind the selection of labelled positions
+
+class BatchRows:
+    """Which rows of a module's tensors belong to which sample of the batch."""
+
+    def __init__(self, lengths: list[int], padded: int, labelled: list[int] | None = None) -> None:
+        #: S of each sample [B].
+        self.lengths = lengths
+        #: T
+        self.padded = padded
+        #: Labelled tokens of each sample [B], which are all that the head sees; None where it sees every token.
+        self.labelled = labelled
         self._last: tuple[torch.Tensor, list[torch.Tensor]] | None = None
 
-    def split(self, tensor: torch.Tensor, packed: bool) -> list[torch.Tensor]:
-        """Per sample [S, features]. Asked twice in a row for one tensor it returns the same objects.
+    def split(self, tensor: torch.Tensor, labelled: bool) -> list[torch.Tensor]:
+        """Per sample [S, features] of [B, T, features]; `labelled` tells a tensor of labelled tokens alone.
 
-        Layers that share an input follow each other in the backward pass, so they come to share its parts.
+        Asked twice in a row for one tensor it returns the same objects: layers that share an input follow each other
+        in the backward pass, so they come to share its factors.
         """
         if self._last is None or self._last[0] is not tensor:
-            self._last = (tensor, self._split(tensor, packed))
+            self._last = (tensor, self._split(tensor, labelled))
         return self._last[1]
 
-    def _split(self, tensor: torch.Tensor, packed: bool) -> list[torch.Tensor]:
-        if packed and self.kept is not None:
-            return list(tensor.reshape(-1, tensor.shape[-1]).split(self.kept))
+    def _split(self, tensor: torch.Tensor, labelled: bool) -> list[torch.Tensor]:
+        if labelled and self.labelled is not None:
+            return list(tensor.reshape(-1, tensor.shape[-1]).split(self.labelled))
         if len(self.lengths) == 1:  # whatever rows there are, they are this sample's
             return [tensor.reshape(-1, tensor.shape[-1])]
         if tensor.dim() != 3 or tensor.shape[:2] != (len(self.lengths), self.padded):
@@ -53,62 +65,68 @@ class Rows:
         return [tensor[position, :length] for position, length in enumerate(self.lengths)]
 
 
-class UnbatchableError(Exception):
-    """A module mixes the samples of a batch in a way that cannot be told apart; batch size 1 always can."""
+class ParameterUse:
+    """One module with trainable parameters of its own."""
 
-
-class Site:
-    """One module with trainable parameters; `components` maps its parameters' local names to component numbers.
-
-    An immediate site remembers its input tensor, any other one its module's (args, kwargs).
-    """
-
-    #: Whether the gradient is known when the output's gradient is (else it waits for the end of the backward pass).
+    #: Whether the gradient is known as soon as that of the module's output is. If so the use remembers the module's
+    #: input tensor; else it remembers the module's (args, kwargs) and waits for the end of the backward pass.
     immediate = True
 
     def __init__(self, module: nn.Module, components: dict[str, int]) -> None:
-        self.module, self.components = module, components
-        self.packed = False  # behind the selection of labelled positions
+        self.module = module
+        #: Numbers of the components, by the parameters' names in the module ("weight", "bias").
+        self.components = components
+        #: Whether the module sees labelled tokens alone, as the head does.
+        self.labelled = False
 
-    def emit(self, memory: Any, gradient: torch.Tensor, rows: Rows, sink: Sink) -> None:
-        """Hands the gradients of this module's parameters to the sink."""
+    def emit(self, remembered: Any, gradient: Any, rows: BatchRows, sink: Sink) -> None:
+        """Hands the gradients of the module's parameters to the sink.
+
+        `gradient` is that of the output, or of several outputs by their position where the use is not immediate.
+
+        Raises:
+            UnbatchableError: samples of the batch cannot be told apart here.
+        """
         raise NotImplementedError
 
 
-class MatrixSite(Site):
+class MatrixUse(ParameterUse):
     """nn.Linear (weight [O, I]) and Conv1D of GPT-2 (weight [I, O]), both with or without bias."""
 
     def __init__(self, module: nn.Module, components: dict[str, int], transposed: bool) -> None:
         super().__init__(module, components)
         self._transposed = transposed
 
-    def emit(self, memory: Any, gradient: torch.Tensor, rows: Rows, sink: Sink) -> None:
-        outputs = rows.split(gradient, self.packed)
-        inputs = rows.split(memory, self.packed)  # last, so that the next layer finds it if it has the same input
+    def emit(self, remembered: torch.Tensor, gradient: torch.Tensor, rows: BatchRows, sink: Sink) -> None:
+        outputs = rows.split(gradient, self.labelled)
+        inputs = rows.split(remembered, self.labelled)  # last, so that the next layer finds it if it has the same input
         weight, bias = self.components.get("weight"), self.components.get("bias")
         if weight is not None:
             for sample, (g, x) in enumerate(zip(outputs, inputs, strict=True)):
-                sink.part(weight, sample, Part(x, g) if self._transposed else Part(g, x))
+                sink.factors(weight, sample, Factors(x, g) if self._transposed else Factors(g, x))
         if bias is not None:
             for sample, g in enumerate(outputs):
-                sink.dense(bias, sample, g.to(_wide(g)).sum(0))
+                sink.formed(bias, sample, g.to(wide(g.dtype)).sum(0))
 
 
-class EmbeddingSite(Site):
+class EmbeddingUse(ParameterUse):
     """nn.Embedding; the row of `padding_idx` gets no gradient, as in PyTorch."""
 
-    def emit(self, memory: Any, gradient: torch.Tensor, rows: Rows, sink: Sink) -> None:
+    def __init__(self, module: nn.Embedding, components: dict[str, int]) -> None:
+        super().__init__(module, components)
+        self._padding = module.padding_idx
+
+    def emit(self, remembered: torch.Tensor, gradient: torch.Tensor, rows: BatchRows, sink: Sink) -> None:
         outputs = rows.split(gradient, False)
-        tokens = memory.expand(len(rows.lengths), -1)  # learned positions come as one row for the whole batch
-        padding = self.module.padding_idx
+        tokens = remembered.expand(len(rows.lengths), -1)  # learned positions come as one row for the whole batch
         for sample, g in enumerate(outputs):
             ids = tokens[sample, : len(g)]
-            if padding is not None:
-                g = g * (ids != padding)[:, None]
-            sink.part(self.components["weight"], sample, Part(ids, g))
+            if self._padding is not None:
+                g = g * (ids != self._padding)[:, None]
+            sink.factors(self.components["weight"], sample, Factors(ids, g))
 
 
-class NormSite(Site):
+class NormUse(ParameterUse):
     """LayerNorm and RMSNorm (weight w or 1 + w): d loss / d w = sum_s g_s * normalised x_s."""
 
     def __init__(self, module: nn.Module, components: dict[str, int], epsilon: float) -> None:
@@ -116,8 +134,8 @@ class NormSite(Site):
         self._epsilon = epsilon
         self._layer_norm = isinstance(module, nn.LayerNorm)
 
-    def emit(self, memory: Any, gradient: torch.Tensor, rows: Rows, sink: Sink) -> None:
-        x, g = memory.to(_wide(memory)), gradient.to(_wide(gradient))
+    def emit(self, remembered: torch.Tensor, gradient: torch.Tensor, rows: BatchRows, sink: Sink) -> None:
+        x, g = remembered.to(wide(remembered.dtype)), gradient.to(wide(gradient.dtype))
         if "weight" in self.components:
             if self._layer_norm:
                 normal = F.layer_norm(x, x.shape[-1:], eps=self._epsilon)
@@ -127,28 +145,28 @@ class NormSite(Site):
         if "bias" in self.components:
             self._emit(self.components["bias"], g, rows, sink)
 
-    def _emit(self, component: int, summands: torch.Tensor, rows: Rows, sink: Sink) -> None:
+    def _emit(self, component: int, summands: torch.Tensor, rows: BatchRows, sink: Sink) -> None:
         if len(rows.lengths) > 1 and summands.shape[0] != len(rows.lengths):
             raise UnbatchableError
         # A norm over heads has [batch, S, heads, features] or [batch, heads, S, features]: padded tokens have a
         # gradient of exactly zero, so nothing needs to be cut off.
         for sample, total in enumerate(summands.reshape(len(rows.lengths), -1, summands.shape[-1]).sum(1)):
-            sink.dense(component, sample, total)
+            sink.formed(component, sample, total)
 
 
-class LocalSite(Site):
+class RepeatedUse(ParameterUse):
     """Any module that alone uses its parameters: its forward pass is repeated with them in the graph.
 
-    This is how mixture-of-experts blocks with fused 3-D weights, routers and odd norms come by exact gradients; it
+    This is how mixture-of-experts blocks with fused 3-D weights, routers and odd norms come by exact gradients. It
     costs one more forward pass of the module and works at batch size 1.
     """
 
     immediate = False
 
-    def emit(self, memory: Any, gradient: Any, rows: Rows, sink: Sink) -> None:
+    def emit(self, remembered: Any, gradient: dict[int, torch.Tensor], rows: BatchRows, sink: Sink) -> None:
         if len(rows.lengths) > 1:
             raise UnbatchableError
-        args, kwargs = _detached(memory)
+        args, kwargs = _detached(remembered)
         names = list(self.components)
         parameters = [self.module.get_parameter(name) for name in names]
         for parameter in parameters:
@@ -162,7 +180,7 @@ class LocalSite(Site):
                 found = torch.autograd.grad(tops, parameters, gradients, allow_unused=True)
                 for name, one in zip(names, found, strict=True):
                     if one is not None:
-                        sink.dense(self.components[name], 0, one)
+                        sink.formed(self.components[name], 0, one)
         finally:
             for parameter in parameters:
                 parameter.requires_grad_(False)
@@ -184,30 +202,26 @@ def _detached(value: Any) -> Any:
     return value
 
 
-def _wide(tensor: torch.Tensor) -> torch.dtype:
-    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
+def find_use(module: nn.Module, components: dict[str, int]) -> ParameterUse | None:
+    """The use of a module whose own trainable parameters are `components`; None if only whole-model autograd can.
 
-
-def find_site(module: nn.Module, components: dict[str, int]) -> Site | None:
-    """The site of a module whose own trainable parameters are `components`; None if only whole-model autograd can.
-
-    What is chosen here by a module's looks is verified against autograd before a pass trusts it.
+    A module is judged by its looks here; every use is verified against autograd before a pass trusts it.
     """
     if isinstance(module, nn.Linear):
-        return MatrixSite(module, components, transposed=False)
+        return MatrixUse(module, components, transposed=False)
     if type(module).__name__ == "Conv1D" and hasattr(module, "nf"):
-        return MatrixSite(module, components, transposed=True)
-    if type(module).forward is nn.Embedding.forward:
+        return MatrixUse(module, components, transposed=True)
+    if isinstance(module, nn.Embedding) and type(module).forward is nn.Embedding.forward:
         plain = module.max_norm is None and not module.scale_grad_by_freq and not module.sparse
-        return EmbeddingSite(module, components) if plain else None
+        return EmbeddingUse(module, components) if plain else None
     if type(module) is nn.LayerNorm and len(module.normalized_shape) == 1:
-        return NormSite(module, components, module.eps)
+        return NormUse(module, components, module.eps)
     epsilon = getattr(module, "variance_epsilon", getattr(module, "eps", None))
     if "RMSNorm" in type(module).__name__ and set(components) == {"weight"} and epsilon is not None:
-        return NormSite(module, components, epsilon)
-    return local_site(module, components)
+        return NormUse(module, components, epsilon)
+    return repeated_use(module, components)
 
 
-def local_site(module: nn.Module, components: dict[str, int]) -> Site | None:
-    """A site that repeats the module's forward pass; None where that would repeat other modules as well."""
-    return LocalSite(module, components) if not list(module.children()) else None
+def repeated_use(module: nn.Module, components: dict[str, int]) -> ParameterUse | None:
+    """A use that repeats the module's forward pass; None where that would repeat other modules as well."""
+    return RepeatedUse(module, components) if not list(module.children()) else None

@@ -1,0 +1,69 @@
+"""Meetings of held variants with streamed originals, and the rows of the output that come of them."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from gradsim_assets.core.gradients.engine.request import PairBlock, PassRequest
+from gradsim_assets.core.gradients.engine.values.held_gradients import HeldGradients
+
+
+@dataclass(frozen=True)
+class Meeting:
+    """One held variant and one streamed original that are compared."""
+
+    #: The variant's.
+    setting: str
+    #: Slot of the variant among the held gradients.
+    held: int
+    #: Slot of the original among the streamed gradients.
+    streamed: int
+    #: Rows of the setting's output that ask for this comparison.
+    rows: list[int]
+
+
+def pair_blocks(
+    held: HeldGradients, streamed: HeldGradients, meetings: Sequence[Meeting], request: PassRequest
+) -> Iterator[PairBlock]:
+    """The rows of these meetings, a block for each setting.
+
+    Products of all meetings are taken at once, since settings share the originals.
+    """
+    components = len(held.layout.shapes)
+    wanted = [meeting.setting in request.products for meeting in meetings]
+    products = _of_wanted(meetings, wanted, (components,), partial(held.products, streamed))
+    cosines = {}
+    for proportion, projected in held.projected.items():
+        wanted = [proportion in request.projections.get(meeting.setting, ()) for meeting in meetings]
+        take_cosines = partial(projected.cosines, streamed.projected[proportion])
+        cosines[proportion] = _of_wanted(meetings, wanted, (), take_cosines)
+    for setting in sorted({meeting.setting for meeting in meetings}):
+        # A meeting that several rows ask for is taken several times.
+        take = [place for place, m in enumerate(meetings) if m.setting == setting for _ in m.rows]
+        rows = [row for m in meetings if m.setting == setting for row in m.rows]
+        exact = setting in request.products
+        yield PairBlock(
+            setting=setting,
+            rows=np.asarray(rows),
+            dot_products=products[take] if exact else None,
+            variant_self=held.self_products([meetings[place].held for place in take]) if exact else None,
+            original_self=streamed.self_products([meetings[place].streamed for place in take]) if exact else None,
+            projected={p: cosines[p][take] for p in request.projections.get(setting, ())},
+        )
+
+
+def _of_wanted(
+    meetings: Sequence[Meeting],
+    wanted: Sequence[bool],
+    shape: tuple[int, ...],
+    compute: Callable[[np.ndarray, np.ndarray], np.ndarray],
+) -> np.ndarray:
+    """Float64 [meetings, *shape]: what `compute` makes of the slots of the wanted meetings, NaN for the others."""
+    out = np.full((len(meetings), *shape), np.nan)
+    chosen = [meeting for meeting, one in zip(meetings, wanted, strict=True) if one]
+    if chosen:
+        slots = np.asarray([meeting.held for meeting in chosen]), np.asarray([meeting.streamed for meeting in chosen])
+        out[np.asarray(wanted)] = compute(*slots)
+    return out
