@@ -74,11 +74,17 @@ class RolledSketch:
 
 
 class TrakProjector:
-    """traker's dense +-1 projection (Park et al. 2023): its CUDA kernel where fast_jl is there, else its CPU projector."""
+    """traker's dense +-1 projection (Park et al. 2023): its CUDA kernel where fast_jl is there, else its CPU projector.
+
+    Raises:
+        InputError: traker is not installed.
+    """
 
     def __init__(self, name: str, size: int, dimension: int, seed: int, device: torch.device) -> None:
-        from trak.projectors import BasicProjector, CudaProjector, ProjectionType
-
+        try:
+            from trak.projectors import BasicProjector, CudaProjector, ProjectionType
+        except ImportError as error:
+            raise InputError('the projection "trak" needs the package traker; install it, or choose "fast".') from error
         self.dimension = dimension
         cls, extra = BasicProjector, {"block_size": min(dimension, BLOCK)}
         if device.type == "cuda" and importlib.util.find_spec("fast_jl"):
@@ -125,7 +131,7 @@ def make_projector(
     their dimension; it is there for comparison only.
 
     Raises:
-        InputError: unknown kind or weighting, or a proportion outside (0, 1].
+        InputError: unknown kind or weighting, a proportion outside (0, 1], or "trak" where traker is not installed.
     """
     if not 0 < proportion <= 1:
         raise InputError(f"projection proportion {proportion} is not in (0, 1]; give a share of the parameters.")

@@ -22,13 +22,26 @@ class Column:
 
 @dataclass(frozen=True)
 class TableSchema:
-    """A table's columns in order, the columns that identify a row, and families of columns such as `recall_at_2`.."""
+    """What a table holds.
+
+    >>> score = Column(pl.Float64(), "how similar the two are")
+    >>> similar = TableSchema("similar", {"id": Column(pl.String(), "id of the variant"), "score": score}, key=("id",))
+    >>> similar.enforce(pl.DataFrame({"score": [1], "id": ["lima_0"]})).schema
+    Schema({'id': String, 'score': Float64})
+    >>> similar.enforce(pl.DataFrame({"id": ["lima_0"]}))
+    Traceback (most recent call last):
+    gradsim_assets.core.errors.InputError: table similar: column 'score' is missing (it has id)
+    """
 
     name: str
+    #: By name, in the order in which they stand in the table.
     columns: Mapping[str, Column]
+    #: The columns that identify a row.
     key: tuple[str, ...]
+    #: Columns whose number depends on the data, by a pattern of their names: `recall_at_2`, `recall_at_3`, ...
     families: Mapping[str, Column] = field(default_factory=dict)
-    open: bool = False  # further columns are kept as they are (users' own columns of a dataset)
+    #: Whether further columns are kept as they are (users' own columns of a dataset).
+    open: bool = False
 
     def column(self, name: str) -> Column | None:
         """The description of a column, or None for one that the schema does not know."""
