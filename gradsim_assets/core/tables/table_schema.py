@@ -27,7 +27,7 @@ class TableSchema:
     >>> score = Column(pl.Float64(), "how similar the two are")
     >>> similar = TableSchema("similar", {"id": Column(pl.String(), "id of the variant"), "score": score}, key=("id",))
     >>> similar.enforce(pl.DataFrame({"score": [1], "id": ["lima_0"]})).schema
-    Schema({'id': String, 'score': Float64})
+    Schema([('id', String), ('score', Float64)])
     >>> similar.enforce(pl.DataFrame({"id": ["lima_0"]}))
     Traceback (most recent call last):
     gradsim_assets.core.errors.InputError: table similar: column 'score' is missing (it has id)
