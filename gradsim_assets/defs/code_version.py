@@ -24,6 +24,7 @@ DECIDES_NOTHING = (
     "core.files",  # how bytes reach the disk
     "core.memory",  # how much is free
     "core.gradients.engine.planning",  # how many at a time; the engine's tests hold results to be independent of it
+    "core.gradients.engine.recovery",  # what is tried again with less memory
     "core.gradients.engine.scratch",  # what a killed pass goes on from
 )
 

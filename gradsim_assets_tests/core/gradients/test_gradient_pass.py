@@ -138,6 +138,24 @@ def test_running_out_of_memory_halves_the_batch_and_goes_on():
     assert_same(run_pass(Scarce(model, 10_000), request), found)
 
 
+def test_what_memory_sufficed_for_is_remembered_when_a_pass_goes_on(tmp_path):
+    request, model = small_request(**REQUEST), Scarce(tiny("llama"), 90)
+    options = PassOptions(batch_tokens=400, tile=4, scratch=tmp_path)
+    said = []
+
+    def killed(done, total, what):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_pass(model, request, options, killed, said.append)
+    halved = [line for line in said if "halved" in line]
+    assert halved
+    again, whole = run_pass(model, request, options), run_pass(model, request, replace(options, scratch=None))
+    assert [*halved, *again.report.notes] == whole.report.notes  # nothing is halved twice
+    for setting in SETTINGS:
+        assert np.array_equal(again.dot_products[setting], whole.dot_products[setting])
+
+
 def test_running_out_of_memory_with_one_sample_is_an_error_that_says_so():
     with pytest.raises(InputError, match="one sample at a time"):
         run_pass(Scarce(tiny("llama"), 33), small_request(**REQUEST), PassOptions(batch_tokens=400))

@@ -151,6 +151,29 @@ def test_too_little_memory_names_what_is_needed(billion):
         plan_pass(billion, graph_of(*lima_like(10)), 10**9)
 
 
+def test_a_plan_with_less_halves_batches_then_tiles_then_the_block_until_nothing_is_left(billion):
+    plan = plan_pass(billion, graph_of(*lima_like(4)), 10**13, PassOptions(batch_tokens=512, tile=4))
+    assert [len(block) for block in plan.blocks] == [8]
+    steps, said = [], []
+    with pytest.raises(InputError, match="one sample at a time"):
+        while True:
+            plan = plan.with_less(0, said.append)
+            steps.append((plan.batch_tokens, plan.tile, [len(block) for block in plan.blocks]))
+    assert steps == [
+        (256, 4, [8]),
+        (128, 4, [8]),
+        (64, 4, [8]),
+        (0, 4, [8]),
+        (0, 2, [8]),
+        (0, 1, [8]),
+        (0, 1, [4, 4]),
+        (0, 1, [2, 2, 4]),
+        (0, 1, [1, 1, 2, 4]),
+    ]
+    assert len(said) == len(steps)
+    assert said[3] == "out of memory: batches halved to one sample"
+
+
 def test_a_description_tells_passes_memory_and_disk(billion):
     text = plan_pass(billion, graph_of(*lima_like(50)), 10**13).describe()
     for words in ("backward passes", "x the minimum", "GiB beside the model", "MiB of results"):

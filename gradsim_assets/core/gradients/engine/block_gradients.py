@@ -24,28 +24,29 @@ class BlockGradients:
     def __init__(
         self,
         hooks: GradientHooks,
+        index: PairIndex,
         request: PassRequest,
         projectors: Mapping[float, list[Projector]],
         counted: Counted,
     ) -> None:
-        self.index = PairIndex(request)
         #: Of every sample that has gone through.
         self.losses: Losses = {ORIGINAL: {}, **{setting: {} for setting in request.settings}}
-        self._hooks, self._request, self._projectors, self._counted = hooks, request, dict(projectors), counted
+        self._hooks, self._index, self._request = hooks, index, request
+        self._projectors, self._counted = dict(projectors), counted
 
     def compute(self, block: list[VariantKey], plan: Plan) -> Iterator[PairBlock]:
         """The rows of all pairs of a block's variants, tile by tile."""
         layout = self._layout(plan)
-        variants = self.index.held(block)
+        variants = self._index.longest_first(block)
         held = HeldGradients(layout, len(variants))
-        self._fill(held, [(key[0], self.index.variants[key]) for key in variants], plan)
-        users = self.index.meeting(variants)
+        self._fill(held, [(key[0], self._index.variants[key]) for key in variants], plan)
+        users = self._index.originals_met_by(variants)
         originals = list(users)
         streamed = HeldGradients(layout, min(plan.tile, len(originals)))
         for start in range(0, len(originals), plan.tile):
             tile = originals[start : start + plan.tile]
             streamed.clear()
-            self._fill(streamed, [(ORIGINAL, self.index.originals[name]) for name in tile], plan)
+            self._fill(streamed, [(ORIGINAL, self._index.originals[name]) for name in tile], plan)
             meetings = self._meetings(variants, {name: users[name] for name in tile})
             yield from pair_blocks(held, streamed, meetings, self._request)
 
@@ -62,13 +63,13 @@ class BlockGradients:
     def _meetings(self, variants: list[VariantKey], users: dict[str, list[int]]) -> list[Meeting]:
         """The meetings of a tile: `users` holds its originals, and the slots of the variants that meet them."""
         return [
-            Meeting(variants[held][0], held, streamed, self.index.rows[variants[held]][original])
+            Meeting(variants[held][0], held, streamed, self._index.rows[variants[held]][original])
             for streamed, (original, slots) in enumerate(users.items())
             for held in slots
         ]
 
     def _fill(self, held: HeldGradients, samples: Sequence[tuple[str, EncodedSample]], plan: Plan) -> None:
-        """Draws off the gradients of samples (of falling length, with their setting) into the next slots."""
+        """Collects the gradients of samples (of falling length, with their setting) into the next slots."""
         with self._hooks.open():
             for batch in padded_batches(samples, plan.batch_tokens if self._hooks.batchable else 0):
                 held.begin(len(batch))
@@ -81,7 +82,7 @@ class BlockGradients:
 
     def losses_of(self, block: list[VariantKey]) -> Losses:
         """The losses of a block that was computed."""
-        found: Losses = {ORIGINAL: {name: self.losses[ORIGINAL][name] for name in self.index.meeting(block)}}
+        found: Losses = {ORIGINAL: {name: self.losses[ORIGINAL][name] for name in self._index.originals_met_by(block)}}
         for setting, variant in block:
             found.setdefault(setting, {})[variant] = self.losses[setting][variant]
         return found

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from gradsim_assets.core.gradients.engine.block_gradients import BlockGradients
+from gradsim_assets.core.gradients.engine.pair_index import PairIndex
 from gradsim_assets.core.gradients.engine.planning.model_shape import measure
 from gradsim_assets.core.gradients.engine.planning.pass_graph import PassGraph
 from gradsim_assets.core.gradients.engine.planning.plan import Plan, plan_pass
@@ -29,7 +30,7 @@ Log = Callable[[str], None]
 
 
 def _unheard(*said: object) -> None:
-    """Takes the place of whom nobody gave."""
+    """Takes the place of a listener that was not given."""
 
 
 class GradientPass:
@@ -46,7 +47,8 @@ class GradientPass:
         self.plan: Plan | None = None
         self.report = PassReport(samples=self.graph.minimum)
         self._hooks = GradientHooks(model, self.device)
-        self._gradients = BlockGradients(self._hooks, request, self._projectors(), self._count)
+        self._index = PairIndex(request)
+        self._gradients = BlockGradients(self._hooks, self._index, request, self._projectors(), self._count)
         self._progress: Progress = _unheard
         self._log: Log = _unheard
         #: Gradients that this try is to compute.
@@ -114,12 +116,12 @@ class GradientPass:
 
     def _prepare(self, scratch: Scratch | None) -> Plan:
         """The plan of a pass through a model whose hooks are known to be right."""
-        verify_hooks(self._hooks, self._gradients.index.shortest, self._note)
+        verify_hooks(self._hooks, self._index.shortest, self._note)
         plan = scratch.plan(self._make_plan) if scratch else self._make_plan()
         self.report.plan = plan.describe()
         self._log(self.report.plan)
         self._expected = sum(
-            len(block) + len(self._gradients.index.meeting(block))
+            len(block) + len(self._index.originals_met_by(block))
             for number, block in enumerate(plan.blocks)
             if not (scratch and scratch.finished(number))
         )
@@ -152,14 +154,13 @@ class GradientPass:
 
     def _check(self, results: Results) -> None:
         """Recomputes some rows by plain autograd and compares."""
-        index = self._gradients.index
         rows = rows_to_check(self.request, self.options.check_pairs)
         dtype = self._hooks.parameters[0].dtype
         self.report.tolerance = self.options.tolerance or default_tolerance(dtype, self.options.precision)
         self.report.checked_pairs = len(rows)
         if rows:
             found = np.stack([results.row(setting, row) for setting, row in rows])
-            pairs = [index.pair(self.request, setting, row) for setting, row in rows]
+            pairs = [self._index.pair(setting, row) for setting, row in rows]
             names = [f"{setting}, pair {self.request.pairs[setting][row]}" for setting, row in rows]
             self.report.max_relative_error = verify_products(self._hooks, pairs, found, names, self.report.tolerance)
 

@@ -9,6 +9,7 @@ class PairIndex:
     """The samples of a request by name, and its pairs by what they compare."""
 
     def __init__(self, request: PassRequest) -> None:
+        self._pairs = request.pairs
         self.originals = {sample.id: sample for sample in request.originals}
         #: By (setting, id).
         self.variants = {(s, variant.id): variant for s in request.settings for variant in request.variants[s]}
@@ -23,19 +24,19 @@ class PairIndex:
         """The sample with fewest tokens."""
         return min([*self.originals.values(), *self.variants.values()], key=lambda sample: sample.length)
 
-    def held(self, block: list[VariantKey]) -> list[VariantKey]:
-        """The variants of a block, longest first."""
-        return sorted(block, key=lambda key: (-self.variants[key].length, key))
+    def longest_first(self, variants: list[VariantKey]) -> list[VariantKey]:
+        """Variants by falling length."""
+        return sorted(variants, key=lambda key: (-self.variants[key].length, key))
 
-    def meeting(self, variants: list[VariantKey]) -> dict[str, list[int]]:
-        """The originals that some variants are compared with, longest first, and the places of those variants."""
+    def originals_met_by(self, variants: list[VariantKey]) -> dict[str, list[int]]:
+        """The originals that any of the variants is compared with, longest first, each with the variants' places."""
         found: dict[str, list[int]] = {}
         for place, key in enumerate(variants):
             for original in self.rows[key]:
                 found.setdefault(original, []).append(place)
         return {name: found[name] for name in sorted(found, key=lambda name: (-self.originals[name].length, name))}
 
-    def pair(self, request: PassRequest, setting: str, row: int) -> tuple[EncodedSample, EncodedSample]:
+    def pair(self, setting: str, row: int) -> tuple[EncodedSample, EncodedSample]:
         """The variant and the original of a row."""
-        variant, original = request.pairs[setting][row]
+        variant, original = self._pairs[setting][row]
         return self.variants[setting, variant], self.originals[original]

@@ -80,7 +80,7 @@ def relative_error(found: np.ndarray, exact: np.ndarray, one_self: np.ndarray, o
 
 
 def verify_hooks(hooks: GradientHooks, sample: EncodedSample, note: Callable[[str], None]) -> None:
-    """Makes sure that hooks draw off right gradients, and finds out whether samples can go through in batches.
+    """Makes sure that hooks collect right gradients, and finds out whether samples can go through in batches.
 
     A module may use its weights in a way that its looks do not tell, so nothing is taken on trust. `note` hears what
     turned out otherwise than looks promised.

@@ -82,7 +82,7 @@ class Plan:
         """
         if self.batch_tokens > 0:
             tokens = self.batch_tokens // 2 if self.batch_tokens > 2 * LEAST_BATCH_TOKENS else 0
-            note(f"out of memory: batches halved to {tokens or 'one sample'} tokens")
+            note(f"out of memory: batches halved to {f'{tokens} tokens' if tokens else 'one sample'}")
             return replace(self, batch_tokens=tokens)
         if self.tile > 1:
             note(f"out of memory: tiles halved to {self.tile // 2} originals")

@@ -1,4 +1,4 @@
-"""Hooks on a model that draw off every sample's gradients during one forward and backward pass of a batch."""
+"""Hooks on a model that collect every sample's gradients during one forward and backward pass of a batch."""
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
@@ -31,7 +31,7 @@ class _Passing:
     """The batch that is on its way through the model, as the hooks see it."""
 
     rows: BatchRows
-    #: Where gradients go; None in a forward pass that nothing is drawn off.
+    #: Where gradients go; None in a forward pass without a backward one.
     sink: Sink | None = None
     #: int64 [N]: positions of the flattened batch that the head makes logits of; None for all.
     predicting: torch.Tensor | None = None
@@ -92,7 +92,7 @@ class GradientHooks:
             self._give_up(set(own.values()))
 
     def _give_up(self, components: set[int]) -> None:
-        # A component is drawn off at all of its uses or at none: a sum must not lose a summand or count one twice.
+        # A component is collected at all of its uses or at none: a sum must not lose a summand or count one twice.
         self.whole_model |= components
         self.batchable = False
         for use in list(self.uses):
@@ -194,14 +194,14 @@ class GradientHooks:
             self._passing = None
 
     def forward_only(self, input_ids: torch.Tensor) -> torch.Tensor:
-        """Logits [1, T, V] of one sample with the graph of a pass, of which nothing is drawn off."""
+        """Logits [1, T, V] of one sample with the graph of a pass, of which no gradient is taken."""
         length = input_ids.shape[1]
         with self._pass(_Passing(BatchRows([length], length))):
             logits: torch.Tensor = self.model(input_ids=input_ids, **self._arguments(input_ids.shape)).logits
         return logits
 
     def backward(self, samples: Sequence[EncodedSample], sink: Sink) -> list[float]:
-        """Draws off every component's gradient of every sample; returns the losses (nats per response token).
+        """Collects every component's gradient of every sample; returns the losses (nats per response token).
 
         Raises:
             UnbatchableError: there are several samples, and they cannot be told apart.
@@ -214,7 +214,7 @@ class GradientHooks:
         passing = _Passing(rows, sink, batch.predicting if known else None)
         with self._pass(passing):
             losses = self._forward_and_backward(batch)
-        # Behind the pass, so that repeated forward passes of modules are not drawn off again.
+        # Behind the pass, so that repeated forward passes of modules are not taken for the batch again.
         for use, remembered, gradients in passing.waiting:
             passing.emit(use, remembered, gradients)
         self._emit_whole_model(sink)

@@ -44,7 +44,7 @@ class Form(Protocol):
 
 
 class HeldGradients:
-    """Slots for the gradients of up to `capacity` samples; a `Sink` for the batch that is being drawn off.
+    """Slots for the gradients of up to `capacity` samples; a `Sink` for the batch that is being collected.
 
     A batch of samples fills the next slots between `begin` and `finish`. `project` follows when no more are to come.
     Components are held as the layout says, and both forms answer to the same calls.
