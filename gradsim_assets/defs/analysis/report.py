@@ -11,6 +11,7 @@ import polars as pl
 from gradsim_assets import __version__
 from gradsim_assets.core.analysis.plots.of_table import plots_of
 from gradsim_assets.core.candidates.bm25_candidates import model_candidates
+from gradsim_assets.core.files import write_whole
 from gradsim_assets.core.partition_keys import model_id_of
 from gradsim_assets.core.tables.schemas import (
     ACCURACY_PER_COMPONENT,
@@ -158,12 +159,11 @@ def _write(context: dg.AssetExecutionContext, sources: Sources, folder: Path) ->
     target = folder / sources.slug
     plots = _plots(settings, parameters)
     for setting, drawn in plots.items():
-        (target / "plots" / setting).mkdir(parents=True, exist_ok=True)
         for plot in drawn:
-            (target / "plots" / setting / f"{plot.name}.png").write_bytes(plot.png)
-            (target / "plots" / setting / f"{plot.name}.svg").write_text(plot.svg, encoding="utf-8")
-    (target / "summary.json").write_text(json.dumps(headline, indent=2) + "\n", encoding="utf-8")
-    (target / "index.html").write_text(page, encoding="utf-8")
+            write_whole(target / "plots" / setting / f"{plot.name}.png", plot.png)
+            write_whole(target / "plots" / setting / f"{plot.name}.svg", plot.svg)
+    write_whole(target / "summary.json", json.dumps(headline, indent=2) + "\n")
+    write_whole(target / "index.html", page)
     context.log.info(f"Report: {target / 'index.html'}")
     return dg.MaterializeResult(
         metadata={

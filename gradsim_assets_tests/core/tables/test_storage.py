@@ -91,12 +91,12 @@ def test_a_kill_in_the_middle_of_a_write_leaves_the_old_partition(tmp_path: Path
 def test_what_a_killed_writer_left_is_swept_away_and_what_another_is_writing_is_not(tmp_path: Path) -> None:
     folder = tmp_path / "t"
     folder.mkdir()
-    abandoned, at_work = folder / ".data-abandoned.part", folder / ".data-at-work.part"
+    abandoned, at_work = folder / ".data.parquet-abandoned.part", folder / ".data.parquet-at-work.part"
     for part in (abandoned, at_work):
         part.write_bytes(b"PAR1")
     os.utime(abandoned, (0, time.time() - 7200))
     Tables(str(tmp_path)).write(["t"], FRAME)
-    assert sorted(path.name for path in folder.iterdir()) == [".data-at-work.part", "data.parquet"]
+    assert sorted(path.name for path in folder.iterdir()) == [".data.parquet-at-work.part", "data.parquet"]
 
 
 def test_a_failed_write_leaves_nothing_behind(tmp_path: Path) -> None:
@@ -106,8 +106,9 @@ def test_a_failed_write_leaves_nothing_behind(tmp_path: Path) -> None:
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
-def test_a_root_may_be_any_fsspec_location() -> None:
-    tables = Tables("memory://gradsim-test")
+@pytest.mark.parametrize("protocol", ["memory", "file"])
+def test_a_root_may_be_any_fsspec_location(protocol: str, tmp_path: Path) -> None:
+    tables = Tables(f"{protocol}://{tmp_path}")
     tables.write(["t"], FRAME, Partition("m", "00"), {"revision": "abc"})
     assert tables.exists(["t"], Partition("m", "00"))
     assert tables.provenance(["t"], Partition("m", "00")) == {"revision": "abc"}
