@@ -72,7 +72,7 @@ def _gradients(model: str, settings: Settings, memory_gib: float | None, tflops:
     unwritten = settings.data.paraphrases == OPENAI
     variants = originals if unwritten else sources.load_paraphrases()  # type: ignore[union-attr]
     device = torch.device(pick_device(settings.compute.device))
-    memory = int((memory_gib or settings.compute.memory_gib) * GIB) or free_bytes(device, shape.model_bytes)
+    memory = int((memory_gib or settings.compute.memory_gib) * GIB) or free_bytes(device, "most", shape.model_bytes)
     rate = tflops * 1e12 if tflops else _measured_rate(device)
     graph = _Graphs(hub, model, revision, originals, settings)  # type: ignore[arg-type]
     shards = [shard_slice(variants, key, settings.data.shards) for key in shard_keys(settings.data.shards)]
