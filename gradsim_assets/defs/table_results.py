@@ -76,8 +76,9 @@ def saved_table_result(
 ) -> dg.MaterializeResult:
     """As `table_result`, written here: Dagster passes no values of an asset out of several to an IO manager."""
     data_version, entries = _described(TABLES[key.path[0]], frame, metadata, provenance)
+    code_version = context.assets_def.specs_by_key[key].code_version
     with input_errors():
-        saved = store.save(key.path, frame, partition, context.run.run_id, entries)
+        saved = store.save(key.path, frame, partition, context.run.run_id, entries, code_version)
     return dg.MaterializeResult(
         asset_key=key, data_version=dg.DataVersion(data_version), metadata={**entries, **saved}, tags=tags
     )

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from gradsim_assets.configuration import DEMO, DataSettings, ModelSettings
 from gradsim_assets.core.errors import InputError
+from gradsim_assets.core.home import Home
 from gradsim_assets.core.models.devices import own_device
 from gradsim_assets.core.models.loading import LoadedModel, load_config, load_model, load_tokenizer
 from gradsim_assets.core.models.revisions import Revision, folder_revision, hub_revision, is_folder, split_revision
@@ -52,7 +53,7 @@ class ModelHub(dg.ConfigurableResource):
         if model_id == DEMO:
             from gradsim_assets.demo.model import build_demo_model
 
-            folder = build_demo_model(Path(self.home) / "models" / DEMO)
+            folder = build_demo_model(Home(Path(self.home)).models / DEMO)
             return Revision(folder_revision(folder), str(folder))
         if is_folder(model_id):
             folder = Path(model_id).expanduser()
@@ -105,7 +106,7 @@ class ModelHub(dg.ConfigurableResource):
             InputError: the model is no causal LM, cannot be loaded, or its tokenizer has no EOS token.
         """
         settings = self.settings(model_id)
-        device = own_device(self.device, Path(self.home))
+        device = own_device(self.device, Home(Path(self.home)).gpus)
         model, tokenizer = load_model(model_id, revision, settings.dtype, device)
         self.at(model_id, revision.name)  # a folder may have changed while it was read
         if tokenizer.pad_token_id is None:

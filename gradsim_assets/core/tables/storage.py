@@ -14,9 +14,7 @@ from upath import UPath
 
 from gradsim_assets.core.errors import InputError
 from gradsim_assets.core.files import whole_file
-
-#: Key of our JSON document in the metadata of every Parquet file.
-PROVENANCE_KEY = "gradsim"
+from gradsim_assets.core.tables.provenance import PROVENANCE_KEY
 
 _POLARS_PROTOCOLS = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss")
 
@@ -177,5 +175,3 @@ def fingerprint(frame: pl.DataFrame | pl.LazyFrame) -> str:
 def _source(path: UPath) -> Any:
     """What polars reads: the address where it speaks the protocol itself, else the bytes that fsspec brings."""
     return str(path) if isinstance(path, Path) or path.protocol in _POLARS_PROTOCOLS else io.BytesIO(path.read_bytes())
-
-

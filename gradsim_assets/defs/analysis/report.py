@@ -13,6 +13,7 @@ from gradsim_assets.core.analysis.plots.of_table import plots_of
 from gradsim_assets.core.candidates.bm25_candidates import model_candidates
 from gradsim_assets.core.files import write_whole
 from gradsim_assets.core.partition_keys import model_id_of
+from gradsim_assets.core.tables.provenance import shown_provenance
 from gradsim_assets.core.tables.schemas import (
     ACCURACY_PER_COMPONENT,
     AGREEMENT,
@@ -50,9 +51,6 @@ _TABLES = {
     "retrieval": RETRIEVAL,
 }
 
-#: Entries of a table's provenance that the page shows.
-_SHOWN = ("run_id", "code_version", "fingerprint", "package_version", "config", "imported")
-
 
 def build(partitions: Partitions) -> list[dg.AssetsDefinition]:
     """The report of a model."""
@@ -75,7 +73,8 @@ def build(partitions: Partitions) -> list[dg.AssetsDefinition]:
     )
     def report(context: dg.AssetExecutionContext, store: TableStore, compute: Compute) -> dg.MaterializeResult:
         with input_errors():
-            return _write(context, Sources(store, context.partition_key, partitions), compute.reports)
+            folder = compute.places.report(context.partition_key)
+            return _write(context, Sources(store, context.partition_key, partitions), folder)
 
     return [report]
 
@@ -131,11 +130,10 @@ class Sources:
         """What led to the page's figures, from the files of the tables themselves."""
         products = {}
         for setting in SETTINGS:
-            parts = [Partition(self.slug, shard) for shard in self.shards]
-            here = [part for part in parts if self.tables.exists([DOT_PRODUCTS.name, setting], part)]
+            key, parts = [DOT_PRODUCTS.name, setting], [Partition(self.slug, shard) for shard in self.shards]
+            here = [part for part in parts if self.tables.exists(key, part)]
             if here:
-                written = [self.tables.provenance([DOT_PRODUCTS.name, setting], part) for part in here]
-                products[setting] = [{name: entry[name] for name in _SHOWN if name in entry} for entry in written]
+                products[setting] = [shown_provenance(self.tables.provenance(key, part)) for part in here]
         return {"gradsim": __version__, "tables": str(self.store.root), DOT_PRODUCTS.name: products}
 
 
@@ -156,19 +154,18 @@ def _write(context: dg.AssetExecutionContext, sources: Sources, folder: Path) ->
     headline = summary(
         sources.model_id, revision, parameters, {setting: results.retrieval for setting, results in settings.items()}
     )
-    target = folder / sources.slug
     plots = _plots(settings, parameters)
     for setting, drawn in plots.items():
         for plot in drawn:
-            write_whole(target / "plots" / setting / f"{plot.name}.png", plot.png)
-            write_whole(target / "plots" / setting / f"{plot.name}.svg", plot.svg)
-    write_whole(target / "summary.json", json.dumps(headline, indent=2) + "\n")
-    write_whole(target / "index.html", page)
-    context.log.info(f"Report: {target / 'index.html'}")
+            write_whole(folder / "plots" / setting / f"{plot.name}.png", plot.png)
+            write_whole(folder / "plots" / setting / f"{plot.name}.svg", plot.svg)
+    write_whole(folder / "summary.json", json.dumps(headline, indent=2) + "\n")
+    write_whole(folder / "index.html", page)
+    context.log.info(f"Report: {folder / 'index.html'}")
     return dg.MaterializeResult(
         metadata={
-            "report": dg.MetadataValue.url((target / "index.html").as_uri()),
-            "path": dg.MetadataValue.path(str(target / "index.html")),
+            "report": dg.MetadataValue.url((folder / "index.html").as_uri()),
+            "path": dg.MetadataValue.path(str(folder / "index.html")),
             "summary": dg.MetadataValue.json(headline),
             "size_bytes": len(page.encode()),
         }

@@ -54,7 +54,7 @@ def build(partitions: Partitions, op_tags: Mapping[str, Any] | None) -> dg.Asset
                 max_positions=loaded.generation_positions,
                 device=loaded.device,
                 progress=report,
-                store=compute.scratch("answers", keys["model"], f"{keys['shard']}.jsonl"),
+                store=compute.places.scratch("answers", keys["model"], f"{keys['shard']}.jsonl"),
                 identity=f"{revision.name} {hub.settings(model_id).dtype}",
                 log=context.log.info,
             )

@@ -124,7 +124,7 @@ def _gradients(
             products=[key.path[1] for key in selected if key.path[0] == DOT_PRODUCTS.name],
             projections={key.path[1]: compute.projections for key in selected if key.path[0] != DOT_PRODUCTS.name},
         )
-        scratch = compute.scratch("gradients", *keys.values())
+        scratch = compute.places.scratch("gradients", *keys.values())
         with compute.run_pass(loaded, inputs.request, scratch, report, context.log.info) as result:
             provenance = {
                 **provenance_of(hub, model_id, revision),
