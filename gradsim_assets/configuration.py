@@ -15,8 +15,7 @@ from gradsim_assets.core.errors import InputError
 from gradsim_assets.core.home import gradsim_home
 from gradsim_assets.core.models.tokenization import ContextPolicy
 from gradsim_assets.core.partition_keys import MAX_SHARDS
-
-DEMO = "demo"
+from gradsim_assets.demo import DEMO
 
 #: The compute profile of gradients and generation, unless a model chooses another one.
 HEAVY = "gpu"

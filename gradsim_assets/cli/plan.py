@@ -42,8 +42,8 @@ def plan(model: str, memory_gib: float | None, tflops: float | None) -> None:
 
 def _paraphrasing(settings: Settings) -> str | None:
     """What the paraphraser would ask for and spend."""
+    from gradsim_assets.core.datasets.paraphrased import OPENAI
     from gradsim_assets.resources.by_name import resources
-    from gradsim_assets.resources.sample_sources import OPENAI
 
     if settings.data.paraphrases != OPENAI:
         return None
@@ -56,12 +56,12 @@ def _paraphrasing(settings: Settings) -> str | None:
 def _gradients(model: str, settings: Settings, memory_gib: float | None, tflops: float | None) -> list[str]:
     import torch
 
+    from gradsim_assets.core.datasets.paraphrased import OPENAI
     from gradsim_assets.core.gradients.engine import PassOptions, plan_pass, shape_of_config
     from gradsim_assets.core.memory import free_bytes
     from gradsim_assets.core.models.devices import pick_device
     from gradsim_assets.core.partition_keys import shard_keys, shard_slice
     from gradsim_assets.resources.by_name import resources
-    from gradsim_assets.resources.sample_sources import OPENAI
 
     found = resources(settings)
     hub, sources = found["hub"], found["sources"]

@@ -8,13 +8,14 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
-from gradsim_assets.configuration import DEMO, DataSettings, ModelSettings
+from gradsim_assets.configuration import DataSettings, ModelSettings
 from gradsim_assets.core.errors import InputError
 from gradsim_assets.core.home import Home
 from gradsim_assets.core.models.devices import own_device
 from gradsim_assets.core.models.loading import LoadedModel, load_config, load_model, load_tokenizer
 from gradsim_assets.core.models.revisions import Revision, folder_revision, hub_revision, is_folder, split_revision
 from gradsim_assets.core.models.tokenization import ChatTokenizer
+from gradsim_assets.demo import DEMO
 
 _log = logging.getLogger(__name__)
 

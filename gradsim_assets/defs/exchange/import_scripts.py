@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 import polars as pl
 
-from gradsim_assets.configuration import DEMO
 from gradsim_assets.core.errors import InputError, ServiceError
 from gradsim_assets.core.partition_keys import model_slug, shard_slice
 from gradsim_assets.core.tables.schemas import DOT_PRODUCTS, PARAMETERS_PER_COMPONENT, PROJECTED_SIMILARITY
 from gradsim_assets.core.tables.storage import Partition, fingerprint
 from gradsim_assets.defs.failures import input_errors
+from gradsim_assets.demo import DEMO
 from gradsim_assets.orchestration.partitions import MODELS, Partitions
 from gradsim_assets.resources.model_hub import ModelHub
 from gradsim_assets.resources.sample_sources import SampleSources
