@@ -1,10 +1,13 @@
-"""Originals and paraphrases by configuration."""
+"""Originals and paraphrases by configuration: the embedded demo, a file, or the hub."""
 
 import dagster as dg
 
 from gradsim_assets.core.datasets.lima import load_originals
 from gradsim_assets.core.datasets.paraphrased import load_paraphrases
+from gradsim_assets.core.errors import InputError
 from gradsim_assets.core.samples import Sample
+from gradsim_assets.demo import DEMO
+from gradsim_assets.demo.data import SAMPLES
 
 
 class SampleSources(dg.ConfigurableResource):
@@ -16,8 +19,22 @@ class SampleSources(dg.ConfigurableResource):
 
     def load_originals(self) -> list[Sample]:
         """The originals in force, in order; raises InputError as `core.datasets.lima.load_originals`."""
-        return load_originals(self.originals, self.samples)
+        return load_originals(_location(self.originals), self.samples)
 
     def load_paraphrases(self) -> list[Sample]:
-        """The given paraphrases of the originals in force; raises as `core.datasets.paraphrased.load_paraphrases`."""
-        return load_paraphrases(self.paraphrases, self.originals, self.samples)
+        """The given paraphrases of the originals in force, in the order of the originals.
+
+        Raises:
+            InputError: as `core.datasets.paraphrased.load_paraphrases`; or the demo's are asked for of other originals.
+        """
+        if self.paraphrases == DEMO and self.originals != DEMO:
+            raise InputError(
+                'data.paraphrases = "demo" fits data.originals = "demo" only; '
+                'name a file with id and messages, or set it to "openai".'
+            )
+        return load_paraphrases(_location(self.paraphrases), _location(self.originals), self.samples)
+
+
+def _location(source: str) -> str:
+    """The file behind a source; of the demo, the one that holds both originals and paraphrases."""
+    return str(SAMPLES) if source == DEMO else source

@@ -1,13 +1,10 @@
-"""`lima`: the originals, out of the embedded demo, LIMA on the hub, or a file."""
+"""`lima`: the originals, out of LIMA on the hub or a file."""
 
 from typing import Any
 
-import polars as pl
-
 from gradsim_assets.core.datasets.sample_files import read_rows
 from gradsim_assets.core.errors import InputError
-from gradsim_assets.core.samples import Sample, parse_samples, sample_frame
-from gradsim_assets.demo import DEMO
+from gradsim_assets.core.samples import Sample, parse_samples
 
 #: Stands for LIMA on the hub among the sources of originals.
 LIMA_HUB = "lima"
@@ -15,30 +12,17 @@ LIMA_HUB = "lima"
 LIMA_REPO = "allenai/tulu-v2-sft-mixture"
 
 
-def lima(source: str, count: int = 0) -> pl.DataFrame:
-    """The table `lima`; arguments and errors are those of `load_originals`."""
-    return sample_frame(load_originals(source, count))
-
-
 def load_originals(source: str, count: int = 0) -> list[Sample]:
-    """The originals of a source ("demo", "lima" or a file) in order, the first `count` of them (0: all).
+    """The originals of a source ("lima" or a file) in order, the first `count` of them (0: all).
 
     Raises:
         InputError: the source is missing or malformed, or a sample is unsound.
     """
-    originals = parse_samples(*_rows(source))
-    return originals[:count] if count else originals
-
-
-def _rows(source: str) -> tuple[list[dict[str, Any]], str]:
-    """Rows {id, messages}, and the name by which errors call the source."""
-    if source == DEMO:
-        from gradsim_assets.demo.data import load_originals
-
-        return load_originals(), "the demo dataset"
     if source == LIMA_HUB:
-        return _lima_from_hub(), LIMA_REPO
-    return read_rows(source, ("messages",)), source
+        originals = parse_samples(_lima_from_hub(), LIMA_REPO)
+    else:
+        originals = parse_samples(read_rows(source, ("messages",)), source)
+    return originals[:count] if count else originals
 
 
 def _lima_from_hub() -> list[dict[str, Any]]:

@@ -4,7 +4,7 @@ import dagster as dg
 import polars as pl
 
 from gradsim_assets.configuration import Settings
-from gradsim_assets.core.datasets.lima import lima
+from gradsim_assets.core.samples import sample_frame
 from gradsim_assets.core.tables.schemas import LIMA
 from gradsim_assets.defs.code_version import code_version
 from gradsim_assets.defs.failures import input_errors
@@ -15,17 +15,18 @@ from gradsim_assets.resources.sample_sources import SampleSources
 
 def build(settings: Settings) -> dg.AssetsDefinition:
     @dg.asset(
-        name=LIMA.name,
         group_name=DATASETS,
         kinds={"polars", "parquet"},
         metadata=column_schema(LIMA),
-        code_version=code_version("core.datasets.lima", config=f"{settings.data.originals} {settings.data.samples}"),
+        code_version=code_version(
+            "core.datasets.lima", "core.samples", config=f"{settings.data.originals} {settings.data.samples}"
+        ),
         description="The originals: single-turn training samples that the model was fine-tuned on. The first `data.samples` of them.",
     )
-    def lima_(context: dg.AssetExecutionContext, sources: SampleSources) -> dg.MaterializeResult[pl.DataFrame]:
+    def lima(context: dg.AssetExecutionContext, sources: SampleSources) -> dg.MaterializeResult[pl.DataFrame]:
         with input_errors():
-            frame = lima(sources.originals, sources.samples)
-        context.log.info(f"{frame.height} originals from {sources.originals}")
-        return table_result(LIMA, frame, provenance={"source": sources.originals})
+            samples = sources.load_originals()
+        context.log.info(f"{len(samples)} originals from {sources.originals}")
+        return table_result(LIMA, sample_frame(samples), provenance={"source": sources.originals})
 
-    return lima_
+    return lima

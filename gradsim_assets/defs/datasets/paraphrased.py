@@ -15,6 +15,7 @@ from gradsim_assets.defs.code_version import code_version
 from gradsim_assets.defs.failures import RETRIES, input_errors
 from gradsim_assets.defs.progress import progress
 from gradsim_assets.defs.table_results import column_schema, table_result
+from gradsim_assets.demo import DEMO
 from gradsim_assets.orchestration.groups import DATASETS
 from gradsim_assets.orchestration.partitions import Partitions
 from gradsim_assets.resources.paraphraser import Paraphraser
@@ -46,7 +47,7 @@ def build(settings: Settings, partitions: Partitions) -> dg.AssetsDefinition:
                 return _written_by_chat_model(context, samples, paraphraser)
             samples = shard_slice(sources.load_paraphrases(), context.partition_key, partitions.shard_count)
         context.log.info(f"{len(samples)} paraphrases from {sources.paraphrases}")
-        frame = given_paraphrases(samples, sources.paraphrases)
+        frame = given_paraphrases(samples, DEMO if sources.paraphrases == DEMO else "file")
         return table_result(PARAPHRASED, frame, provenance={"source": sources.paraphrases})
 
     return paraphrased

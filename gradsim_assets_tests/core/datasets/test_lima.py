@@ -1,4 +1,4 @@
-"""Originals out of files and the demo, and the sentences for what is wrong with them."""
+"""Originals out of files, and the sentences for what is wrong with them."""
 
 from pathlib import Path
 from typing import Any
@@ -6,10 +6,8 @@ from typing import Any
 import pytest
 from datasets import Dataset
 
-from gradsim_assets.core.datasets.lima import lima, load_originals
+from gradsim_assets.core.datasets.lima import load_originals
 from gradsim_assets.core.errors import InputError
-from gradsim_assets.core.tables.schemas import LIMA
-from gradsim_assets.demo import DEMO, data
 from gradsim_assets_tests.support.sample_files import rows, write
 
 
@@ -25,11 +23,10 @@ def test_the_arrow_stream_of_a_datasets_folder_is_read(tmp_path: Path) -> None:
     assert [sample.id for sample in load_originals(str(file))] == ["a", "b"]
 
 
-def test_the_table_holds_the_first_originals_as_they_came(tmp_path: Path) -> None:
-    content = rows("a", "b", "c")
-    table = lima(write(tmp_path / "o.jsonl", content), 2)
-    assert LIMA.enforce(table).to_dicts() == content[:2]
-    assert lima(DEMO).to_dicts() == data.load_originals()
+def test_the_first_originals_are_taken_in_order(tmp_path: Path) -> None:
+    location = write(tmp_path / "o.jsonl", rows("c", "a", "b"))
+    assert [sample.id for sample in load_originals(location, 2)] == ["c", "a"]
+    assert len(load_originals(location)) == len(load_originals(location, 9)) == 3
 
 
 def faulty(messages: Any, sample_id: Any = "a") -> list[dict[str, Any]]:

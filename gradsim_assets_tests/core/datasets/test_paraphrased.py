@@ -1,4 +1,4 @@
-"""Paraphrases out of files, the demo and a chat model's answers, and the sentences for what is wrong with them."""
+"""Paraphrases out of files and a chat model's answers, and the sentences for what is wrong with them."""
 
 from pathlib import Path
 
@@ -10,14 +10,9 @@ from gradsim_assets.core.datasets.paraphrasing import ParaphraserOptions, paraph
 from gradsim_assets.core.errors import InputError
 from gradsim_assets.core.samples import samples_of
 from gradsim_assets.core.tables.schemas import PARAPHRASED
-from gradsim_assets.demo import DEMO
 from gradsim_assets_tests.support.chat_server import ChatServer
 from gradsim_assets_tests.support.paraphrase_cases import samples
 from gradsim_assets_tests.support.sample_files import rows, write
-
-
-def test_the_demo_has_a_paraphrase_for_every_original() -> None:
-    assert [s.id for s in load_originals(DEMO)] == [s.id for s in load_paraphrases(DEMO, DEMO)]
 
 
 def test_a_limit_keeps_the_first_originals_and_their_paraphrases(tmp_path: Path) -> None:
@@ -47,16 +42,10 @@ def test_paraphrases_beyond_the_limit_are_told(tmp_path: Path) -> None:
         load_paraphrases(paraphrases, originals, 1)
 
 
-def test_demo_paraphrases_fit_the_demo_alone(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match='data.paraphrases = "demo" fits data.originals = "demo" only'):
-        load_paraphrases(DEMO, write(tmp_path / "o.jsonl", rows("a")))
-
-
-@pytest.mark.parametrize(("source", "provider"), [(DEMO, "demo"), ("/data/paraphrases.jsonl", "file")])
-def test_given_paraphrases_tell_their_provider_and_nothing_of_a_chat_model(source: str, provider: str) -> None:
-    table = PARAPHRASED.enforce(given_paraphrases(samples(2), source))
+def test_given_paraphrases_tell_their_provider_and_nothing_of_a_chat_model() -> None:
+    table = PARAPHRASED.enforce(given_paraphrases(samples(2), "file"))
     assert samples_of(table) == samples(2)
-    assert table["provider"].to_list() == [provider] * 2
+    assert table["provider"].to_list() == ["file"] * 2
     unknown = ("paraphrase_model", "prompt_tokens", "completion_tokens", "flag")
     assert all(table[column].null_count() == 2 for column in unknown)
 
