@@ -1,12 +1,13 @@
-"""What all assets share: code versions, table results with their metadata, failures, progress."""
+"""Tables as the results of assets, with what the UI shows of them and where they came from."""
 
 import base64
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import dagster as dg
 import polars as pl
 
+from gradsim_assets.core.analysis.plots.panels import Plot
 from gradsim_assets.core.partition_keys import model_id_of
 from gradsim_assets.core.tables.column_lineage import VARIANTS, sources
 from gradsim_assets.core.tables.schemas import DOT_PRODUCTS, TABLES
@@ -15,9 +16,6 @@ from gradsim_assets.core.tables.table_schema import TableSchema
 from gradsim_assets.defs.failures import input_errors
 from gradsim_assets.orchestration.partitions import partition_of
 from gradsim_assets.resources.table_store import PROVENANCE_PREFIX, TableStore
-
-if TYPE_CHECKING:
-    from gradsim_assets.core.analysis.plots.panels import Plot
 
 _PREVIEW_ROWS = 8
 _PREVIEW_CHARACTERS = 120
@@ -101,7 +99,7 @@ def _described(
     }
 
 
-def plot_metadata(plots: Sequence["Plot"]) -> dict[str, Any]:
+def plot_metadata(plots: Sequence[Plot]) -> dict[str, Any]:
     """Plots as pictures that the UI shows behind [Show Markdown], with their reading help."""
     return {
         f"plot/{plot.name}": dg.MetadataValue.md(

@@ -1,4 +1,4 @@
-"""Resources by the names that assets ask for."""
+"""All resources of one configuration."""
 
 import dagster as dg
 

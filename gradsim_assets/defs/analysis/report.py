@@ -3,13 +3,15 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import dagster as dg
 import polars as pl
 
 from gradsim_assets import __version__
 from gradsim_assets.core.analysis.plots.of_table import plots_of
+from gradsim_assets.core.analysis.plots.panels import Plot
+from gradsim_assets.core.analysis.report import SettingResults, render_report, summary
 from gradsim_assets.core.candidates.bm25_candidates import model_candidates
 from gradsim_assets.core.files import write_whole
 from gradsim_assets.core.partition_keys import model_id_of
@@ -36,10 +38,6 @@ from gradsim_assets.orchestration.groups import ANALYSIS
 from gradsim_assets.orchestration.partitions import ALL, BY_MODEL, MODELS, Partitions
 from gradsim_assets.resources.compute import Compute
 from gradsim_assets.resources.table_store import TableStore
-
-if TYPE_CHECKING:
-    from gradsim_assets.core.analysis.plots.panels import Plot
-    from gradsim_assets.core.analysis.report import SettingResults
 
 #: The tables of one setting that the page is made of, by their names in `SettingResults`.
 _TABLES = {
@@ -96,10 +94,8 @@ class Sources:
         """A table of the model; raises InputError where it is missing."""
         return self.tables.read([name, *rest], Partition(self.slug))
 
-    def settings(self) -> dict[str, "SettingResults"]:
+    def settings(self) -> dict[str, SettingResults]:
         """Results of the settings that this model has; imported ones may have one alone."""
-        from gradsim_assets.core.analysis.report import SettingResults
-
         found = [s for s in SETTINGS if self.tables.exists([RETRIEVAL.name, s], Partition(self.slug))]
         return {
             setting: SettingResults(
@@ -138,8 +134,6 @@ class Sources:
 
 
 def _write(context: dg.AssetExecutionContext, sources: Sources, folder: Path) -> dg.MaterializeResult:
-    from gradsim_assets.core.analysis.report import render_report, summary
-
     settings = sources.settings()
     parameters = sources.read(PARAMETERS_PER_COMPONENT.name)
     revision = sources.tables.provenance([PARAMETERS_PER_COMPONENT.name], Partition(sources.slug)).get("revision")
@@ -172,7 +166,7 @@ def _write(context: dg.AssetExecutionContext, sources: Sources, folder: Path) ->
     )
 
 
-def _plots(settings: Mapping[str, "SettingResults"], parameters: pl.DataFrame) -> dict[str, list["Plot"]]:
+def _plots(settings: Mapping[str, SettingResults], parameters: pl.DataFrame) -> dict[str, list[Plot]]:
     """All plots by setting; those of the model itself under an empty name."""
     plots = {"": plots_of(PARAMETERS_PER_COMPONENT.name, parameters)}
     for setting, results in settings.items():
