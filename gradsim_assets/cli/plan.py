@@ -67,13 +67,13 @@ def _gradients(model: str, settings: Settings, memory_gib: float | None, tflops:
     memory = int((memory_gib or settings.compute.memory_gib) * GIB) or free_bytes(device, "most", shape.model_bytes)
     rate = tflops * 1e12 if tflops else _measured_rate(device)
     graphs = {key: PassGraph.of(request) for key, request in shard_requests(model, revision, settings)}
-    graphs = {key: graph for key, graph in graphs.items() if graph.minimum}
-    if not graphs:
+    options = PassOptions(device=str(device))
+    plans = {key: plan_pass(shape, graph, memory, options) for key, graph in graphs.items() if graph.minimum}
+    if not plans:
         raise InputError(f'no pair of samples fits the context of {model}; set context = "truncate" for it.')
-    plans = {key: plan_pass(shape, graph, memory, PassOptions(device=str(device))) for key, graph in graphs.items()}
     passes, floor = sum(plan.passes for plan in plans.values()), _distinct_samples(graphs.values())
     return [
-        *(f"shard {key}: {plan.describe()}" for key, plan in plans.items()),
+        *(f"shard {key}: {plans[key].describe() if key in plans else 'no pair fits the context'}" for key in graphs),
         f"in all {passes} backward passes ({passes / floor:.2f} x the {floor} distinct samples) for "
         f"{sum(plan.pairs for plan in plans.values())} pairs; "
         f"{max(plan.memory_bytes for plan in plans.values()) / GIB:.2f} GiB at once of {memory / GIB:.2f} allowed; "
