@@ -23,7 +23,7 @@ def measure(texts: int, concurrency: int, latency: float) -> dict[str, float]:
         for i in range(texts // 2)
     ]
     server = subprocess.Popen(
-        [sys.executable, "-m", "gradsim_assets_tests.chat_server", "--latency", str(latency)],
+        [sys.executable, "-m", "gradsim_assets_tests.support.chat_server", "--latency", str(latency)],
         stdout=subprocess.PIPE,
         text=True,
     )

@@ -12,10 +12,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from gradsim_assets.core.candidates.candidate_count import Candidates
 from gradsim_assets.core.errors import InputError
+from gradsim_assets.core.home import gradsim_home
 from gradsim_assets.core.models.tokenization import ContextPolicy
 from gradsim_assets.core.partition_keys import MAX_SHARDS
-
-DEMO = "demo"
+from gradsim_assets.demo import DEMO
 
 #: The compute profile of gradients and generation, unless a model chooses another one.
 HEAVY = "gpu"
@@ -114,11 +114,6 @@ class Settings(_Section):
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def gradsim_home(environment: Mapping[str, str] = os.environ) -> Path:
-    """Where everything local lives: GRADSIM_HOME, or `.gradsim` in the working directory."""
-    return Path(environment.get("GRADSIM_HOME") or ".gradsim").expanduser().absolute()
-
-
 def config_file(environment: Mapping[str, str] = os.environ) -> Path | None:
     """The configuration file in force: GRADSIM_CONFIG, or `gradsim.toml` if it is there.
 
@@ -148,7 +143,7 @@ def load_settings(environment: Mapping[str, str] = os.environ) -> Settings:
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise InputError(f"{path} is not valid TOML: {error}.") from error
     home = gradsim_home(environment)
-    places = {"home": home, "tables": environment.get("GRADSIM_TABLES") or str(home / "tables")}
+    places = {"home": home.folder, "tables": environment.get("GRADSIM_TABLES") or str(home.tables)}
     # The places are the environment's business: in the file they are unknown keys like any other.
     if stray := [key for key in places if key in document]:
         raise InputError(

@@ -9,11 +9,6 @@ from gradsim_assets.core.errors import InputError
 if TYPE_CHECKING:
     import polars as pl
 
-_SHOWN = (
-    *("source", "service", "paraphrase_model", "imported", "revision", "settings", "candidates", "dataset"),
-    *("fingerprint", "package_version", "configuration", "run_id"),
-)
-
 
 @click.command()
 @click.argument("table")
@@ -27,6 +22,7 @@ def explain(table: str, model: str, sample: str) -> None:
     from gradsim_assets.cli.instance import launcher as open_launcher
     from gradsim_assets.configuration import load_settings
     from gradsim_assets.core.partition_keys import model_slug, shard_keys
+    from gradsim_assets.core.tables.provenance import shown_provenance
     from gradsim_assets.core.tables.storage import Tables
     from gradsim_assets.orchestration.provenance_chain import chain
 
@@ -39,7 +35,7 @@ def explain(table: str, model: str, sample: str) -> None:
         indent = "  " * link.depth
         changed = "  (CHANGED since it was read)" if link.unchanged is False else ""
         click.echo(f"{indent}{'← ' if link.depth else ''}{link.table} {link.partition}{changed}")
-        known = {name: link.provenance[name] for name in _SHOWN if link.provenance.get(name)}
+        known = shown_provenance(link.provenance)
         click.echo(f"{indent}    " + (", ".join(f"{k} {v}" for k, v in known.items()) or "foreign: no provenance"))
         if not link.depth:
             _print_rows(link.rows)

@@ -1,18 +1,17 @@
 """`gradsim plan`: what a run would cost, before anything is spent."""
 
 import time
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import click
 
 from gradsim_assets.configuration import Settings, load_settings
-from gradsim_assets.core.candidates.candidate_count import top_k
+from gradsim_assets.core.errors import InputError
 
 if TYPE_CHECKING:
-    from gradsim_assets.core.gradients.engine import PassGraph
+    from gradsim_assets.core.gradients.engine import PassGraph, PassRequest
     from gradsim_assets.core.models.revisions import Revision
-    from gradsim_assets.core.samples import Sample
-    from gradsim_assets.resources.model_hub import ModelHub
 
 GIB = 2**30
 
@@ -30,7 +29,7 @@ GIB = 2**30
 def plan(model: str, memory_gib: float | None, tflops: float | None) -> None:
     """Say what a run for MODEL would cost: passes, memory, disk, time, API tokens. Computes no gradient.
 
-    Answers of the model are not known yet: they count as long as the paraphrases.
+    Answers of the model count as long as the paraphrases, and paraphrases that are to be written as long as the originals.
     """
     settings = load_settings()
     texts = _paraphrasing(settings)
@@ -42,8 +41,8 @@ def plan(model: str, memory_gib: float | None, tflops: float | None) -> None:
 
 def _paraphrasing(settings: Settings) -> str | None:
     """What the paraphraser would ask for and spend."""
+    from gradsim_assets.core.datasets.paraphrased import OPENAI
     from gradsim_assets.resources.by_name import resources
-    from gradsim_assets.resources.sample_sources import OPENAI
 
     if settings.data.paraphrases != OPENAI:
         return None
@@ -56,81 +55,80 @@ def _paraphrasing(settings: Settings) -> str | None:
 def _gradients(model: str, settings: Settings, memory_gib: float | None, tflops: float | None) -> list[str]:
     import torch
 
-    from gradsim_assets.core.gradients.engine import PassOptions, plan_pass, shape_of_config
+    from gradsim_assets.core.gradients.engine import PassGraph, PassOptions, plan_pass, shape_of_config
     from gradsim_assets.core.memory import free_bytes
     from gradsim_assets.core.models.devices import pick_device
-    from gradsim_assets.core.partition_keys import shard_keys, shard_slice
     from gradsim_assets.resources.by_name import resources
-    from gradsim_assets.resources.sample_sources import OPENAI
 
-    found = resources(settings)
-    hub, sources = found["hub"], found["sources"]
+    hub = resources(settings)["hub"]
     revision = hub.resolve(model)  # type: ignore[union-attr]
-    dtype = getattr(torch, hub.settings(model).dtype)  # type: ignore[union-attr]
-    shape = shape_of_config(hub.config(model, revision), dtype)  # type: ignore[union-attr]
-    originals = sources.load_originals()  # type: ignore[union-attr]
-    unwritten = settings.data.paraphrases == OPENAI
-    variants = originals if unwritten else sources.load_paraphrases()  # type: ignore[union-attr]
+    shape = shape_of_config(hub.config(model, revision), getattr(torch, hub.settings(model).dtype))  # type: ignore[union-attr]
     device = torch.device(pick_device(settings.compute.device))
-    memory = int((memory_gib or settings.compute.memory_gib) * GIB) or free_bytes(device, shape.model_bytes)
+    memory = int((memory_gib or settings.compute.memory_gib) * GIB) or free_bytes(device, "most", shape.model_bytes)
     rate = tflops * 1e12 if tflops else _measured_rate(device)
-    graph = _Graphs(hub, model, revision, originals, settings)  # type: ignore[arg-type]
-    shards = [shard_slice(variants, key, settings.data.shards) for key in shard_keys(settings.data.shards)]
-    plans = [plan_pass(shape, graph.of(list(shard)), memory, PassOptions(device=str(device))) for shard in shards]
-    passes, floor = sum(p.passes for p in plans), len({o.id for o in originals} & graph.used) + 2 * len(variants)
-    pairs = sum(p.pairs for p in plans)
-    lines = [f"shard {key}: {p.describe()}" for key, p in zip(shard_keys(settings.data.shards), plans, strict=True)]
+    graphs = {key: PassGraph.of(request) for key, request in shard_requests(model, revision, settings)}
+    options = PassOptions(device=str(device))
+    plans = {key: plan_pass(shape, graph, memory, options) for key, graph in graphs.items() if graph.minimum}
+    if not plans:
+        raise InputError(f'no pair of samples fits the context of {model}; set context = "truncate" for it.')
+    passes, floor = sum(plan.passes for plan in plans.values()), _distinct_samples(graphs.values())
     return [
-        *lines,
-        f"in all {passes} backward passes ({passes / floor:.2f} x the {floor} distinct samples) for {pairs} pairs; "
-        f"{max(p.memory_bytes for p in plans) / GIB:.2f} GiB at once of {memory / GIB:.2f} allowed; "
-        f"{sum(p.disk_bytes for p in plans) / GIB:.3f} GiB of scratch and tables",
-        f"about {_duration(sum(p.seconds(rate) for p in plans))} at {rate / 1e12:.2f} TFLOP/s on {device}",
+        *(f"shard {key}: {plans[key].describe() if key in plans else 'no pair fits the context'}" for key in graphs),
+        f"in all {passes} backward passes ({passes / floor:.2f} x the {floor} distinct samples) for "
+        f"{sum(plan.pairs for plan in plans.values())} pairs; "
+        f"{max(plan.memory_bytes for plan in plans.values()) / GIB:.2f} GiB at once of {memory / GIB:.2f} allowed; "
+        f"{sum(plan.disk_bytes for plan in plans.values()) / GIB:.3f} GiB of scratch and tables",
+        f"about {_duration(sum(plan.seconds(rate) for plan in plans.values()))} at {rate / 1e12:.2f} TFLOP/s on {device}",
     ]
 
 
-class _Graphs:
-    """The graph of lengths and pairs of a shard, from the tokenizer and BM25 alone."""
+def shard_requests(model: str, revision: "Revision", settings: Settings) -> "Iterator[tuple[str, PassRequest]]":
+    """Each shard with the request of a pass over all tables, made as the pass makes it.
 
-    def __init__(
-        self, hub: "ModelHub", model: str, revision: "Revision", originals: "list[Sample]", settings: Settings
-    ) -> None:
-        from gradsim_assets.core.candidates.bm25 import Index
+    Texts that are not written yet are stood in for by those that they will be made from: the originals for paraphrases of
+    a chat model, the paraphrases for answers.
+    """
+    import polars as pl
 
-        self.chat = hub.tokenizer(model, revision)
-        self.originals = originals
-        self.index = Index([sample.user for sample in originals])
-        self.place = {sample.id: number for number, sample in enumerate(originals)}
-        self.settings = settings
-        self.k = top_k(hub.settings(model).candidates)
-        self.used: set[str] = set()
+    from gradsim_assets.core.candidates.bm25_candidates import candidate_frame
+    from gradsim_assets.core.datasets.paraphrased import OPENAI
+    from gradsim_assets.core.gradients.pass_inputs import pass_inputs
+    from gradsim_assets.core.models.loading import LoadedModel
+    from gradsim_assets.core.partition_keys import shard_keys, shard_slice
+    from gradsim_assets.core.samples import sample_frame
+    from gradsim_assets.core.tables.schemas import SETTINGS
+    from gradsim_assets.resources.by_name import resources
 
-    def of(self, variants: "list[Sample]") -> "PassGraph":
-        """Both settings of one shard, with all tables."""
-        from gradsim_assets.core.gradients.engine import PassGraph
-        from gradsim_assets.core.tables.schemas import SETTINGS
-
-        pairs = [
-            (variant.id, self.originals[candidate.index].id)
-            for variant in variants
-            for candidate in self.index.candidates(variant.user, self.place[variant.id], self.k)
-        ]
-        needed = {original for _, original in pairs}
-        self.used |= needed
-        lengths = {variant.id: self._lengths(variant) for variant in variants}
-        return PassGraph(
-            originals={i: self._lengths(self.originals[self.place[i]]) for i in sorted(needed)},
-            variants=dict.fromkeys(SETTINGS, lengths),
-            pairs=dict.fromkeys(SETTINGS, pairs),
-            products=frozenset(SETTINGS),
-            projections=dict.fromkeys(SETTINGS, self.settings.compute.projections),
+    found, shards = resources(settings), settings.data.shards
+    hub, sources = found["hub"], found["sources"]
+    own = hub.settings(model)  # type: ignore[union-attr]
+    unloaded = LoadedModel(hub.skeleton(model, revision), hub.tokenizer(model, revision), revision, "meta")  # type: ignore[union-attr]
+    originals = sources.load_originals()  # type: ignore[union-attr]
+    variants = originals if settings.data.paraphrases == OPENAI else sources.load_paraphrases()  # type: ignore[union-attr]
+    lima = sample_frame(originals)
+    candidates = candidate_frame(lima, sample_frame(variants), own.candidates)
+    for key in shard_keys(shards):
+        paraphrased = sample_frame(shard_slice(variants, key, shards))
+        inputs = pass_inputs(
+            lima,
+            dict.fromkeys(SETTINGS, paraphrased),
+            candidates.filter(pl.col("variant_id").is_in(paraphrased["id"].to_list())),
+            unloaded,
+            policy=own.context,
+            products=SETTINGS,
+            projections=dict.fromkeys(SETTINGS, settings.compute.projections),
         )
+        yield key, inputs.request
 
-    def _lengths(self, sample: "Sample") -> tuple[int, int]:
-        from gradsim_assets.core.models.encoded_sample import IGNORED
 
-        encoded = self.chat.encode(sample)
-        return encoded.length, int((encoded.labels != IGNORED).sum())
+def _distinct_samples(graphs: "Iterable[PassGraph]") -> int:
+    """Originals of any shard, each once, and the variants of all."""
+    originals: set[str] = set()
+    variants = 0
+    for graph in graphs:
+        originals |= set(graph.originals)
+        variants += sum(map(len, graph.variants.values()))
+    return len(originals) + variants
 
 
 def _measured_rate(device: object) -> float:

@@ -6,8 +6,9 @@ from typing import Any
 import click
 
 from gradsim_assets.cli.instance import FAILED, launcher
-from gradsim_assets.configuration import DEMO, Settings, load_settings
+from gradsim_assets.configuration import Settings, load_settings
 from gradsim_assets.core.errors import InputError
+from gradsim_assets.demo import DEMO
 
 
 @click.command()

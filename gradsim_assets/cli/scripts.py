@@ -1,4 +1,4 @@
-"""Commands that bring results in and take them out."""
+"""`gradsim import-scripts` and `gradsim export-scripts`: the predecessor's result files in and out."""
 
 import sys
 from pathlib import Path

@@ -5,12 +5,13 @@ import json
 import click
 
 from gradsim_assets.configuration import Settings
+from gradsim_assets.core.home import Home
 from gradsim_assets.core.partition_keys import model_slug
 
 
 def print_summary(settings: Settings, model_id: str) -> None:
     """Accuracy and MRR per setting and method, and the path of the report."""
-    folder = settings.home / "reports" / model_slug(model_id)
+    folder = Home(settings.home).report(model_slug(model_id))
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     click.echo(
         f"\n{summary['model']} @ {summary['revision']}: {summary['samples']} samples, {summary['parameters'] or '?'} parameters"

@@ -4,34 +4,25 @@ import os
 import resource
 import sys
 from pathlib import Path
+from typing import Literal
 
 import torch
 
+#: What a computation takes of the memory that is free: "most" for one whose need is planned, "half" for one that may need
+#: more than is foreseen.
+MemoryPolicy = Literal["most", "half"]
 
-def free_bytes(device: torch.device, reserved: int = 0) -> int:
-    """Memory that a pass may take on the device: most of what is free on a GPU, half of it on a shared CPU.
+#: The share of a GPU that "most" stands for. Main memory has other users, so half of it is all that any computation takes.
+_MOST_OF_A_GPU = 0.85
+
+
+def free_bytes(device: torch.device, policy: MemoryPolicy, reserved: int = 0) -> int:
+    """Memory that a computation may take on the device, in bytes.
 
     `reserved` bytes are spoken for: a model that is yet to be loaded.
     """
-    if device.type == "cuda":
-        return int(max(0, torch.cuda.mem_get_info(device)[0] - reserved) * 0.85)
-    return max(0, _available() - reserved) // 2
-
-
-def _available() -> int:
-    meminfo = Path("/proc/meminfo")
-    if meminfo.exists():
-        for line in meminfo.read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return min(int(line.split()[1]) * 1024, _cgroup_room())
-    return 4 * 2**30  # other systems: what any machine has
-
-
-def _cgroup_room() -> int:
-    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
-    if limit.exists() and used.exists() and limit.read_text().strip() != "max":
-        return max(0, int(limit.read_text()) - int(used.read_text()))
-    return sys.maxsize
+    share = _MOST_OF_A_GPU if device.type == "cuda" and policy == "most" else 0.5
+    return int(max(0, _free_bytes(device) - reserved) * share)
 
 
 def peak_bytes(device: torch.device) -> int:
@@ -49,18 +40,29 @@ def ran_out(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
 
 
-def free_memory(device: torch.device) -> int:
-    """Bytes that can still be taken on the device."""
+def _free_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
+        # What torch's allocator keeps for later is free to whoever asks it.
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    try:
-        fields = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
-        free = int(fields["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError, ValueError):
-        free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
-    try:  # in a container the machine's memory is not ours
-        limit, used = (Path("/sys/fs/cgroup", name).read_text() for name in ("memory.max", "memory.current"))
-        return min(free, int(limit) - int(used))
-    except (OSError, ValueError):
-        return free
+    return min(_free_bytes_of_machine(), _free_bytes_of_container())
+
+
+def _free_bytes_of_machine(meminfo: Path = Path("/proc/meminfo")) -> int:
+    """Memory that the system could hand out without swapping; half of what is built in where it does not tell."""
+    if meminfo.exists():
+        for line in meminfo.read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+
+
+def _free_bytes_of_container(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+    """What the limit of this process's container (cgroup v2) leaves; without a limit as much as can be said."""
+    limit, used = cgroup / "memory.max", cgroup / "memory.current"
+    if not (limit.exists() and used.exists()) or limit.read_text().strip() == "max":
+        return sys.maxsize
+    statistics = (cgroup / "memory.stat").read_text().splitlines() if (cgroup / "memory.stat").exists() else []
+    # Pages of files that were read count as used, and give way to whoever needs memory: a model's weights after loading.
+    cached = next((int(line.split()[1]) for line in statistics if line.startswith("inactive_file ")), 0)
+    return max(0, int(limit.read_text()) - int(used.read_text()) + cached)

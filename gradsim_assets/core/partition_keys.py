@@ -6,6 +6,9 @@ from typing import TypeVar
 
 from gradsim_assets.core.errors import InputError
 
+#: Dagster's stale status ignores a dependency on 100 or more upstream partitions.
+MAX_SHARDS = 99
+
 _PLAIN = re.compile(r"[A-Za-z0-9._@-]")
 _SLUG = re.compile(r"(?:[A-Za-z0-9._@-]|~[0-9A-F]{2})+")
 
@@ -74,7 +77,3 @@ def shard_slice(items: Sequence[T], key: str, count: int) -> Sequence[T]:
         )
     index, size = int(key), len(items)
     return items[index * size // count : (index + 1) * size // count]
-
-
-#: Dagster's stale status ignores a dependency on 100 or more upstream partitions.
-MAX_SHARDS = 99

@@ -1,4 +1,4 @@
-"""Jobs and schedules that rerun what is stale."""
+"""Jobs that rerun what is stale."""
 
 import dagster as dg
 
@@ -8,6 +8,7 @@ STALE, NEEDED = "rerun_stale", "run_needed"
 
 
 def rerun_job(name: str, missing: bool) -> dg.JobDefinition:
+    """A job that launches a backfill of what is stale, with `missing` also of what was never computed."""
     what = "stale or missing" if missing else "stale"
 
     @dg.op(name=f"{name}_op")

@@ -1,12 +1,13 @@
-"""What all assets share: code versions, table results with their metadata, failures, progress."""
+"""Tables as the results of assets, with what the UI shows of them and where they came from."""
 
 import base64
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import dagster as dg
 import polars as pl
 
+from gradsim_assets.core.analysis.plots.panels import Plot
 from gradsim_assets.core.partition_keys import model_id_of
 from gradsim_assets.core.tables.column_lineage import VARIANTS, sources
 from gradsim_assets.core.tables.schemas import DOT_PRODUCTS, TABLES
@@ -15,9 +16,6 @@ from gradsim_assets.core.tables.table_schema import TableSchema
 from gradsim_assets.defs.failures import input_errors
 from gradsim_assets.orchestration.partitions import partition_of
 from gradsim_assets.resources.table_store import PROVENANCE_PREFIX, TableStore
-
-if TYPE_CHECKING:
-    from gradsim_assets.core.analysis.plots.panels import Plot
 
 _PREVIEW_ROWS = 8
 _PREVIEW_CHARACTERS = 120
@@ -76,8 +74,9 @@ def saved_table_result(
 ) -> dg.MaterializeResult:
     """As `table_result`, written here: Dagster passes no values of an asset out of several to an IO manager."""
     data_version, entries = _described(TABLES[key.path[0]], frame, metadata, provenance)
+    code_version = context.assets_def.specs_by_key[key].code_version
     with input_errors():
-        saved = store.save(key.path, frame, partition, context.run.run_id, entries)
+        saved = store.save(key.path, frame, partition, context.run.run_id, entries, code_version)
     return dg.MaterializeResult(
         asset_key=key, data_version=dg.DataVersion(data_version), metadata={**entries, **saved}, tags=tags
     )
@@ -100,7 +99,7 @@ def _described(
     }
 
 
-def plot_metadata(plots: Sequence["Plot"]) -> dict[str, Any]:
+def plot_metadata(plots: Sequence[Plot]) -> dict[str, Any]:
     """Plots as pictures that the UI shows behind [Show Markdown], with their reading help."""
     return {
         f"plot/{plot.name}": dg.MetadataValue.md(

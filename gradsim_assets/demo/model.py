@@ -6,16 +6,13 @@ apart, small enough to be trained in seconds.
 
 import hashlib
 import json
-import os
-import shutil
-import time
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gradsim_assets.core.files import whole_folder
 from gradsim_assets.core.models.encoded_sample import IGNORED, EncodedSample
 from gradsim_assets.core.models.tokenization import TULU_TEMPLATE, ChatTokenizer
 from gradsim_assets.core.samples import Sample, parse_samples
@@ -30,8 +27,6 @@ Progress = Callable[[int, int], None]
 EOS = "<|endoftext|>"
 PAD = "<|pad|>"
 TURNS = ("<|user|>", "<|assistant|>")
-
-_DEBRIS_SECONDS = 3600
 
 
 @dataclass(frozen=True)
@@ -86,32 +81,12 @@ def build_demo_model(
     tokenizer and initial weights, for comparison. The folder `folder_root/<content hash>` appears whole or not at all,
     and builds at the same time do not disturb each other: the first to finish wins, the others use its result.
     """
-    folder_root = Path(folder_root)
-    finished = folder_root / content_hash(recipe, random_init)
+    finished = Path(folder_root) / content_hash(recipe, random_init)
     if finished.is_dir():
         return finished
-    folder_root.mkdir(parents=True, exist_ok=True)
-    _remove_debris(folder_root)
-    unfinished = folder_root / f".building-{finished.name}-{uuid.uuid4().hex}"
-    unfinished.mkdir()
-    try:
+    with whole_folder(finished) as unfinished:
         _build(unfinished, recipe, random_init, progress)
-        try:
-            os.rename(unfinished, finished)
-        except OSError:
-            # A folder that is not empty cannot be replaced: another process was quicker, with the same content.
-            if not finished.is_dir():
-                raise
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
     return finished
-
-
-def _remove_debris(folder_root: Path) -> None:
-    """Removes what killed builds left behind; the age spares builds that are still at work."""
-    for path in folder_root.glob(".building-*"):
-        if time.time() - path.stat().st_mtime > _DEBRIS_SECONDS:
-            shutil.rmtree(path, ignore_errors=True)
 
 
 def _build(folder: Path, recipe: Recipe, random_init: bool, progress: Progress | None) -> None:

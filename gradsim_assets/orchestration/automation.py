@@ -1,4 +1,4 @@
-"""Reruns when a model changes: what is out of date, when it is computed again, and backfills through the instance.
+"""Reruns when a model changes: what is out of date, and when it is computed again.
 
 Everything here is switched off until a user switches it on: GPU time costs money.
 """

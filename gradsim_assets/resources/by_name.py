@@ -1,8 +1,9 @@
-"""Resources by the names that assets ask for."""
+"""All resources of one configuration."""
 
 import dagster as dg
 
 from gradsim_assets.configuration import Settings
+from gradsim_assets.core.home import Home
 from gradsim_assets.resources.compute import Compute
 from gradsim_assets.resources.model_hub import ModelHub
 from gradsim_assets.resources.paraphraser import Paraphraser
@@ -26,7 +27,7 @@ def resources(settings: Settings) -> dict[str, dg.ConfigurableResource | dg.Conf
             defaults={"candidates": settings.data.candidates},
         ),
         "paraphraser": Paraphraser(
-            store=str(settings.home / "paraphrases"),
+            store=str(Home(settings.home).paraphrases),
             **settings.paraphraser.model_dump(mode="json"),
         ),
         "compute": Compute(

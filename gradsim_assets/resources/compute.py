@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from gradsim_assets.core.home import Home
 from gradsim_assets.core.models.loading import LoadedModel
 
 if TYPE_CHECKING:
@@ -25,13 +26,9 @@ class Compute(dg.ConfigurableResource):
     projection_weighting: str = "unbiased"
 
     @property
-    def reports(self) -> Path:
-        """Where reports are written, a folder per model."""
-        return Path(self.home) / "reports"
-
-    def scratch(self, *parts: str) -> Path:
-        """Where unfinished work of a step is kept, so that what is killed goes on where it stopped."""
-        return Path(self.home).joinpath("scratch", *parts)
+    def places(self) -> Home:
+        """Where reports are written and unfinished work is kept."""
+        return Home(Path(self.home))
 
     @contextmanager
     def run_pass(

@@ -1,4 +1,4 @@
-"""Models: their settings, the revision in force, and loading exactly that revision."""
+"""Models by configuration: their settings, the revision in force, and loading exactly that revision."""
 
 import logging
 from collections.abc import Callable
@@ -8,18 +8,20 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
-from gradsim_assets.configuration import DEMO, DataSettings, ModelSettings
+from gradsim_assets.configuration import DataSettings, ModelSettings
 from gradsim_assets.core.errors import InputError
+from gradsim_assets.core.home import Home
 from gradsim_assets.core.models.devices import own_device
-from gradsim_assets.core.models.loading import LoadedModel, load_config, load_model, load_tokenizer
-from gradsim_assets.core.models.revisions import Revision, folder_revision, hub_revision, is_folder, split_revision
+from gradsim_assets.core.models.loading import LoadedModel, load_config, load_model, load_skeleton, load_tokenizer
+from gradsim_assets.core.models.revisions import Revision, is_folder, resolve, split_revision
 from gradsim_assets.core.models.tokenization import ChatTokenizer
+from gradsim_assets.demo import DEMO
 
 _log = logging.getLogger(__name__)
 
 
 class ModelHub(dg.ConfigurableResource):
-    """Resolves model ids to revisions and loads them through transformers."""
+    """What `[[models]]` of gradsim.toml and the hub say of a model id."""
 
     home: str
     device: str
@@ -41,27 +43,12 @@ class ModelHub(dg.ConfigurableResource):
         return f"{revision.name} {self.differing(model_id)}".strip()
 
     def resolve(self, model_id: str, fallback: bool = True) -> Revision:
-        """The revision that a model id stands for now: hub commit, or content hash of a folder.
-
-        With `fallback`, the revision that was downloaded last where the hub cannot be reached.
-
-        Raises:
-            InputError: there is no such model.
-            ServiceError: the hub does not answer.
-        """
+        """As `core.models.revisions.resolve`; the demo's model is built where it is not there yet."""
         if model_id == DEMO:
             from gradsim_assets.demo.model import build_demo_model
 
-            folder = build_demo_model(Path(self.home) / "models" / DEMO)
-            return Revision(folder_revision(folder), str(folder))
-        if is_folder(model_id):
-            folder = Path(model_id).expanduser()
-            if not (folder / "config.json").is_file():
-                raise InputError(
-                    f"{model_id} is no model folder (it holds no config.json); give the folder of a saved model."
-                )
-            return Revision(folder_revision(folder), str(folder))
-        return hub_revision(model_id, fallback)
+            return resolve(str(build_demo_model(Home(Path(self.home)).models / DEMO)))
+        return resolve(model_id, fallback)
 
     def version_now(self, model_id: str, fallback: bool = True) -> str:
         """The version that a model stands at now; arguments and errors are those of `resolve`."""
@@ -92,11 +79,7 @@ class ModelHub(dg.ConfigurableResource):
 
     def skeleton(self, model_id: str, revision: Revision) -> Any:
         """The model of that revision without weights (all tensors on the meta device): names and shapes alone."""
-        import torch
-        from transformers import AutoModelForCausalLM
-
-        with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(load_config(model_id, revision))
+        return load_skeleton(model_id, revision)
 
     def load(self, model_id: str, revision: Revision, log: Callable[[str], None] = _log.info) -> LoadedModel:
         """The model of exactly this revision, in evaluation mode on the configured device.
@@ -105,7 +88,7 @@ class ModelHub(dg.ConfigurableResource):
             InputError: the model is no causal LM, cannot be loaded, or its tokenizer has no EOS token.
         """
         settings = self.settings(model_id)
-        device = own_device(self.device, Path(self.home))
+        device = own_device(self.device, Home(Path(self.home)).gpus)
         model, tokenizer = load_model(model_id, revision, settings.dtype, device)
         self.at(model_id, revision.name)  # a folder may have changed while it was read
         if tokenizer.pad_token_id is None:

@@ -2,12 +2,10 @@
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import dagster as dg
 
-if TYPE_CHECKING:
-    from gradsim_assets.core.datasets.paraphrasing import ParaphraserOptions
+from gradsim_assets.core.datasets.paraphrasing import PRICES, SYSTEM_PROMPT, ParaphraserOptions
 
 
 class Paraphraser(dg.ConfigurableResource):
@@ -23,10 +21,8 @@ class Paraphraser(dg.ConfigurableResource):
     prices: dict[str, list[float]]
     system_prompt: str
 
-    def options(self) -> "ParaphraserOptions":
+    def options(self) -> ParaphraserOptions:
         """The options of a call, with OPENAI_API_KEY and OPENAI_BASE_URL as they are now."""
-        from gradsim_assets.core.datasets.paraphrasing import PRICES, SYSTEM_PROMPT, ParaphraserOptions
-
         configured = {model: (price[0], price[1]) for model, price in self.prices.items()}
         return ParaphraserOptions(
             store=Path(self.store),

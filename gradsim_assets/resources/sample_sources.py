@@ -1,16 +1,13 @@
-"""Originals and paraphrases by configuration: the demo, a local file, or the hub."""
-
-from typing import Any
+"""Originals and paraphrases by configuration: the embedded demo, a file, or the hub."""
 
 import dagster as dg
 
-from gradsim_assets.configuration import DEMO
-from gradsim_assets.core.datasets.sample_files import LIMA_REPO, lima_from_hub, read_rows
+from gradsim_assets.core.datasets.lima import load_originals
+from gradsim_assets.core.datasets.paraphrased import load_paraphrases
 from gradsim_assets.core.errors import InputError
-from gradsim_assets.core.samples import Sample, check_variants, parse_samples
-
-LIMA_HUB = "lima"
-OPENAI = "openai"
+from gradsim_assets.core.samples import Sample
+from gradsim_assets.demo import DEMO
+from gradsim_assets.demo.data import SAMPLES
 
 
 class SampleSources(dg.ConfigurableResource):
@@ -21,47 +18,23 @@ class SampleSources(dg.ConfigurableResource):
     samples: int
 
     def load_originals(self) -> list[Sample]:
-        """The originals, in order, the first `samples` of them (0: all).
-
-        Raises:
-            InputError: the source is missing or malformed, or a sample is unsound.
-        """
-        originals = self._all_originals()
-        return originals[: self.samples] if self.samples else originals
+        """The originals in force, in order; raises InputError as `core.datasets.lima.load_originals`."""
+        return load_originals(_location(self.originals), self.samples)
 
     def load_paraphrases(self) -> list[Sample]:
         """The given paraphrases of the originals in force, in the order of the originals.
 
         Raises:
-            InputError: as `load_originals`; or a variant has no original.
+            InputError: as `core.datasets.paraphrased.load_paraphrases`; or the demo's are asked for of other originals.
         """
-        name = "the demo dataset" if self.paraphrases == DEMO else self.paraphrases
-        variants = parse_samples(self._paraphrase_rows(), name)
-        originals = self._all_originals()
-        check_variants(variants, originals, name)
-        by_id = {variant.id: variant for variant in variants}
-        kept = [by_id[original.id] for original in self.load_originals() if original.id in by_id]
-        if not kept:
-            raise InputError(f"{name} holds no paraphrase of the first {self.samples} originals; raise data.samples.")
-        return kept
+        if self.paraphrases == DEMO and self.originals != DEMO:
+            raise InputError(
+                'data.paraphrases = "demo" fits data.originals = "demo" only; '
+                'name a file with id and messages, or set it to "openai".'
+            )
+        return load_paraphrases(_location(self.paraphrases), _location(self.originals), self.samples)
 
-    def _all_originals(self) -> list[Sample]:
-        if self.originals == DEMO:
-            from gradsim_assets.demo.data import load_originals
 
-            return parse_samples(load_originals(), "the demo dataset")
-        if self.originals == LIMA_HUB:
-            return parse_samples(lima_from_hub(), LIMA_REPO)
-        return parse_samples(read_rows(self.originals, ("messages",)), self.originals)
-
-    def _paraphrase_rows(self) -> list[dict[str, Any]]:
-        if self.paraphrases == DEMO:
-            if self.originals != DEMO:
-                raise InputError(
-                    'data.paraphrases = "demo" fits data.originals = "demo" only; '
-                    'name a file with id and messages, or set it to "openai".'
-                )
-            from gradsim_assets.demo.data import load_paraphrases
-
-            return load_paraphrases()
-        return read_rows(self.paraphrases, ("paraphrased_messages", "messages"))
+def _location(source: str) -> str:
+    """The file behind a source; of the demo, the one that holds both originals and paraphrases."""
+    return str(SAMPLES) if source == DEMO else source

@@ -65,11 +65,13 @@ class TableStore(dg.ConfigurableResource):
         partition: Partition,
         run_id: str,
         metadata: Mapping[str, Any],
+        code_version: str | None = None,
     ) -> dict[str, Any]:
         """Writes a partition, checked against its schema, and returns what the UI shows of it.
 
-        Entries of `metadata` under "gradsim/" go into the file, so that a table explains itself away from Dagster. A lazy
-        frame must hold blocks that were checked as they were made.
+        Entries of `metadata` under "gradsim/" go into the file, so that a table explains itself away from Dagster.
+        `code_version` is that of the table's asset; None for what was computed elsewhere. A lazy frame must hold blocks
+        that were checked as they were made.
 
         Raises:
             InputError: the frame does not fit its table's schema.
@@ -87,6 +89,7 @@ class TableStore(dg.ConfigurableResource):
             "package_version": __version__,
             "run_id": run_id,
             "configuration": self.configuration,
+            **({"code_version": code_version} if code_version else {}),
             **({"dataset": dataset} if (dataset := self.dataset(key)) else {}),
             **entries,
         }
@@ -117,7 +120,12 @@ class ParquetIOManager(dg.ConfigurableIOManager):
     def handle_output(self, context: dg.OutputContext, obj: pl.DataFrame | pl.LazyFrame) -> None:
         try:
             metadata = self.store.save(
-                context.asset_key.path, obj, _output_partition(context), context.run_id, context.output_metadata or {}
+                context.asset_key.path,
+                obj,
+                _output_partition(context),
+                context.run_id,
+                context.output_metadata or {},
+                context.asset_spec.code_version,
             )
         except InputError as error:
             raise dg.Failure(str(error), allow_retries=False) from error

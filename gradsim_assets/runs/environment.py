@@ -1,11 +1,11 @@
 """The environment that Dagster processes of ours run in."""
 
 import os
-import shutil
 from importlib.resources import files
 from pathlib import Path
 
-from gradsim_assets.configuration import gradsim_home
+from gradsim_assets.core.files import write_whole
+from gradsim_assets.core.home import gradsim_home
 
 MODULE = "gradsim_assets.definitions"
 
@@ -16,17 +16,15 @@ def prepare_environment() -> Path:
     Returns the Dagster home. A DAGSTER_HOME that the user set is left alone.
     """
     home = gradsim_home()
-    os.environ["GRADSIM_HOME"] = str(home)
+    os.environ["GRADSIM_HOME"] = str(home.folder)
     os.environ.setdefault("DAGSTER_DISABLE_TELEMETRY", "yes")
     # Otherwise a backfill fails for good when the daemon looks at it while the code server is gone.
     os.environ.setdefault("DAGSTER_BACKFILL_RETRY_DEFINITION_CHANGED_ERROR", "yes")
     if named := os.environ.get("DAGSTER_HOME"):
         return Path(named)
-    dagster_home = home / "dagster"
-    dagster_home.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(instance_file(), dagster_home / "dagster.yaml")
-    os.environ["DAGSTER_HOME"] = str(dagster_home)
-    return dagster_home
+    write_whole(home.dagster / "dagster.yaml", instance_file().read_bytes())
+    os.environ["DAGSTER_HOME"] = str(home.dagster)
+    return home.dagster
 
 
 def instance_file() -> Path:

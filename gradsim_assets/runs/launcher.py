@@ -26,7 +26,6 @@ from gradsim_assets.runs.environment import MODULE
 #: The terminal shows progress bars and outcomes; the log of a run is in the UI.
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
-
 #: A killed command is for its user to give again; the daemon retries what it launched itself.
 _TAGS = {"dagster/max_retries": "0", "gradsim/launched_by": "command line"}
 

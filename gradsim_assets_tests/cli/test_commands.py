@@ -136,6 +136,8 @@ def test_explain_leads_from_a_row_back_to_its_sources_and_says_what_changed(
         assert f"← {link}" in lines
     assert any(line.startswith("source demo") for line in lines), "the originals and where they came from"
     assert any(line.startswith("revision") and "candidates 5" in line for line in lines)
+    described = [line for line in lines if ", run_id " in line]
+    assert described and all(", code_version " in line and ", configuration " in line for line in described)
     path = home / "tables/paraphrased/shard=00/data.parquet"
     pl.read_parquet(path, hive_partitioning=False)[::-1].write_parquet(path)
     changed = gradsim(home, "explain", "dot_products/paraphrased", "demo", "demo_0").stdout

@@ -1,18 +1,23 @@
 """The main job on the embedded default, through the console script, as a newcomer runs it; and what shards do to it."""
 
+import html
 import json
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import dagster as dg
 import polars as pl
 import pytest
 
+from gradsim_assets.configuration import load_settings
 from gradsim_assets.core.partition_keys import shard_keys
 from gradsim_assets.core.tables.schemas import SETTINGS, TABLES
 from gradsim_assets.core.tables.storage import Partition, Tables
+from gradsim_assets.definitions import build_definitions
 from gradsim_assets_tests.conftest import gradsim
+from gradsim_assets_tests.support.running_platform import table_of
 
 BY_MODEL = (
     "gradient_similarity",
@@ -90,6 +95,21 @@ def test_every_file_says_where_it_came_from(demo: tuple[Path, str]) -> None:
         provenance = tables.provenance(["dot_products", setting], Partition("demo", "00"))
         assert provenance["model"] == "demo" and provenance["revision"] == revision
         assert {"run_id", "package_version", "fingerprint", "lima", "bm25_candidates", setting} <= set(provenance)
+
+
+def test_every_file_and_the_report_name_the_code_and_the_configuration(demo: tuple[Path, str]) -> None:
+    home, _ = demo
+    settings = load_settings({"GRADSIM_HOME": str(home), "GRADSIM_CONFIG": str(home / "gradsim.toml")})
+    graph = build_definitions(settings).get_repository_def().asset_graph
+    page = html.unescape((home / "reports/demo/index.html").read_text(encoding="utf-8"))
+    for path in sorted((home / "tables").rglob("data.parquet")):
+        key, partition = table_of(path, home / "tables")
+        provenance = Tables(str(home / "tables")).provenance(key, partition)
+        assert provenance["code_version"] == graph.get(dg.AssetKey(key)).code_version
+        assert provenance["configuration"] == settings.fingerprint
+        if key[0] == "dot_products":
+            for entry in ("code_version", "configuration", "fingerprint", "run_id"):
+                assert f'"{entry}": "{provenance[entry]}"' in page
 
 
 def figures(frame: pl.DataFrame) -> pl.DataFrame:

@@ -19,7 +19,7 @@ def loaded() -> LoadedModel:
 
 def test_results_stay_until_the_tables_are_made(tmp_path: Path) -> None:
     compute, request, said = Compute(home=str(tmp_path), projections=[]), small_request(), []
-    arguments = (loaded(), request, compute.scratch("gradients", "m", "00"), lambda *_: None, said.append)
+    arguments = (loaded(), request, compute.places.scratch("gradients", "m", "00"), lambda *_: None, said.append)
     with pytest.raises(OSError, match="bucket"), compute.run_pass(*arguments):
         raise OSError("the bucket is gone")
     assert "backward passes" in said[0]
@@ -27,7 +27,7 @@ def test_results_stay_until_the_tables_are_made(tmp_path: Path) -> None:
         assert result.report.gradients_computed == 0  # all of it was still there
         pairs = request.pairs[SETTINGS[0]]
         frame = product_frame(result, SETTINGS[0], pairs).collect()
-    assert not compute.scratch("gradients", "m", "00").exists()
+    assert not compute.places.scratch("gradients", "m", "00").exists()
     assert len(frame) == len(pairs) * len(result.components)
     assert frame["component"][: len(result.components)].to_list() == result.components
     assert frame["dot_product"].to_numpy().tolist() == result.dot_products[SETTINGS[0]].ravel().tolist()
@@ -37,7 +37,7 @@ def test_wrong_products_are_not_kept_and_not_tried_again(tmp_path: Path, monkeyp
     right = HeldGradients.products
     monkeypatch.setattr(HeldGradients, "products", lambda *a: right(*a) * 1.001)
     compute = Compute(home=str(tmp_path), projections=[])
-    scratch = compute.scratch("gradients", "m", "00")
+    scratch = compute.places.scratch("gradients", "m", "00")
     with (
         pytest.raises(dg.Failure, match="plain autograd") as failure,
         compute.run_pass(loaded(), small_request(), scratch, lambda *_: None, lambda _: None),

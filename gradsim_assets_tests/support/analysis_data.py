@@ -104,3 +104,9 @@ def bm25(dot_products: pl.DataFrame) -> pl.DataFrame:
     """A `bm25_candidates` table whose scores fall with the rank."""
     table = order_as_bm25(PairProducts.from_frame(dot_products))
     return table.with_columns(score=30.0 / pl.col("rank"))
+
+
+def documents(count: int, seed: int) -> list[str]:
+    """Random texts of 1 to 25 words out of 30, so that words are shared."""
+    words, rng = [f"w{n}" for n in range(30)], random.Random(seed)
+    return [" ".join(rng.choices(words, k=rng.randint(1, 25))) for _ in range(count)]

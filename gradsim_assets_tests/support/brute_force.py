@@ -1,9 +1,11 @@
-"""Every analysis again in plain Python, straight from DESIGN.md's definitions: slow, obvious, and sharing no code.
+"""Every analysis again in plain Python, straight from the definitions: slow, obvious, and sharing no code.
 
 Input is a list of rows of `dot_products` as tuples. An undefined similarity is None.
 """
 
 import math
+
+import pytest
 
 
 def table(rows):
@@ -102,3 +104,19 @@ def mcnemar(first, second):
     n = b + c
     tail = sum(math.comb(n, k) for k in range(n + 1) if math.comb(n, k) <= math.comb(n, b))
     return tail / 2**n
+
+
+def same(first, second):
+    """Whether two similarities are equal but for the order of their sums, or both undefined."""
+    return first is second is None or (
+        first is not None and second is not None and math.isclose(first, second, rel_tol=1e-12, abs_tol=1e-15)
+    )
+
+
+def check_figures(row, ranks):
+    """Asserts that a row's accuracy, MRR and recall are those of the ranks, and that its interval holds the accuracy."""
+    assert row["accuracy"] == pytest.approx(accuracy(ranks), abs=1e-12)
+    assert row["mrr"] == pytest.approx(mrr(ranks), abs=1e-12)
+    for k in (2, 3, 4, 5):
+        assert row[f"recall_at_{k}"] == pytest.approx(recall(ranks, k), abs=1e-12)
+    assert 0 <= row["accuracy_low"] <= row["accuracy"] <= row["accuracy_high"] <= 1

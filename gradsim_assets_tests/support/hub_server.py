@@ -1,5 +1,6 @@
-"""A model hub on loopback that hands out folders as commits: what `huggingface_hub` asks of the real one."""
+"""A hub on loopback: it hands out folders as commits of models, and takes datasets that are pushed to it."""
 
+import base64
 import hashlib
 import json
 import threading
@@ -8,59 +9,128 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
+#: Status, headers and body of an answer.
+Answer = tuple[int, dict[str, str], bytes]
+
 
 class HubServer:
-    """Repositories whose commits are folders; the last one that was pushed is the head."""
+    """Repositories of models whose commits are folders, the last one that was pushed being the head; a context manager.
+
+    Attributes:
+        files_busy: every file is answered with 503, while commits are told as ever.
+        posts: paths that were posted to, in order.
+        created: what was asked for when a dataset was created.
+        received: files of that dataset by path.
+    """
+
+    #: What datasets are pushed with.
+    token = "hf_right"
 
     def __init__(self) -> None:
-        self.commits: dict[str, dict[str, Path]] = {}
-        self.heads: dict[str, str] = {}
+        self._commits: dict[str, dict[str, Path]] = {}
+        self._names: dict[str, dict[str, str]] = {}  # branches and tags
+        self._refused: dict[str, tuple[int, str]] = {}
+        self.files_busy = False
+        self.posts: list[str] = []
+        self.created: dict[str, Any] = {}
+        self.received: dict[str, bytes] = {}
         hub = self
 
         class Handler(_Handler):
             server_hub = hub
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
+
+    def __enter__(self) -> "HubServer":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.close()
+
+    @property
+    def url(self) -> str:
+        """Its address."""
+        return f"http://127.0.0.1:{self._server.server_port}"
 
     @property
     def environment(self) -> dict[str, str]:
         """What a process must have in its environment to take this for the hub."""
-        return {"HF_ENDPOINT": f"http://127.0.0.1:{self._server.server_port}", "HF_HUB_DISABLE_XET": "1"}
+        return {"HF_ENDPOINT": self.url, "HF_HUB_DISABLE_XET": "1"}
 
-    def push(self, repo: str, folder: Path) -> str:
-        """Makes a folder the head of a repository and returns its commit."""
-        commits = self.commits.setdefault(repo, {})
+    @property
+    def _dataset_url(self) -> str:
+        return f"{self.url}/datasets/{self.created.get('organization')}/{self.created.get('name')}"
+
+    def push(self, repo: str, folder: Path, tag: str | None = None) -> str:
+        """Makes a folder the head of a model's repository, tags it if asked to, and returns its commit."""
+        commits = self._commits.setdefault(repo, {})
         sha = hashlib.sha1(f"{repo} {len(commits)}".encode()).hexdigest()
         commits[sha] = folder
-        self.heads[repo] = sha
+        self._names.setdefault(repo, {}).update({"main": sha, **({tag: sha} if tag else {})})
         return sha
+
+    def refuse(self, repo: str, status: int, code: str = "") -> None:
+        """Answers all that is asked about a model with a status, and the hub's own name of the error."""
+        self._refused[repo] = status, code
 
     def close(self) -> None:
         """Stops answering."""
         self._server.shutdown()
+        self._server.server_close()
 
-    def find(self, path: str) -> tuple[int, dict[str, str], bytes]:
-        """Status, headers and body of an answer."""
+    def get(self, path: str) -> Answer:
+        """The answer to what is asked of models."""
         parts = unquote(path.split("?")[0]).strip("/").split("/")
         api = parts[:2] == ["api", "models"]
         owner, name, *rest = (*parts[2:], "", "") if api else (*parts, "", "")
-        commits = self.commits.get(repo := f"{owner}/{name}")
-        if commits is None:
-            return 404, {"X-Error-Code": "RepoNotFound"}, b""
-        rest = [part for part in rest if part]
+        repo, rest = f"{owner}/{name}", [part for part in rest if part]
+        if repo in self._refused:
+            status, code = self._refused[repo]
+            return status, {"X-Error-Code": code} if code else {}, b"{}"
+        if repo not in self._commits:
+            return 404, {"X-Error-Code": "RepoNotFound"}, b"{}"
         wanted = rest[1] if len(rest) > 1 and rest[0] in ("revision", "resolve") else "main"
-        sha = self.heads[repo] if wanted == "main" else wanted
-        if sha not in commits:
-            return 404, {"X-Error-Code": "RevisionNotFound"}, b""
+        sha = self._names[repo].get(wanted, wanted)
+        if sha not in self._commits[repo]:
+            return 404, {"X-Error-Code": "RevisionNotFound"}, b"{}"
+        folder = self._commits[repo][sha]
         if api and rest[:1] in ([], ["revision"]):
-            siblings = [{"rfilename": file.name} for file in sorted(commits[sha].iterdir())]
-            return 200, {}, json.dumps({"id": repo, "sha": sha, "siblings": siblings}).encode()
-        file = commits[sha].joinpath(*rest[2:])
-        if api or not rest or not file.is_file():
-            return 404, {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": sha}, b""
-        content = file.read_bytes()
-        return 200, {"ETag": f'"{hashlib.sha1(content).hexdigest()}"', "X-Repo-Commit": sha}, content
+            siblings = [{"rfilename": file.name} for file in sorted(folder.iterdir())]
+            return _json({"id": repo, "sha": sha, "siblings": siblings})
+        return (
+            (503, {}, b"") if self.files_busy else _file(folder.joinpath(*rest[2:]), sha, known=bool(rest) and not api)
+        )
+
+    def post(self, path: str, body: bytes, token: str | None) -> Answer:
+        """The answer to what is sent to datasets."""
+        if token != f"Bearer {self.token}":
+            return _json({"error": "Invalid credentials"}, 401)
+        self.posts.append(path)
+        if path == "/api/repos/create":
+            self.created = json.loads(body)
+            return _json({"url": self._dataset_url})
+        if "/preupload/" in path:
+            found = [{"path": file["path"], "uploadMode": "regular"} for file in json.loads(body)["files"]]
+            return _json({"files": [{**file, "shouldIgnore": False, "oid": None} for file in found]})
+        if "/commit/" in path:
+            for entry in map(json.loads, body.splitlines()):
+                if entry["key"] == "file":
+                    self.received[entry["value"]["path"]] = base64.b64decode(entry["value"]["content"])
+            told = {"commitOid": "0" * 40, "commitUrl": f"{self._dataset_url}/commit/{'0' * 40}"}
+            return _json({"success": True, "hookOutput": "", **told})
+        return _json({"errors": [], "warnings": []})  # of the card
+
+
+def _json(document: dict[str, Any], status: int = 200) -> Answer:
+    return status, {"Content-Type": "application/json"}, json.dumps(document).encode()
+
+
+def _file(file: Path, sha: str, known: bool) -> Answer:
+    if not known or not file.is_file():
+        return 404, {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": sha}, b""
+    content = file.read_bytes()
+    return 200, {"ETag": f'"{hashlib.sha1(content).hexdigest()}"', "X-Repo-Commit": sha}, content
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -70,12 +140,19 @@ class _Handler(BaseHTTPRequestHandler):
         self.do_GET()
 
     def do_GET(self) -> None:
-        status, headers, content = self.server_hub.find(self.path)
+        self._answer(self.server_hub.get(self.path))
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self._answer(self.server_hub.post(self.path, body, self.headers.get("Authorization")))
+
+    def _answer(self, answer: Answer) -> None:
+        status, headers, content = answer
         self.send_response(status)
         for name, value in {**headers, "Content-Length": str(len(content))}.items():
             self.send_header(name, value)
         self.end_headers()
-        if self.command == "GET":
+        if self.command != "HEAD":
             self.wfile.write(content)
 
     def log_message(self, *_: Any) -> None:

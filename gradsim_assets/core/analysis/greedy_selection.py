@@ -1,4 +1,4 @@
-"""Agreement of components with the full gradient, and greedy forward selection of components."""
+"""`greedy_selection`: greedy forward selection of components, by agreement with the full gradient or by accuracy."""
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence

@@ -1,4 +1,4 @@
-"""Every model in one table."""
+"""`model_comparison`: every model in one table."""
 
 from collections.abc import Mapping
 

@@ -1,4 +1,4 @@
-"""Similarity of each variant with its own original over the components, and where best and full diverge."""
+"""`self_similarity`: similarity of each variant with its own original, and where best component and full gradient diverge."""
 
 import numpy as np
 import polars as pl

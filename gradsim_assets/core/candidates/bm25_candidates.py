@@ -25,7 +25,7 @@ def top_candidates(frame: pl.DataFrame, k: int | None) -> pl.DataFrame:
     return kept.with_columns(forced=pl.col("forced") | (rank > k), rank=rank.clip(upper_bound=k))
 
 
-def candidate_frame(originals: pl.DataFrame, variants: pl.DataFrame, candidates: Candidates) -> pl.DataFrame:
+def candidate_frame(originals: pl.DataFrame, variants: pl.DataFrame, candidates: Candidates | None) -> pl.DataFrame:
     """The table `bm25_candidates`: every variant in order with its candidates by rank."""
     corpus = samples_of(originals)
     index = Index([sample.user for sample in corpus])

@@ -1,4 +1,4 @@
-"""Samples out of files: Parquet, JSONL and Arrow, and LIMA from the hub."""
+"""Samples out of files: Parquet, JSONL and Arrow."""
 
 from pathlib import Path
 from typing import Any
@@ -7,13 +7,15 @@ import polars as pl
 
 from gradsim_assets.core.errors import InputError
 
-LIMA_REPO = "allenai/tulu-v2-sft-mixture"
-
 _SUFFIXES = (".parquet", ".jsonl", ".arrow")
 
 
 def read_rows(location: str, message_columns: tuple[str, ...]) -> list[dict[str, Any]]:
-    """Rows {id, messages} of a file; the first of `message_columns` that the file has holds the messages."""
+    """Rows {id, messages} of a file; the first of `message_columns` that the file has holds the messages.
+
+    Raises:
+        InputError: the file is missing, damaged or of no known kind, or lacks the columns.
+    """
     frame = _read_file(Path(location).expanduser())
     found = [column for column in message_columns if column in frame.columns]
     if "id" not in frame.columns or not found:
@@ -55,22 +57,3 @@ def _read_arrow(path: Path) -> pl.DataFrame:
     with path.open("rb") as file:
         is_file = file.read(len(magic)) == magic
     return pl.read_ipc(path) if is_file else pl.read_ipc_stream(path)
-
-
-def lima_from_hub() -> list[dict[str, Any]]:
-    """The single-turn samples of LIMA out of the Tulu-v2 mixture."""
-    from datasets import load_dataset
-
-    try:
-        mixture = load_dataset(LIMA_REPO, split="train")
-    except Exception as error:  # the hub client has no common base for its errors
-        raise InputError(
-            f"{LIMA_REPO} could not be loaded from the hub ({str(error).splitlines()[0]}); check the network and HF_TOKEN, "
-            "or name a local file as data.originals."
-        ) from error
-    mixture = mixture.filter(
-        lambda names, messages: [name == "lima" and len(m) == 2 for name, m in zip(names, messages, strict=True)],
-        input_columns=["dataset", "messages"],
-        batched=True,
-    )
-    return [{"id": row["id"], "messages": row["messages"]} for row in mixture]

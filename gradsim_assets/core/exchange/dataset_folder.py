@@ -4,9 +4,6 @@ Nothing leaves the machine unless `push_folder` is called.
 """
 
 import json
-import os
-import shutil
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +12,7 @@ from typing import Any
 import polars as pl
 
 from gradsim_assets.core.errors import InputError
+from gradsim_assets.core.files import whole_folder
 
 _DATA_FILE = "data/train-00000-of-00001.parquet"
 _CARD_FILE = "README.md"
@@ -63,26 +61,21 @@ def export_dataset(source: pl.DataFrame | pl.LazyFrame | Path, folder: Path, inf
     """
     folder = Path(folder)
     _check_replaceable(folder)
-    unfinished = folder.parent / f".{folder.name}-{uuid.uuid4().hex}"
     try:
-        (unfinished / "data").mkdir(parents=True)
-        if isinstance(source, Path):
-            _rewrite(source, unfinished / _DATA_FILE)
-        else:
-            source.lazy().sink_parquet(unfinished / "rows.parquet")
-            _rewrite(unfinished / "rows.parquet", unfinished / _DATA_FILE)
-            (unfinished / "rows.parquet").unlink()
-        file = pl.scan_parquet(unfinished / _DATA_FILE)
-        rows = int(file.select(pl.len()).collect().item())
-        (unfinished / _CARD_FILE).write_text(_card(info, dict(file.collect_schema()), rows), encoding="utf-8")
-        (unfinished / _LINEAGE_FILE).write_text(_lineage(info, rows), encoding="utf-8")
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.replace(unfinished, folder)
+        with whole_folder(folder, replace=True) as unfinished:
+            (unfinished / _DATA_FILE).parent.mkdir()
+            if isinstance(source, Path):
+                _rewrite(source, unfinished / _DATA_FILE)
+            else:
+                source.lazy().sink_parquet(unfinished / "rows.parquet")
+                _rewrite(unfinished / "rows.parquet", unfinished / _DATA_FILE)
+                (unfinished / "rows.parquet").unlink()
+            file = pl.scan_parquet(unfinished / _DATA_FILE)
+            rows = int(file.select(pl.len()).collect().item())
+            (unfinished / _CARD_FILE).write_text(_card(info, dict(file.collect_schema()), rows), encoding="utf-8")
+            (unfinished / _LINEAGE_FILE).write_text(_lineage(info, rows), encoding="utf-8")
     except OSError as error:
         raise InputError(f"the export folder {folder} cannot be written ({error.strerror}); choose another.") from error
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
     return folder
 
 

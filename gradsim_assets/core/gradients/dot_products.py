@@ -31,6 +31,7 @@ def product_frame(result: PassResult, setting: str, pairs: Sequence[tuple[str, s
 
 
 def pair_columns(pairs: Sequence[tuple[str, str]], repeats: int) -> pl.DataFrame:
+    """The columns variant_id, original_id of the pairs in order, each in as many rows one behind the other."""
     frame = pl.DataFrame(
         {"variant_id": [variant for variant, _ in pairs], "original_id": [original for _, original in pairs]},
         schema={"variant_id": pl.String(), "original_id": pl.String()},

@@ -1,4 +1,4 @@
-"""From the tables of a shard to the request of one gradient pass, and from its result to tables."""
+"""From the tables of a shard to the request of one gradient pass."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 import polars as pl
 
 from gradsim_assets.core.gradients.engine import PassRequest
-from gradsim_assets.core.models.tokenization import ChatTokenizer, ContextPolicy, encode_samples
+from gradsim_assets.core.models.loading import LoadedModel
+from gradsim_assets.core.models.tokenization import ContextPolicy, encode_samples
 from gradsim_assets.core.samples import samples_of
 
 
@@ -23,17 +24,16 @@ def pass_inputs(
     originals: pl.DataFrame,
     variants: Mapping[str, pl.DataFrame],
     candidates: pl.DataFrame,
-    tokenizer: ChatTokenizer,
+    loaded: LoadedModel,
     *,
-    max_positions: int | None,
-    learned_positions: bool,
     policy: ContextPolicy,
     products: Sequence[str],
     projections: Mapping[str, Sequence[float]],
 ) -> PassInputs:
     """Encodes what the candidates ask for and lists the pairs of every setting, by variant and rank.
 
-    Pairs whose variant or original the context policy dropped are left out.
+    Pairs whose variant or original the context policy dropped are left out. Of `loaded` the tokenizer and the context
+    are asked: the model may be one without weights.
 
     Raises:
         InputError: as `encode_samples`.
@@ -41,7 +41,8 @@ def pass_inputs(
     counts: dict[str, int] = {}
 
     def encode(frame: pl.DataFrame) -> list:
-        encoding = encode_samples(samples_of(frame), tokenizer, max_positions, learned_positions, policy)
+        samples, learned = samples_of(frame), loaded.learned_positions
+        encoding = encode_samples(samples, loaded.tokenizer, loaded.max_positions, learned, policy)
         for name in ("kept_long", "truncated", "dropped"):
             counts[name] = counts.get(name, 0) + len(getattr(encoding, name))
         return encoding.samples

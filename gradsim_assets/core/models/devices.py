@@ -26,14 +26,14 @@ def pick_device(device: str) -> str:
     return device
 
 
-def own_device(device: str, home: Path) -> str:
-    """As `pick_device`; where that is any of several GPUs, one that no other process of this home works on."""
+def own_device(device: str, locks: Path) -> str:
+    """As `pick_device`; where that is any of several GPUs, one that no other process with this folder of locks works on."""
     import torch
 
     picked = pick_device(device)
     if picked != "cuda" or torch.cuda.device_count() < 2:
         return picked
-    return f"cuda:{claim(torch.cuda.device_count(), home / 'gpus')}"
+    return f"cuda:{claim(torch.cuda.device_count(), locks)}"
 
 
 @cache

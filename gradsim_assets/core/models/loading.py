@@ -1,4 +1,4 @@
-"""Models and tokenizers of exactly one revision, through transformers."""
+"""Models, tokenizers and configurations of exactly one revision, through transformers."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +10,7 @@ from gradsim_assets.core.errors import InputError, ServiceError
 from gradsim_assets.core.models.revisions import Revision, first_line, may_pass
 from gradsim_assets.core.models.tokenization import ChatTokenizer
 
+#: How transformers writes that a tokenizer has no longest text.
 _NO_LIMIT = int(1e30)
 
 #: Context of generation for models whose configuration names none.
@@ -20,7 +21,7 @@ _UNBOUNDED_CONTEXT = 2048
 class LoadedModel:
     """A model on its device with its tokenizer, ready for gradients and generation."""
 
-    model: Any
+    model: Any  # a PreTrainedModel
     tokenizer: ChatTokenizer
     revision: Revision
     device: str
@@ -52,6 +53,12 @@ class LoadedModel:
 
 @lru_cache(maxsize=1)  # steps of one process share the model; a second one would not fit on a GPU
 def load_model(model_id: str, revision: Revision, dtype: str, device: str) -> tuple[Any, Any]:
+    """The model of a revision on a device, in evaluation mode, and its tokenizer.
+
+    Raises:
+        InputError: it is no causal LM, or transformers cannot load it.
+        ServiceError: the hub does not hand it out now.
+    """
     import torch
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
@@ -64,7 +71,17 @@ def load_model(model_id: str, revision: Revision, dtype: str, device: str) -> tu
     return model.to(device).eval(), load_tokenizer(model_id, revision)
 
 
+def load_skeleton(model_id: str, revision: Revision) -> Any:
+    """The model of a revision without weights (all tensors on the meta device); raises as `load_config`."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(load_config(model_id, revision))
+
+
 def load_tokenizer(model_id: str, revision: Revision) -> Any:
+    """The tokenizer of a revision; raises InputError or ServiceError as `load_model`."""
     from transformers import AutoTokenizer
 
     with _loading(model_id):
@@ -75,6 +92,7 @@ def load_tokenizer(model_id: str, revision: Revision) -> Any:
 
 
 def load_config(model_id: str, revision: Revision) -> Any:
+    """The configuration of a revision; raises InputError where it is none of a causal LM, or ServiceError."""
     from transformers import AutoConfig
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 

@@ -1,4 +1,4 @@
-"""Revisions of models: hub commits, and content hashes of folders."""
+"""Which revision of a model is in force: the commit on the hub, or the content hash of a folder."""
 
 import hashlib
 from contextlib import suppress
@@ -32,7 +32,24 @@ def split_revision(model_id: str) -> tuple[str, str | None]:
     return repo, revision or None
 
 
-def folder_revision(folder: Path) -> str:
+def resolve(model_id: str, fallback: bool = True) -> Revision:
+    """The revision that a model id stands for now: the commit on the hub, or the content hash of a folder.
+
+    With `fallback`, the revision that was downloaded last where the hub cannot be reached.
+
+    Raises:
+        InputError: there is no such model.
+        ServiceError: the hub does not answer.
+    """
+    if not is_folder(model_id):
+        return _hub_revision(model_id, fallback)
+    folder = Path(model_id).expanduser()
+    if not (folder / "config.json").is_file():
+        raise InputError(f"{model_id} is no model folder (it holds no config.json); give the folder of a saved model.")
+    return Revision(_folder_hash(folder), str(folder))
+
+
+def _folder_hash(folder: Path) -> str:
     """Content hash of a model folder (16 hex digits): names and bytes of its weights, tokenizer and configuration."""
     digest = hashlib.sha256()
     for file in sorted({path for pattern in _MODEL_FILES for path in folder.glob(pattern)}):
@@ -48,7 +65,7 @@ def _file_hash(path: str, size: int, mtime_ns: int) -> bytes:
         return hashlib.file_digest(file, "sha256").digest()
 
 
-def hub_revision(model_id: str, fallback: bool) -> Revision:
+def _hub_revision(model_id: str, fallback: bool) -> Revision:
     from huggingface_hub import HfApi, constants
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
@@ -95,6 +112,7 @@ def may_pass(error: BaseException | None) -> bool:
 
 
 def first_line(error: BaseException) -> str:
+    """The kind of an error and the first line of what it says."""
     return ": ".join([type(error).__name__, *str(error).strip().splitlines()[:1]])
 
 

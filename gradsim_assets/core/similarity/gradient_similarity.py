@@ -1,4 +1,4 @@
-"""The table `gradient_similarity`: cosines derived from dot products, so no GPU is needed."""
+"""`gradient_similarity`: cosines derived from dot products, so no GPU is needed."""
 
 import numpy as np
 import polars as pl

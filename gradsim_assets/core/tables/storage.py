@@ -3,11 +3,8 @@
 import hashlib
 import io
 import json
-import os
-import tempfile
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -16,14 +13,10 @@ import polars as pl
 from upath import UPath
 
 from gradsim_assets.core.errors import InputError
-
-#: Key of our JSON document in the metadata of every Parquet file.
-PROVENANCE_KEY = "gradsim"
+from gradsim_assets.core.files import whole_file
+from gradsim_assets.core.tables.provenance import PROVENANCE_KEY
 
 _POLARS_PROTOCOLS = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss")
-
-#: Beginning and end of the names of unfinished files, and how long after its last write one counts as abandoned.
-_PART, _ABANDONED_SECONDS = (".data-", ".part"), 3600.0
 
 #: Rows of one row group, and rows hashed at a time.
 _CHUNK_ROWS = 1_000_000
@@ -56,8 +49,9 @@ class Tables:
 
     @property
     def _location(self) -> UPath:
+        root = self.root.removeprefix("file://")
         # Other processes write there too: fsspec must not remember what it found in a bucket.
-        return UPath(self.root, use_listings_cache=False) if "://" in self.root else UPath(self.root)
+        return UPath(root, use_listings_cache=False) if "://" in root else UPath(root)
 
     def path(self, key: Sequence[str], partition: Partition | None = None) -> UPath:
         """Location of one partition of a table."""
@@ -83,33 +77,10 @@ class Tables:
         Raises:
             InputError: the root refuses access or does not exist; the sentence names it.
         """
+        target = self.path(key, partition)
         document = {PROVENANCE_KEY: json.dumps(dict(provenance or {}), sort_keys=True, default=str)}
-        with _reaching(self.root):
-            return self._write(self.path(key, partition), frame, document)
-
-    def _write(self, target: UPath, frame: pl.DataFrame | pl.LazyFrame, document: Mapping[str, str]) -> UPath:
-        local = _is_local(target)
-        if local:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            _sweep(Path(str(target.parent)))
-        # Beside the target where a rename is to publish it, since renames do not cross file systems.
-        folder = str(target.parent) if local else None
-        handle, name = tempfile.mkstemp(prefix=_PART[0], suffix=_PART[1], dir=folder)
-        os.close(handle)
-        temporary = Path(name)
-        try:
-            frame.lazy().sink_parquet(
-                temporary, compression="zstd", metadata=dict(document), row_group_size=_CHUNK_ROWS
-            )
-            if local:
-                _sync(temporary)
-                temporary.chmod(0o644)
-                os.replace(temporary, str(target))
-            else:
-                target.fs.put_file(str(temporary), target.path)
-        finally:
-            with suppress(FileNotFoundError):
-                temporary.unlink()
+        with _reaching(self.root), whole_file(target) as unfinished:
+            frame.lazy().sink_parquet(unfinished, compression="zstd", metadata=document, row_group_size=_CHUNK_ROWS)
         return target
 
     def scan(self, key: Sequence[str], partitions: Iterable[Partition] | None = None) -> pl.LazyFrame:
@@ -173,7 +144,7 @@ def _reaching(root: str) -> Iterator[None]:
 
 def parquet_metadata(path: UPath) -> dict[str, str]:
     """The key-value metadata of a Parquet file."""
-    if _is_local(path):
+    if isinstance(path, Path):
         return pl.read_parquet_metadata(str(path))
     with path.open("rb") as file:
         return pl.read_parquet_metadata(cast(io.BytesIO, file))
@@ -203,21 +174,4 @@ def fingerprint(frame: pl.DataFrame | pl.LazyFrame) -> str:
 
 def _source(path: UPath) -> Any:
     """What polars reads: the address where it speaks the protocol itself, else the bytes that fsspec brings."""
-    return str(path) if _is_local(path) or path.protocol in _POLARS_PROTOCOLS else io.BytesIO(path.read_bytes())
-
-
-def _sweep(folder: Path) -> None:
-    """Removes what killed writers left behind; one that is at work writes more often than that."""
-    for part in folder.glob("*".join(_PART)):
-        with suppress(FileNotFoundError):
-            if time.time() - part.stat().st_mtime > _ABANDONED_SECONDS:
-                part.unlink()
-
-
-def _is_local(path: UPath) -> bool:
-    return path.protocol in ("", "file", "local")
-
-
-def _sync(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
+    return str(path) if isinstance(path, Path) or path.protocol in _POLARS_PROTOCOLS else io.BytesIO(path.read_bytes())

@@ -3,15 +3,19 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import dagster as dg
 import polars as pl
 
 from gradsim_assets import __version__
 from gradsim_assets.core.analysis.plots.of_table import plots_of
+from gradsim_assets.core.analysis.plots.panels import Plot
+from gradsim_assets.core.analysis.report import SettingResults, render_report, summary
 from gradsim_assets.core.candidates.bm25_candidates import model_candidates
+from gradsim_assets.core.files import write_whole
 from gradsim_assets.core.partition_keys import model_id_of
+from gradsim_assets.core.tables.provenance import shown_provenance
 from gradsim_assets.core.tables.schemas import (
     ACCURACY_PER_COMPONENT,
     AGREEMENT,
@@ -35,10 +39,6 @@ from gradsim_assets.orchestration.partitions import ALL, BY_MODEL, MODELS, Parti
 from gradsim_assets.resources.compute import Compute
 from gradsim_assets.resources.table_store import TableStore
 
-if TYPE_CHECKING:
-    from gradsim_assets.core.analysis.plots.panels import Plot
-    from gradsim_assets.core.analysis.report import SettingResults
-
 #: The tables of one setting that the page is made of, by their names in `SettingResults`.
 _TABLES = {
     "similarity": GRADIENT_SIMILARITY,
@@ -48,9 +48,6 @@ _TABLES = {
     "self_similarity": SELF_SIMILARITY,
     "retrieval": RETRIEVAL,
 }
-
-#: Entries of a table's provenance that the page shows.
-_SHOWN = ("run_id", "code_version", "fingerprint", "package_version", "config", "imported")
 
 
 def build(partitions: Partitions) -> list[dg.AssetsDefinition]:
@@ -74,7 +71,8 @@ def build(partitions: Partitions) -> list[dg.AssetsDefinition]:
     )
     def report(context: dg.AssetExecutionContext, store: TableStore, compute: Compute) -> dg.MaterializeResult:
         with input_errors():
-            return _write(context, Sources(store, context.partition_key, partitions), compute.reports)
+            folder = compute.places.report(context.partition_key)
+            return _write(context, Sources(store, context.partition_key, partitions), folder)
 
     return [report]
 
@@ -96,10 +94,8 @@ class Sources:
         """A table of the model; raises InputError where it is missing."""
         return self.tables.read([name, *rest], Partition(self.slug))
 
-    def settings(self) -> dict[str, "SettingResults"]:
+    def settings(self) -> dict[str, SettingResults]:
         """Results of the settings that this model has; imported ones may have one alone."""
-        from gradsim_assets.core.analysis.report import SettingResults
-
         found = [s for s in SETTINGS if self.tables.exists([RETRIEVAL.name, s], Partition(self.slug))]
         return {
             setting: SettingResults(
@@ -130,17 +126,14 @@ class Sources:
         """What led to the page's figures, from the files of the tables themselves."""
         products = {}
         for setting in SETTINGS:
-            parts = [Partition(self.slug, shard) for shard in self.shards]
-            here = [part for part in parts if self.tables.exists([DOT_PRODUCTS.name, setting], part)]
+            key, parts = [DOT_PRODUCTS.name, setting], [Partition(self.slug, shard) for shard in self.shards]
+            here = [part for part in parts if self.tables.exists(key, part)]
             if here:
-                written = [self.tables.provenance([DOT_PRODUCTS.name, setting], part) for part in here]
-                products[setting] = [{name: entry[name] for name in _SHOWN if name in entry} for entry in written]
+                products[setting] = [shown_provenance(self.tables.provenance(key, part)) for part in here]
         return {"gradsim": __version__, "tables": str(self.store.root), DOT_PRODUCTS.name: products}
 
 
 def _write(context: dg.AssetExecutionContext, sources: Sources, folder: Path) -> dg.MaterializeResult:
-    from gradsim_assets.core.analysis.report import render_report, summary
-
     settings = sources.settings()
     parameters = sources.read(PARAMETERS_PER_COMPONENT.name)
     revision = sources.tables.provenance([PARAMETERS_PER_COMPONENT.name], Partition(sources.slug)).get("revision")
@@ -155,27 +148,25 @@ def _write(context: dg.AssetExecutionContext, sources: Sources, folder: Path) ->
     headline = summary(
         sources.model_id, revision, parameters, {setting: results.retrieval for setting, results in settings.items()}
     )
-    target = folder / sources.slug
     plots = _plots(settings, parameters)
     for setting, drawn in plots.items():
-        (target / "plots" / setting).mkdir(parents=True, exist_ok=True)
         for plot in drawn:
-            (target / "plots" / setting / f"{plot.name}.png").write_bytes(plot.png)
-            (target / "plots" / setting / f"{plot.name}.svg").write_text(plot.svg, encoding="utf-8")
-    (target / "summary.json").write_text(json.dumps(headline, indent=2) + "\n", encoding="utf-8")
-    (target / "index.html").write_text(page, encoding="utf-8")
-    context.log.info(f"Report: {target / 'index.html'}")
+            write_whole(folder / "plots" / setting / f"{plot.name}.png", plot.png)
+            write_whole(folder / "plots" / setting / f"{plot.name}.svg", plot.svg)
+    write_whole(folder / "summary.json", json.dumps(headline, indent=2) + "\n")
+    write_whole(folder / "index.html", page)
+    context.log.info(f"Report: {folder / 'index.html'}")
     return dg.MaterializeResult(
         metadata={
-            "report": dg.MetadataValue.url((target / "index.html").as_uri()),
-            "path": dg.MetadataValue.path(str(target / "index.html")),
+            "report": dg.MetadataValue.url((folder / "index.html").as_uri()),
+            "path": dg.MetadataValue.path(str(folder / "index.html")),
             "summary": dg.MetadataValue.json(headline),
             "size_bytes": len(page.encode()),
         }
     )
 
 
-def _plots(settings: Mapping[str, "SettingResults"], parameters: pl.DataFrame) -> dict[str, list["Plot"]]:
+def _plots(settings: Mapping[str, SettingResults], parameters: pl.DataFrame) -> dict[str, list[Plot]]:
     """All plots by setting; those of the model itself under an empty name."""
     plots = {"": plots_of(PARAMETERS_PER_COMPONENT.name, parameters)}
     for setting, results in settings.items():

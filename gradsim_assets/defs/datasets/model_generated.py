@@ -6,9 +6,7 @@ from typing import Any
 import dagster as dg
 import polars as pl
 
-from gradsim_assets.core.datasets.model_generated import answerable
 from gradsim_assets.core.partition_keys import model_id_of
-from gradsim_assets.core.samples import Sample, sample_frame
 from gradsim_assets.core.tables.schemas import MODEL_GENERATED
 from gradsim_assets.core.tables.storage import fingerprint
 from gradsim_assets.defs.code_version import code_version
@@ -24,6 +22,7 @@ from gradsim_assets.resources.model_hub import ModelHub
 
 def build(partitions: Partitions, op_tags: Mapping[str, Any] | None) -> dg.AssetsDefinition:
     @dg.asset(
+        name=MODEL_GENERATED.name,
         group_name=DATASETS,
         partitions_def=partitions.model_shards,
         ins={"paraphrased": dg.AssetIn(partition_mapping=BY_SHARD)},
@@ -33,38 +32,29 @@ def build(partitions: Partitions, op_tags: Mapping[str, Any] | None) -> dg.Asset
         op_tags=op_tags,
         retry_policy=RETRIES,
         metadata=column_schema(MODEL_GENERATED),
-        code_version=code_version("core.datasets.model_generated", "core.datasets.generation.answers"),
+        code_version=code_version("core.datasets.model_generated", "core.models.tokenization"),
         description="The paraphrased prompts answered by the model under study (greedy decoding).",
     )
-    def model_generated(
+    def model_generated_(
         context: dg.AssetExecutionContext, paraphrased: pl.DataFrame, hub: ModelHub, compute: Compute
     ) -> dg.MaterializeResult[pl.DataFrame]:
-        from gradsim_assets.core.datasets.generation.answers import generate_answers
+        from gradsim_assets.core.datasets.model_generated import model_generated
 
         keys = context.partition_key.keys_by_dimension
         with input_errors(), progress(context, f"answers {context.partition_key}", "samples") as report:
             model_id = model_id_of(keys["model"])
             revision = revision_for_run(context, hub, model_id)
             loaded = hub.load(model_id, revision, context.log.info)
-            samples, dropped = answerable(paraphrased, loaded, hub.settings(model_id))
-            answers = generate_answers(
-                loaded.model,
-                loaded.tokenizer,
-                samples,
-                max_positions=loaded.generation_positions,
-                device=loaded.device,
+            settings = hub.settings(model_id)
+            frame, dropped = model_generated(
+                paraphrased,
+                loaded,
+                settings.context,
+                identity=f"{revision.name} {settings.dtype}",
+                store=compute.places.scratch("answers", keys["model"], f"{keys['shard']}.jsonl"),
                 progress=report,
-                store=compute.scratch("answers", keys["model"], f"{keys['shard']}.jsonl"),
-                identity=f"{revision.name} {hub.settings(model_id).dtype}",
                 log=context.log.info,
             )
-        frame = sample_frame(
-            [Sample(s.id, s.user, a.answer) for s, a in zip(samples, answers, strict=True)]
-        ).with_columns(
-            prompt_tokens=pl.Series([answer.prompt_tokens for answer in answers], dtype=pl.Int64()),
-            completion_tokens=pl.Series([answer.completion_tokens for answer in answers], dtype=pl.Int64()),
-            truncated=pl.Series([answer.truncated for answer in answers], dtype=pl.Boolean()),
-        )
         return table_result(
             MODEL_GENERATED,
             frame,
@@ -77,4 +67,4 @@ def build(partitions: Partitions, op_tags: Mapping[str, Any] | None) -> dg.Asset
             tags=revision_tags(context),
         )
 
-    return model_generated
+    return model_generated_

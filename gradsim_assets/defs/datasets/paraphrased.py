@@ -5,18 +5,21 @@ from collections.abc import Sequence
 import dagster as dg
 import polars as pl
 
-from gradsim_assets.configuration import DEMO, Settings
+from gradsim_assets.configuration import Settings
+from gradsim_assets.core.datasets.paraphrased import OPENAI, given_paraphrases, written_paraphrases
+from gradsim_assets.core.datasets.paraphrasing import SYSTEM_PROMPT, paraphrase_samples
 from gradsim_assets.core.partition_keys import shard_slice
-from gradsim_assets.core.samples import Sample, sample_frame
+from gradsim_assets.core.samples import Sample
 from gradsim_assets.core.tables.schemas import PARAPHRASED
 from gradsim_assets.defs.code_version import code_version
 from gradsim_assets.defs.failures import RETRIES, input_errors
 from gradsim_assets.defs.progress import progress
 from gradsim_assets.defs.table_results import column_schema, table_result
+from gradsim_assets.demo import DEMO
 from gradsim_assets.orchestration.groups import DATASETS
 from gradsim_assets.orchestration.partitions import Partitions
 from gradsim_assets.resources.paraphraser import Paraphraser
-from gradsim_assets.resources.sample_sources import OPENAI, SampleSources
+from gradsim_assets.resources.sample_sources import SampleSources
 
 
 def build(settings: Settings, partitions: Partitions) -> dg.AssetsDefinition:
@@ -27,8 +30,7 @@ def build(settings: Settings, partitions: Partitions) -> dg.AssetsDefinition:
         kinds={"polars", "parquet"},
         metadata=column_schema(PARAPHRASED),
         code_version=code_version(
-            "core.datasets.sample_files",
-            "core.samples",
+            "core.datasets.paraphrased",
             "core.datasets.paraphrasing.request",
             "core.datasets.paraphrasing.answer_checks",
             config=f"{settings.data.paraphrases} {settings.data.samples} {_asked_with(settings)}",
@@ -45,13 +47,7 @@ def build(settings: Settings, partitions: Partitions) -> dg.AssetsDefinition:
                 return _written_by_chat_model(context, samples, paraphraser)
             samples = shard_slice(sources.load_paraphrases(), context.partition_key, partitions.shard_count)
         context.log.info(f"{len(samples)} paraphrases from {sources.paraphrases}")
-        frame = sample_frame(samples).with_columns(
-            provider=pl.lit(DEMO if sources.paraphrases == DEMO else "file"),
-            paraphrase_model=pl.lit(None, pl.String()),
-            prompt_tokens=pl.lit(None, pl.Int64()),
-            completion_tokens=pl.lit(None, pl.Int64()),
-            flag=pl.lit(None, pl.String()),
-        )
+        frame = given_paraphrases(samples, DEMO if sources.paraphrases == DEMO else "file")
         return table_result(PARAPHRASED, frame, provenance={"source": sources.paraphrases})
 
     return paraphrased
@@ -60,26 +56,17 @@ def build(settings: Settings, partitions: Partitions) -> dg.AssetsDefinition:
 def _asked_with(settings: Settings) -> str:
     """What decides a chat model's paraphrases; how many are asked for at once, and their price, does not."""
     asked = settings.paraphraser
-    return f"{asked.model} {asked.temperature} {asked.seed} {asked.system_prompt}"
+    return f"{asked.model} {asked.temperature} {asked.seed} {asked.system_prompt or SYSTEM_PROMPT}"
 
 
 def _written_by_chat_model(
     context: dg.AssetExecutionContext, samples: Sequence[Sample], paraphraser: Paraphraser
 ) -> dg.MaterializeResult[pl.DataFrame]:
     """A shard of paraphrases from the chat service, with what it cost."""
-    from gradsim_assets.core.datasets.paraphrasing import paraphrase_samples
-
     options = paraphraser.options()
     with progress(context, f"paraphrases {context.partition_key}", "texts") as report:
         result = paraphrase_samples(list(samples), options, report)
-    ids = [sample.id for sample in samples]
-    frame = sample_frame(result.samples).with_columns(
-        provider=pl.lit(options.service),
-        paraphrase_model=pl.Series([result.models.get(i) for i in ids], dtype=pl.String()),
-        prompt_tokens=pl.Series([result.prompt_tokens.get(i) for i in ids], dtype=pl.Int64()),
-        completion_tokens=pl.Series([result.completion_tokens.get(i) for i in ids], dtype=pl.Int64()),
-        flag=pl.Series([result.flags.get(i) for i in ids], dtype=pl.String()),
-    )
+    frame = written_paraphrases(result, options.service)
     metadata = {
         **{f"texts/{name}": count for name, count in result.counts.items()},
         "prompt_tokens": sum(result.prompt_tokens.values()),

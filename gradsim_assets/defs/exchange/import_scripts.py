@@ -3,24 +3,23 @@
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import dagster as dg
 import polars as pl
 
-from gradsim_assets.configuration import DEMO
+from gradsim_assets.core.analysis.parameters_per_component import parameters_per_component, sizes_from_config
 from gradsim_assets.core.errors import InputError, ServiceError
+from gradsim_assets.core.exchange.scripts_format import Imported, read_scripts
 from gradsim_assets.core.partition_keys import model_slug, shard_slice
 from gradsim_assets.core.tables.schemas import DOT_PRODUCTS, PARAMETERS_PER_COMPONENT, PROJECTED_SIMILARITY
 from gradsim_assets.core.tables.storage import Partition, fingerprint
 from gradsim_assets.defs.failures import input_errors
+from gradsim_assets.demo import DEMO
 from gradsim_assets.orchestration.partitions import MODELS, Partitions
 from gradsim_assets.resources.model_hub import ModelHub
 from gradsim_assets.resources.sample_sources import SampleSources
 from gradsim_assets.resources.table_store import PROVENANCE_PREFIX, TableStore
-
-if TYPE_CHECKING:
-    from gradsim_assets.core.exchange.scripts_format import Imported
 
 IMPORT_JOB = "import_scripts"
 IMPORT_OP = "import_scripts_files"
@@ -69,9 +68,6 @@ def _import(
     shards: Sequence[str],
     known: set[str] | None,
 ) -> None:
-    from gradsim_assets.core.analysis.parameters_per_component import parameters_per_component
-    from gradsim_assets.core.exchange.scripts_format import read_scripts
-
     sizes = _sizes(context, config, hub)
     found = read_scripts(Path(config.folder).expanduser(), config.model, sizes, known, config.sample_size)
     for finding in found.findings:
@@ -87,8 +83,6 @@ def _import(
 
 def _sizes(context: dg.OpExecutionContext, config: ImportConfig, hub: ModelHub) -> dict[str, int] | None:
     """Parameters of each component: from config.json, else from the hub, else unknown."""
-    from gradsim_assets.core.analysis.parameters_per_component import sizes_from_config
-
     if config.config_file:
         path = Path(config.config_file).expanduser()
         try:
@@ -105,7 +99,7 @@ def _sizes(context: dg.OpExecutionContext, config: ImportConfig, hub: ModelHub) 
         return None
 
 
-def _tables(found: "Imported", slug: str, shards: Sequence[str]) -> Iterator[tuple[list[str], pl.DataFrame, Partition]]:
+def _tables(found: Imported, slug: str, shards: Sequence[str]) -> Iterator[tuple[list[str], pl.DataFrame, Partition]]:
     """Every table of the folder, cut into our shards by variant."""
     if all(part.is_empty for part in found.settings.values()):
         raise InputError("the folder holds no results of this model; give the folder that the scripts call data/.")

@@ -82,6 +82,7 @@ def _spec(table: str, setting: str, settings: Settings) -> dg.AssetSpec:
         metadata=column_schema(PROJECTED_SIMILARITY if projected else DOT_PRODUCTS),
         code_version=code_version(
             "core.gradients.pass_inputs",
+            "core.models.tokenization",
             "core.gradients.engine.gradient_pass",
             f"core.gradients.{table}",
             config=_decides(settings.compute, projected),
@@ -117,14 +118,12 @@ def _gradients(
             tables[LIMA.name],
             variants,
             tables[BM25_CANDIDATES.name],
-            loaded.tokenizer,
-            max_positions=loaded.max_positions,
-            learned_positions=loaded.learned_positions,
+            loaded,
             policy=settings.context,
             products=[key.path[1] for key in selected if key.path[0] == DOT_PRODUCTS.name],
             projections={key.path[1]: compute.projections for key in selected if key.path[0] != DOT_PRODUCTS.name},
         )
-        scratch = compute.scratch("gradients", *keys.values())
+        scratch = compute.places.scratch("gradients", *keys.values())
         with compute.run_pass(loaded, inputs.request, scratch, report, context.log.info) as result:
             provenance = {
                 **provenance_of(hub, model_id, revision),

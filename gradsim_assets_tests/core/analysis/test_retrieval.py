@@ -1,4 +1,4 @@
-"""Accuracy, MRR, recall, intervals and paired tests, against a plain-Python implementation."""
+"""What every method finds, and paired tests against the full gradient, against a plain-Python implementation."""
 
 import math
 import random
@@ -7,10 +7,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from gradsim_assets.core.analysis.accuracy_per_component import accuracy_per_component
-from gradsim_assets.core.analysis.model_comparison import model_comparison
 from gradsim_assets.core.analysis.retrieval import mcnemar, order_as_bm25, retrieval
-from gradsim_assets.core.analysis.scoring import bootstrap_interval
 from gradsim_assets.core.errors import InputError
 from gradsim_assets.core.similarity.pair_products import PairProducts
 from gradsim_assets.core.tables import schemas
@@ -39,25 +36,6 @@ def expected_ranks(frame, table, column):
     ]
 
 
-def check(row, ranks):
-    assert row["accuracy"] == pytest.approx(brute_force.accuracy(ranks), abs=1e-12)
-    assert row["mrr"] == pytest.approx(brute_force.mrr(ranks), abs=1e-12)
-    for k in (2, 3, 4, 5):
-        assert row[f"recall_at_{k}"] == pytest.approx(brute_force.recall(ranks, k), abs=1e-12)
-    assert 0 <= row["accuracy_low"] <= row["accuracy"] <= row["accuracy_high"] <= 1
-
-
-@pytest.mark.parametrize("accidents", [False, True])
-@pytest.mark.parametrize("seed", range(4))
-def test_accuracy_per_component_against_brute_force(seed, accidents):
-    frame = products(30, 5, NAMES, seed, accidents)
-    table = accuracy_per_component(PairProducts.from_frame(frame, NAMES), sizes(NAMES))
-    assert table["component"].to_list() == NAMES
-    assert table["parameters"].to_list() == sizes(NAMES)["parameters"].to_list()
-    for row in table.rows(named=True):
-        check(row, brute_force.ranks(frame.rows(), [row["component"]]))
-
-
 @pytest.mark.parametrize("accidents", [False, True])
 @pytest.mark.parametrize("seed", range(4))
 def test_retrieval_against_brute_force(seed, accidents):
@@ -83,7 +61,7 @@ def test_retrieval_against_brute_force(seed, accidents):
     }
     right = {name: [r == 1 for r in values] for name, values in ranks.items()}
     for name, values in ranks.items():
-        check(found[name], values)
+        brute_force.check_figures(found[name], values)
         assert found[name]["wrong"] == right[name].count(False)
         if name != "full_gradient":
             expected = brute_force.mcnemar(right["full_gradient"], right[name])
@@ -139,19 +117,6 @@ def test_chance_is_what_shuffling_gives():
     assert chance["recall_at_3"][0] == pytest.approx((ranks <= 3).mean(), abs=0.005)
 
 
-def test_interval_covers_as_often_as_it_says():
-    rng = np.random.default_rng(1)
-    low, high = bootstrap_interval(rng.random((400, 300)) < 0.7)
-    # 95 % of 400 with a standard error of 1.1 %; the percentile interval is a little short on 300 variants.
-    assert 0.91 <= ((low <= 0.7) & (high >= 0.7)).mean() <= 0.98
-
-
-def test_interval_depends_on_nothing_else():
-    correct = np.random.default_rng(2).random((3, 50)) < 0.5
-    together, alone = bootstrap_interval(correct), bootstrap_interval(correct[2:])
-    assert (together[0][2], together[1][2]) == (alone[0][0], alone[1][0])
-
-
 def test_mcnemar_without_disagreement():
     right = np.array([True, False, True])
     assert mcnemar(right, right) == 1.0
@@ -182,7 +147,6 @@ def test_doubled_score():
 
 def test_empty_table():
     pairs = PairProducts.from_frame(schemas.DOT_PRODUCTS.empty())
-    assert accuracy_per_component(pairs).is_empty()
     assert retrieval(pairs)["accuracy"].to_list() == [None, None]
 
 
@@ -190,12 +154,3 @@ def test_exhaustive_retrieval_reports_further_recalls():
     table = retrieval(PairProducts.from_frame(products(30, 30, NAMES)))
     assert {"recall_at_10", "recall_at_20"} <= set(table.columns)
     assert "recall_at_50" not in table.columns
-
-
-def test_model_comparison():
-    few = retrieval(PairProducts.from_frame(products(12, 3, NAMES)))
-    many = retrieval(PairProducts.from_frame(products(12, 12, NAMES)))
-    table = model_comparison({("a", "paraphrased"): few, ("b", "paraphrased"): many})
-    assert table.select("model", "method").rows() == [(m, k) for m in "ab" for k in few["method"]]
-    assert table.filter(model="a")["recall_at_10"].to_list() == [None] * 3
-    assert model_comparison({}).is_empty()

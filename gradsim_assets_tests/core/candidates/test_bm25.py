@@ -1,20 +1,10 @@
-"""Candidates against the rank-bm25 package, ties, and the forced truth."""
-
-import random
+"""The index against the rank-bm25 package, ties, and the forced truth."""
 
 import numpy as np
-import polars as pl
-import pytest
 from rank_bm25 import BM25Okapi
 
 from gradsim_assets.core.candidates.bm25 import Index
-from gradsim_assets.core.candidates.bm25_candidates import candidate_frame, top_candidates
-from gradsim_assets.core.samples import Sample, sample_frame
-
-
-def documents(count: int, seed: int) -> list[str]:
-    words, rng = [f"w{n}" for n in range(30)], random.Random(seed)
-    return [" ".join(rng.choices(words, k=rng.randint(1, 25))) for _ in range(count)]
+from gradsim_assets_tests.support.analysis_data import documents
 
 
 def test_scores_equal_rank_bm25_to_the_last_bit() -> None:
@@ -44,23 +34,3 @@ def test_all_originals_can_be_candidates_and_k_may_exceed_them() -> None:
         found = index.candidates("b", truth=0, k=k)
         assert sorted(candidate.index for candidate in found) == [0, 1, 2]
         assert not any(candidate.forced for candidate in found)
-
-
-@pytest.mark.parametrize("held", [4, 9, "all"])
-def test_fewer_candidates_out_of_a_table_of_more_are_those_that_would_have_been_found(held: int | str) -> None:
-    originals, variants = (
-        sample_frame([Sample(f"s{number}", text, "answer") for number, text in enumerate(documents(40, seed))])
-        for seed in (3, 4)
-    )
-    table = candidate_frame(originals, variants, held)
-    for k in (1, 2, 4):
-        expected = candidate_frame(originals, variants, k)
-        assert 0 < expected["forced"].sum() < expected.height
-        assert top_candidates(table, k).equals(expected)
-    assert top_candidates(table, 50).equals(table)
-    assert top_candidates(table, None).equals(table)
-
-
-def test_no_candidates_out_of_an_empty_table() -> None:
-    table = candidate_frame(sample_frame([Sample("a", "a", "b")]), sample_frame([Sample("a", "a", "b")]), 1)
-    assert top_candidates(table.clear(), 3).equals(pl.DataFrame(schema=table.schema))

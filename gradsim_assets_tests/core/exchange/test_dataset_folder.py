@@ -1,10 +1,7 @@
 """Exported folders, opened with the libraries that their readers use; pushing, against a hub on loopback."""
 
-import base64
 import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pandas
@@ -14,6 +11,7 @@ import yaml
 
 from gradsim_assets.core.errors import InputError
 from gradsim_assets.core.exchange.dataset_folder import CardInfo, export_dataset, push_folder
+from gradsim_assets_tests.support.hub_server import HubServer
 
 MESSAGES = pl.List(pl.Struct({"role": pl.String(), "content": pl.String()}))
 
@@ -140,83 +138,21 @@ def test_a_failed_export_leaves_the_earlier_one(tmp_path: Path):
 # Pushing
 
 
-class _Hub(BaseHTTPRequestHandler):
-    """As much of the hub as creating a dataset and committing small files needs."""
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        hub = self.server
-        if self.headers.get("Authorization") != "Bearer hf_right":
-            return self._send(401, {"error": "Invalid credentials"})
-        hub.posts.append(self.path)
-        if self.path == "/api/repos/create":
-            hub.created = json.loads(body)
-            return self._send(200, {"url": "https://huggingface.co/datasets/me/lima"})
-        if "/preupload/" in self.path:
-            files = [
-                {"path": file["path"], "uploadMode": "regular", "shouldIgnore": False, "oid": None}
-                for file in json.loads(body)["files"]
-            ]
-            return self._send(200, {"files": files})
-        if "/commit/" in self.path:
-            for line in body.splitlines():
-                entry = json.loads(line)
-                if entry["key"] == "file":
-                    hub.files[entry["value"]["path"]] = base64.b64decode(entry["value"]["content"])
-            return self._send(
-                200,
-                {
-                    "success": True,
-                    "commitOid": "0" * 40,
-                    "commitUrl": "https://huggingface.co/datasets/me/lima/commit/1",
-                    "hookOutput": "",
-                },
-            )
-        return self._send(200, {"errors": [], "warnings": []})
-
-    def do_GET(self) -> None:
-        if self.headers.get("Authorization") != "Bearer hf_right":
-            return self._send(401, {"error": "Invalid credentials"})
-        return self._send(
-            200, {"id": "me/lima", "sha": "0" * 40, "siblings": [], "tags": [], "downloads": 0, "likes": 0}
-        )
-
-    def _send(self, status: int, document: dict) -> None:
-        payload = json.dumps(document).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(payload)))
-        self.end_headers()
-        self.wfile.write(payload)
-
-    def log_message(self, *args) -> None:
-        pass
-
-
 @pytest.fixture
-def hub() -> Iterator[ThreadingHTTPServer]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Hub)
-    server.posts, server.files, server.created = [], {}, None
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
-    thread.start()
-    yield server
-    server.shutdown()
-    server.server_close()
+def hub() -> Iterator[HubServer]:
+    with HubServer() as hub:
+        yield hub
 
 
-def address(hub: ThreadingHTTPServer) -> str:
-    return f"http://127.0.0.1:{hub.server_port}"
-
-
-def test_a_pushed_dataset_is_private_and_whole(tmp_path: Path, hub: ThreadingHTTPServer):
+def test_a_pushed_dataset_is_private_and_whole(tmp_path: Path, hub: HubServer):
     folder = export_dataset(dataset(), tmp_path / "export", card())
     assert hub.posts == []  # an export alone sends nothing
-    where = push_folder(folder, "me/lima", "hf_right", endpoint=address(hub))
-    assert where == f"{address(hub)}/datasets/me/lima"
+    where = push_folder(folder, "me/lima", "hf_right", endpoint=hub.url)
+    assert where == f"{hub.url}/datasets/me/lima"
     # Older clients send `private`, newer ones `visibility`.
     assert hub.created.get("private") is True or hub.created["visibility"] == "private"
     assert hub.created["type"] == "dataset"
-    assert hub.files == {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    assert hub.received == {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
 @pytest.mark.parametrize(
@@ -227,12 +163,12 @@ def test_a_pushed_dataset_is_private_and_whole(tmp_path: Path, hub: ThreadingHTT
         ("a/b/c", "hf_right", "is no name of a hub dataset"),
     ],
 )
-def test_a_push_that_cannot_be_is_told(tmp_path: Path, hub: ThreadingHTTPServer, repository, token, message):
+def test_a_push_that_cannot_be_is_told(tmp_path: Path, hub: HubServer, repository, token, message):
     folder = export_dataset(dataset(), tmp_path / "export", card())
     with pytest.raises(InputError, match=message) as caught:
-        push_folder(folder, repository, token, endpoint=address(hub))
+        push_folder(folder, repository, token, endpoint=hub.url)
     assert "hf_" not in str(caught.value)
-    assert hub.files == {}
+    assert hub.received == {}
 
 
 def test_a_push_without_a_hub_or_an_export_is_told(tmp_path: Path):

@@ -1,26 +1,16 @@
 """Pairs read from dot products, and the cosines derived from them."""
 
-import itertools
-import math
-
 import polars as pl
 import pytest
 
-from gradsim_assets.core.analysis.self_similarity import self_similarity
 from gradsim_assets.core.errors import InputError
 from gradsim_assets.core.similarity.gradient_similarity import gradient_similarity
 from gradsim_assets.core.similarity.pair_products import PairProducts
 from gradsim_assets.core.tables import schemas
 from gradsim_assets_tests.support import brute_force
-from gradsim_assets_tests.support.analysis_data import block_names, products, sizes
+from gradsim_assets_tests.support.analysis_data import block_names, products
 
 NAMES = block_names(2)
-
-
-def _same(first, second):
-    return first is second is None or (
-        first is not None and second is not None and math.isclose(first, second, rel_tol=1e-12, abs_tol=1e-15)
-    )
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -34,7 +24,7 @@ def test_against_brute_force(seed):
     ]
     found = gradient_similarity(PairProducts.from_frame(frame, NAMES)).rows()
     assert [row[:3] for row in found] == [row[:3] for row in expected]
-    assert all(_same(a[3], b[3]) for a, b in zip(found, expected, strict=True))
+    assert all(brute_force.same(a[3], b[3]) for a, b in zip(found, expected, strict=True))
     assert any(row[3] is None for row in found)  # the data holds what it is meant to hold
 
 
@@ -71,29 +61,3 @@ def test_doubled_row():
 def test_empty_table():
     pairs = PairProducts.from_frame(schemas.DOT_PRODUCTS.empty())
     assert gradient_similarity(pairs).is_empty()
-    assert self_similarity(pairs).is_empty()
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_self_similarity_against_brute_force(seed):
-    frame = products(20, 5, NAMES, seed, accidents=True)
-    size = dict(sizes(NAMES, seed).select("component", "parameters").iter_rows())
-    right = {c: sum(r == 1 for r in brute_force.ranks(frame.rows(), [c])) for c in NAMES}
-    best = min(NAMES, key=lambda c: (-right[c], size[c], NAMES.index(c)))
-    table = brute_force.table(frame.rows())
-    found = self_similarity(PairProducts.from_frame(frame, NAMES), sizes(NAMES, seed))
-    assert found["variant_id"].unique(maintain_order=True).to_list() == list(table)
-    divergences = {}
-    for row in found.rows(named=True):
-        own = table[row["variant_id"]].get(row["variant_id"], {})
-        full = brute_force.similarity(own, NAMES)
-        top = brute_force.similarity(own, [best])
-        assert _same(row["similarity"], brute_force.similarity(own, [row["component"]]))
-        assert _same(row["full_gradient"], full)
-        assert _same(row["best_component"], top)
-        divergences[row["variant_id"]] = -1.0 if None in (full, top) else abs(full - top)
-        assert _same(row["divergence"], None if None in (full, top) else abs(full - top))
-    order = found.group_by("variant_id").first().sort("divergence_rank")["variant_id"].to_list()
-    ranked = [divergences[variant] for variant in order]
-    assert all(a >= b - 1e-12 for a, b in itertools.pairwise(ranked))
-    assert found["divergence_rank"].n_unique() == len(table)

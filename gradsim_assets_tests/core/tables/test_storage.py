@@ -1,4 +1,4 @@
-"""Tables on disk: whole or not at all, many partitions as one, schemas enforced."""
+"""Tables on disk: whole or not at all, many partitions as one."""
 
 import os
 import signal
@@ -6,14 +6,12 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import polars as pl
 import pytest
 
 from gradsim_assets.core.errors import InputError
-from gradsim_assets.core.tables.schemas import BM25_CANDIDATES, LIMA
 from gradsim_assets.core.tables.storage import Partition, Tables, fingerprint
 
 FRAME = pl.DataFrame({"id": ["a", "b", "c"], "value": [1.5, None, 3.0]})
@@ -91,12 +89,12 @@ def test_a_kill_in_the_middle_of_a_write_leaves_the_old_partition(tmp_path: Path
 def test_what_a_killed_writer_left_is_swept_away_and_what_another_is_writing_is_not(tmp_path: Path) -> None:
     folder = tmp_path / "t"
     folder.mkdir()
-    abandoned, at_work = folder / ".data-abandoned.part", folder / ".data-at-work.part"
+    abandoned, at_work = folder / ".data.parquet-abandoned.part", folder / ".data.parquet-at-work.part"
     for part in (abandoned, at_work):
         part.write_bytes(b"PAR1")
     os.utime(abandoned, (0, time.time() - 7200))
     Tables(str(tmp_path)).write(["t"], FRAME)
-    assert sorted(path.name for path in folder.iterdir()) == [".data-at-work.part", "data.parquet"]
+    assert sorted(path.name for path in folder.iterdir()) == [".data.parquet-at-work.part", "data.parquet"]
 
 
 def test_a_failed_write_leaves_nothing_behind(tmp_path: Path) -> None:
@@ -106,40 +104,13 @@ def test_a_failed_write_leaves_nothing_behind(tmp_path: Path) -> None:
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
-def test_a_root_may_be_any_fsspec_location() -> None:
-    tables = Tables("memory://gradsim-test")
+@pytest.mark.parametrize("protocol", ["memory", "file"])
+def test_a_root_may_be_any_fsspec_location(protocol: str, tmp_path: Path) -> None:
+    tables = Tables(f"{protocol}://{tmp_path}")
     tables.write(["t"], FRAME, Partition("m", "00"), {"revision": "abc"})
     assert tables.exists(["t"], Partition("m", "00"))
     assert tables.provenance(["t"], Partition("m", "00")) == {"revision": "abc"}
     assert tables.read(["t"], Partition("m", "00")).equals(FRAME)
-
-
-def test_a_streamed_table_is_made_anew_with_each_read_and_enforced(tmp_path: Path) -> None:
-    made = []
-
-    def pieces() -> Iterator[pl.DataFrame]:
-        for variant in ("a", "b", "c"):
-            made.append(variant)
-            rows = {"variant_id": [variant] * 2, "original_id": ["x", "y"], "rank": [1, 2], "score": [2, 1]}
-            yield pl.DataFrame(rows).with_columns(forced=False)
-
-    whole = pl.concat([BM25_CANDIDATES.enforce(piece) for piece in pieces()])
-    frame = BM25_CANDIDATES.streamed(pieces)
-    assert frame.collect_schema() == whole.schema  # integers of `score` have become floats
-    assert frame.collect().equals(whole)
-    assert frame.filter(pl.col("rank") == 2).select("variant_id").collect()["variant_id"].to_list() == ["a", "b", "c"]
-    made.clear()
-    assert frame.head(3).collect().equals(whole.head(3))
-    assert made == ["a", "b"]
-    tables = Tables(str(tmp_path))
-    tables.write(["t"], frame)
-    assert tables.read(["t"]).equals(whole)
-    assert fingerprint(frame) == fingerprint(whole) == fingerprint(tables.scan(["t"]))
-
-    broken = BM25_CANDIDATES.streamed(lambda: [whole.drop("rank")])
-    with pytest.raises(Exception, match="column 'rank' is missing"):
-        tables.write(["t"], broken)
-    assert tables.read(["t"]).equals(whole)
 
 
 def test_the_fingerprint_is_of_the_content(tmp_path: Path) -> None:
@@ -149,26 +120,3 @@ def test_the_fingerprint_is_of_the_content(tmp_path: Path) -> None:
     assert fingerprint(FRAME) == fingerprint(pl.concat([FRAME[:1], FRAME[1:]], rechunk=False))
     changed = [FRAME.reverse(), FRAME.rename({"value": "v"}), FRAME.with_columns(value=pl.col("value").fill_null(0.0))]
     assert len({fingerprint(frame) for frame in (FRAME, *changed)}) == 4
-
-
-def test_schemas_order_and_cast_columns() -> None:
-    frame = pl.DataFrame({"forced": [True], "score": [1], "rank": [1], "original_id": ["a"], "variant_id": ["a"]})
-    assert BM25_CANDIDATES.enforce(frame).schema == BM25_CANDIDATES.empty().schema
-
-
-@pytest.mark.parametrize(
-    ("frame", "sentence"),
-    [
-        (pl.DataFrame({"id": ["a"]}), "table lima: column 'messages' is missing"),
-        (pl.DataFrame({"id": [None], "messages": [[]]}), "table lima: column 'id' holds 1 null values"),
-        (pl.DataFrame({"id": ["a"], "messages": ["hello"]}), "table lima: a column does not have its dtype"),
-    ],
-)
-def test_schemas_refuse_what_does_not_fit(frame: pl.DataFrame, sentence: str) -> None:
-    with pytest.raises(InputError, match=sentence):
-        LIMA.enforce(frame)
-
-
-def test_an_unknown_column_is_refused() -> None:
-    with pytest.raises(InputError, match="column 'colour' is not part of its schema"):
-        BM25_CANDIDATES.enforce(BM25_CANDIDATES.empty().with_columns(colour=pl.lit("red")))

@@ -1,9 +1,9 @@
 """Which plots belong to which table."""
 
-from typing import TYPE_CHECKING
-
 import polars as pl
 
+from gradsim_assets.core.analysis.plots import static
+from gradsim_assets.core.analysis.plots.panels import Plot
 from gradsim_assets.core.tables.schemas import (
     ACCURACY_PER_COMPONENT,
     AGREEMENT,
@@ -14,14 +14,9 @@ from gradsim_assets.core.tables.schemas import (
     SELF_SIMILARITY,
 )
 
-if TYPE_CHECKING:
-    from gradsim_assets.core.analysis.plots.panels import Plot
 
-
-def plots_of(table: str, frame: pl.DataFrame, setting: str = "", retrieval: pl.DataFrame | None = None) -> list["Plot"]:
+def plots_of(table: str, frame: pl.DataFrame, setting: str = "", retrieval: pl.DataFrame | None = None) -> list[Plot]:
     """The plots of an analysis table; `retrieval` adds the levels of other methods to compare with."""
-    from gradsim_assets.core.analysis.plots import static
-
     drawn = {
         PARAMETERS_PER_COMPONENT.name: lambda: static.parameters(frame),
         ACCURACY_PER_COMPONENT.name: lambda: static.accuracy(frame, retrieval, setting),

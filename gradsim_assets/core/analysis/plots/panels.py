@@ -27,8 +27,10 @@ _STYLE: dict[Any, Any] = {
     "svg.hashsalt": "gradsim",  # the same figure gives the same file
     "svg.fonttype": "none",
 }
+
 #: matplotlib keeps its style in a global; steps of one process may plot in several threads.
 _LOCK = threading.Lock()
+
 MARKERS = "osD^vPX*"
 _DASHES = ("-", "--", "-.", ":")
 _REFERENCE_DASHES = ("--", ":", "-.")
@@ -46,6 +48,7 @@ class Plot:
 
 
 def as_plot(name: str, title: str, help: str, size: tuple[float, float], draw: Callable[[Any], None]) -> Plot:
+    """The plot that `draw` puts on a figure of `size` (width and height in inches)."""
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -61,6 +64,7 @@ def as_plot(name: str, title: str, help: str, size: tuple[float, float], draw: C
 
 
 def depth_axis(axes: Any, last: int) -> None:
+    """Gives axes whole block numbers, from the first block to the last."""
     from matplotlib.ticker import MaxNLocator
 
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=16))
@@ -68,6 +72,7 @@ def depth_axis(axes: Any, last: int) -> None:
 
 
 def last_depth(frame: pl.DataFrame) -> int:
+    """The number of the last block; 0 for a model without blocks."""
     deepest = frame["depth"].max()
     return deepest if isinstance(deepest, int) else 0
 
@@ -216,4 +221,5 @@ def box_by_size(frame: pl.DataFrame, column: str, label: str, name: str, title: 
 
 
 def short_name(text: str, length: int = 44) -> str:
+    """A list of names as it fits beside an axis, cut behind one of them."""
     return text if len(text) <= length else text[: length - 1].rsplit(",", 1)[0] + ", …"

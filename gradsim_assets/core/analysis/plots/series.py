@@ -1,4 +1,4 @@
-"""What both kinds of plots show: series, references, labels and colours, free of any plotting library."""
+"""What both kinds of plots show, out of the tables: lines, bands, sizes, curves and levels to compare with."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

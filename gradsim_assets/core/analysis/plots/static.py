@@ -23,17 +23,6 @@ from gradsim_assets.core.analysis.plots.panels import (
     over_depth,
     short_name,
 )
-from gradsim_assets.core.analysis.plots.wording import (
-    ACCURACY_HELP,
-    AGREEMENT_HELP,
-    BAND_HELP,
-    BOX_HELP,
-    COMPARISON_HELP,
-    GREEDY_HELP,
-    PARAMETERS_HELP,
-    RETRIEVAL_HELP,
-    SAMPLES_HELP,
-)
 from gradsim_assets.core.components import FAMILIES
 
 
@@ -51,7 +40,7 @@ def greedy(frame: pl.DataFrame, retrieval: pl.DataFrame | None, setting: str) ->
         figure.legend(handles, labels, loc="outside lower left", ncols=3)
 
     title = f"Greedy selection of components ({wording.setting_name(setting)})"
-    return [as_plot("greedy_selection", title, GREEDY_HELP, (10, 4.6), draw)]
+    return [as_plot("greedy_selection", title, wording.GREEDY_HELP, (10, 4.6), draw)]
 
 
 def _greedy_panel(axes: Any, curve: series.GreedyCurves) -> None:
@@ -100,7 +89,7 @@ def single_samples(frame: pl.DataFrame, setting: str, count: int = 6) -> list[Pl
         figure.legend(shown.values(), shown.keys(), loc="outside lower left", ncols=len(shown))
 
     title = f"Where best component and full gradient diverge most ({wording.setting_name(setting)})"
-    return [as_plot("single_samples", title, SAMPLES_HELP, (10, 2.1 * ((len(samples) + 1) // 2) + 0.9), draw)]
+    return [as_plot("single_samples", title, wording.SAMPLES_HELP, (10, 2.1 * ((len(samples) + 1) // 2) + 0.9), draw)]
 
 
 def _sample_panel(axes: Any, rows: pl.DataFrame) -> None:
@@ -139,7 +128,7 @@ def retrieval(frame: pl.DataFrame, setting: str) -> list[Plot]:
         axes.set_xticks(np.linspace(0, 1, 6))
 
     title = f"Finding the own original ({wording.setting_name(setting)})"
-    return [as_plot("retrieval", title, RETRIEVAL_HELP, (10, 0.42 * len(rows) + 1.1), draw)]
+    return [as_plot("retrieval", title, wording.RETRIEVAL_HELP, (10, 0.42 * len(rows) + 1.1), draw)]
 
 
 def _accuracy_bars(axes: Any, rows: pl.DataFrame) -> None:
@@ -193,7 +182,7 @@ def parameters(frame: pl.DataFrame) -> list[Plot]:
         axes.legend(handles=handles, loc="lower right")
 
     title = f"Where the {wording.number(float(frame['parameters'].sum()))} parameters are"
-    return [as_plot("parameters", title, PARAMETERS_HELP, (10, 0.3 * len(rows) + 1.2), draw)]
+    return [as_plot("parameters", title, wording.PARAMETERS_HELP, (10, 0.3 * len(rows) + 1.2), draw)]
 
 
 def comparison(frame: pl.DataFrame) -> list[Plot]:
@@ -216,7 +205,7 @@ def comparison(frame: pl.DataFrame) -> list[Plot]:
         figure.legend(handles, labels, loc="outside lower left", ncols=min(len(methods), 6))
 
     height = max(0.12 * len(methods) * len(models), 0.6) + 1.6
-    return [as_plot("model_comparison", "Models compared", COMPARISON_HELP, (10, height), draw)]
+    return [as_plot("model_comparison", "Models compared", wording.COMPARISON_HELP, (10, height), draw)]
 
 
 def _comparison_points(axes: Any, rows: pl.DataFrame, models: Sequence[str], i: int, count: int) -> None:
@@ -238,12 +227,14 @@ def _comparison_points(axes: Any, rows: pl.DataFrame, models: Sequence[str], i: 
 
 def accuracy(frame: pl.DataFrame, retrieval: pl.DataFrame | None, setting: str) -> list[Plot]:
     """All plots of `accuracy_per_component`."""
-    return _per_component(frame, "accuracy", wording.ACCURACY, setting, ACCURACY_HELP, series.references(retrieval))
+    return _per_component(
+        frame, "accuracy", wording.ACCURACY, setting, wording.ACCURACY_HELP, series.references(retrieval)
+    )
 
 
 def agreement(frame: pl.DataFrame, setting: str) -> list[Plot]:
     """All plots of `agreement`."""
-    return _per_component(frame, "agreement", wording.AGREEMENT, setting, AGREEMENT_HELP, {})
+    return _per_component(frame, "agreement", wording.AGREEMENT, setting, wording.AGREEMENT_HELP, {})
 
 
 def _per_component(
@@ -260,7 +251,7 @@ def _per_component(
             label,
             f"{column}_attention_mlp",
             f"{what}: attention against MLP {where}",
-            BAND_HELP,
+            wording.BAND_HELP,
             levels,
         ),
         *box_by_size(
@@ -269,6 +260,6 @@ def _per_component(
             label,
             f"{column}_by_parameters",
             f"{what} by number of parameters {where}",
-            BOX_HELP,
+            wording.BOX_HELP,
         ),
     ]

@@ -1,4 +1,4 @@
-"""Words on plots: names of families, methods and axes, and how each plot is read."""
+"""Words on plots: names of families, methods and axes, numbers, and how each plot is read."""
 
 from gradsim_assets.core.tables import schemas
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from gradsim_assets.core.errors import InputError
-from gradsim_assets.core.memory import free_memory
+from gradsim_assets.core.memory import free_bytes
 
 #: Largest batch chosen by itself: beyond it decoding gains little, and padding and stragglers cost more.
 #: Called with (samples done, samples in all, a note with the tokens per second).
@@ -199,7 +199,7 @@ def fitting_batch_size(model: Any, device: str | torch.device, max_positions: in
     # Appending to a layer's cache copies it, and logits are held in the model's dtype, in fp32 and as magnitudes.
     row = cache + 2 * cache // config.num_hidden_layers + config.vocab_size * (size + 8)
     most = _MAX_BATCH.get(torch.device(device).type, 16)
-    return int(max(1, min(most, free_memory(torch.device(device)) // 2 // row)))
+    return int(max(1, min(most, free_bytes(torch.device(device), "half") // row)))
 
 
 class Meter:

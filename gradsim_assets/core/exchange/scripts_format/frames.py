@@ -1,4 +1,4 @@
-"""The predecessor's nested JSON as tables, and back."""
+"""The predecessor's nested JSON as tables."""
 
 import math
 from typing import Any
@@ -17,6 +17,7 @@ def _real(value: Any) -> float:
 
 
 def product_table(products: Products, variant_self: Selfs, original_self: Selfs, known: set[str]) -> pl.DataFrame:
+    """The table `dot_products` of the known components; self products that are missing are null, no numbers are NaN."""
     columns: dict[str, list] = {name: [] for name in schemas.DOT_PRODUCTS.columns}
     nothing: dict[str, float] = {}
     for variant, candidates in products.items():
@@ -35,6 +36,7 @@ def product_table(products: Products, variant_self: Selfs, original_self: Selfs,
 
 
 def similarity_table(similarities: Similarities) -> pl.DataFrame:
+    """The table `gradient_similarity` of the full gradient; what is no number is null."""
     rows = [
         (variant, original, _real(value))
         for variant, found in similarities.items()

@@ -14,6 +14,7 @@ from gradsim_assets.core.exchange.scripts_format.layout import (
     dot_product_folder,
     similarity_folder,
 )
+from gradsim_assets.core.files import whole_file
 from gradsim_assets.core.tables import schemas
 
 
@@ -86,10 +87,6 @@ def _similarities(rows: pl.DataFrame) -> dict[str, dict[str, float]]:
 
 
 def _write(path: Path, content: dict[str, Any]) -> Path:
-    # Under another name first: a file is there whole or not at all.
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("w", encoding="utf-8") as file:
+    with whole_file(path) as unfinished, unfinished.open("w", encoding="utf-8") as file:
         json.dump(content, file)
-    partial.replace(path)
     return path

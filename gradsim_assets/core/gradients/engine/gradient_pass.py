@@ -130,7 +130,10 @@ class GradientPass:
     def _make_plan(self) -> Plan:
         memory = self.options.memory_bytes
         return plan_pass(
-            measure(self._hooks), self.graph, free_bytes(self.device) if memory is None else memory, self.options
+            measure(self._hooks),
+            self.graph,
+            free_bytes(self.device, "most") if memory is None else memory,
+            self.options,
         )
 
     def _block(self, number: int, plan: Plan, results: Results, scratch: Scratch | None) -> Plan:

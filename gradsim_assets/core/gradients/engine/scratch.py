@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from gradsim_assets.core.errors import InputError
+from gradsim_assets.core.files import whole_file, write_whole
 from gradsim_assets.core.gradients.engine.planning.plan import Plan
 from gradsim_assets.core.gradients.engine.request import Losses, PassOptions, PassRequest
 
@@ -62,7 +63,7 @@ class Scratch:
     def replan(self, plan: Plan) -> None:
         """Stores the plan, or the one in its place where memory ran out: a pass that goes on keeps to it."""
         content = json.dumps({**asdict(plan), "factored": sorted(plan.factored)})
-        _write(self.folder / "plan.json", content.encode())
+        write_whole(self.folder / "plan.json", content)
 
     def array(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
         """A float64 array in a file of this folder, as it was left, or zeros.
@@ -73,19 +74,17 @@ class Scratch:
         path = self.folder / f"{name}.npy"
         if path.exists():
             return np.lib.format.open_memmap(path, mode="r+")
-        temporary = path.with_suffix(".tmp")
-        made = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float64, shape=shape)
-        try:
-            if hasattr(os, "posix_fallocate"):  # else a disk that fills up later kills the process (SIGBUS)
-                with temporary.open("rb+") as file:
-                    os.posix_fallocate(file.fileno(), 0, temporary.stat().st_size)
-        except OSError as error:
-            temporary.unlink()
-            raise InputError(
-                f"{self.folder} has no room for {made.nbytes / 2**30:.2f} GiB of results ({error.strerror}); free some, or "
-                "put GRADSIM_HOME on a larger disk."
-            ) from error
-        os.replace(temporary, path)
+        with whole_file(path) as unfinished:
+            made = np.lib.format.open_memmap(unfinished, mode="w+", dtype=np.float64, shape=shape)
+            try:
+                if hasattr(os, "posix_fallocate"):  # else a disk that fills up later kills the process (SIGBUS)
+                    with unfinished.open("rb+") as file:
+                        os.posix_fallocate(file.fileno(), 0, unfinished.stat().st_size)
+            except OSError as error:
+                raise InputError(
+                    f"{self.folder} has no room for {made.nbytes / 2**30:.2f} GiB of results ({error.strerror}); free "
+                    "some, or put GRADSIM_HOME on a larger disk."
+                ) from error
         return made
 
     def finished(self, block: int) -> bool:
@@ -94,7 +93,7 @@ class Scratch:
 
     def finish(self, block: int, losses: Losses) -> None:
         """Marks a block as complete; its rows must have reached the disk."""
-        _write(self._done(block), json.dumps(losses).encode())
+        write_whole(self._done(block), json.dumps(losses))
 
     def losses(self, block: int) -> Losses:
         """The losses of a finished block."""
@@ -103,9 +102,3 @@ class Scratch:
 
     def _done(self, block: int) -> Path:
         return self.folder / f"block_{block:05d}.json"
-
-
-def _write(path: Path, content: bytes) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)

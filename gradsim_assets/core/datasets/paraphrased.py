@@ -1,0 +1,54 @@
+"""`paraphrased`: the originals rewritten, out of a file or by a chat model."""
+
+from collections.abc import Sequence
+
+import polars as pl
+
+from gradsim_assets.core.datasets.lima import load_originals
+from gradsim_assets.core.datasets.paraphrasing import ParaphraseResult
+from gradsim_assets.core.datasets.sample_files import read_rows
+from gradsim_assets.core.errors import InputError
+from gradsim_assets.core.samples import Sample, check_variants, parse_samples, sample_frame
+
+#: Stands for a chat model among the sources of paraphrases.
+OPENAI = "openai"
+
+
+def load_paraphrases(location: str, originals_source: str, count: int = 0) -> list[Sample]:
+    """The paraphrases that a file holds of the originals that `load_originals` gives, in their order.
+
+    Raises:
+        InputError: as `load_originals`; a variant has no original; or none is left of the first `count` originals.
+    """
+    variants = parse_samples(read_rows(location, ("paraphrased_messages", "messages")), location)
+    originals = load_originals(originals_source)
+    check_variants(variants, originals, location)
+    by_id = {variant.id: variant for variant in variants}
+    chosen = originals[:count] if count else originals
+    kept = [by_id[original.id] for original in chosen if original.id in by_id]
+    if not kept:
+        raise InputError(f"{location} holds no paraphrase of the first {count} originals; raise data.samples.")
+    return kept
+
+
+def given_paraphrases(samples: Sequence[Sample], provider: str) -> pl.DataFrame:
+    """The table `paraphrased` of paraphrases that are given; what a chat model would tell of them is null."""
+    return sample_frame(samples).with_columns(
+        provider=pl.lit(provider),
+        paraphrase_model=pl.lit(None, pl.String()),
+        prompt_tokens=pl.lit(None, pl.Int64()),
+        completion_tokens=pl.lit(None, pl.Int64()),
+        flag=pl.lit(None, pl.String()),
+    )
+
+
+def written_paraphrases(result: ParaphraseResult, service: str) -> pl.DataFrame:
+    """The table `paraphrased` of what a chat model wrote; `service` is where it was asked."""
+    ids = [sample.id for sample in result.samples]
+    return sample_frame(result.samples).with_columns(
+        provider=pl.lit(service),
+        paraphrase_model=pl.Series([result.models.get(i) for i in ids], dtype=pl.String()),
+        prompt_tokens=pl.Series([result.prompt_tokens.get(i) for i in ids], dtype=pl.Int64()),
+        completion_tokens=pl.Series([result.completion_tokens.get(i) for i in ids], dtype=pl.Int64()),
+        flag=pl.Series([result.flags.get(i) for i in ids], dtype=pl.String()),
+    )

@@ -1,0 +1,51 @@
+"""The layout of GRADSIM_HOME: where everything local lies."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Home:
+    """A home folder and what lies in it; nothing is created by asking for its place."""
+
+    folder: Path
+
+    @property
+    def tables(self) -> Path:
+        """The tables, unless GRADSIM_TABLES puts them elsewhere."""
+        return self.folder / "tables"
+
+    @property
+    def models(self) -> Path:
+        """Models that are built here: the demo's."""
+        return self.folder / "models"
+
+    @property
+    def paraphrases(self) -> Path:
+        """The store of what chat models answered, so that nothing is paid twice."""
+        return self.folder / "paraphrases"
+
+    @property
+    def dagster(self) -> Path:
+        """Dagster's own home, unless DAGSTER_HOME puts it elsewhere."""
+        return self.folder / "dagster"
+
+    @property
+    def gpus(self) -> Path:
+        """Locks on the GPUs of this machine."""
+        return self.folder / "gpus"
+
+    def report(self, model_slug: str) -> Path:
+        """The report of a model, with its headline figures and plots."""
+        return self.folder / "reports" / model_slug
+
+    def scratch(self, *parts: str) -> Path:
+        """Unfinished work of a step, from which the next try goes on."""
+        return self.folder.joinpath("scratch", *parts)
+
+
+def gradsim_home(environment: Mapping[str, str] = os.environ) -> Home:
+    """The home that the environment names: GRADSIM_HOME, or `.gradsim` in the working directory."""
+    return Home(Path(environment.get("GRADSIM_HOME") or ".gradsim").expanduser().absolute())

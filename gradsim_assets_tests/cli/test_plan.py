@@ -1,0 +1,120 @@
+"""The plan against passes that are really done: the same samples, lengths and pairs, whatever the context policy."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+import torch
+from click.testing import CliRunner
+
+from gradsim_assets.cli import plan as command
+from gradsim_assets.configuration import ComputeSettings, DataSettings, ModelSettings, Settings
+from gradsim_assets.core.errors import InputError
+from gradsim_assets.core.gradients.engine import PassGraph, PassOptions, plan_pass, shape_of_config
+from gradsim_assets.core.partition_keys import model_slug
+from gradsim_assets.core.tables.storage import Partition, Tables
+from gradsim_assets.definitions import build_definitions
+from gradsim_assets.resources.by_name import resources
+from gradsim_assets_tests.support.tiny_models import save_tiny_model
+
+#: Tokens of the first eight samples of the demo: 137 to 243 under the demo's tokenizer, prompts up to 33.
+CONTEXT = 160
+SETTING = "paraphrased"
+
+
+def configured(folder: Path, kind: str, context: str) -> Settings:
+    """Eight samples in two shards, and one tiny model with a context that some of them exceed."""
+    return Settings(
+        home=folder,
+        tables=str(folder / "tables"),
+        data=DataSettings(samples=8, shards=2, candidates=3),
+        compute=ComputeSettings(memory_gib=1, projections=(0.05,), device="cpu"),
+        models=(ModelSettings(id=str(save_tiny_model(folder / "model", kind, positions=CONTEXT)), context=context),),  # type: ignore[arg-type]
+    )
+
+
+def planned(settings: Settings) -> dict[str, PassGraph]:
+    """By shard, the graph of what the plan asks for, of the setting whose texts are known beforehand."""
+    model = settings.models[0].id
+    revision = resources(settings)["hub"].resolve(model)  # type: ignore[union-attr]
+    graphs = {}
+    for shard, request in command.shard_requests(model, revision, settings):
+        pairs, wanted = {SETTING: request.pairs[SETTING]}, {SETTING: request.projections[SETTING]}
+        graphs[shard] = PassGraph.of(replace(request, pairs=pairs, products=frozenset([SETTING]), projections=wanted))
+    return graphs
+
+
+def done(settings: Settings, shard: str) -> tuple[dg.ExecuteInProcessResult, dict[str, Any]]:
+    """A real pass over one shard of that setting, and the metadata of its dot products."""
+    slug, instance = model_slug(settings.models[0].id), dg.DagsterInstance.ephemeral()
+    instance.add_dynamic_partitions("model", [slug])
+    defs = build_definitions(settings)
+    for job, partition in (("originals", None), ("variants", shard)):
+        assert defs.resolve_job_def(job).execute_in_process(instance=instance, partition_key=partition).success
+    job = defs.resolve_job_def("gradients")
+    tables = ("dot_products", "projected_similarity")
+    chosen = [key for key in job.asset_layer.asset_graph.get_all_asset_keys() if _is_table(key, tables)]
+    result = job.execute_in_process(
+        instance=instance, partition_key=f"{slug}|{shard}", asset_selection=chosen, raise_on_error=False
+    )
+    products = [event for event in result.get_asset_materialization_events() if _is_table(event.asset_key, tables[:1])]
+    metadata = products[0].materialization.metadata if products else {}
+    return result, {name: getattr(entry, "value", None) for name, entry in metadata.items()}
+
+
+def _is_table(key: dg.AssetKey | None, tables: tuple[str, ...]) -> bool:
+    return key is not None and "_".join(key.path) in {f"{table}_{SETTING}" for table in tables}
+
+
+@pytest.mark.parametrize(
+    ("kind", "context"),
+    [("olmo", "auto"), ("olmo", "truncate"), ("olmo", "drop"), ("gpt2", "truncate"), ("gpt2", "drop")],
+)
+def test_a_pass_does_what_was_planned_for_it(kind: str, context: str, tmp_path: Path) -> None:
+    settings = configured(tmp_path, kind, context)
+    graphs = planned(settings)
+    lengths = [tokens for graph in graphs.values() for tokens, _ in graph.variants[SETTING].values()]
+    assert (max(lengths) <= CONTEXT) == (context != "auto")
+    assert (len(lengths) < 8) == (context == "drop"), "of eight variants"
+    hub = resources(settings)["hub"]
+    config = hub.config(settings.models[0].id, hub.resolve(settings.models[0].id))  # type: ignore[union-attr]
+    plan = plan_pass(shape_of_config(config, torch.float32), graphs["01"], 2**30, PassOptions(device="cpu"))
+    result, metadata = done(settings, "01")
+    assert result.success
+    # Passes, tokens and pairs; what follows is about memory, which the pass reads off real tensors.
+    assert metadata["plan"].removeprefix("```\n").split(" in ")[0] == plan.describe().split(" in ")[0]
+    assert metadata["distinct_samples"] == metadata["gradients_computed"] == plan.passes == graphs["01"].minimum
+    table = Tables(settings.tables).read(["dot_products", SETTING], Partition(model_slug(settings.models[0].id), "01"))
+    pairs = table.select("variant_id", "original_id").unique(maintain_order=True).rows()
+    assert pairs == list(graphs["01"].pairs[SETTING])
+
+
+def test_what_a_pass_refuses_its_plan_refuses(tmp_path: Path) -> None:
+    settings = configured(tmp_path, "gpt2", "auto")
+    with pytest.raises(InputError, match=f"the model has learned positions for {CONTEXT} only") as refused:
+        planned(settings)
+    result, _ = done(settings, "00")
+    failure = next(event.step_failure_data for event in result.all_events if event.is_step_failure)
+    assert failure.user_failure_data.description == str(refused.value)
+
+
+def test_the_command_counts_what_is_left_of_the_samples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = configured(tmp_path, "olmo", "drop")
+    monkeypatch.setattr(command, "load_settings", lambda: settings)
+    said = CliRunner().invoke(command.plan, [settings.models[0].id, "--tflops", "1"], catch_exceptions=False).output
+    graphs = planned(settings)
+    originals = {original for graph in graphs.values() for original in graph.originals}
+    variants = sum(len(graph.variants[SETTING]) for graph in graphs.values())
+    pairs = sum(len(graph.pairs[SETTING]) for graph in graphs.values())
+    assert f"x the {len(originals) + 2 * variants} distinct samples) for {2 * pairs} pairs" in said
+    assert said.count("backward passes") == 3
+
+
+def test_a_model_whose_context_fits_no_sample_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = configured(tmp_path, "olmo", "drop")
+    save_tiny_model(tmp_path / "model", positions=20)
+    monkeypatch.setattr(command, "load_settings", lambda: settings)
+    with pytest.raises(InputError, match="no pair of samples fits the context"):
+        CliRunner().invoke(command.plan, [settings.models[0].id], catch_exceptions=False)

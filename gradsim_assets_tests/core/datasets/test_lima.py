@@ -1,0 +1,80 @@
+"""Originals out of files, and the sentences for what is wrong with them."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from datasets import Dataset
+
+from gradsim_assets.core.datasets.lima import load_originals
+from gradsim_assets.core.errors import InputError
+from gradsim_assets_tests.support.sample_files import rows, write
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".jsonl", ".arrow"])
+def test_files_of_every_kind_give_the_same_samples(suffix: str, tmp_path: Path) -> None:
+    found = load_originals(write(tmp_path / f"data{suffix}", rows("a", "b")))
+    assert [(s.id, s.user, s.assistant) for s in found] == [("a", "Q a", "A a"), ("b", "Q b", "A b")]
+
+
+def test_the_arrow_stream_of_a_datasets_folder_is_read(tmp_path: Path) -> None:
+    Dataset.from_list(rows("a", "b")).save_to_disk(tmp_path)
+    file = next(tmp_path.glob("*.arrow"))
+    assert [sample.id for sample in load_originals(str(file))] == ["a", "b"]
+
+
+def test_the_first_originals_are_taken_in_order(tmp_path: Path) -> None:
+    location = write(tmp_path / "o.jsonl", rows("c", "a", "b"))
+    assert [sample.id for sample in load_originals(location, 2)] == ["c", "a"]
+    assert len(load_originals(location)) == len(load_originals(location, 9)) == 3
+
+
+def faulty(messages: Any, sample_id: Any = "a") -> list[dict[str, Any]]:
+    return [{"id": sample_id, "messages": messages}]
+
+
+USER, ANSWER = {"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (rows("a", "b", "a"), "the id a occurs more than once"),
+        (faulty([USER, ANSWER], None), "a sample has no id"),
+        (faulty([USER, ANSWER], ""), "a sample has no id"),
+        (
+            faulty([USER, ANSWER, USER, ANSWER]),
+            "sample a is not single-turn (its roles are user, assistant, user, assistant)",
+        ),
+        (faulty([ANSWER, USER]), "sample a is not single-turn"),
+        (faulty([USER, {**ANSWER, "content": " \n"}]), "sample a has an empty answer, so it has no response tokens"),
+        (faulty([{**USER, "content": ""}, ANSWER]), "sample a has an empty user message"),
+        (faulty("hello"), "column messages must hold lists of {role, content}"),
+        ([{"id": "a", "text": "hello"}], "needs the columns id and messages; it has id, text"),
+    ],
+)
+def test_an_unsound_sample_is_named(content: list[dict[str, Any]], sentence: str, tmp_path: Path) -> None:
+    path = write(tmp_path / "data.jsonl", content)
+    with pytest.raises(InputError) as caught:
+        load_originals(path)
+    assert sentence in str(caught.value)
+    assert "data.jsonl" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        ("none.parquet", None, "does not exist"),
+        ("data.csv", b"id,messages\n", "is of no known kind; use a .parquet, .jsonl or .arrow file"),
+        ("bad.parquet", b"not parquet at all", "cannot be read as parquet"),
+        ("bad.jsonl", b'{"id": "a", "messages": [', "cannot be read as jsonl"),
+        ("bad.arrow", b"ARROW1 and nothing more", "cannot be read as arrow"),
+    ],
+)
+def test_a_missing_or_damaged_file_is_named(name: str, content: bytes | None, sentence: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(InputError) as caught:
+        load_originals(str(path))
+    assert name in str(caught.value) and sentence in str(caught.value)

@@ -1,0 +1,66 @@
+"""Paraphrases out of files and a chat model's answers, and the sentences for what is wrong with them."""
+
+from pathlib import Path
+
+import pytest
+
+from gradsim_assets.core.datasets.lima import load_originals
+from gradsim_assets.core.datasets.paraphrased import given_paraphrases, load_paraphrases, written_paraphrases
+from gradsim_assets.core.datasets.paraphrasing import ParaphraserOptions, paraphrase_samples
+from gradsim_assets.core.errors import InputError
+from gradsim_assets.core.samples import samples_of
+from gradsim_assets.core.tables.schemas import PARAPHRASED
+from gradsim_assets_tests.support.chat_server import ChatServer
+from gradsim_assets_tests.support.paraphrase_cases import samples
+from gradsim_assets_tests.support.sample_files import rows, write
+
+
+def test_a_limit_keeps_the_first_originals_and_their_paraphrases(tmp_path: Path) -> None:
+    originals = write(tmp_path / "o.jsonl", rows("a", "b", "c", "d"))
+    paraphrases = write(tmp_path / "p.jsonl", rows("d", "b", "a"))
+    assert [s.id for s in load_originals(originals, 2)] == ["a", "b"]
+    assert [s.id for s in load_paraphrases(paraphrases, originals, 2)] == ["a", "b"]
+    assert [s.id for s in load_paraphrases(paraphrases, originals)] == ["a", "b", "d"]
+
+
+def test_the_column_of_paraphrased_messages_is_preferred(tmp_path: Path) -> None:
+    (original,) = rows("a")
+    reworded = {**original, "paraphrased_messages": rows("other")[0]["messages"]}
+    paraphrases, originals = write(tmp_path / "p.jsonl", [reworded]), write(tmp_path / "o.jsonl", [original])
+    assert load_paraphrases(paraphrases, originals)[0].user == "Q other"
+
+
+def test_a_variant_needs_its_original(tmp_path: Path) -> None:
+    originals, paraphrases = write(tmp_path / "o.jsonl", rows("a")), write(tmp_path / "p.jsonl", rows("a", "x"))
+    with pytest.raises(InputError, match="variant x has no original of the same id"):
+        load_paraphrases(paraphrases, originals)
+
+
+def test_paraphrases_beyond_the_limit_are_told(tmp_path: Path) -> None:
+    originals, paraphrases = write(tmp_path / "o.jsonl", rows("a", "b")), write(tmp_path / "p.jsonl", rows("b"))
+    with pytest.raises(InputError, match="holds no paraphrase of the first 1 originals"):
+        load_paraphrases(paraphrases, originals, 1)
+
+
+def test_given_paraphrases_tell_their_provider_and_nothing_of_a_chat_model() -> None:
+    table = PARAPHRASED.enforce(given_paraphrases(samples(2), "file"))
+    assert samples_of(table) == samples(2)
+    assert table["provider"].to_list() == ["file"] * 2
+    unknown = ("paraphrase_model", "prompt_tokens", "completion_tokens", "flag")
+    assert all(table[column].null_count() == 2 for column in unknown)
+
+
+def test_written_paraphrases_tell_what_the_chat_model_said_of_each(tmp_path: Path) -> None:
+    with ChatServer() as server:
+        options = ParaphraserOptions(
+            store=tmp_path, base_url=server.url, api_key=server.key, prices={ParaphraserOptions.model: (0.15, 0.60)}
+        )
+        result = paraphrase_samples(samples(3), options)
+    result.flags["lima_1"] = "user: cut"
+    table = PARAPHRASED.enforce(written_paraphrases(result, options.service))
+    assert samples_of(table) == result.samples
+    assert table["provider"].to_list() == [options.service] * 3
+    assert table["flag"].to_list() == [None, "user: cut", None]
+    for column in ("prompt_tokens", "completion_tokens"):
+        assert dict(table.select("id", column).iter_rows()) == getattr(result, column)
+    assert dict(table.select("id", "paraphrase_model").iter_rows()) == result.models
