@@ -15,6 +15,7 @@ from gradsim_assets.core.partition_keys import model_slug
 from gradsim_assets.core.tables.storage import Partition, Tables
 from gradsim_assets.definitions import build_definitions
 from gradsim_assets.defs.models.hf_model import observation
+from gradsim_assets.orchestration.asset_keys import asset_key
 from gradsim_assets.orchestration.stale_status import StatusResolver
 from gradsim_assets.resources.by_name import resources
 from gradsim_assets_tests.support.tiny_models import save_tiny_model
@@ -46,7 +47,7 @@ class Study:
         return model_slug(self.id(name))
 
     def run(self, job: str, partition: str | None = None, *assets: str) -> dg.ExecuteInProcessResult:
-        selection = [dg.AssetKey(list(PRODUCTS))] if assets else None
+        selection = [asset_key(*PRODUCTS)] if assets else None
         return self.defs.resolve_job_def(job).execute_in_process(
             instance=self.instance, partition_key=partition, asset_selection=selection, raise_on_error=False
         )
@@ -63,7 +64,7 @@ class Study:
 
     def status(self, key: tuple[str, ...], partition: str) -> StaleStatus:
         resolver = StatusResolver(self.instance, self.defs.get_repository_def().asset_graph)
-        return resolver.get_status(dg.AssetKey(list(key)), partition)
+        return resolver.get_status(asset_key(*key), partition)
 
 
 @pytest.fixture

@@ -22,13 +22,24 @@ class Column:
 
 @dataclass(frozen=True)
 class TableSchema:
-    """A table's columns in order, the columns that identify a row, and families of columns such as `recall_at_2`.."""
+    """What a table holds, and how many of it there are.
+
+    >>> pairs = TableSchema("pairs", {"id": Column(pl.String(), "id of the sample")}, key=("id",))
+    >>> pairs.enforce(pl.DataFrame({"id": ["lima_0"]})).schema
+    Schema({'id': String})
+    """
 
     name: str
+    #: In the order in which they stand in the table.
     columns: Mapping[str, Column]
+    #: The columns that identify a row.
     key: tuple[str, ...]
+    #: Columns whose number depends on the data, by a pattern of their names: `recall_at_2`, `recall_at_3`, ...
     families: Mapping[str, Column] = field(default_factory=dict)
-    open: bool = False  # further columns are kept as they are (users' own columns of a dataset)
+    #: Whether further columns are kept as they are (users' own columns of a dataset).
+    open: bool = False
+    #: The table exists once for each of these, in a folder and under an asset key of its own; empty: it exists once.
+    parts: tuple[str, ...] = ()
 
     def column(self, name: str) -> Column | None:
         """The description of a column, or None for one that the schema does not know."""

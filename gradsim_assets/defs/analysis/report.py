@@ -30,6 +30,7 @@ from gradsim_assets.core.tables.schemas import (
 from gradsim_assets.core.tables.storage import Partition, Tables
 from gradsim_assets.defs.code_version import code_version
 from gradsim_assets.defs.failures import input_errors
+from gradsim_assets.orchestration.asset_keys import asset_key
 from gradsim_assets.orchestration.groups import ANALYSIS
 from gradsim_assets.orchestration.partitions import ALL, BY_MODEL, MODELS, Partitions
 from gradsim_assets.resources.compute import Compute
@@ -61,7 +62,7 @@ def build(partitions: Partitions) -> list[dg.AssetsDefinition]:
         partitions_def=MODELS,
         deps=[
             PARAMETERS_PER_COMPONENT.name,
-            *(dg.AssetDep([table.name, setting]) for setting in SETTINGS for table in _TABLES.values()),
+            *(dg.AssetDep(asset_key(table.name, setting)) for setting in SETTINGS for table in _TABLES.values()),
             *(dg.AssetDep(table.name, partition_mapping=ALL) for table in (LIMA, PARAPHRASED, BM25_CANDIDATES)),
             dg.AssetDep(MODEL_GENERATED.name, partition_mapping=BY_MODEL),
         ],
