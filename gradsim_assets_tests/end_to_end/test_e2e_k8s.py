@@ -68,7 +68,9 @@ id = "demo"
 profile = "cpu"
 """
 
-GRADIENT_TABLES = [[f"{t}_{s}"] for t in ("dot_products", "projected_similarity") for s in ("paraphrased", "model_generated")]
+GRADIENT_TABLES = [
+    [f"{t}_{s}"] for t in ("dot_products", "projected_similarity") for s in ("paraphrased", "model_generated")
+]
 HEAVY = [["model_generated"], *GRADIENT_TABLES]
 
 #: The answer of a cluster may take long: nodes pull images of gigabytes, and this machine may be small.

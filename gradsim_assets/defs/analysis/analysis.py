@@ -37,7 +37,7 @@ def _build(schema: TableSchema, compute: Compute, description: str, setting: str
         },
         kinds=TABLE_KINDS,
         metadata=column_schema(schema),
-        code_version=code_version(compute.__module__),
+        code_version=code_version(compute),
         description=f"{description} Variants: {setting}.",
     )
     def run_analysis(

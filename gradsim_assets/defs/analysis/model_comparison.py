@@ -26,7 +26,7 @@ def build() -> dg.AssetsDefinition:
         deps=[dg.AssetDep(asset_key(RETRIEVAL.name, setting), partition_mapping=ALL) for setting in SETTINGS],
         kinds=TABLE_KINDS,
         metadata=column_schema(MODEL_COMPARISON),
-        code_version=code_version("core.analysis.model_comparison"),
+        code_version=code_version(model_comparison),
         description="The retrieval figures of every model side by side; models without results yet are left out.",
     )
     def model_comparison_(context: dg.AssetExecutionContext, store: TableStore) -> dg.MaterializeResult[pl.DataFrame]:

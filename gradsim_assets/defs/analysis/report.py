@@ -67,7 +67,11 @@ def build(partitions: Partitions) -> list[dg.AssetsDefinition]:
             dg.AssetDep(MODEL_GENERATED.name, partition_mapping=BY_MODEL),
         ],
         kinds={"plotly"},
-        code_version=code_version("core.analysis.report.page", "core.analysis.plots.of_table"),
+        code_version=code_version(
+            "core.analysis.report",
+            "defs.analysis.report:Sources",
+            "defs.analysis.report:_write",
+        ),
         description=(
             "One self-contained HTML page: all plots, what they say in words, and a sample explorer that shows texts side "
             "by side with the similarity of every candidate over depth. Wrong decisions and divergent samples come first."

@@ -44,7 +44,7 @@ def _build(setting: str, partitions: Partitions) -> dg.AssetsDefinition:
         ],
         kinds=TABLE_KINDS,
         metadata=column_schema(RETRIEVAL),
-        code_version=code_version("core.analysis.retrieval"),
+        code_version=code_version(retrieval, order_as_bm25),
         description=(
             f"Which method finds the right original ({setting}): full gradient, random projections, BM25, the best "
             "component, chance. Differences whose intervals overlap widely, or with a large p-value, say nothing."

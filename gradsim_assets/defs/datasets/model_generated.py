@@ -33,7 +33,13 @@ def build(partitions: Partitions, op_tags: Mapping[str, Any] | None) -> dg.Asset
         op_tags=op_tags,
         retry_policy=RETRIES,
         metadata=column_schema(MODEL_GENERATED),
-        code_version=code_version("core.datasets.model_generated", "core.datasets.generation.answers"),
+        code_version=code_version(
+            answerable,
+            "core.models.loading:load_model",
+            "core.datasets.generation.answers:generate_answers",
+            sample_frame,
+            "core.tables.schemas:MODEL_GENERATED",
+        ),
         description="The paraphrased prompts answered by the model under study (greedy decoding).",
     )
     def model_generated(

@@ -82,10 +82,14 @@ def _spec(table: str, setting: str, settings: Settings) -> dg.AssetSpec:
         description=f"{_DESCRIPTIONS[table]} Variants: {setting}.",
         metadata=column_schema(PROJECTED_SIMILARITY if projected else DOT_PRODUCTS),
         code_version=code_version(
-            "core.gradients.pass_inputs",
-            "core.gradients.engine.gradient_pass",
+            model_candidates,
+            "core.models.loading:load_model",
+            "core.gradients.pass_inputs:pass_inputs",
+            "core.gradients.engine:run_pass",
             f"core.gradients.{table}",
             config=_decides(settings.compute, projected),
+            # One pass makes both tables; the products are the same with and without projections.
+            without=() if projected else ("core.gradients.projections",),
         ),
     )
 

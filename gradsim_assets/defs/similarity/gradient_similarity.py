@@ -30,7 +30,7 @@ def _similarity(setting: str) -> dg.AssetsDefinition:
         ins={"dot_products": dg.AssetIn(asset_key(DOT_PRODUCTS.name, setting), partition_mapping=BY_MODEL)},
         kinds={"polars", "parquet"},
         metadata=column_schema(GRADIENT_SIMILARITY),
-        code_version=code_version("core.similarity.gradient_similarity"),
+        code_version=code_version(gradient_similarity),
         description=(
             f"Cosine similarity of loss gradients for every pair ({setting}), for the full gradient and per component: "
             "near 1 where variant and original would change the model in the same way."
