@@ -40,14 +40,14 @@ if TYPE_CHECKING:
     from gradsim_assets.core.analysis.plots.panels import Plot
     from gradsim_assets.core.analysis.report import SettingResults
 
-#: The tables of one setting that the page is made of, by their names in `SettingResults`.
+#: The tables of one setting that the page is made of, by what `SettingResults` calls them.
 _TABLES = {
-    "similarity": GRADIENT_SIMILARITY,
-    "accuracy": ACCURACY_PER_COMPONENT,
-    "agreement": AGREEMENT,
-    "greedy": GREEDY_SELECTION,
-    "self_similarity": SELF_SIMILARITY,
-    "retrieval": RETRIEVAL,
+    "similarity": GRADIENT_SIMILARITY.name,
+    "accuracy": ACCURACY_PER_COMPONENT.name,
+    "agreement": AGREEMENT.name,
+    "greedy": GREEDY_SELECTION.name,
+    "self_similarity": SELF_SIMILARITY.name,
+    "retrieval": RETRIEVAL.name,
 }
 
 #: Entries of a table's provenance that the page shows.
@@ -62,7 +62,7 @@ def build(partitions: Partitions) -> list[dg.AssetsDefinition]:
         partitions_def=MODELS,
         deps=[
             PARAMETERS_PER_COMPONENT.name,
-            *(dg.AssetDep(asset_key(table.name, setting)) for setting in SETTINGS for table in _TABLES.values()),
+            *(dg.AssetDep(asset_key(table, setting)) for setting in SETTINGS for table in _TABLES.values()),
             *(dg.AssetDep(table.name, partition_mapping=ALL) for table in (LIMA, PARAPHRASED, BM25_CANDIDATES)),
             dg.AssetDep(MODEL_GENERATED.name, partition_mapping=BY_MODEL),
         ],
@@ -108,7 +108,7 @@ class Sources:
         found = [s for s in SETTINGS if self.tables.exists([RETRIEVAL.name, s], Partition(self.slug))]
         return {
             setting: SettingResults(
-                **{name: self.read(table.name, setting) for name, table in _TABLES.items()},
+                **{name: self.read(table, setting) for name, table in _TABLES.items()},
                 bm25=self.candidates(setting),
                 variants=self.variants(setting),
             )
@@ -187,7 +187,7 @@ def _plots(settings: Mapping[str, "SettingResults"], parameters: pl.DataFrame) -
         plots[setting] = [
             plot
             for name, table in _TABLES.items()
-            if table is not GRADIENT_SIMILARITY
-            for plot in plots_of(table.name, getattr(results, name), setting, results.retrieval)
+            if table != GRADIENT_SIMILARITY.name
+            for plot in plots_of(table, getattr(results, name), setting, results.retrieval)
         ]
     return plots
