@@ -50,7 +50,7 @@ def _paraphrasing(settings: Settings) -> str | None:
     from gradsim_assets.core.datasets.paraphrasing import estimate
 
     found = resources(settings)
-    return f"paraphrases: {estimate(found['sources'].load_originals(), found['paraphraser'].options())}"  # type: ignore[union-attr]
+    return f"paraphrases: {estimate(found.sources.load_originals(), found.paraphraser.options())}"
 
 
 def _gradients(model: str, settings: Settings, memory_gib: float | None, tflops: float | None) -> list[str]:
@@ -64,17 +64,17 @@ def _gradients(model: str, settings: Settings, memory_gib: float | None, tflops:
     from gradsim_assets.resources.sample_sources import OPENAI
 
     found = resources(settings)
-    hub, sources = found["hub"], found["sources"]
-    revision = hub.resolve(model)  # type: ignore[union-attr]
-    dtype = getattr(torch, hub.settings(model).dtype)  # type: ignore[union-attr]
-    shape = shape_of_config(hub.config(model, revision), dtype)  # type: ignore[union-attr]
-    originals = sources.load_originals()  # type: ignore[union-attr]
+    hub, sources = found.hub, found.sources
+    revision = hub.resolve(model)
+    dtype = getattr(torch, hub.settings(model).dtype)
+    shape = shape_of_config(hub.config(model, revision), dtype)
+    originals = sources.load_originals()
     unwritten = settings.data.paraphrases == OPENAI
-    variants = originals if unwritten else sources.load_paraphrases()  # type: ignore[union-attr]
+    variants = originals if unwritten else sources.load_paraphrases()
     device = torch.device(pick_device(settings.compute.device))
     memory = int((memory_gib or settings.compute.memory_gib) * GIB) or free_bytes(device, shape.model_bytes)
     rate = tflops * 1e12 if tflops else _measured_rate(device)
-    graph = _Graphs(hub, model, revision, originals, settings)  # type: ignore[arg-type]
+    graph = _Graphs(hub, model, revision, originals, settings)
     shards = [shard_slice(variants, key, settings.data.shards) for key in shard_keys(settings.data.shards)]
     plans = [plan_pass(shape, graph.of(list(shard)), memory, PassOptions(device=str(device))) for shard in shards]
     passes, floor = sum(p.passes for p in plans), len({o.id for o in originals} & graph.used) + 2 * len(variants)

@@ -42,7 +42,7 @@ def _run(model_id: str, part: str, force: bool, settings: Settings) -> None:
     runs = launcher()
     runs.add_model(model_id)
     if part != "analyses":
-        runs.observe(model_id, resources(settings)["hub"].version_now(model_id))  # type: ignore[union-attr]
+        runs.observe(model_id, resources(settings).hub.version_now(model_id))
     ran = 0
     for stage in STAGES:
         if stage.job not in PARTS[part]:

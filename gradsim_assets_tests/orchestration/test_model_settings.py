@@ -35,9 +35,9 @@ class Study:
         data = DataSettings(samples=8, shards=1, candidates=3)
         self.settings = Settings(home=self.root, tables=str(self.root / "tables"), data=data, models=models)
         self.defs = build_definitions(self.settings)
-        hub = resources(self.settings)["hub"]
+        hub = resources(self.settings).hub
         for name in ("a", "b"):
-            version = hub.version_now(self.id(name))  # type: ignore[union-attr]
+            version = hub.version_now(self.id(name))
             self.instance.report_runless_asset_event(observation(self.slug(name), version))
 
     def id(self, name: str) -> str:
@@ -121,11 +121,11 @@ def test_fewer_candidates_and_another_dtype_are_that_models_alone(study: Study) 
 
 
 def test_shards_of_different_settings_are_not_mixed(study: Study) -> None:
-    store = resources(study.settings)["store"]
+    store = resources(study.settings).store
     slug = study.slug("a")
     source = study.tables.provenance(PRODUCTS, Partition(slug, "00"))
     for shard, settings in (("01", None), ("02", "candidates=9")):
         study.tables.write(PRODUCTS, study.table("a"), Partition(slug, shard), {**source, "settings": settings})
-    store.check_one_version(PRODUCTS, [Partition(slug, "00"), Partition(slug, "01")])  # type: ignore[union-attr]
+    store.check_one_version(PRODUCTS, [Partition(slug, "00"), Partition(slug, "01")])
     with pytest.raises(InputError, match=r"mixes revisions or settings .*shard=02 from \w+ candidates=9"):
-        store.check_one_version(PRODUCTS, [Partition(slug, "00"), Partition(slug, "02")])  # type: ignore[union-attr]
+        store.check_one_version(PRODUCTS, [Partition(slug, "00"), Partition(slug, "02")])

@@ -52,10 +52,10 @@ def test_the_revision_of_a_folder_is_its_content(tmp_path: Path) -> None:
 def test_a_folder_that_changes_during_a_run_is_noticed(tmp_path: Path) -> None:
     folder = save_tiny_model(tmp_path / "model")
     name = hub(tmp_path).resolve(str(folder)).name
-    assert hub(tmp_path).at(str(folder), name).name == name
+    assert hub(tmp_path).revision_named(str(folder), name).name == name
     save_tiny_model(folder, seed=1)
     with pytest.raises(InputError, match="changed while this run worked on it"):
-        hub(tmp_path).at(str(folder), name)
+        hub(tmp_path).revision_named(str(folder), name)
 
 
 def test_a_skeleton_has_names_and_shapes_without_weights(tmp_path: Path) -> None:
@@ -228,7 +228,7 @@ def test_a_model_of_the_hub_is_loaded_at_its_commit_whatever_the_head_is(tmp_pat
     hub = HubServer()
     first = hub.push("org/c", save_tiny_model(tmp_path / "first", seed=1))
     second = hub.push("org/c", save_tiny_model(tmp_path / "second", seed=2))
-    code = "hub.load('org/c', hub.at('org/c', {!r})).model.lm_head.weight.double().sum().item()"
+    code = "hub.load('org/c', hub.revision_named('org/c', {!r})).model.lm_head.weight.double().sum().item()"
     sums = [said(code.format(sha), tmp_path / "cache", **hub.environment) for sha in (first, second)]
     hub.close()
     folders = ModelHub(home=str(tmp_path), device="cpu", models=[])
