@@ -34,7 +34,10 @@ def path_of_table(name: str) -> tuple[str, ...]:
     if name in known:
         return known[name]
     if name in TABLES:
-        raise InputError(f"{name} exists once for each of {', '.join(TABLES[name].parts)}; name one of them.")
+        parts = TABLES[name].parts
+        raise InputError(
+            f"{name} exists once for each of {', '.join(parts)}; name one of them, such as {asset_name((name, parts[0]))}."
+        )
     close = difflib.get_close_matches(name.replace("/", "_"), PATHS, n=1)
     hint = f"did you mean {close[0]}?" if close else f"known tables: {', '.join(sorted(PATHS))}."
     raise InputError(f"there is no table {name}; {hint}")
