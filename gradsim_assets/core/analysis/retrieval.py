@@ -86,7 +86,7 @@ def retrieval(
 
     All methods are scored on the variants and candidates of the dot products. `bm25` is the table `bm25_candidates`.
     For chance all figures are expectations, and its interval and test are null. The best component is chosen on the
-    same variants that it is scored on, so its accuracy is optimistic (see `selection` for held-out figures).
+    same variants that it is scored on, so its accuracy is optimistic (see `greedy_selection` for held-out figures).
     """
     rows = methods(pairs, projected, bm25, parameters)
     candidates = pairs.candidates
