@@ -30,7 +30,7 @@ from gradsim_assets.orchestration.backfills import launch_backfill, targets
 from gradsim_assets.orchestration.stale_status import StatusResolver
 from gradsim_assets_tests.support.running_platform import Platform
 
-TABLE = dg.AssetKey(["dot_products", "paraphrased"])
+TABLE = dg.AssetKey("dot_products_paraphrased")
 
 
 def measure(home: Path, models: int, shards: int, pages: Path | None) -> dict[str, Any]:

@@ -33,11 +33,11 @@ def _open_dialog(page: "Page") -> None:
 VISITS = (
     Visit("catalog", "/assets", "dot_products"),
     Visit("groups", "/asset-groups", "similarity"),
-    Visit("lineage", "/assets/dot_products/paraphrased?view=lineage", "bm25_candidates"),
-    Visit("partitions", "/assets/dot_products/paraphrased?view=partitions", "model-00"),
-    Visit("overview", "/assets/dot_products/paraphrased?view=overview", "Exact products"),
-    Visit("checks", "/assets/dot_products/paraphrased?view=checks", "sound"),
-    Visit("dialog", "/assets/dot_products/paraphrased?view=partitions", "model-00", _open_dialog),
+    Visit("lineage", "/assets/dot_products_paraphrased?view=lineage", "bm25_candidates"),
+    Visit("partitions", "/assets/dot_products_paraphrased?view=partitions", "model-00"),
+    Visit("overview", "/assets/dot_products_paraphrased?view=overview", "Exact products"),
+    Visit("checks", "/assets/dot_products_paraphrased?view=checks", "sound"),
+    Visit("dialog", "/assets/dot_products_paraphrased?view=partitions", "model-00", _open_dialog),
     Visit("automation", "/automation", "rerun_on_model_revision"),
     Visit("backfills", "/runs?view=backfills", "Canceled"),
 )

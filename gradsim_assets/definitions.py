@@ -69,7 +69,7 @@ def _build(settings: Settings, partitions: Partitions, profiles: Mapping[str, Pr
         jobs=[*stages.build(light), import_scripts.build(partitions), *rerun_jobs],
         sensors=[automation_sensor(), *watching],
         schedules=schedules,
-        resources=resources(settings),
+        resources=resources(settings)._asdict(),
         executor=executor(settings, profiles),
     )
 

@@ -17,18 +17,19 @@ if TYPE_CHECKING:
 def explain(table: str, model: str, sample: str) -> None:
     """Print the chain from SAMPLE's rows in TABLE of MODEL back to its sources.
 
-    TABLE is named as in the UI, such as `retrieval/paraphrased`.
+    TABLE is named as in the UI or as its folder: `retrieval_paraphrased`, `retrieval/paraphrased`.
     """
     from gradsim_assets.cli.instance import launcher as open_launcher
     from gradsim_assets.configuration import load_settings
     from gradsim_assets.core.partition_keys import model_slug, shard_keys
     from gradsim_assets.core.tables.provenance import shown_provenance
     from gradsim_assets.core.tables.storage import Tables
+    from gradsim_assets.core.tables.table_names import path_of_table
     from gradsim_assets.orchestration.provenance_chain import chain
 
-    settings = load_settings()
+    settings, path = load_settings(), path_of_table(table)
     graph, tables = open_launcher().repository.asset_graph, Tables(settings.tables)
-    links = chain(graph, tables, table, model_slug(model), sample, shard_keys(settings.data.shards))
+    links = chain(graph, tables, path, model_slug(model), sample, shard_keys(settings.data.shards))
     if not links:
         raise InputError(f"{table} was not computed for {model} yet; `gradsim run {model}` computes it.")
     for link in links:

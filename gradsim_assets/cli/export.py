@@ -14,26 +14,24 @@ from gradsim_assets.configuration import load_settings
 @click.option("--license", "license_", help="The hub's identifier of the licence of the content, such as cc-by-nc-4.0.")
 @click.option("--push", metavar="REPO", help="Also push it to this dataset of the hub (HF_TOKEN); private.")
 def export(table: str, folder: Path, model: str | None, license_: str | None, push: str | None) -> None:
-    """Write TABLE (lima, dot_products/paraphrased, ...) as a dataset folder with a card that tells its lineage.
+    """Write TABLE (lima, dot_products_paraphrased, ...) as a dataset folder with a card that tells its lineage.
 
     `datasets.load_dataset(FOLDER)` and pandas open it. Nothing leaves this machine without --push.
     """
     import os
 
     from gradsim_assets import __version__
-    from gradsim_assets.core.errors import InputError
     from gradsim_assets.core.exchange.dataset_folder import CardInfo, export_dataset, push_folder
     from gradsim_assets.core.partition_keys import model_slug
     from gradsim_assets.core.tables.schemas import TABLES
     from gradsim_assets.core.tables.storage import Tables
+    from gradsim_assets.core.tables.table_names import path_of_table
 
-    settings, key = load_settings(), table.split("/")
-    if key[0] not in TABLES:
-        raise InputError(f"there is no table {key[0]}; choose one of {', '.join(TABLES)}.")
+    settings, path = load_settings(), path_of_table(table)
     tables = Tables(settings.tables)
-    parts = tables.found(key, model_slug(model) if model else None)
-    provenance = [tables.provenance(key, part) for part in parts]
-    schema = TABLES[key[0]]
+    parts = tables.found(path, model_slug(model) if model else None)
+    provenance = [tables.provenance(path, part) for part in parts]
+    schema = TABLES[path[0]]
     info = CardInfo(
         name=f"{table} of {model}" if model else table,
         description=f"The table `{table}` of gradsim {__version__}.",
@@ -41,6 +39,6 @@ def export(table: str, folder: Path, model: str | None, license_: str | None, pu
         lineage={"configuration": settings.model_dump(mode="json", exclude={"home"}), "partitions": provenance},
         columns={name: column.description for name, column in schema.columns.items()},
     )
-    click.echo(export_dataset(tables.scan(key, parts), folder, info))
+    click.echo(export_dataset(tables.scan(path, parts), folder, info))
     if push:
         click.echo(push_folder(folder, push, os.environ.get("HF_TOKEN")))

@@ -49,7 +49,7 @@ def _paraphrasing(settings: Settings) -> str | None:
     from gradsim_assets.core.datasets.paraphrasing import estimate
 
     found = resources(settings)
-    return f"paraphrases: {estimate(found['sources'].load_originals(), found['paraphraser'].options())}"  # type: ignore[union-attr]
+    return f"paraphrases: {estimate(found.sources.load_originals(), found.paraphraser.options())}"
 
 
 def _gradients(model: str, settings: Settings, memory_gib: float | None, tflops: float | None) -> list[str]:
@@ -60,9 +60,10 @@ def _gradients(model: str, settings: Settings, memory_gib: float | None, tflops:
     from gradsim_assets.core.models.devices import pick_device
     from gradsim_assets.resources.by_name import resources
 
-    hub = resources(settings)["hub"]
-    revision = hub.resolve(model)  # type: ignore[union-attr]
-    shape = shape_of_config(hub.config(model, revision), getattr(torch, hub.settings(model).dtype))  # type: ignore[union-attr]
+    found = resources(settings)
+    revision = found.hub.resolve(model)
+    dtype = getattr(torch, found.hub.settings(model).dtype)
+    shape = shape_of_config(found.hub.config(model, revision), dtype)
     device = torch.device(pick_device(settings.compute.device))
     memory = int((memory_gib or settings.compute.memory_gib) * GIB) or free_bytes(device, "most", shape.model_bytes)
     rate = tflops * 1e12 if tflops else _measured_rate(device)
@@ -100,11 +101,11 @@ def shard_requests(model: str, revision: "Revision", settings: Settings) -> "Ite
     from gradsim_assets.resources.by_name import resources
 
     found, shards = resources(settings), settings.data.shards
-    hub, sources = found["hub"], found["sources"]
-    own = hub.settings(model)  # type: ignore[union-attr]
-    unloaded = LoadedModel(hub.skeleton(model, revision), hub.tokenizer(model, revision), revision, "meta")  # type: ignore[union-attr]
-    originals = sources.load_originals()  # type: ignore[union-attr]
-    variants = originals if settings.data.paraphrases == OPENAI else sources.load_paraphrases()  # type: ignore[union-attr]
+    hub, sources = found.hub, found.sources
+    own = hub.settings(model)
+    unloaded = LoadedModel(hub.skeleton(model, revision), hub.tokenizer(model, revision), revision, "meta")
+    originals = sources.load_originals()
+    variants = originals if settings.data.paraphrases == OPENAI else sources.load_paraphrases()
     lima = sample_frame(originals)
     candidates = candidate_frame(lima, sample_frame(variants), own.candidates)
     for key in shard_keys(shards):

@@ -43,7 +43,7 @@ def _run(model_id: str, part: str, force: bool, settings: Settings) -> None:
     runs = launcher()
     runs.add_model(model_id)
     if part != "analyses":
-        runs.observe(model_id, resources(settings)["hub"].version_now(model_id))  # type: ignore[union-attr]
+        runs.observe(model_id, resources(settings).hub.version_now(model_id))
     ran = 0
     for stage in STAGES:
         if stage.job not in PARTS[part]:
@@ -72,8 +72,9 @@ def _run(model_id: str, part: str, force: bool, settings: Settings) -> None:
 def _with_inputs(assets: list[Any], model_id: str, settings: Settings) -> list[Any]:
     """Those analyses whose gradient tables are there: imported results may hold one setting alone, and sizes of their own."""
     from gradsim_assets.core.partition_keys import model_slug
-    from gradsim_assets.core.tables.schemas import DOT_PRODUCTS, PARAMETERS_PER_COMPONENT, SETTINGS
+    from gradsim_assets.core.tables.schemas import DOT_PRODUCTS, PARAMETERS_PER_COMPONENT, SETTINGS, TABLES
     from gradsim_assets.core.tables.storage import Partition, Tables
+    from gradsim_assets.orchestration.asset_keys import asset_key
 
     tables, slug = Tables(settings.tables), model_slug(model_id)
     absent = {s for s in SETTINGS if not tables.exists([DOT_PRODUCTS.name, s], Partition(slug, "00"))}
@@ -83,4 +84,5 @@ def _with_inputs(assets: list[Any], model_id: str, settings: Settings) -> list[A
         )
     sizes = [PARAMETERS_PER_COMPONENT.name]
     imported = tables.exists(sizes, Partition(slug)) and "imported" in tables.provenance(sizes, Partition(slug))
-    return [key for key in assets if key.path[-1] not in absent and not (imported and key.path == sizes)]
+    left_out = {asset_key(schema.name, s) for schema in TABLES.values() for s in absent & set(schema.parts)}
+    return [key for key in assets if key not in left_out and not (imported and key == asset_key(*sizes))]

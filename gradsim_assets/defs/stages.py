@@ -15,6 +15,7 @@ from gradsim_assets.core.tables.schemas import (
     SETTINGS,
 )
 from gradsim_assets.orchestration import groups
+from gradsim_assets.orchestration.asset_keys import asset_key
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,8 @@ VARIANTS = Stage(
 GRADIENTS = Stage(
     "gradients",
     dg.AssetSelection.assets(
-        MODEL_GENERATED.name,
-        *([table.name, setting] for table in (DOT_PRODUCTS, PROJECTED_SIMILARITY) for setting in SETTINGS),
+        asset_key(MODEL_GENERATED.name),
+        *(asset_key(table.name, setting) for table in (DOT_PRODUCTS, PROJECTED_SIMILARITY) for setting in SETTINGS),
     ),
     "Answers and gradient tables of a model and shard: the part that needs a GPU for models of real size.",
 )

@@ -14,6 +14,7 @@ from gradsim_assets.core.tables.schemas import DOT_PRODUCTS, TABLES
 from gradsim_assets.core.tables.storage import Partition, fingerprint
 from gradsim_assets.core.tables.table_schema import TableSchema
 from gradsim_assets.defs.failures import input_errors
+from gradsim_assets.orchestration.asset_keys import table_path
 from gradsim_assets.orchestration.partitions import partition_of
 from gradsim_assets.resources.table_store import PROVENANCE_PREFIX, TableStore
 
@@ -73,10 +74,11 @@ def saved_table_result(
     tags: Mapping[str, str] | None = None,
 ) -> dg.MaterializeResult:
     """As `table_result`, written here: Dagster passes no values of an asset out of several to an IO manager."""
-    data_version, entries = _described(TABLES[key.path[0]], frame, metadata, provenance)
+    path = table_path(key)
+    data_version, entries = _described(TABLES[path[0]], frame, metadata, provenance)
     code_version = context.assets_def.specs_by_key[key].code_version
     with input_errors():
-        saved = store.save(key.path, frame, partition, context.run.run_id, entries, code_version)
+        saved = store.save(path, frame, partition, context.run.run_id, entries, code_version)
     return dg.MaterializeResult(
         asset_key=key, data_version=dg.DataVersion(data_version), metadata={**entries, **saved}, tags=tags
     )
@@ -109,7 +111,9 @@ def plot_metadata(plots: Sequence[Plot]) -> dict[str, Any]:
     }
 
 
-def carried(context: dg.AssetExecutionContext, store: TableStore, table: Sequence[str], name: str) -> dict[str, Any]:
+def shard_provenance(
+    context: dg.AssetExecutionContext, store: TableStore, table: Sequence[str], name: str
+) -> dict[str, Any]:
     """What the provenance of a model's table takes over from the shards it was made from: revision, settings and dataset.
 
     `name` is the asset's input that holds the shards of `table`.
@@ -142,6 +146,6 @@ def model_provenance(
 ) -> dict[str, Any]:
     return {
         "model": model_id_of(context.partition_key),
-        **carried(context, store, [DOT_PRODUCTS.name, setting], "dot_products"),
+        **shard_provenance(context, store, [DOT_PRODUCTS.name, setting], "dot_products"),
         DOT_PRODUCTS.name: fingerprint(dot_products),
     }

@@ -10,13 +10,14 @@ from dagster._core.asset_graph_view.asset_graph_view import AssetGraphView
 from dagster._core.definitions.data_version import StaleStatus
 from dagster._core.definitions.events import AssetKeyPartitionKey
 
-from gradsim_assets.core.tables.schemas import MODEL_COMPARISON, PROJECTED_SIMILARITY, SETTINGS
+from gradsim_assets.core.tables.schemas import MODEL_COMPARISON, MODEL_GENERATED, PROJECTED_SIMILARITY, SETTINGS
 from gradsim_assets.orchestration import groups
+from gradsim_assets.orchestration.asset_keys import asset_key
 from gradsim_assets.orchestration.stale_status import StatusResolver
 
 #: Groups whose assets are computed again when a model changes; the datasets do not depend on models.
 GROUPS = (groups.GRADIENTS, groups.SIMILARITY, groups.ANALYSIS)
-ANSWERS = "model_generated"
+ANSWERS = asset_key(MODEL_GENERATED.name)
 
 
 class OutOfDate(dg.AutomationCondition[dg.AssetKey]):
@@ -70,8 +71,8 @@ def on_model_revision(key: dg.AssetKey) -> dg.AutomationCondition:
     changed = condition.any_deps_match(condition.data_version_changed())
     up_to_date = condition.newly_updated() & ~OutOfDate()
     ready = ~condition.in_progress() & ~condition.any_deps_in_progress()
-    if key.path[0] != MODEL_COMPARISON.name:  # which leaves out the models that have no results yet
-        optional = dg.AssetSelection.assets(*([PROJECTED_SIMILARITY.name, setting] for setting in SETTINGS))
+    if key != asset_key(MODEL_COMPARISON.name):  # which leaves out the models that have no results yet
+        optional = dg.AssetSelection.assets(*(asset_key(PROJECTED_SIMILARITY.name, setting) for setting in SETTINGS))
         ready &= ~condition.any_deps_missing().ignore(optional)
     wanted = (
         changed.since(up_to_date | condition.initial_evaluation())
@@ -85,7 +86,7 @@ def on_model_revision(key: dg.AssetKey) -> dg.AutomationCondition:
 
 def automated(spec: dg.AssetSpec) -> dg.AssetSpec:
     """The spec with the condition where its group follows the models."""
-    if spec.group_name in GROUPS or spec.key.path == [ANSWERS]:
+    if spec.group_name in GROUPS or spec.key == ANSWERS:
         return spec.replace_attributes(automation_condition=on_model_revision(spec.key))
     return spec
 

@@ -54,7 +54,7 @@ class ModelHub(dg.ConfigurableResource):
         """The version that a model stands at now; arguments and errors are those of `resolve`."""
         return self.version(model_id, self.resolve(model_id, fallback))
 
-    def at(self, model_id: str, name: str) -> Revision:
+    def revision_named(self, model_id: str, name: str) -> Revision:
         """The revision of that name again, as an earlier step of the same run resolved it.
 
         Raises:
@@ -90,7 +90,7 @@ class ModelHub(dg.ConfigurableResource):
         settings = self.settings(model_id)
         device = own_device(self.device, Home(Path(self.home)).gpus)
         model, tokenizer = load_model(model_id, revision, settings.dtype, device)
-        self.at(model_id, revision.name)  # a folder may have changed while it was read
+        self.revision_named(model_id, revision.name)  # a folder may have changed while it was read
         if tokenizer.pad_token_id is None:
             log(f"{model_id} has no pad token; its EOS token fills up batches instead, under the attention mask.")
             tokenizer.pad_token = tokenizer.eos_token

@@ -11,6 +11,7 @@ from gradsim_assets.core.errors import InputError
 from gradsim_assets.core.tables.column_lineage import sources
 from gradsim_assets.core.tables.schemas import LIMA, TABLES
 from gradsim_assets.core.tables.storage import Partition, Tables
+from gradsim_assets.orchestration.asset_keys import asset_key, table_path
 from gradsim_assets.orchestration.partitions import dimension_of, partition_of
 
 #: Metadata entries of a materialisation that also go into the file, so that a table explains itself away from Dagster.
@@ -106,7 +107,7 @@ class TableStore(dg.ConfigurableResource):
 def _column_lineage(key: Sequence[str], columns: Sequence[str]) -> dict[str, Any]:
     """Metadata that shows in the UI which upstream columns a table's columns are made from."""
     found = {
-        column: [dg.TableColumnDep(dg.AssetKey(upstream), name) for upstream, name in upstream_columns]
+        column: [dg.TableColumnDep(asset_key(*upstream), name) for upstream, name in upstream_columns]
         for column, upstream_columns in sources(key, columns).items()
     }
     return {"dagster/column_lineage": dg.TableColumnLineage(found)} if found else {}
@@ -120,7 +121,7 @@ class ParquetIOManager(dg.ConfigurableIOManager):
     def handle_output(self, context: dg.OutputContext, obj: pl.DataFrame | pl.LazyFrame) -> None:
         try:
             metadata = self.store.save(
-                context.asset_key.path,
+                table_path(context.asset_key),
                 obj,
                 _output_partition(context),
                 context.run_id,
@@ -133,7 +134,7 @@ class ParquetIOManager(dg.ConfigurableIOManager):
 
     def load_input(self, context: dg.InputContext) -> pl.DataFrame | pl.LazyFrame:
         partitions = _input_partitions(context)
-        frame = self._scan(context.asset_key.path, partitions)
+        frame = self._scan(table_path(context.asset_key), partitions)
         return frame if context.dagster_type.typing_type is pl.LazyFrame else frame.collect()
 
     def _scan(self, key: Sequence[str], partitions: list[Partition]) -> pl.LazyFrame:

@@ -40,7 +40,7 @@ def test_what_a_control_plane_lacks_is_named(tmp_path: Path) -> None:
 
 def test_an_export_opens_with_datasets_and_tells_its_lineage(demo: tuple[Path, str], tmp_path: Path) -> None:
     home, _ = demo
-    run = gradsim(home, "export", "dot_products/paraphrased", str(tmp_path / "out"), "--model", "demo")
+    run = gradsim(home, "export", "dot_products_paraphrased", str(tmp_path / "out"), "--model", "demo")
     assert run.returncode == 0, run.stderr
     loaded = datasets.load_dataset(str(tmp_path / "out"), split="train", cache_dir=str(tmp_path / "cache"))
     parts = [Partition("demo", f"{n:02d}") for n in range(4)]
@@ -54,7 +54,7 @@ def test_an_export_opens_with_datasets_and_tells_its_lineage(demo: tuple[Path, s
 
 def test_a_table_that_is_not_there_is_told(demo: tuple[Path, str], tmp_path: Path) -> None:
     run = gradsim(demo[0], "export", "nonsense", str(tmp_path / "out"))
-    assert run.returncode == 2 and "there is no table nonsense" in run.stderr
+    assert run.returncode == 2 and "there is no table nonsense; known tables: accuracy_per" in run.stderr
     run = gradsim(demo[0], "export", "retrieval/paraphrased", str(tmp_path / "out"), "--model", "org/other")
     assert run.returncode == 2 and "holds nothing of org--other" in run.stderr
 
@@ -132,7 +132,7 @@ def test_explain_leads_from_a_row_back_to_its_sources_and_says_what_changed(
     said = gradsim(home, "explain", "gradient_similarity/paraphrased", "demo", "demo_0").stdout
     assert "| demo_0" in said and "full_gradient" in said
     lines = [line.strip() for line in said.splitlines()]
-    for link in ("dot_products/paraphrased model=demo shard=00", "bm25_candidates shard=00", "paraphrased shard=00"):
+    for link in ("dot_products_paraphrased model=demo shard=00", "bm25_candidates shard=00", "paraphrased shard=00"):
         assert f"← {link}" in lines
     assert any(line.startswith("source demo") for line in lines), "the originals and where they came from"
     assert any(line.startswith("revision") and "candidates 5" in line for line in lines)
@@ -140,10 +140,11 @@ def test_explain_leads_from_a_row_back_to_its_sources_and_says_what_changed(
     assert described and all(", code_version " in line and ", configuration " in line for line in described)
     path = home / "tables/paraphrased/shard=00/data.parquet"
     pl.read_parquet(path, hive_partitioning=False)[::-1].write_parquet(path)
-    changed = gradsim(home, "explain", "dot_products/paraphrased", "demo", "demo_0").stdout
+    changed = gradsim(home, "explain", "dot_products_paraphrased", "demo", "demo_0").stdout
     assert "← paraphrased shard=00  (CHANGED since it was read)" in changed
-    assert gradsim(home, "explain", "dot_product", "demo", "demo_0").stderr.startswith(
-        "Error: there is no table dot_product; known tables: accuracy_per_component/model_generated,"
+    assert gradsim(home, "explain", "dot_products", "demo", "demo_0").stderr == (
+        "Error: dot_products exists once for each of paraphrased, model_generated; name one of them, such as "
+        "dot_products_paraphrased.\n"
     )
     assert (
         "sample demo_x is in no shard of"

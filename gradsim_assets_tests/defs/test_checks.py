@@ -12,6 +12,7 @@ from gradsim_assets.configuration import DataSettings, ModelSettings, Settings
 from gradsim_assets.core.partition_keys import model_slug
 from gradsim_assets.core.tables.storage import Partition, Tables
 from gradsim_assets.definitions import build_definitions
+from gradsim_assets.orchestration.asset_keys import asset_key
 from gradsim_assets_tests.support.tiny_models import save_tiny_model
 
 
@@ -39,7 +40,7 @@ class Place:
     def check(self) -> dg.AssetCheckEvaluation:
         """Runs the check alone, as "Execute" in the UI does."""
         job = build_definitions(self.settings).resolve_job_def(self.job)
-        key = dg.AssetCheckKey(dg.AssetKey(list(self.key)), "sound")
+        key = dg.AssetCheckKey(asset_key(*self.key), "sound")
         part = job.get_subset(asset_selection=set(), asset_check_selection={key})
         result = part.execute_in_process(instance=self.instance, partition_key=self.partition, raise_on_error=False)
         (evaluation,) = result.get_asset_check_evaluations()
@@ -64,14 +65,15 @@ def materialised(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Place]:
     for shard in ("00", "01"):
         run = definitions.resolve_job_def("variants").execute_in_process(instance=instance, partition_key=shard)
         assert {
-            (e.asset_key.path[0], e.check_name, e.partition, e.passed) for e in run.get_asset_check_evaluations()
+            (e.asset_key.to_user_string(), e.check_name, e.partition, e.passed)
+            for e in run.get_asset_check_evaluations()
         } == {
             ("paraphrased", "sound", shard, True),
             ("paraphrased", "no_flags", shard, True),
             ("bm25_candidates", "sound", shard, True),
         }
     run = definitions.resolve_job_def("gradients").execute_in_process(
-        instance=instance, partition_key=f"{model_slug(model)}|01", asset_selection=[dg.AssetKey(list(products))]
+        instance=instance, partition_key=f"{model_slug(model)}|01", asset_selection=[asset_key(*products)]
     )
     assert run.success
     return {

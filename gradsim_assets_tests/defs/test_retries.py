@@ -46,11 +46,11 @@ def test_what_may_heal_is_tried_again_and_nothing_else(error: Exception, tries: 
 def test_steps_that_ask_services_or_need_a_gpu_are_retried() -> None:
     repository = build_definitions(Settings(home=Path("/nowhere"), tables="/nowhere")).get_repository_def()
     retried = {
-        "/".join(key.path)
+        key.to_user_string()
         for key in repository.asset_graph.materializable_asset_keys
         if repository.asset_graph.get(key).assets_def.op.retry_policy == RETRIES
     }
     gradients = {
-        f"{t}/{s}" for t in ("dot_products", "projected_similarity") for s in ("paraphrased", "model_generated")
+        f"{t}_{s}" for t in ("dot_products", "projected_similarity") for s in ("paraphrased", "model_generated")
     }
     assert retried == {"paraphrased", "model_generated", "parameters_per_component", *gradients}

@@ -1,4 +1,4 @@
-"""Specs, checks, jobs, sensors and schedules as they are; `python -m gradsim_assets_tests.test_specs_snapshot` renews it."""
+"""Specs, checks, jobs, sensors and schedules as they are; `python -m gradsim_assets_tests.defs.test_specs_snapshot` renews it."""
 
 import json
 from pathlib import Path
@@ -17,9 +17,9 @@ def described() -> dict[str, Any]:
     assets = {}
     for key in sorted(graph.get_all_asset_keys()):
         node = graph.get(key)
-        assets["/".join(key.path)] = {
+        assets[key.to_user_string()] = {
             "group": node.group_name,
-            "deps": sorted("/".join(parent.path) for parent in node.parent_keys),
+            "deps": sorted(parent.to_user_string() for parent in node.parent_keys),
             "partitions": type(node.partitions_def).__name__ if node.partitions_def else None,
             "kinds": sorted(node.kinds),
             "pools": sorted(node.pools or []) if hasattr(node, "pools") else [],
@@ -32,7 +32,7 @@ def described() -> dict[str, Any]:
     return {
         "assets": assets,
         "jobs": {
-            name: sorted("/".join(key.path) for key in repository.get_job(name).asset_layer.selected_asset_keys)
+            name: sorted(key.to_user_string() for key in repository.get_job(name).asset_layer.selected_asset_keys)
             for name in sorted(repository.job_names)
             if not name.startswith("__")
         },

@@ -68,7 +68,9 @@ id = "demo"
 profile = "cpu"
 """
 
-GRADIENT_TABLES = [[t, s] for t in ("dot_products", "projected_similarity") for s in ("paraphrased", "model_generated")]
+GRADIENT_TABLES = [
+    [f"{t}_{s}"] for t in ("dot_products", "projected_similarity") for s in ("paraphrased", "model_generated")
+]
 HEAVY = [["model_generated"], *GRADIENT_TABLES]
 
 #: The answer of a cluster may take long: nodes pull images of gigabytes, and this machine may be small.
@@ -384,7 +386,7 @@ def test_analyses_share_one_pod(release: Release) -> None:
     before = {pod["metadata"]["name"] for pod in release.pods("step_worker")}
     release.wait_backfill(release.backfill_job("analyses", [MODEL]))
     assert {pod["metadata"]["name"] for pod in release.pods("step_worker")} == before
-    assert release.materializations(["retrieval", "paraphrased"]) == {MODEL: 1}
+    assert release.materializations(["retrieval_paraphrased"]) == {MODEL: 1}
 
 
 def test_tables_equal_those_of_a_local_run(release: Release, local: Path, tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ def computed_without_need(instance: dg.DagsterInstance, after: float) -> list[st
         for record in records[:-1]:
             finished = instance.all_logs(record.run_id, of_type=DagsterEventType.STEP_SUCCESS)
             if record.event_log_entry.step_key in {event.step_key for event in finished}:
-                needless.append(f"{'/'.join(key.path)} {partition} in run {record.run_id}")
+                needless.append(f"{key.to_user_string()} {partition} in run {record.run_id}")
     return needless
 
 

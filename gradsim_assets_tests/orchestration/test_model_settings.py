@@ -15,6 +15,7 @@ from gradsim_assets.core.partition_keys import model_slug
 from gradsim_assets.core.tables.storage import Partition, Tables
 from gradsim_assets.definitions import build_definitions
 from gradsim_assets.defs.models.hf_model import observation
+from gradsim_assets.orchestration.asset_keys import asset_key
 from gradsim_assets.orchestration.stale_status import StatusResolver
 from gradsim_assets.resources.by_name import resources
 from gradsim_assets_tests.support.tiny_models import save_tiny_model
@@ -34,9 +35,9 @@ class Study:
         data = DataSettings(samples=8, shards=1, candidates=3)
         self.settings = Settings(home=self.root, tables=str(self.root / "tables"), data=data, models=models)
         self.defs = build_definitions(self.settings)
-        hub = resources(self.settings)["hub"]
+        hub = resources(self.settings).hub
         for name in ("a", "b"):
-            version = hub.version_now(self.id(name))  # type: ignore[union-attr]
+            version = hub.version_now(self.id(name))
             self.instance.report_runless_asset_event(observation(self.slug(name), version))
 
     def id(self, name: str) -> str:
@@ -46,7 +47,7 @@ class Study:
         return model_slug(self.id(name))
 
     def run(self, job: str, partition: str | None = None, *assets: str) -> dg.ExecuteInProcessResult:
-        selection = [dg.AssetKey(list(PRODUCTS))] if assets else None
+        selection = [asset_key(*PRODUCTS)] if assets else None
         return self.defs.resolve_job_def(job).execute_in_process(
             instance=self.instance, partition_key=partition, asset_selection=selection, raise_on_error=False
         )
@@ -63,7 +64,7 @@ class Study:
 
     def status(self, key: tuple[str, ...], partition: str) -> StaleStatus:
         resolver = StatusResolver(self.instance, self.defs.get_repository_def().asset_graph)
-        return resolver.get_status(dg.AssetKey(list(key)), partition)
+        return resolver.get_status(asset_key(*key), partition)
 
 
 @pytest.fixture
@@ -120,11 +121,11 @@ def test_fewer_candidates_and_another_dtype_are_that_models_alone(study: Study) 
 
 
 def test_shards_of_different_settings_are_not_mixed(study: Study) -> None:
-    store = resources(study.settings)["store"]
+    store = resources(study.settings).store
     slug = study.slug("a")
     source = study.tables.provenance(PRODUCTS, Partition(slug, "00"))
     for shard, settings in (("01", None), ("02", "candidates=9")):
         study.tables.write(PRODUCTS, study.table("a"), Partition(slug, shard), {**source, "settings": settings})
-    store.check_one_version(PRODUCTS, [Partition(slug, "00"), Partition(slug, "01")])  # type: ignore[union-attr]
+    store.check_one_version(PRODUCTS, [Partition(slug, "00"), Partition(slug, "01")])
     with pytest.raises(InputError, match=r"mixes revisions or settings .*shard=02 from \w+ candidates=9"):
-        store.check_one_version(PRODUCTS, [Partition(slug, "00"), Partition(slug, "02")])  # type: ignore[union-attr]
+        store.check_one_version(PRODUCTS, [Partition(slug, "00"), Partition(slug, "02")])

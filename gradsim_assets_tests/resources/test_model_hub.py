@@ -33,10 +33,10 @@ def test_a_folder_is_loaded_with_its_settings(tmp_path: Path) -> None:
 def test_a_folder_that_changes_during_a_run_is_noticed(tmp_path: Path) -> None:
     folder = save_tiny_model(tmp_path / "model")
     name = hub(tmp_path).resolve(str(folder)).name
-    assert hub(tmp_path).at(str(folder), name).name == name
+    assert hub(tmp_path).revision_named(str(folder), name).name == name
     save_tiny_model(folder, seed=1)
     with pytest.raises(InputError, match="changed while this run worked on it"):
-        hub(tmp_path).at(str(folder), name)
+        hub(tmp_path).revision_named(str(folder), name)
 
 
 def test_a_tokenizer_without_eos_is_named(tmp_path: Path) -> None:

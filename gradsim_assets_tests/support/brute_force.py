@@ -1,4 +1,4 @@
-"""Every analysis again in plain Python, straight from the definitions: slow, obvious, and sharing no code.
+"""Every analysis again in plain Python, straight from the definitions of the figures: slow, obvious, and sharing no code.
 
 Input is a list of rows of `dot_products` as tuples. An undefined similarity is None.
 """

@@ -176,7 +176,7 @@ class Platform:
         for key in instance.get_asset_keys():
             wanted = dg.AssetRecordsFilter(asset_key=key, after_timestamp=float(after))
             for record in instance.fetch_materializations(wanted, limit=10_000).records:
-                found["/".join(key.path), record.partition_key] += 1
+                found[key.to_user_string(), record.partition_key] += 1
         return found
 
 

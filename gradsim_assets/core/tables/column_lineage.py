@@ -18,6 +18,7 @@ from gradsim_assets.core.tables.schemas import (
     RETRIEVAL,
     SELF_SIMILARITY,
     SETTINGS,
+    TABLES,
 )
 
 #: Stands for the dataset of a table's own setting, paraphrased or model_generated. Shown as it is (the UI takes <...> for a tag).
@@ -72,13 +73,10 @@ _SOURCES: Mapping[str, Mapping[str, tuple[Source, ...]]] = {
     },
 }
 
-#: Tables with a part for each setting.
-_BY_SETTING = {DOT_PRODUCTS.name, PROJECTED_SIMILARITY.name, RETRIEVAL.name}
 
-
-def sources(key: Sequence[str], columns: Iterable[str]) -> dict[str, list[tuple[list[str], str]]]:
-    """By column of a table (of those given) the (asset key, column) pairs that it is made from; others are left out."""
-    name, setting = key[0], key[-1]
+def sources(path: Sequence[str], columns: Iterable[str]) -> dict[str, list[tuple[list[str], str]]]:
+    """By column of a table (of those given) the (path of a table, column) pairs that it is made from; others are left out."""
+    name, setting = path[0], path[-1]
     if name == MODEL_COMPARISON.name:
         return {
             column: [([RETRIEVAL.name, setting], column) for setting in SETTINGS]
@@ -87,11 +85,13 @@ def sources(key: Sequence[str], columns: Iterable[str]) -> dict[str, list[tuple[
         }
     rules = _SOURCES.get(name, {})
     return {
-        column: [(_key(table, setting), of) for table, of in found]
+        column: [(_path(table, setting), of) for table, of in found]
         for column in columns
         if (found := rules.get(column, rules.get("*", ())))
     }
 
 
-def _key(table: str, setting: str) -> list[str]:
-    return [setting] if table == VARIANTS else [table, setting] if table in _BY_SETTING else [table]
+def _path(table: str, setting: str) -> list[str]:
+    if table == VARIANTS:
+        return [setting]
+    return [table, setting] if TABLES[table].parts else [table]

@@ -102,6 +102,7 @@ DOT_PRODUCTS = TableSchema(
         "original_self": Column(pl.Float64(), "squared norm of the original's gradient", "(nats/parameter)²", True),
     },
     key=("variant_id", "original_id", "component"),
+    parts=SETTINGS,
 )
 
 PROJECTED_SIMILARITY = TableSchema(
@@ -116,6 +117,7 @@ PROJECTED_SIMILARITY = TableSchema(
         "similarity": Column(pl.Float64(), "cosine of the projected full gradients", "cosine", True),
     },
     key=("variant_id", "original_id", "proportion"),
+    parts=SETTINGS,
 )
 
 GRADIENT_SIMILARITY = TableSchema(
@@ -126,6 +128,7 @@ GRADIENT_SIMILARITY = TableSchema(
         "similarity": Column(pl.Float64(), "cosine of the two gradients; null where one has no length", "cosine", True),
     },
     key=("variant_id", "original_id", "component"),
+    parts=SETTINGS,
 )
 
 PARAMETERS_PER_COMPONENT = TableSchema(
@@ -138,6 +141,7 @@ ACCURACY_PER_COMPONENT = TableSchema(
     "accuracy_per_component",
     {**_component_columns(), **_retrieval_columns()},
     key=("component",),
+    parts=SETTINGS,
     families=RECALL,
 )
 
@@ -153,6 +157,7 @@ AGREEMENT = TableSchema(
         ),
     },
     key=("component",),
+    parts=SETTINGS,
 )
 
 GREEDY_SELECTION = TableSchema(
@@ -170,6 +175,7 @@ GREEDY_SELECTION = TableSchema(
         "parameter_share": Column(pl.Float64(), "cumulated share of the parameters", "share", True),
     },
     key=("criterion", "evaluation", "split", "round"),
+    parts=SETTINGS,
     open=True,
 )
 
@@ -185,6 +191,7 @@ SELF_SIMILARITY = TableSchema(
         "divergence_rank": Column(pl.Int32(), "1 for the sample where the two diverge most"),
     },
     key=("variant_id", "component"),
+    parts=SETTINGS,
 )
 
 RETRIEVAL = TableSchema(
@@ -219,6 +226,7 @@ RETRIEVAL = TableSchema(
         "variants": Column(pl.Int64(), "number of variants scored"),
     },
     key=("method",),
+    parts=SETTINGS,
     families=RECALL,
     open=True,
 )
@@ -235,7 +243,7 @@ MODEL_COMPARISON = TableSchema(
     open=True,
 )
 
-#: Every table by the first part of its asset key.
+#: Every table by its name.
 TABLES: dict[str, TableSchema] = {
     schema.name: schema
     for schema in (

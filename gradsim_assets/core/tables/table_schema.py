@@ -42,6 +42,8 @@ class TableSchema:
     families: Mapping[str, Column] = field(default_factory=dict)
     #: Whether further columns are kept as they are (users' own columns of a dataset).
     open: bool = False
+    #: The table exists once for each of these, in a folder and under an asset key of its own; empty: it exists once.
+    parts: tuple[str, ...] = ()
 
     def column(self, name: str) -> Column | None:
         """The description of a column, or None for one that the schema does not know."""

@@ -1,4 +1,4 @@
-"""The assets `accuracy_per_component/<setting>`."""
+"""The assets `accuracy_per_component_<setting>`."""
 
 import dagster as dg
 

@@ -1,4 +1,4 @@
-"""The assets `agreement/<setting>`."""
+"""The assets `agreement_<setting>`."""
 
 import dagster as dg
 

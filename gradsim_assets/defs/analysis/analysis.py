@@ -12,6 +12,7 @@ from gradsim_assets.core.tables.table_schema import TableSchema
 from gradsim_assets.defs.code_version import code_version
 from gradsim_assets.defs.failures import input_errors
 from gradsim_assets.defs.table_results import column_schema, model_provenance, plot_metadata, table_result
+from gradsim_assets.orchestration.asset_keys import asset_key
 from gradsim_assets.orchestration.groups import ANALYSIS, TABLE_KINDS
 from gradsim_assets.orchestration.partitions import BY_MODEL, MODELS
 from gradsim_assets.resources.table_store import TableStore
@@ -27,17 +28,16 @@ def build_analysis(schema: TableSchema, compute: Compute, description: str) -> l
 
 def _build(schema: TableSchema, compute: Compute, description: str, setting: str) -> dg.AssetsDefinition:
     @dg.asset(
-        name=setting,
-        key_prefix=[schema.name],
+        key=asset_key(schema.name, setting),
         group_name=ANALYSIS,
         partitions_def=MODELS,
         ins={
-            "dot_products": dg.AssetIn([DOT_PRODUCTS.name, setting], partition_mapping=BY_MODEL),
+            "dot_products": dg.AssetIn(asset_key(DOT_PRODUCTS.name, setting), partition_mapping=BY_MODEL),
             "parameters": dg.AssetIn(PARAMETERS_PER_COMPONENT.name),
         },
         kinds=TABLE_KINDS,
         metadata=column_schema(schema),
-        code_version=code_version(compute.__module__),
+        code_version=code_version(compute),
         description=f"{description} Variants: {setting}.",
     )
     def run_analysis(

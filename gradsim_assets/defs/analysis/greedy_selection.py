@@ -1,4 +1,4 @@
-"""The assets `greedy_selection/<setting>`."""
+"""The assets `greedy_selection_<setting>`."""
 
 import dagster as dg
 

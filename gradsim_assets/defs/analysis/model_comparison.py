@@ -13,6 +13,7 @@ from gradsim_assets.core.tables.storage import Partition
 from gradsim_assets.defs.code_version import code_version
 from gradsim_assets.defs.failures import input_errors
 from gradsim_assets.defs.table_results import column_schema, plot_metadata, table_result
+from gradsim_assets.orchestration.asset_keys import asset_key
 from gradsim_assets.orchestration.groups import ANALYSIS, TABLE_KINDS
 from gradsim_assets.orchestration.partitions import ALL, MODELS
 from gradsim_assets.resources.table_store import TableStore
@@ -22,10 +23,10 @@ def build() -> dg.AssetsDefinition:
     @dg.asset(
         name=MODEL_COMPARISON.name,
         group_name=ANALYSIS,
-        deps=[dg.AssetDep([RETRIEVAL.name, setting], partition_mapping=ALL) for setting in SETTINGS],
+        deps=[dg.AssetDep(asset_key(RETRIEVAL.name, setting), partition_mapping=ALL) for setting in SETTINGS],
         kinds=TABLE_KINDS,
         metadata=column_schema(MODEL_COMPARISON),
-        code_version=code_version("core.analysis.model_comparison"),
+        code_version=code_version(model_comparison),
         description="The retrieval figures of every model side by side; models without results yet are left out.",
     )
     def model_comparison_(context: dg.AssetExecutionContext, store: TableStore) -> dg.MaterializeResult[pl.DataFrame]:

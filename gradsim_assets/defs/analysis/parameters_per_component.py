@@ -29,7 +29,9 @@ def build(op_tags: Mapping[str, Any] | None) -> dg.AssetsDefinition:
         metadata=column_schema(PARAMETERS_PER_COMPONENT),
         op_tags=op_tags,
         retry_policy=RETRIES,  # it asks the hub
-        code_version=code_version("core.analysis.parameters_per_component"),
+        code_version=code_version(
+            parameters_per_component, "core.gradients.engine:trainable_components", "core.models.loading:load_config"
+        ),
         description="How the model's parameters are spread over its components; read off its shapes, without weights.",
     )
     def parameters_per_component_(

@@ -34,6 +34,7 @@ from gradsim_assets.core.tables.schemas import (
 from gradsim_assets.core.tables.storage import Partition, Tables
 from gradsim_assets.defs.code_version import code_version
 from gradsim_assets.defs.failures import input_errors
+from gradsim_assets.orchestration.asset_keys import asset_key
 from gradsim_assets.orchestration.groups import ANALYSIS
 from gradsim_assets.orchestration.partitions import ALL, BY_MODEL, MODELS, Partitions
 from gradsim_assets.resources.compute import Compute
@@ -41,12 +42,12 @@ from gradsim_assets.resources.table_store import TableStore
 
 #: The tables of one setting that the page is made of, by their names in `SettingResults`.
 _TABLES = {
-    "similarity": GRADIENT_SIMILARITY,
-    "accuracy": ACCURACY_PER_COMPONENT,
-    "agreement": AGREEMENT,
-    "greedy": GREEDY_SELECTION,
-    "self_similarity": SELF_SIMILARITY,
-    "retrieval": RETRIEVAL,
+    "similarity": GRADIENT_SIMILARITY.name,
+    "accuracy": ACCURACY_PER_COMPONENT.name,
+    "agreement": AGREEMENT.name,
+    "greedy": GREEDY_SELECTION.name,
+    "self_similarity": SELF_SIMILARITY.name,
+    "retrieval": RETRIEVAL.name,
 }
 
 
@@ -58,12 +59,16 @@ def build(partitions: Partitions) -> list[dg.AssetsDefinition]:
         partitions_def=MODELS,
         deps=[
             PARAMETERS_PER_COMPONENT.name,
-            *(dg.AssetDep([table.name, setting]) for setting in SETTINGS for table in _TABLES.values()),
+            *(dg.AssetDep(asset_key(table, setting)) for setting in SETTINGS for table in _TABLES.values()),
             *(dg.AssetDep(table.name, partition_mapping=ALL) for table in (LIMA, PARAPHRASED, BM25_CANDIDATES)),
             dg.AssetDep(MODEL_GENERATED.name, partition_mapping=BY_MODEL),
         ],
         kinds={"plotly"},
-        code_version=code_version("core.analysis.report.page", "core.analysis.plots.of_table"),
+        code_version=code_version(
+            "core.analysis.report",
+            "defs.analysis.report:Sources",
+            "defs.analysis.report:_write",
+        ),
         description=(
             "One self-contained HTML page: all plots, what they say in words, and a sample explorer that shows texts side "
             "by side with the similarity of every candidate over depth. Wrong decisions and divergent samples come first."
@@ -99,7 +104,7 @@ class Sources:
         found = [s for s in SETTINGS if self.tables.exists([RETRIEVAL.name, s], Partition(self.slug))]
         return {
             setting: SettingResults(
-                **{name: self.read(table.name, setting) for name, table in _TABLES.items()},
+                **{name: self.read(table, setting) for name, table in _TABLES.items()},
                 bm25=self.candidates(setting),
                 variants=self.variants(setting),
             )
@@ -173,7 +178,7 @@ def _plots(settings: Mapping[str, SettingResults], parameters: pl.DataFrame) -> 
         plots[setting] = [
             plot
             for name, table in _TABLES.items()
-            if table is not GRADIENT_SIMILARITY
-            for plot in plots_of(table.name, getattr(results, name), setting, results.retrieval)
+            if table != GRADIENT_SIMILARITY.name
+            for plot in plots_of(table, getattr(results, name), setting, results.retrieval)
         ]
     return plots

@@ -1,4 +1,4 @@
-"""The assets `retrieval/<setting>`."""
+"""The assets `retrieval_<setting>`."""
 
 import dagster as dg
 import polars as pl
@@ -18,6 +18,7 @@ from gradsim_assets.core.tables.storage import Partition
 from gradsim_assets.defs.code_version import code_version
 from gradsim_assets.defs.failures import input_errors
 from gradsim_assets.defs.table_results import column_schema, model_provenance, plot_metadata, table_result
+from gradsim_assets.orchestration.asset_keys import asset_key
 from gradsim_assets.orchestration.groups import ANALYSIS, TABLE_KINDS
 from gradsim_assets.orchestration.partitions import ALL, BY_MODEL, MODELS, Partitions
 from gradsim_assets.resources.table_store import TableStore
@@ -30,21 +31,20 @@ def build(partitions: Partitions) -> list[dg.AssetsDefinition]:
 
 def _build(setting: str, partitions: Partitions) -> dg.AssetsDefinition:
     @dg.asset(
-        name=setting,
-        key_prefix=[RETRIEVAL.name],
+        key=asset_key(RETRIEVAL.name, setting),
         group_name=ANALYSIS,
         partitions_def=MODELS,
         ins={
-            "dot_products": dg.AssetIn([DOT_PRODUCTS.name, setting], partition_mapping=BY_MODEL),
+            "dot_products": dg.AssetIn(asset_key(DOT_PRODUCTS.name, setting), partition_mapping=BY_MODEL),
             "parameters": dg.AssetIn(PARAMETERS_PER_COMPONENT.name),
         },
         deps=[
-            dg.AssetDep([PROJECTED_SIMILARITY.name, setting], partition_mapping=BY_MODEL),
+            dg.AssetDep(asset_key(PROJECTED_SIMILARITY.name, setting), partition_mapping=BY_MODEL),
             dg.AssetDep(BM25_CANDIDATES.name, partition_mapping=ALL),
         ],
         kinds=TABLE_KINDS,
         metadata=column_schema(RETRIEVAL),
-        code_version=code_version("core.analysis.retrieval"),
+        code_version=code_version(retrieval, order_as_bm25),
         description=(
             f"Which method finds the right original ({setting}): full gradient, random projections, BM25, the best "
             "component, chance. Differences whose intervals overlap widely, or with a large p-value, say nothing."

@@ -1,4 +1,4 @@
-"""The assets `self_similarity/<setting>`."""
+"""The assets `self_similarity_<setting>`."""
 
 import dagster as dg
 

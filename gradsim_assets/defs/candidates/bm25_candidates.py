@@ -23,7 +23,7 @@ def build(settings: Settings, partitions: Partitions) -> list[dg.AssetsDefinitio
         partitions_def=partitions.shards,
         kinds={"polars", "parquet"},
         metadata=column_schema(BM25_CANDIDATES),
-        code_version=code_version("core.candidates.bm25_candidates", config=f"{default} {most}"),
+        code_version=code_version(candidate_frame, config=f"{default} {most}"),
         description=(
             "The originals that each variant is compared with: BM25 over user prompts, the own original always among them "
             "(`forced` where BM25 alone would have missed it). Holds the most candidates that any model asks for; one that "

@@ -8,6 +8,7 @@ import dagster as dg
 from gradsim_assets.core.tables import soundness
 from gradsim_assets.core.tables.schemas import RETRIEVAL, SETTINGS
 from gradsim_assets.defs.checks.results import check_result, checked_partition
+from gradsim_assets.orchestration.asset_keys import asset_key
 from gradsim_assets.orchestration.partitions import MODELS
 
 DRIFT = "accuracy_drift"
@@ -17,7 +18,7 @@ def drift() -> dg.AssetChecksDefinition:
     specs = [
         dg.AssetCheckSpec(
             DRIFT,
-            asset=dg.AssetKey([RETRIEVAL.name, setting]),
+            asset=asset_key(RETRIEVAL.name, setting),
             partitions_def=MODELS,
             description="Retrieval accuracy has not moved by more than 0.1 since the previous revision of the model.",
         )
@@ -30,9 +31,7 @@ def drift() -> dg.AssetChecksDefinition:
         for check_key in sorted(context.selected_asset_check_keys):
             current, previous = _accuracies(context.instance, check_key.asset_key, str(partition.model))
             found = soundness.drift(current, previous)
-            yield check_result(
-                found, check_key.asset_key.path, partition, DRIFT, {}, severity=dg.AssetCheckSeverity.WARN
-            )
+            yield check_result(found, check_key.asset_key, partition, DRIFT, {}, severity=dg.AssetCheckSeverity.WARN)
 
     return check_drift
 

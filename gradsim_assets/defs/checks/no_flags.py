@@ -8,6 +8,7 @@ from gradsim_assets.core.tables import soundness
 from gradsim_assets.core.tables.schemas import PARAPHRASED
 from gradsim_assets.defs.checks.results import check_result, checked_partition
 from gradsim_assets.defs.failures import input_errors
+from gradsim_assets.orchestration.asset_keys import asset_key
 from gradsim_assets.orchestration.partitions import Partitions
 from gradsim_assets.resources.table_store import TableStore
 
@@ -17,7 +18,7 @@ FLAGS = "no_flags"
 def flags(partitions: Partitions) -> dg.AssetChecksDefinition:
     spec = dg.AssetCheckSpec(
         FLAGS,
-        asset=PARAPHRASED.name,
+        asset=asset_key(PARAPHRASED.name),
         partitions_def=partitions.shards,
         description="No paraphrase is doubtful: refused, cut, identical, in another language, answered in place of rewritten.",
     )
@@ -28,6 +29,8 @@ def flags(partitions: Partitions) -> dg.AssetChecksDefinition:
         with input_errors():
             frame = store.tables.read([PARAPHRASED.name], partition)
         found = soundness.flag_findings(frame)
-        yield check_result(found, [PARAPHRASED.name], partition, FLAGS, {}, severity=dg.AssetCheckSeverity.WARN)
+        yield check_result(
+            found, asset_key(PARAPHRASED.name), partition, FLAGS, {}, severity=dg.AssetCheckSeverity.WARN
+        )
 
     return check_flags

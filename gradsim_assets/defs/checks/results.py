@@ -1,6 +1,6 @@
 """What checks return."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import dagster as dg
@@ -18,15 +18,15 @@ def checked_partition(context: dg.AssetCheckExecutionContext, dimension: str | N
 
 def check_result(
     found: soundness.Findings,
-    key: Sequence[str],
+    key: dg.AssetKey,
     partition: Partition,
     name: str,
     metadata: Mapping[str, Any],
     **more: Any,
 ) -> dg.AssetCheckResult:
-    where = f"{'/'.join(key)} {partition}"
+    where = f"{key.to_user_string()} {partition}"
     return dg.AssetCheckResult(
-        asset_key=dg.AssetKey(list(key)),
+        asset_key=key,
         check_name=name,
         passed=not found,
         description="; ".join([f"{where}: {found[0]}", *found[1:]]) if found else f"{where} is sound",

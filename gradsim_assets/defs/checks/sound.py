@@ -27,6 +27,7 @@ from gradsim_assets.core.tables.storage import Partition
 from gradsim_assets.defs.checks.accuracy_drift import drift
 from gradsim_assets.defs.checks.no_flags import flags
 from gradsim_assets.defs.checks.results import check_result, checked_partition
+from gradsim_assets.orchestration.asset_keys import asset_key, table_path
 from gradsim_assets.orchestration.partitions import MODELS, Partitions, dimension_of
 from gradsim_assets.resources.table_store import TableStore
 
@@ -41,21 +42,21 @@ class _Group:
     """Tables that one step writes, so that one step checks them (each step is a pod on Kubernetes)."""
 
     name: str
-    keys: tuple[tuple[str, ...], ...]
+    paths: tuple[tuple[str, ...], ...]
     partitions_def: dg.PartitionsDefinition | None
     rules: Rules
 
 
 def build_tables(partitions: Partitions) -> list[dg.AssetChecksDefinition]:
     """The checks of the tables for one configuration."""
-    gradient_keys = tuple((t.name, s) for t in (DOT_PRODUCTS, PROJECTED_SIMILARITY) for s in SETTINGS)
+    gradient_paths = tuple((t.name, s) for t in (DOT_PRODUCTS, PROJECTED_SIMILARITY) for s in SETTINGS)
     shards = tuple(partitions.shards.get_partition_keys())
     groups = [
         _Group("originals_sound", ((LIMA.name,),), None, _no_rules),
         _Group("paraphrases_sound", ((PARAPHRASED.name,),), partitions.shards, _paraphrase_rules),
         _Group("candidates_sound", ((BM25_CANDIDATES.name,),), partitions.shards, _candidate_rules),
         _Group("answers_sound", ((MODEL_GENERATED.name,),), partitions.model_shards, _answer_rules),
-        _Group("gradients_sound", gradient_keys, partitions.model_shards, _gradient_rules),
+        _Group("gradients_sound", gradient_paths, partitions.model_shards, _gradient_rules),
         _Group(
             "similarities_sound",
             tuple((GRADIENT_SIMILARITY.name, setting) for setting in SETTINGS),
@@ -70,21 +71,20 @@ def _checks(group: _Group) -> dg.AssetChecksDefinition:
     specs = [
         dg.AssetCheckSpec(
             SOUND,
-            asset=dg.AssetKey(list(key)),
+            asset=asset_key(*path),
             blocking=True,
             partitions_def=group.partitions_def,
             description="The file is whole and ours; schema, rows, duplicates and numbers are what they must be.",
         )
-        for key in group.keys
+        for path in group.paths
     ]
 
     @dg.multi_asset_check(name=group.name, specs=specs, can_subset=True)
     def check_tables(context: dg.AssetCheckExecutionContext, store: TableStore) -> Iterator[dg.AssetCheckResult]:
         partition = checked_partition(context, dimension_of(group.partitions_def))
         for check_key in sorted(context.selected_asset_check_keys):
-            key = check_key.asset_key.path
-            found, rows = _findings(group.rules, store, key, partition)
-            yield check_result(found, key, partition, SOUND, {"rows": rows})
+            found, rows = _findings(group.rules, store, table_path(check_key.asset_key), partition)
+            yield check_result(found, check_key.asset_key, partition, SOUND, {"rows": rows})
 
     return check_tables
 

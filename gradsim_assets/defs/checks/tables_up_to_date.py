@@ -1,18 +1,23 @@
 """The check that lists what is stale, missing or failed: the graph always draws a partitioned asset as fresh."""
 
 from collections import Counter
+from collections.abc import Iterator
 
 import dagster as dg
 from dagster._core.definitions.assets.graph.base_asset_graph import BaseAssetGraph
 from dagster._core.definitions.data_version import StaleStatus
 
-from gradsim_assets.core.tables.schemas import MODEL_COMPARISON, TABLES
+from gradsim_assets.core.tables.schemas import MODEL_COMPARISON
+from gradsim_assets.orchestration.asset_keys import asset_key, is_table
 from gradsim_assets.orchestration.partitions import MODELS
 from gradsim_assets.orchestration.stale_status import LoaderContext, StatusResolver
 
 UP_TO_DATE = "tables_up_to_date"
 
-_NAMED = 50
+#: How many partitions the check lists, and how many causes of each.
+_NAMED, _CAUSES = 50, 3
+
+_FAILED = ("failed", "its last run failed; see the run's log")
 
 
 def build_status() -> list[dg.AssetChecksDefinition]:
@@ -46,39 +51,40 @@ def build_status() -> list[dg.AssetChecksDefinition]:
 def status_records(instance: dg.DagsterInstance, graph: BaseAssetGraph) -> list[dg.TableRecord]:
     """One record {table, partition, status, why} for every partition that is stale, failed or missing."""
     resolver = StatusResolver(instance, graph)
-    records = []
-    for key in graph.toposorted_asset_keys:
-        if key.path[0] not in TABLES or key.path[0] == MODEL_COMPARISON.name:
-            continue
-        failed = _failed(instance, graph, key)
-        definition = graph.get(key).partitions_def
-        for partition in definition.get_partition_keys(dynamic_partitions_store=instance) if definition else [None]:
-            status = resolver.get_status(key, partition)
-            if partition in failed:
-                said, why = "failed", "its last run failed; see the run's log"
-            elif status == StaleStatus.STALE:
-                causes = resolver.get_stale_causes(key, partition)
-                said, why = (
-                    "stale",
-                    "; ".join(
-                        f"{c.dependency.asset_key.to_user_string() if c.dependency else 'its code'} {c.reason}"
-                        for c in causes[:3]
-                    ),
-                )
-            elif status == StaleStatus.MISSING:
-                said, why = "missing", "never materialised"
-            else:
-                continue
-            records.append(
-                dg.TableRecord({"table": "/".join(key.path), "partition": partition or "", "status": said, "why": why})
+    keys = [key for key in graph.toposorted_asset_keys if is_table(key) and key != asset_key(MODEL_COMPARISON.name)]
+    return [record for key in keys for record in _records_of(instance, resolver, key)]
+
+
+def _records_of(instance: dg.DagsterInstance, resolver: StatusResolver, key: dg.AssetKey) -> Iterator[dg.TableRecord]:
+    definition = resolver.asset_graph.get(key).partitions_def
+    failed = _failed(instance, key, definition)
+    for partition in definition.get_partition_keys(dynamic_partitions_store=instance) if definition else [None]:
+        found = _FAILED if partition in failed else _out_of_date(resolver, key, partition)
+        if found:
+            status, why = found
+            yield dg.TableRecord(
+                {"table": key.to_user_string(), "partition": partition or "", "status": status, "why": why}
             )
-    return records
 
 
-def _failed(instance: dg.DagsterInstance, graph: BaseAssetGraph, key: dg.AssetKey) -> set[str]:
+def _out_of_date(resolver: StatusResolver, key: dg.AssetKey, partition: str | None) -> tuple[str, str] | None:
+    """What a partition is and why; None where it is up to date."""
+    status = resolver.get_status(key, partition)
+    if status == StaleStatus.MISSING:
+        return "missing", "never materialised"
+    if status == StaleStatus.FRESH:
+        return None
+    causes = resolver.get_stale_causes(key, partition)[:_CAUSES]
+    return "stale", "; ".join(
+        f"{cause.dependency.asset_key.to_user_string() if cause.dependency else 'its code'} {cause.reason}"
+        for cause in causes
+    )
+
+
+def _failed(instance: dg.DagsterInstance, key: dg.AssetKey, definition: dg.PartitionsDefinition | None) -> set[str]:
+    """The partitions whose last run failed."""
     from dagster._core.storage.partition_status_cache import get_and_update_asset_status_cache_value
 
-    definition = graph.get(key).partitions_def
     if definition is None:
         return set()
     value = get_and_update_asset_status_cache_value(instance, key, definition, instance, LoaderContext(instance))

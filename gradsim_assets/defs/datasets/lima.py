@@ -19,7 +19,10 @@ def build(settings: Settings) -> dg.AssetsDefinition:
         kinds={"polars", "parquet"},
         metadata=column_schema(LIMA),
         code_version=code_version(
-            "core.datasets.lima", "core.samples", config=f"{settings.data.originals} {settings.data.samples}"
+            "resources.sample_sources",
+            sample_frame,
+            "core.tables.schemas:LIMA",
+            config=f"{settings.data.originals} {settings.data.samples}",
         ),
         description="The originals: single-turn training samples that the model was fine-tuned on. The first `data.samples` of them.",
     )

@@ -32,7 +32,11 @@ def build(partitions: Partitions, op_tags: Mapping[str, Any] | None) -> dg.Asset
         op_tags=op_tags,
         retry_policy=RETRIES,
         metadata=column_schema(MODEL_GENERATED),
-        code_version=code_version("core.datasets.model_generated", "core.models.tokenization"),
+        code_version=code_version(
+            "core.datasets.model_generated:model_generated",
+            "core.models.loading:load_model",
+            "core.tables.schemas:MODEL_GENERATED",
+        ),
         description="The paraphrased prompts answered by the model under study (greedy decoding).",
     )
     def model_generated_(

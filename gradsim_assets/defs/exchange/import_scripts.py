@@ -16,6 +16,7 @@ from gradsim_assets.core.tables.schemas import DOT_PRODUCTS, PARAMETERS_PER_COMP
 from gradsim_assets.core.tables.storage import Partition, fingerprint
 from gradsim_assets.defs.failures import input_errors
 from gradsim_assets.demo import DEMO
+from gradsim_assets.orchestration.asset_keys import asset_key
 from gradsim_assets.orchestration.partitions import MODELS, Partitions
 from gradsim_assets.resources.model_hub import ModelHub
 from gradsim_assets.resources.sample_sources import SampleSources
@@ -75,8 +76,8 @@ def _import(
     slug = model_slug(config.model)
     context.instance.add_dynamic_partitions(str(MODELS.name), [slug])
     provenance = {"imported": str(config.folder), "model": config.model, "files": ", ".join(found.files)}
-    for key, frame, partition in _tables(found, slug, shards):
-        _record(context, store, key, frame, partition, provenance)
+    for path, frame, partition in _tables(found, slug, shards):
+        _record(context, store, path, frame, partition, provenance)
     parameters = parameters_per_component({name: (sizes or {}).get(name) for name in found.components})
     _record(context, store, [PARAMETERS_PER_COMPONENT.name], parameters, Partition(slug), provenance)
 
@@ -120,7 +121,7 @@ def _tables(found: Imported, slug: str, shards: Sequence[str]) -> Iterator[tuple
 def _record(
     context: dg.OpExecutionContext,
     store: TableStore,
-    key: list[str],
+    path: Sequence[str],
     frame: pl.DataFrame,
     partition: Partition,
     provenance: Mapping[str, Any],
@@ -128,11 +129,11 @@ def _record(
     """Writes one partition and tells Dagster of it."""
     version = fingerprint(frame)
     entries = {PROVENANCE_PREFIX + name: value for name, value in {**provenance, "fingerprint": version}.items()}
-    saved = store.save(key, frame, partition, context.run_id, entries)
+    saved = store.save(path, frame, partition, context.run_id, entries)
     levels = dict(partition.levels)
     context.log_event(
         dg.AssetMaterialization(
-            dg.AssetKey(key),
+            asset_key(*path),
             partition=dg.MultiPartitionKey(levels) if len(levels) > 1 else partition.model,
             metadata={**entries, **saved},
             tags={"dagster/data_version": version},

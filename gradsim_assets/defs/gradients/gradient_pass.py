@@ -23,6 +23,7 @@ from gradsim_assets.defs.failures import RETRIES, input_errors
 from gradsim_assets.defs.models.hf_model import HF_MODEL, provenance_of, revision_for_run, revision_tags
 from gradsim_assets.defs.progress import progress
 from gradsim_assets.defs.table_results import column_schema, saved_table_result
+from gradsim_assets.orchestration.asset_keys import asset_key, table_path
 from gradsim_assets.orchestration.groups import GRADIENTS
 from gradsim_assets.orchestration.partitions import BY_MODEL, BY_SHARD, Partitions
 from gradsim_assets.resources.compute import Compute
@@ -73,7 +74,7 @@ def _spec(table: str, setting: str, settings: Settings) -> dg.AssetSpec:
     ]
     projected = table == PROJECTED_SIMILARITY.name
     return dg.AssetSpec(
-        [table, setting],
+        asset_key(table, setting),
         deps=deps,
         skippable=True,
         group_name=GRADIENTS,
@@ -81,11 +82,14 @@ def _spec(table: str, setting: str, settings: Settings) -> dg.AssetSpec:
         description=f"{_DESCRIPTIONS[table]} Variants: {setting}.",
         metadata=column_schema(PROJECTED_SIMILARITY if projected else DOT_PRODUCTS),
         code_version=code_version(
-            "core.gradients.pass_inputs",
-            "core.models.tokenization",
-            "core.gradients.engine.gradient_pass",
+            model_candidates,
+            "core.models.loading:load_model",
+            "core.gradients.pass_inputs:pass_inputs",
+            "core.gradients.engine:run_pass",
             f"core.gradients.{table}",
             config=_decides(settings.compute, projected),
+            # One pass makes both tables; the products are the same with and without projections.
+            without=() if projected else ("core.gradients.projections",),
         ),
     )
 
@@ -103,13 +107,13 @@ def _gradients(
     from gradsim_assets.core.gradients.pass_inputs import pass_inputs
     from gradsim_assets.core.gradients.projected_similarity import projection_frame
 
-    selected = sorted(context.selected_asset_keys)
+    selected = {key: table_path(key) for key in sorted(context.selected_asset_keys)}
     keys = context.partition_key.keys_by_dimension
     with input_errors():  # before anything is read: a raw key is told apart from a missing table
         model_id = model_id_of(keys["model"])
     partition = Partition(keys["model"], keys["shard"])
     settings = hub.settings(model_id)
-    tables = _read_tables(store, partition, {key.path[1] for key in selected}, settings)
+    tables = _read_tables(store, partition, {setting for _, setting in selected.values()}, settings)
     variants = {name: frame for name, frame in tables.items() if name in SETTINGS}
     with input_errors(), progress(context, f"gradients {context.partition_key}", "gradients") as report:
         revision = revision_for_run(context, hub, model_id)
@@ -120,8 +124,10 @@ def _gradients(
             tables[BM25_CANDIDATES.name],
             loaded,
             policy=settings.context,
-            products=[key.path[1] for key in selected if key.path[0] == DOT_PRODUCTS.name],
-            projections={key.path[1]: compute.projections for key in selected if key.path[0] != DOT_PRODUCTS.name},
+            products=[setting for table, setting in selected.values() if table == DOT_PRODUCTS.name],
+            projections={
+                setting: compute.projections for table, setting in selected.values() if table != DOT_PRODUCTS.name
+            },
         )
         scratch = compute.places.scratch("gradients", *keys.values())
         with compute.run_pass(loaded, inputs.request, scratch, report, context.log.info) as result:
@@ -134,8 +140,7 @@ def _gradients(
             }
             metadata = {**inputs.counts, **compute.metadata(result)}
             tags = revision_tags(context)
-            for key in selected:
-                table, setting = key.path
+            for key, (table, setting) in selected.items():
                 frame_of = product_frame if table == DOT_PRODUCTS.name else projection_frame
                 frame = frame_of(result, setting, inputs.request.pairs[setting])
                 yield saved_table_result(

@@ -74,7 +74,7 @@ def revision_for_run(context: dg.AssetExecutionContext, hub: ModelHub, model_id:
     """The revision that this run works on: resolved by its first step, kept as a tag, used by all later ones."""
     tags = {**context.instance.get_run_by_id(context.run.run_id).tags, **context.run.tags}
     if tagged := tags.get(REVISION_TAG):
-        return hub.at(model_id, tagged)
+        return hub.revision_named(model_id, tagged)
     revision = hub.resolve(model_id)
     pointer = _observed(context.instance, model_slug(model_id), hub.version(model_id, revision))
     key = tags.get("dagster/partition/shard")

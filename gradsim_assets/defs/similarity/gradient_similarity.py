@@ -1,4 +1,4 @@
-"""`gradient_similarity`: cosines derived from the dot products; no GPU."""
+"""The assets `gradient_similarity_<setting>`: cosines derived from the dot products; no GPU."""
 
 import dagster as dg
 import polars as pl
@@ -10,8 +10,9 @@ from gradsim_assets.core.tables.schemas import DOT_PRODUCTS, GRADIENT_SIMILARITY
 from gradsim_assets.core.tables.storage import fingerprint
 from gradsim_assets.defs.code_version import code_version
 from gradsim_assets.defs.failures import input_errors
-from gradsim_assets.defs.table_results import carried, column_schema, table_result
+from gradsim_assets.defs.table_results import column_schema, shard_provenance, table_result
 from gradsim_assets.orchestration import groups
+from gradsim_assets.orchestration.asset_keys import asset_key
 from gradsim_assets.orchestration.partitions import BY_MODEL, MODELS
 from gradsim_assets.resources.table_store import TableStore
 
@@ -23,14 +24,13 @@ def build() -> list[dg.AssetsDefinition]:
 
 def _similarity(setting: str) -> dg.AssetsDefinition:
     @dg.asset(
-        name=setting,
-        key_prefix=[GRADIENT_SIMILARITY.name],
+        key=asset_key(GRADIENT_SIMILARITY.name, setting),
         group_name=groups.SIMILARITY,
         partitions_def=MODELS,
-        ins={"dot_products": dg.AssetIn([DOT_PRODUCTS.name, setting], partition_mapping=BY_MODEL)},
+        ins={"dot_products": dg.AssetIn(asset_key(DOT_PRODUCTS.name, setting), partition_mapping=BY_MODEL)},
         kinds={"polars", "parquet"},
         metadata=column_schema(GRADIENT_SIMILARITY),
-        code_version=code_version("core.similarity.gradient_similarity"),
+        code_version=code_version(gradient_similarity),
         description=(
             f"Cosine similarity of loss gradients for every pair ({setting}), for the full gradient and per component: "
             "near 1 where variant and original would change the model in the same way."
@@ -42,7 +42,7 @@ def _similarity(setting: str) -> dg.AssetsDefinition:
         with input_errors():
             frame = gradient_similarity(PairProducts.from_frame(dot_products))
             model_id = model_id_of(context.partition_key)
-        source = carried(context, store, [DOT_PRODUCTS.name, setting], "dot_products")
+        source = shard_provenance(context, store, [DOT_PRODUCTS.name, setting], "dot_products")
         provenance = {"model": model_id, **source, DOT_PRODUCTS.name: fingerprint(dot_products)}
         return table_result(GRADIENT_SIMILARITY, frame, provenance=provenance)
 

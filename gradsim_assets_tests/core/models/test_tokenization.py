@@ -1,4 +1,4 @@
-"""The exact text and labels of the tulu template, against the tokenizer's own apply_chat_template and by hand."""
+"""The exact text and labels of the template "tulu", against the tokenizer's own apply_chat_template and by hand."""
 
 from pathlib import Path
 

@@ -9,9 +9,10 @@ from gradsim_assets.configuration import DataSettings, Settings
 from gradsim_assets.core.tables.column_lineage import sources
 from gradsim_assets.core.tables.schemas import TABLES
 from gradsim_assets.definitions import build_definitions
+from gradsim_assets.orchestration.asset_keys import asset_key, is_table, table_path
 
 GRAPH = build_definitions(Settings(home=Path("/nowhere"), tables="/nowhere")).get_repository_def().asset_graph
-KEYS = sorted(key for key in GRAPH.materializable_asset_keys if key.path[0] in TABLES)
+KEYS = sorted(filter(is_table, GRAPH.materializable_asset_keys))
 
 #: What comes from the model alone, from a service, or from the table's own arrangement.
 WITHOUT_SOURCES = {
@@ -25,14 +26,15 @@ WITHOUT_SOURCES = {
 }
 
 
-@pytest.mark.parametrize("key", KEYS, ids=lambda key: "/".join(key.path))
+@pytest.mark.parametrize("key", KEYS, ids=dg.AssetKey.to_user_string)
 def test_every_column_has_its_sources_among_the_parents(key: dg.AssetKey) -> None:
-    schema = TABLES[key.path[0]]
-    found = sources(key.path, schema.columns)
+    path = table_path(key)
+    schema = TABLES[path[0]]
+    found = sources(path, schema.columns)
     assert set(schema.columns) - set(found) == WITHOUT_SOURCES.get(schema.name, set())
     for upstream in found.values():
         for table, column in upstream:
-            assert dg.AssetKey(table) in GRAPH.get(key).parent_keys
+            assert asset_key(*table) in GRAPH.get(key).parent_keys
             assert TABLES[table[0]].column(column) is not None
 
 

@@ -13,6 +13,7 @@ import polars as pl
 from gradsim_assets.core.analysis.plots import palette, series, wording
 from gradsim_assets.core.analysis.plots.panels import (
     MARKERS,
+    PerComponent,
     Plot,
     as_plot,
     attention_against_mlp,
@@ -227,39 +228,14 @@ def _comparison_points(axes: Any, rows: pl.DataFrame, models: Sequence[str], i: 
 
 def accuracy(frame: pl.DataFrame, retrieval: pl.DataFrame | None, setting: str) -> list[Plot]:
     """All plots of `accuracy_per_component`."""
-    return _per_component(
-        frame, "accuracy", wording.ACCURACY, setting, wording.ACCURACY_HELP, series.references(retrieval)
-    )
+    levels = series.references(retrieval)
+    return _per_component(PerComponent(frame, "accuracy", wording.ACCURACY, setting, wording.ACCURACY_HELP, levels))
 
 
 def agreement(frame: pl.DataFrame, setting: str) -> list[Plot]:
     """All plots of `agreement`."""
-    return _per_component(frame, "agreement", wording.AGREEMENT, setting, wording.AGREEMENT_HELP, {})
+    return _per_component(PerComponent(frame, "agreement", wording.AGREEMENT, setting, wording.AGREEMENT_HELP))
 
 
-def _per_component(
-    frame: pl.DataFrame, column: str, label: str, setting: str, help: str, levels: dict[str, float]
-) -> list[Plot]:
-    where = f"({wording.setting_name(setting)})"
-    what = column.capitalize()
-    return [
-        *over_depth(frame, column, label, f"{column}_over_depth", f"{what} of each component {where}", help, levels),
-        *bars(frame, column, label, f"{column}_bars", f"{what} of each component type over depth {where}", help),
-        *attention_against_mlp(
-            frame,
-            column,
-            label,
-            f"{column}_attention_mlp",
-            f"{what}: attention against MLP {where}",
-            wording.BAND_HELP,
-            levels,
-        ),
-        *box_by_size(
-            frame,
-            column,
-            label,
-            f"{column}_by_parameters",
-            f"{what} by number of parameters {where}",
-            wording.BOX_HELP,
-        ),
-    ]
+def _per_component(shown: PerComponent) -> list[Plot]:
+    return [plot for draw in (over_depth, bars, attention_against_mlp, box_by_size) for plot in draw(shown)]

@@ -1,0 +1,292 @@
+"""Which assets an edit of the code makes stale: the real definitions, on a copy of the package with one edit each."""
+
+import ast
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from gradsim_assets.configuration import ModelSettings, Settings
+from gradsim_assets.core.tables.schemas import SETTINGS, TABLES
+from gradsim_assets.definitions import build_definitions
+from gradsim_assets.defs import code_version as versions
+from gradsim_assets_tests.support.source import PACKAGE, imports, modules
+
+#: The package as it is, and its folder that edits are made in.
+REAL = versions.PACKAGE
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    target = tmp_path_factory.mktemp("copy") / REAL.name
+    shutil.copytree(REAL, target, ignore=shutil.ignore_patterns("__pycache__"))
+    return target
+
+
+@pytest.fixture(scope="module")
+def before() -> Mapping[str, str]:
+    """The code versions of the package as it is; a copy has the same, for paths do not count."""
+    return code_versions()
+
+
+@pytest.fixture
+def package(copy: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The copy in place of the package; what a test changes in it is taken back."""
+    monkeypatch.setattr(versions, "PACKAGE", copy)
+    forget()
+    yield copy
+    shutil.copytree(REAL, copy, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True)
+    forget()
+
+
+def forget() -> None:
+    versions.code_version.cache_clear()
+    versions._tree.cache_clear()
+
+
+def code_versions() -> Mapping[str, str]:
+    """Of every asset that has one, by its name."""
+    forget()
+    settings = Settings(home=Path("/nowhere"), tables="/nowhere", models=(ModelSettings(id="demo"),))
+    graph = build_definitions(settings).get_repository_def().asset_graph
+    return {key.to_user_string(): str(graph.get(key).code_version) for key in graph.materializable_asset_keys}
+
+
+def of_each_setting(*tables: str) -> set[str]:
+    return {f"{table}_{setting}" for table in tables for setting in SETTINGS}
+
+
+Edit = Callable[[Path], None]
+
+
+def replaced(file: str, pattern: str, by: str) -> Edit:
+    """The first match of a pattern in a file replaced."""
+
+    def edit(package: Path) -> None:
+        text = (package / file).read_text(encoding="utf-8")
+        changed = re.sub(pattern, by, text, count=1, flags=re.M)
+        assert changed != text, f"{pattern} is not in {file}"
+        (package / file).write_text(changed, encoding="utf-8")
+
+    return edit
+
+
+def inserted(file: str, function: str, line: str = "_ = 0") -> Edit:
+    """A line at the beginning of a function, behind its docstring."""
+
+    def edit(package: Path) -> None:
+        text = (package / file).read_text(encoding="utf-8")
+        (found,) = (n for n in ast.walk(ast.parse(text)) if isinstance(n, ast.FunctionDef) and n.name == function)
+        first = next(s for s in found.body if not (isinstance(s, ast.Expr) and isinstance(s.value, ast.Constant)))
+        lines = text.splitlines(keepends=True)
+        lines.insert(first.lineno - 1, f"{' ' * first.col_offset}{line}\n")
+        (package / file).write_text("".join(lines), encoding="utf-8")
+
+    return edit
+
+
+def appended(file: str, text: str) -> Edit:
+    def edit(package: Path) -> None:
+        with (package / file).open("a", encoding="utf-8") as target:
+            target.write(text)
+
+    return edit
+
+
+def moved_tie_order(package: Path) -> None:
+    """`tie_order` out of `scoring.py` into a module of its own."""
+    scoring, users = package / "core/analysis/scoring.py", package / "core/analysis/greedy_selection.py"
+    text = scoring.read_text(encoding="utf-8")
+    (found,) = (n for n in ast.parse(text).body if isinstance(n, ast.FunctionDef) and n.name == "tie_order")
+    source = ast.get_source_segment(text, found)
+    assert source
+    header = "\n".join(line for line in text.splitlines() if line.startswith(("import ", "from ")))
+    (package / "core/ordering.py").write_text(f'"""Ties."""\n\n{header}\n\n\n{source}\n', encoding="utf-8")
+    here = "from gradsim_assets.core.ordering import tie_order\n"
+    scoring.write_text(text.replace(source, "").replace("import numpy", f"{here}import numpy", 1), encoding="utf-8")
+    old = "from gradsim_assets.core.analysis.scoring import tie_order\n"
+    used = users.read_text(encoding="utf-8")
+    assert old in used
+    users.write_text(used.replace(old, here), encoding="utf-8")
+
+
+PRODUCTS = of_each_setting("dot_products")
+PROJECTED = of_each_setting("projected_similarity")
+ENGINE = "core/gradients/engine"
+
+#: (edit, what becomes stale), by what is edited.
+EDITS: Mapping[str, tuple[Edit, set[str]]] = {
+    "the candidates": (inserted("core/candidates/bm25_candidates.py", "candidate_frame"), {"bm25_candidates"}),
+    "the index of the candidates": (replaced("core/candidates/bm25.py", "0.75", "0.8"), {"bm25_candidates"}),
+    "which candidates a model uses": (
+        inserted("core/candidates/bm25_candidates.py", "top_candidates"),
+        PRODUCTS | PROJECTED | {"report"},
+    ),
+    "a template": (appended("core/analysis/report/page.html.j2", "<!-- more -->\n"), {"report"}),
+    "a script": (appended("core/analysis/report/explorer.js", "// more\n"), {"report"}),
+    "a style": (appended("core/analysis/report/style.css", "a {}\n"), {"report"}),
+    "a sentence of the report": (inserted("core/analysis/report/sentences.py", "sentences"), {"report"}),
+    "what the report reads": (inserted("defs/analysis/report.py", "candidates"), {"report"}),
+    "a static plot": (inserted("core/analysis/plots/static.py", "agreement"), {"report"}),
+    "an interactive plot": (inserted("core/analysis/plots/interactive.py", "heatmap"), {"report"}),
+    "what makes a paraphrase doubtful": (
+        inserted("core/datasets/paraphrasing/answer_checks.py", "fault"),
+        {"paraphrased"},
+    ),
+    "what a paraphraser is asked": (
+        replaced("core/datasets/paraphrasing/options.py", "You rewrite", "You write"),
+        {"paraphrased"},
+    ),
+    "how often a service is asked again": (inserted("core/datasets/paraphrasing/live.py", "answer_event"), set()),
+    "how files of samples are read": (inserted("core/datasets/sample_files.py", "read_rows"), {"lima", "paraphrased"}),
+    "a sample of the demo": (replaced("demo/samples.jsonl", "content", "content "), {"lima", "paraphrased"}),
+    "how samples are cut into shards": (inserted("core/partition_keys.py", "shard_slice"), {"paraphrased"}),
+    "how answers are decoded": (
+        inserted("core/datasets/generation/answers.py", "generate_answers"),
+        {"model_generated"},
+    ),
+    "the columns of components": (
+        inserted("core/components.py", "component_columns"),
+        {"parameters_per_component", "report"}
+        | of_each_setting("accuracy_per_component", "agreement", "greedy_selection", "self_similarity", "retrieval"),
+    ),
+    "the order of ties": (
+        inserted("core/analysis/scoring.py", "tie_order"),
+        of_each_setting("greedy_selection", "self_similarity", "retrieval"),
+    ),
+    "the bootstrap": (
+        replaced("core/analysis/scoring.py", "RESAMPLES = 2000", "RESAMPLES = 1000"),
+        of_each_setting("accuracy_per_component", "retrieval"),
+    ),
+    "the products of pairs": (
+        inserted("core/similarity/pair_products.py", "from_frame"),
+        of_each_setting(
+            *("accuracy_per_component", "agreement", "greedy_selection", "self_similarity", "retrieval"),
+            "gradient_similarity",
+        ),
+    ),
+    "the comparison": (inserted("core/analysis/model_comparison.py", "model_comparison"), {"model_comparison"}),
+    "a constant of inner products": (
+        replaced(f"{ENGINE}/values/inner_products.py", r"2\*\*11", "2**12"),
+        PRODUCTS | PROJECTED,
+    ),
+    "the projections": (inserted("core/gradients/projections.py", "total_dimension"), PROJECTED),
+    "the table of the projections": (inserted("core/gradients/projected_similarity.py", "projection_frame"), PROJECTED),
+    "the table of the products": (inserted("core/gradients/dot_products.py", "product_frame"), PRODUCTS),
+    "the labels of a sample": (
+        inserted("core/models/tokenization.py", "encode_samples"),
+        PRODUCTS | PROJECTED,
+    ),
+    "how models are loaded": (
+        inserted("core/models/loading.py", "load_model"),
+        PRODUCTS | PROJECTED | {"model_generated"},
+    ),
+    "the wording of the plan": (inserted(f"{ENGINE}/planning/plan.py", "describe"), set()),
+    "a constant of the plan": (appended(f"{ENGINE}/planning/plan.py", "\nMORE = 2\n"), set()),
+    "how much memory is free": (inserted("core/memory.py", "free_bytes"), set()),
+    "a log line of the engine": (inserted(f"{ENGINE}/gradient_pass.py", "run_pass", 'log("at work")'), set()),
+    "a log line of an asset": (
+        inserted("defs/candidates/bm25_candidates.py", "bm25_candidates", "context.log.info('!')"),
+        set(),
+    ),
+    "a docstring": (replaced("core/seeds.py", r'"""', '"""Once more: '), set()),
+    "a docstring of a function": (replaced("core/analysis/agreement.py", r'    """', '    """Once more: '), set()),
+    "a comment": (appended("core/analysis/agreement.py", "# more\n"), set()),
+    "a definition's place": (moved_tie_order, set()),
+    "the description of a column": (replaced("core/tables/schemas.py", "id of the variant", "the variant's id"), set()),
+    "a new column": (
+        replaced(
+            "core/tables/schemas.py",
+            r'^(GREEDY_SELECTION = TableSchema\(\n    "greedy_selection",\n    \{\n)',
+            r'\1        "seed": Column(pl.Int64(), "seed of the split"),\n',
+        ),
+        of_each_setting("greedy_selection"),
+    ),
+    "the dtype of a column": (
+        replaced("core/tables/schemas.py", r'"rank": Column\(pl.Int32', '"rank": Column(pl.Int64'),
+        {"bm25_candidates"} | of_each_setting("retrieval"),  # stands in for the scores of imported results
+    ),
+    "the wording of an error": (replaced("core/samples.py", "is not single-turn", "has several turns"), set()),
+    "the condition of an error": (
+        replaced("core/samples.py", r'roles != \["user", "assistant"\]', 'roles != ["user"]'),
+        {"lima", "paraphrased", "model_generated"},
+    ),
+}
+
+
+@pytest.mark.parametrize(("edit", "stale"), EDITS.values(), ids=EDITS)
+def test_an_edit_makes_exactly_those_assets_stale_whose_values_it_may_change(
+    edit: Edit, stale: set[str], before: Mapping[str, str], package: Path
+) -> None:
+    edit(package)
+    after = code_versions()
+    assert {name for name in before if after[name] != before[name]} == stale
+
+
+#: What modules of assets import from `core/` though it decides nothing of their values, and why.
+DECIDES_NOTHING_THERE = {
+    "core.errors": "sentences for people",
+    "core.tables": "where tables lie; the schema of an asset's own table is looked for by itself",
+    "core.partition_keys:model_id_of": "another id is another partition",
+    "core.partition_keys:model_slug": "another id is another partition",
+    "core.analysis.plots.of_table:plots_of": "shown beside a table in the UI; the report's are its own",
+    "core.candidates.bm25_candidates:top_candidates": "for the data version",
+    "core.candidates.candidate_count:top_k": "for the data version",
+}
+
+
+@pytest.fixture
+def followed(monkeypatch: pytest.MonkeyPatch) -> dict[str, set[str]]:
+    """What code versions follow, by the modules in `defs/` that took part in asking for them."""
+    found: dict[str, set[str]] = {}
+    follow = versions.followed
+
+    def recorded(*roots: versions.Root, without: tuple[str, ...] = ()) -> list[versions.Followed]:
+        answer = follow(*roots, without=without)
+        frame = sys._getframe()
+        while frame := frame.f_back:  # type: ignore[assignment]
+            found.setdefault(str(frame.f_globals["__name__"]), set()).update(one.name for one in answer)
+        return answer
+
+    monkeypatch.setattr(versions, "followed", recorded)
+    code_versions()
+    return {name.removeprefix("gradsim_assets."): names for name, names in found.items() if ".defs." in name}
+
+
+def test_all_that_an_asset_takes_from_core_is_followed(followed: dict[str, set[str]]) -> None:
+    lacking = []
+    for name, path in modules().items():
+        if name not in followed or name == "defs.code_version":
+            continue
+        for one in imports(path):
+            module = one.module.removeprefix("gradsim_assets.")
+            place = f"{module}:{one.name}"
+            excused = place in DECIDES_NOTHING_THERE or any(
+                module == part or module.startswith(f"{part}.") for part in DECIDES_NOTHING_THERE
+            )
+            known = {label.rpartition(":")[2] for label in followed[name] if label.startswith(module)}
+            if module.startswith("core.") and not (one.for_types or excused or one.name in known):
+                lacking.append(f"{name} takes {place}")
+    assert len(followed) > 10
+    assert lacking == []
+
+
+def test_every_table_follows_its_own_schema(followed: dict[str, set[str]]) -> None:
+    labels = {label for names in followed.values() for label in names}
+    assert {f"core.tables.schemas:{table.upper()}" for table in TABLES} <= labels
+
+
+def test_what_is_left_out_by_contract_is_there() -> None:
+    known = modules()
+    assert [name for name in (*versions.DECIDES_NOTHING, *versions.FOLLOWED) if name not in known] == []
+
+
+def test_definitions_load_within_two_seconds() -> None:
+    """CPU time of a process of its own, so that what else runs on the machine does not count."""
+    code = "from gradsim_assets.definitions import defs; defs().get_repository_def(); import time; print(time.process_time())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=PACKAGE.parent)
+    assert float(done.stdout) < 2

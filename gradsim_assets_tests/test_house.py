@@ -1,0 +1,165 @@
+"""The house: where code stands, and which way it imports. CONTRIBUTING.md says the same in words."""
+
+import importlib
+import inspect
+from collections import Counter
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from gradsim_assets.configuration import Settings
+from gradsim_assets.core.tables.schemas import TABLES
+from gradsim_assets.core.tables.table_names import PATHS
+from gradsim_assets.definitions import build_definitions
+from gradsim_assets.orchestration.partitions import Partitions
+from gradsim_assets_tests.support.source import PACKAGE, imports, modules
+
+#: The layers, top to bottom: a module imports from its own layer and from those below it. The demo's data and model stand
+#: beside the core, which reads samples and is what makes a model of them.
+LAYERS = (
+    {"cli"},
+    {"definitions"},
+    {"runs"},
+    {"defs"},
+    {"resources"},
+    {"orchestration"},
+    {"configuration"},
+    {"core", "demo"},
+)
+
+#: Tables that one asset function makes together, and the module that defines it.
+TOGETHER = {"dot_products": "gradient_pass", "projected_similarity": "gradient_pass"}
+
+#: Assets whose computation has another name than they have, and why.
+NAMED_OTHERWISE = {
+    "hf_model": ("core/models/revisions.py", "the asset is the model; what is computed is its revision"),
+    "lima": ("core/datasets/sample_files.py", "it is read, as any file of samples is"),
+    "paraphrased": ("core/datasets/paraphrasing", "it is made by a chat service, which takes a folder of modules"),
+}
+
+SETTINGS = Settings(home=Path("/nowhere"), tables="/nowhere")
+GRAPH = build_definitions(SETTINGS).get_repository_def().asset_graph
+
+#: Every asset with the table that it is (or a part of), and its group.
+ASSETS = sorted(
+    (key.to_user_string(), PATHS.get(key.to_user_string(), key.path)[0], str(GRAPH.get(key).group_name))
+    for key in GRAPH.get_all_asset_keys()
+)
+
+
+def built_by(module: Any) -> set[str]:
+    """Names of the assets that a module's `build` makes."""
+    given = {"settings": SETTINGS, "partitions": Partitions(SETTINGS.data.shards), "op_tags": None}
+    made = module.build(**{name: given[name] for name in inspect.signature(module.build).parameters})
+    definitions = made if isinstance(made, list) else [made]
+    return {
+        key.to_user_string()
+        for definition in definitions
+        for key in (definition.keys if isinstance(definition, dg.AssetsDefinition) else [definition.key])
+    }
+
+
+@pytest.mark.parametrize(("asset", "table", "group"), ASSETS, ids=[asset for asset, _, _ in ASSETS])
+def test_an_asset_is_defined_where_its_name_says(asset: str, table: str, group: str) -> None:
+    name = f"gradsim_assets.defs.{group}.{TOGETHER.get(table, table)}"
+    assert asset in built_by(importlib.import_module(name))
+
+
+@pytest.mark.parametrize(("asset", "table", "group"), ASSETS, ids=[asset for asset, _, _ in ASSETS])
+def test_what_an_asset_is_made_by_stands_where_its_name_says(asset: str, table: str, group: str) -> None:
+    places = [f"core/{group}/{table}.py", f"core/{group}/{table}"]
+    there = [place for place in places if (PACKAGE / place).exists()]
+    if table in NAMED_OTHERWISE:
+        place, why = NAMED_OTHERWISE[table]
+        assert (PACKAGE / place).exists() and why
+        assert there == [], f"{there} is there now: {table} is no exception any more"
+    else:
+        assert len(there) == 1, f"{asset} should be made by one of {places}"
+
+
+def test_every_table_is_an_asset() -> None:
+    assert {table for _, table, _ in ASSETS} - {"hf_model", "report"} == set(TABLES)
+    assert {asset for asset, _, _ in ASSETS} - {"hf_model", "report"} == set(PATHS)
+
+
+def test_nothing_is_loose_at_the_top() -> None:
+    assert {path.stem for path in PACKAGE.glob("*.py")} == {"__init__", "definitions", "configuration"}
+    rooms = {path.name for path in PACKAGE.iterdir() if path.is_dir() and path.name != "__pycache__"}
+    assert rooms == set.union(*LAYERS) - {"definitions", "configuration"}
+
+
+def layer(module: str) -> int:
+    """The number of a module's layer; the package itself (its version) lies below all."""
+    top = module.partition(".")[0]
+    return next((number for number, rooms in enumerate(LAYERS) if top in rooms), len(LAYERS))
+
+
+def ours(module: str, name: str, known: dict[str, Path]) -> str | None:
+    """The module of the package that an import reads, as a dotted name in it; None for another package's."""
+    package, _, inside = module.partition(".")
+    if package != PACKAGE.name:
+        return None
+    deeper = f"{inside}.{name}".lstrip(".")
+    return deeper if deeper in known else inside
+
+
+def test_no_import_runs_up() -> None:
+    known = modules()
+    up = []
+    for name, path in known.items():
+        for one in imports(path):
+            target = ours(one.module, one.name, known)
+            if target is not None and layer(target) < layer(name):
+                up.append(f"{path.relative_to(PACKAGE)}:{one.line} imports {target}")
+    assert up == []
+
+
+def test_core_knows_neither_dagster_nor_the_configuration() -> None:
+    found = [
+        f"{path.relative_to(PACKAGE)}:{one.line} imports {one.module}"
+        for name, path in modules().items()
+        if name.partition(".")[0] == "core"
+        for one in imports(path)
+        if one.module.partition(".")[0].startswith("dagster") or "configuration" in one.module.split(".")
+    ]
+    assert found == []
+
+
+def test_no_imports_run_in_a_circle() -> None:
+    """At run time; what is imported for type hints alone may point back."""
+    known = modules()
+    graph = {
+        name: {target for one in imports(path) if not one.for_types and (target := ours(one.module, one.name, known))}
+        for name, path in known.items()
+    }
+    graph = {name: targets - {name} for name, targets in graph.items()}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(" imports ".join(reversed(error.args[1])))
+
+
+def test_no_folder_holds_more_than_a_fifth_of_the_package() -> None:
+    """In lines of everything that we wrote. `core/` is the package's main part, so its groups count as folders."""
+    lines: Counter[str] = Counter()
+    for path in PACKAGE.rglob("*"):
+        if path.suffix in (".py", ".j2", ".js", ".css"):
+            folders = path.relative_to(PACKAGE).parts[:-1]
+            lines["/".join(folders[: 2 if folders[:1] == ("core",) else 1])] += len(path.read_text().splitlines())
+    total = sum(lines.values())
+    assert {folder: count for folder, count in lines.items() if count > total / 5} == {}
+
+
+def test_tests_stand_where_what_they_test_stands() -> None:
+    tests = Path(__file__).parent
+    rooms = {"end_to_end", "support"}
+    strays = [
+        str(folder.relative_to(tests))
+        for folder in tests.rglob("*")
+        if folder.is_dir() and any(folder.glob("test_*.py")) and folder.relative_to(tests).parts[0] not in rooms
+        if not (PACKAGE / folder.relative_to(tests)).is_dir()
+    ]
+    assert strays == []
