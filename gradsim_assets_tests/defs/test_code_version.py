@@ -230,6 +230,7 @@ def test_an_edit_makes_exactly_those_assets_stale_whose_values_it_may_change(
 #: What modules of assets import from `core/` though it decides nothing of their values, and why.
 DECIDES_NOTHING_THERE = {
     "core.errors": "sentences for people",
+    "core.files": "how bytes reach the disk",
     "core.tables": "where tables lie; the schema of an asset's own table is looked for by itself",
     "core.partition_keys:model_id_of": "another id is another partition",
     "core.partition_keys:model_slug": "another id is another partition",
