@@ -38,7 +38,7 @@ def configured(folder: Path, kind: str, context: str) -> Settings:
 def planned(settings: Settings) -> dict[str, PassGraph]:
     """By shard, the graph of what the plan asks for, of the setting whose texts are known beforehand."""
     model = settings.models[0].id
-    revision = resources(settings)["hub"].resolve(model)  # type: ignore[union-attr]
+    revision = resources(settings).hub.resolve(model)
     graphs = {}
     for shard, request in command.shard_requests(model, revision, settings):
         pairs, wanted = {SETTING: request.pairs[SETTING]}, {SETTING: request.projections[SETTING]}
@@ -78,8 +78,8 @@ def test_a_pass_does_what_was_planned_for_it(kind: str, context: str, tmp_path: 
     lengths = [tokens for graph in graphs.values() for tokens, _ in graph.variants[SETTING].values()]
     assert (max(lengths) <= CONTEXT) == (context != "auto")
     assert (len(lengths) < 8) == (context == "drop"), "of eight variants"
-    hub = resources(settings)["hub"]
-    config = hub.config(settings.models[0].id, hub.resolve(settings.models[0].id))  # type: ignore[union-attr]
+    hub = resources(settings).hub
+    config = hub.config(settings.models[0].id, hub.resolve(settings.models[0].id))
     plan = plan_pass(shape_of_config(config, torch.float32), graphs["01"], 2**30, PassOptions(device="cpu"))
     result, metadata = done(settings, "01")
     assert result.success
