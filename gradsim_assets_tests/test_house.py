@@ -36,8 +36,6 @@ TOGETHER = {"dot_products": "gradient_pass", "projected_similarity": "gradient_p
 #: Assets whose computation has another name than they have, and why.
 NAMED_OTHERWISE = {
     "hf_model": ("core/models/revisions.py", "the asset is the model; what is computed is its revision"),
-    "lima": ("core/datasets/sample_files.py", "it is read, as any file of samples is"),
-    "paraphrased": ("core/datasets/paraphrasing", "it is made by a chat service, which takes a folder of modules"),
 }
 
 SETTINGS = Settings(home=Path("/nowhere"), tables="/nowhere")

@@ -175,6 +175,7 @@ EDITS: Mapping[str, tuple[Edit, set[str]]] = {
         PRODUCTS | PROJECTED,
     ),
     "the projections": (inserted("core/gradients/projections.py", "total_dimension"), PROJECTED),
+    "how projected gradients are compared": (inserted(f"{ENGINE}/values/projected_gradients.py", "cosines"), PROJECTED),
     "the table of the projections": (inserted("core/gradients/projected_similarity.py", "projection_frame"), PROJECTED),
     "the table of the products": (inserted("core/gradients/dot_products.py", "product_frame"), PRODUCTS),
     "the labels of a sample": (

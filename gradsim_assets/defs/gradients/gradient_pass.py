@@ -30,6 +30,9 @@ from gradsim_assets.resources.compute import Compute
 from gradsim_assets.resources.model_hub import ModelHub
 from gradsim_assets.resources.table_store import TableStore
 
+#: What makes projections, of which products know nothing.
+_PROJECTIONS = ("core.gradients.projections", "core.gradients.engine.values.projected_gradients")
+
 _DESCRIPTIONS = {
     DOT_PRODUCTS.name: (
         "Exact products of loss gradients, per pair and component, with the squared norms of both sides. Every cosine "
@@ -89,7 +92,7 @@ def _spec(table: str, setting: str, settings: Settings) -> dg.AssetSpec:
             f"core.gradients.{table}",
             config=_decides(settings.compute, projected),
             # One pass makes both tables; the products are the same with and without projections.
-            without=() if projected else ("core.gradients.projections",),
+            without=() if projected else _PROJECTIONS,
         ),
     )
 
