@@ -54,7 +54,7 @@ def code_version(*roots: Root, config: str = "", without: tuple[str, ...] = ()) 
         without: modules that decide nothing of this asset, though its roots use them.
 
     Raises:
-        LookupError: a root or an import names what there is not.
+        LookupError: a root, an import, or what is to be left out names what there is not.
     """
     digest = hashlib.sha256(config.encode())
     for one in sorted({one.hash for one in followed(*roots, without=without)}):

@@ -103,8 +103,10 @@ class SourceTree:
             without: dotted names below which nothing is followed.
 
         Raises:
-            LookupError: a root or an import names what there is not.
+            LookupError: a root, an import, or what is to be left out names what there is not.
         """
+        for name in without:  # left out under a name that it has no more, a module would count again
+            self._found(name)
         left = [place for root in roots for place in self._root(root)]
         found: dict[Place, Followed] = {}
         files: dict[Path, Followed] = {}
@@ -126,11 +128,13 @@ class SourceTree:
     def module(self, name: str) -> Module:
         """A module by its dotted name in the package; raises LookupError where there is none."""
         if name not in self._modules:
-            path = self._path(name)
-            if path is None:
-                raise LookupError(f"there is no module {name} in {self.package}; correct what asks for it.")
-            self._modules[name] = Module(path, self.package.name, name)
+            self._modules[name] = Module(self._found(name), self.package.name, name)
         return self._modules[name]
+
+    def _found(self, name: str) -> Path:
+        if (path := self._path(name)) is None:
+            raise LookupError(f"there is no module {name} in {self.package}; correct what asks for it.")
+        return path
 
     def _path(self, name: str) -> Path | None:
         path = self.package.joinpath(*name.split("."))

@@ -209,6 +209,12 @@ def test_a_module_that_is_left_out_counts_by_name_alone(tmp_path: Path) -> None:
     assert hashes(package, without=("core.other",)) == before
 
 
+def test_a_module_that_is_left_out_under_an_old_name_is_told(tmp_path: Path) -> None:
+    package = write(tmp_path, {"core/root.py": "def table():\n    return 1\n"})
+    with pytest.raises(LookupError, match=r"there is no module core.moved"):
+        hashes(package, without=("core.moved",))
+
+
 def test_a_root_elsewhere_is_followed_into_the_package(tmp_path: Path) -> None:
     package = write(tmp_path, {"resources.py": "from study.core.other import used\n\nclass Source:\n    x = used()\n"})
     assert names(package, "resources") == {"resources:Source", "core.other:used"}
