@@ -9,15 +9,17 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from upath import UPath
+if TYPE_CHECKING:  # local files need no more than the standard library
+    from upath import UPath
 
 #: How long after its last write something unfinished counts as left behind by a process that was killed.
 _ABANDONED_SECONDS = 3600.0
 
 
 @contextmanager
-def whole_file(target: Path | UPath) -> Iterator[Path]:
+def whole_file(target: "Path | UPath") -> Iterator[Path]:
     """A path to write to; what is there when the block ends becomes `target`, and what a failed block wrote is removed.
 
     Readers find the old file or the new one. A local file is written beside the target, since renames do not cross file
@@ -35,7 +37,7 @@ def whole_file(target: Path | UPath) -> Iterator[Path]:
             target.fs.put_file(str(unfinished), target.path)
 
 
-def write_whole(target: Path | UPath, content: str | bytes) -> None:
+def write_whole(target: "Path | UPath", content: str | bytes) -> None:
     """Writes a file of this content (text as UTF-8) as `whole_file` does."""
     with whole_file(target) as unfinished:
         unfinished.write_bytes(content.encode() if isinstance(content, str) else content)
