@@ -111,18 +111,6 @@ def plot_metadata(plots: Sequence[Plot]) -> dict[str, Any]:
     }
 
 
-def shard_provenance(
-    context: dg.AssetExecutionContext, store: TableStore, table: Sequence[str], name: str
-) -> dict[str, Any]:
-    """What the provenance of a model's table takes over from the shards it was made from: revision, settings and dataset.
-
-    `name` is the asset's input that holds the shards of `table`.
-    """
-    first = partition_of(next(iter(context.asset_partition_keys_for_input(name))))
-    source = store.tables.provenance(table, first)
-    return {entry: source[entry] for entry in ("revision", "settings", "dataset") if source.get(entry)}
-
-
 def preview(frame: pl.DataFrame | pl.LazyFrame) -> dg.MetadataValue:
     """The first rows of a table for the UI, long texts cut."""
     head = frame.lazy().head(_PREVIEW_ROWS).collect()
@@ -144,8 +132,21 @@ def _cell(value: Any) -> str | int | float | bool | None:
 def model_provenance(
     context: dg.AssetExecutionContext, store: TableStore, setting: str, dot_products: pl.LazyFrame
 ) -> dict[str, Any]:
+    """The provenance of a model's table that is made from the dot products of one setting."""
     return {
         "model": model_id_of(context.partition_key),
         **shard_provenance(context, store, [DOT_PRODUCTS.name, setting], "dot_products"),
         DOT_PRODUCTS.name: fingerprint(dot_products),
     }
+
+
+def shard_provenance(
+    context: dg.AssetExecutionContext, store: TableStore, table: Sequence[str], name: str
+) -> dict[str, Any]:
+    """What the provenance of a model's table takes over from the shards it was made from: revision, settings and dataset.
+
+    `name` is the asset's input that holds the shards of `table`.
+    """
+    first = partition_of(next(iter(context.asset_partition_keys_for_input(name))))
+    source = store.tables.provenance(table, first)
+    return {entry: source[entry] for entry in ("revision", "settings", "dataset") if source.get(entry)}

@@ -15,6 +15,7 @@ DRIFT = "accuracy_drift"
 
 
 def drift() -> dg.AssetChecksDefinition:
+    """The check of the accuracies of both settings."""
     specs = [
         dg.AssetCheckSpec(
             DRIFT,

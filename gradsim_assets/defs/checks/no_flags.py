@@ -16,6 +16,7 @@ FLAGS = "no_flags"
 
 
 def flags(partitions: Partitions) -> dg.AssetChecksDefinition:
+    """The check of the column `flag`, for one configuration."""
     spec = dg.AssetCheckSpec(
         FLAGS,
         asset=asset_key(PARAPHRASED.name),

@@ -11,6 +11,7 @@ from gradsim_assets.orchestration.partitions import partition_of
 
 
 def checked_partition(context: dg.AssetCheckExecutionContext, dimension: str | None) -> Partition:
+    """The partition that a check looks at; `dimension` says what its key is a key of, None that there is none."""
     if dimension is None:
         return Partition()
     return partition_of(context.op_execution_context.partition_key, dimension)
@@ -24,6 +25,7 @@ def check_result(
     metadata: Mapping[str, Any],
     **more: Any,
 ) -> dg.AssetCheckResult:
+    """The result of a check with its findings in words; `more` goes to Dagster's result as it is."""
     where = f"{key.to_user_string()} {partition}"
     return dg.AssetCheckResult(
         asset_key=key,

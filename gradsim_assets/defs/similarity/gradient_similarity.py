@@ -3,14 +3,12 @@
 import dagster as dg
 import polars as pl
 
-from gradsim_assets.core.partition_keys import model_id_of
 from gradsim_assets.core.similarity.gradient_similarity import gradient_similarity
 from gradsim_assets.core.similarity.pair_products import PairProducts
 from gradsim_assets.core.tables.schemas import DOT_PRODUCTS, GRADIENT_SIMILARITY, SETTINGS
-from gradsim_assets.core.tables.storage import fingerprint
 from gradsim_assets.defs.code_version import code_version
 from gradsim_assets.defs.failures import input_errors
-from gradsim_assets.defs.table_results import column_schema, shard_provenance, table_result
+from gradsim_assets.defs.table_results import column_schema, model_provenance, table_result
 from gradsim_assets.orchestration import groups
 from gradsim_assets.orchestration.asset_keys import asset_key
 from gradsim_assets.orchestration.partitions import BY_MODEL, MODELS
@@ -41,9 +39,7 @@ def _similarity(setting: str) -> dg.AssetsDefinition:
     ) -> dg.MaterializeResult[pl.DataFrame]:
         with input_errors():
             frame = gradient_similarity(PairProducts.from_frame(dot_products))
-            model_id = model_id_of(context.partition_key)
-        source = shard_provenance(context, store, [DOT_PRODUCTS.name, setting], "dot_products")
-        provenance = {"model": model_id, **source, DOT_PRODUCTS.name: fingerprint(dot_products)}
+            provenance = model_provenance(context, store, setting, dot_products)
         return table_result(GRADIENT_SIMILARITY, frame, provenance=provenance)
 
     return similarity
