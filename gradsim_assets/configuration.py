@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from gradsim_assets.core.candidates.bm25 import ZeroScores
 from gradsim_assets.core.candidates.candidate_count import Candidates
 from gradsim_assets.core.errors import InputError
 from gradsim_assets.core.home import gradsim_home
@@ -33,6 +34,9 @@ class DataSettings(_Section):
     samples: int = Field(default=0, ge=0)
     shards: int = Field(default=4, ge=1, le=MAX_SHARDS)
     candidates: Candidates = 5
+    retriever_tokens: Literal["whitespace", "model"] = "whitespace"
+    retriever_model: str = ""
+    zero_scores: ZeroScores = "random"
 
 
 class ParaphraserSettings(_Section):
@@ -108,6 +112,28 @@ class Settings(_Section):
         return "all" if "all" in asked else max(k for k in asked if k != "all")
 
     @property
+    def retriever_model(self) -> str | None:
+        """The model whose tokenizer cuts the prompts for BM25, which serves all models; None where words are counted.
+
+        Raises:
+            InputError: none is named and several could be meant, or one is named that is not asked for.
+        """
+        named = self.data.retriever_model
+        if self.data.retriever_tokens == "whitespace":
+            if named:
+                raise InputError(
+                    f'data.retriever_model = "{named}" is used by data.retriever_tokens = "model" only; set that, or leave '
+                    "retriever_model out."
+                )
+            return None
+        if not named and len(self.models) != 1:
+            raise InputError(
+                'data.retriever_tokens = "model" makes one table of candidates for all models; say by data.retriever_model '
+                "whose tokenizer cuts the prompts."
+            )
+        return named or self.models[0].id
+
+    @property
     def fingerprint(self) -> str:
         """Hash of everything that is configured, whatever the places on disk; 12 hex digits."""
         text = self.model_dump_json(exclude={"home", "tables"})
@@ -155,6 +181,10 @@ def load_settings(environment: Mapping[str, str] = os.environ) -> Settings:
         raise InputError(_sentence(str(path), error)) from error
     if repeated := [m.id for i, m in enumerate(settings.models) if m.id in {n.id for n in settings.models[:i]}]:
         raise InputError(f"{path}: model {repeated[0]} is listed twice under [[models]]; keep one of them.")
+    try:
+        _ = settings.retriever_model
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
     return settings
 
 

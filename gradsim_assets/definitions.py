@@ -65,7 +65,7 @@ def _build(settings: Settings, partitions: Partitions, profiles: Mapping[str, Pr
     watching, rerun_jobs, schedules = observe_models.build(settings)
     return dg.Definitions(
         assets=[*hf_model.build(), *dg.map_asset_specs(automated, tables)],
-        asset_checks=[*build_tables(partitions), *build_status()],
+        asset_checks=[*build_tables(settings, partitions), *build_status()],
         jobs=[*stages.build(light), import_scripts.build(partitions), *rerun_jobs],
         sensors=[automation_sensor(), *watching],
         schedules=schedules,

@@ -55,6 +55,16 @@ def test_the_example_file_shows_the_defaults_and_knows_every_key(tmp_path: Path)
         ('[compute]\ndevice = "gpu"', "compute.device = 'gpu' is not accepted"),
         ('home = "/tmp"', "unknown key home; set GRADSIM_HOME in the environment instead"),
         ('[[models]]\nid = "a/b"\n[[models]]\nid = "a/b"', "model a/b is listed twice"),
+        ('[data]\nretriever_tokens = "words"', "data.retriever_tokens = 'words' is not accepted"),
+        ('[data]\nzero_scores = "first"', "data.zero_scores = 'first' is not accepted"),
+        (
+            '[data]\nretriever_tokens = "model"\n[[models]]\nid = "a/b"\n[[models]]\nid = "a/c"',
+            "one table of candidates for all models; say by data.retriever_model whose tokenizer cuts the prompts",
+        ),
+        (
+            '[data]\nretriever_model = "a/b"',
+            'data.retriever_model = "a/b" is used by data.retriever_tokens = "model" only',
+        ),
         ("[data", "is not valid TOML"),
     ],
 )
@@ -72,3 +82,16 @@ def test_a_named_file_must_exist(tmp_path: Path) -> None:
 
 def test_all_candidates_can_be_asked_for(tmp_path: Path) -> None:
     assert settings_of('[data]\ncandidates = "all"', tmp_path).data.candidates == "all"
+
+
+@pytest.mark.parametrize(
+    ("text", "model"),
+    [
+        ("", None),
+        ('[data]\nretriever_tokens = "model"', "demo"),
+        ('[data]\nretriever_tokens = "model"\n[[models]]\nid = "a/b"', "a/b"),
+        ('[data]\nretriever_tokens = "model"\nretriever_model = "c/d@v1"\n[[models]]\nid = "a/b"', "c/d@v1"),
+    ],
+)
+def test_one_tokenizer_cuts_the_prompts_for_all_models(text: str, model: str | None, tmp_path: Path) -> None:
+    assert settings_of(text, tmp_path).retriever_model == model

@@ -107,7 +107,8 @@ def shard_requests(model: str, revision: "Revision", settings: Settings) -> "Ite
     originals = sources.load_originals()
     variants = originals if settings.data.paraphrases == OPENAI else sources.load_paraphrases()
     lima = sample_frame(originals)
-    candidates = candidate_frame(lima, sample_frame(variants), own.candidates)
+    tokens, _ = hub.retriever_tokens(settings.retriever_model)
+    candidates = candidate_frame(lima, sample_frame(variants), own.candidates, tokens, settings.data.zero_scores)
     for key in shard_keys(shards):
         paraphrased = sample_frame(shard_slice(variants, key, shards))
         inputs = pass_inputs(

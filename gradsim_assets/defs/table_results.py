@@ -143,10 +143,11 @@ def model_provenance(
 def shard_provenance(
     context: dg.AssetExecutionContext, store: TableStore, table: Sequence[str], name: str
 ) -> dict[str, Any]:
-    """What the provenance of a model's table takes over from the shards it was made from: revision, settings and dataset.
+    """What the provenance of a model's table takes over from the shards it was made from: revision, settings, retriever
+    and dataset.
 
     `name` is the asset's input that holds the shards of `table`.
     """
     first = partition_of(next(iter(context.asset_partition_keys_for_input(name))))
     source = store.tables.provenance(table, first)
-    return {entry: source[entry] for entry in ("revision", "settings", "dataset") if source.get(entry)}
+    return {entry: source[entry] for entry in ("revision", "settings", "retriever", "dataset") if source.get(entry)}

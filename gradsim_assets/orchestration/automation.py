@@ -10,7 +10,13 @@ from dagster._core.asset_graph_view.asset_graph_view import AssetGraphView
 from dagster._core.definitions.data_version import StaleStatus
 from dagster._core.definitions.events import AssetKeyPartitionKey
 
-from gradsim_assets.core.tables.schemas import MODEL_COMPARISON, MODEL_GENERATED, PROJECTED_SIMILARITY, SETTINGS
+from gradsim_assets.core.tables.schemas import (
+    MODEL_COMPARISON,
+    MODEL_GENERATED,
+    PROJECTED_SIMILARITY,
+    RETRIEVAL,
+    SETTINGS,
+)
 from gradsim_assets.orchestration import groups
 from gradsim_assets.orchestration.asset_keys import asset_key
 from gradsim_assets.orchestration.stale_status import StatusResolver
@@ -18,6 +24,9 @@ from gradsim_assets.orchestration.stale_status import StatusResolver
 #: Groups whose assets are computed again when a model changes; the datasets do not depend on models.
 GROUPS = (groups.GRADIENTS, groups.SIMILARITY, groups.ANALYSIS)
 ANSWERS = asset_key(MODEL_GENERATED.name)
+
+#: What imported results have too, although nobody wrote their variants here.
+_WITHOUT_TEXTS = (*(asset_key(RETRIEVAL.name, setting) for setting in SETTINGS), asset_key("report"))
 
 
 class OutOfDate(dg.AutomationCondition[dg.AssetKey]):
@@ -72,7 +81,10 @@ def on_model_revision(key: dg.AssetKey) -> dg.AutomationCondition:
     up_to_date = condition.newly_updated() & ~OutOfDate()
     ready = ~condition.in_progress() & ~condition.any_deps_in_progress()
     if key != asset_key(MODEL_COMPARISON.name):  # which leaves out the models that have no results yet
-        optional = dg.AssetSelection.assets(*(asset_key(PROJECTED_SIMILARITY.name, setting) for setting in SETTINGS))
+        optional = dg.AssetSelection.assets(
+            *(asset_key(PROJECTED_SIMILARITY.name, setting) for setting in SETTINGS),
+            *(asset_key(setting) for setting in SETTINGS if key in _WITHOUT_TEXTS),
+        )
         ready &= ~condition.any_deps_missing().ignore(optional)
     wanted = (
         changed.since(up_to_date | condition.initial_evaluation())

@@ -9,10 +9,18 @@ import dagster as dg
 from pydantic import Field
 
 from gradsim_assets.configuration import DataSettings, ModelSettings
+from gradsim_assets.core.candidates.bm25 import Tokens
 from gradsim_assets.core.errors import InputError
 from gradsim_assets.core.home import Home
 from gradsim_assets.core.models.devices import own_device
-from gradsim_assets.core.models.loading import LoadedModel, load_config, load_model, load_skeleton, load_tokenizer
+from gradsim_assets.core.models.loading import (
+    LoadedModel,
+    load_config,
+    load_model,
+    load_skeleton,
+    load_token_ids,
+    load_tokenizer,
+)
 from gradsim_assets.core.models.revisions import Revision, is_folder, resolve, split_revision
 from gradsim_assets.core.models.tokenization import ChatTokenizer
 from gradsim_assets.demo import DEMO
@@ -76,6 +84,17 @@ class ModelHub(dg.ConfigurableResource):
     def tokenizer(self, model_id: str, revision: Revision) -> ChatTokenizer:
         """The tokenizer of that revision with the model's chat template, without the model."""
         return ChatTokenizer(load_tokenizer(model_id, revision), self.settings(model_id).chat_template)
+
+    def retriever_tokens(self, model_id: str | None) -> tuple[Tokens, str]:
+        """How texts are cut for BM25, and its name: at white space (None), or by the tokenizer that a model has now.
+
+        Raises:
+            InputError, ServiceError: as `resolve` and `load_token_ids`.
+        """
+        if model_id is None:
+            return str.split, "whitespace"
+        revision = self.resolve(model_id)
+        return load_token_ids(model_id, revision), f"{model_id} {revision.name}"
 
     def skeleton(self, model_id: str, revision: Revision) -> Any:
         """The model of that revision without weights (all tensors on the meta device): names and shapes alone."""

@@ -9,7 +9,7 @@ import polars as pl
 from gradsim_assets import __version__
 from gradsim_assets.core.errors import InputError
 from gradsim_assets.core.tables.column_lineage import sources
-from gradsim_assets.core.tables.schemas import LIMA, TABLES
+from gradsim_assets.core.tables.schemas import LIMA, PARAPHRASED, TABLES
 from gradsim_assets.core.tables.storage import Partition, Tables
 from gradsim_assets.orchestration.asset_keys import asset_key, table_path
 from gradsim_assets.orchestration.partitions import dimension_of, partition_of
@@ -35,6 +35,11 @@ class TableStore(dg.ConfigurableResource):
             return None
         return self.tables.scan(key, partitions).collect()
 
+    def variants(self, setting: str, slug: str, shards: Sequence[str]) -> pl.DataFrame | None:
+        """The variants of a setting over all shards, those of the model with this partition key; None unless all are there."""
+        model = None if setting == PARAPHRASED.name else slug
+        return self.optional([setting], [Partition(model, shard) for shard in shards])
+
     def dataset(self, key: Sequence[str]) -> str | None:
         """Fingerprint of the originals that are in force when a table is written; None before there are any."""
         originals = [LIMA.name]
@@ -42,7 +47,8 @@ class TableStore(dg.ConfigurableResource):
         return self.tables.provenance(originals).get("fingerprint") if there else None
 
     def check_one_version(self, key: Sequence[str], partitions: Sequence[Partition]) -> None:
-        """Sees to it that all given partitions of a table were computed from one revision of their model, with one group of settings.
+        """Sees to it that all given partitions of a table were computed from one revision of their model, with one group of
+        settings, for candidates that were found in one way.
 
         Raises:
             InputError: they were not, so that no figure over them means anything.
@@ -50,12 +56,12 @@ class TableStore(dg.ConfigurableResource):
         by_version: dict[str, Partition] = {}
         for partition in partitions:
             source = self.tables.provenance(key, partition)
-            parts = [source.get("revision"), source.get("settings")]
+            parts = [source.get(name) for name in ("revision", "settings", "retriever")]
             by_version.setdefault(" ".join(str(part) for part in parts if part), partition)
         if len(by_version) > 1:
             named = ", ".join(f"{partition} from {version}" for version, partition in by_version.items())
             raise InputError(
-                f"table {'/'.join(key)} mixes revisions or settings of its model ({named}); materialise the stale shards "
+                f"table {'/'.join(key)} mixes revisions or settings ({named}); materialise the stale shards "
                 "again first."
             )
 

@@ -71,6 +71,7 @@ def materialised(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Place]:
             ("paraphrased", "sound", shard, True),
             ("paraphrased", "no_flags", shard, True),
             ("bm25_candidates", "sound", shard, True),
+            ("bm25_candidates", "no_zero_scores", shard, True),  # all four are candidates: none was chosen
         }
     run = definitions.resolve_job_def("gradients").execute_in_process(
         instance=instance, partition_key=f"{model_slug(model)}|01", asset_selection=[asset_key(*products)]

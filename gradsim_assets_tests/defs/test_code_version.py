@@ -160,7 +160,15 @@ EDITS: Mapping[str, tuple[Edit, set[str]]] = {
     ),
     "the bootstrap": (
         replaced("core/analysis/scoring.py", "RESAMPLES = 2000", "RESAMPLES = 1000"),
+        of_each_setting("accuracy_per_component", "agreement", "retrieval"),
+    ),
+    "the interval of a share": (
+        inserted("core/analysis/scoring.py", "wilson_interval"),
         of_each_setting("accuracy_per_component", "retrieval"),
+    ),
+    "what counts as a copy": (
+        inserted("core/datasets/text_overlap.py", "is_verbatim"),
+        {"paraphrased", "model_generated"},
     ),
     "the products of pairs": (
         inserted("core/similarity/pair_products.py", "from_frame"),
@@ -237,6 +245,7 @@ DECIDES_NOTHING_THERE = {
     "core.partition_keys:model_slug": "another id is another partition",
     "core.analysis.plots.of_table:plots_of": "shown beside a table in the UI; the report's are its own",
     "core.candidates.bm25_candidates:top_candidates": "for the data version",
+    "core.candidates.bm25_candidates:zero_score_places": "counted beside the table",
     "core.candidates.candidate_count:top_k": "for the data version",
 }
 

@@ -370,3 +370,34 @@ def test_a_backfill_goes_through_the_instance(miniature: Miniature) -> None:
     assert backfill is not None
     assert backfill.tags["dagster/priority"] == "3"
     assert backfill.status.value == "REQUESTED"
+
+
+def test_texts_that_imported_results_lack_do_not_hold_up_what_can_do_without_them() -> None:
+    @dg.asset(name="model_generated", partitions_def=BOTH)
+    def texts() -> dg.MaterializeResult:
+        raise AssertionError("nobody writes them")
+
+    @dg.asset(partitions_def=BOTH)
+    def products() -> dg.MaterializeResult:
+        return dg.MaterializeResult(data_version=dg.DataVersion(str(time.time_ns())))
+
+    deps = [dg.AssetDep(asset, partition_mapping=BY_MODEL) for asset in (products, texts)]
+
+    def analysis(name: str) -> dg.AssetsDefinition:
+        @dg.asset(name=name, partitions_def=MODELS, deps=deps, group_name="analysis")
+        def computed() -> dg.MaterializeResult:
+            return dg.MaterializeResult(data_version=dg.DataVersion(str(time.time_ns())))
+
+        return computed
+
+    assets = [
+        texts,
+        products,
+        *dg.map_asset_specs(automated, [analysis("retrieval_paraphrased"), analysis("agreement_paraphrased")]),
+    ]
+    instance = dg.DagsterInstance.ephemeral()
+    instance.add_dynamic_partitions("model", ["a"])
+    for shard in ("00", "01"):
+        assert dg.materialize(assets, selection=[products], partition_key=f"a|{shard}", instance=instance).success
+    result = dg.evaluate_automation_conditions(dg.Definitions(assets=assets), instance)
+    assert {found.key.path[0] for found in result.results if found.true_subset.size} == {"retrieval_paraphrased"}

@@ -110,3 +110,22 @@ def documents(count: int, seed: int) -> list[str]:
     """Random texts of 1 to 25 words out of 30, so that words are shared."""
     words, rng = [f"w{n}" for n in range(30)], random.Random(seed)
     return [" ".join(rng.choices(words, k=rng.randint(1, 25))) for _ in range(count)]
+
+
+def sparse_documents(count: int, seed: int) -> list[str]:
+    """Texts that have next to nothing in common, so that most scores are 0."""
+    rng = random.Random(seed)
+    return [" ".join(f"w{rng.randrange(300)}" for _ in range(rng.randint(1, 4))) for _ in range(count)]
+
+
+#: Prompts and paraphrases without spaces: to whitespace each is a word of its own.
+JAPANESE = (
+    ("富士山の高さを教えてください。", "富士山はどのくらいの高さですか。"),
+    ("おいしい味噌汁の作り方は？", "味噌汁をおいしく作るにはどうすればいいですか。"),
+    ("東京から京都まで新幹線で何時間かかりますか。", "新幹線に乗ると東京から京都へは何時間ですか。"),
+    ("俳句とは何ですか。例を挙げてください。", "例を挙げて、俳句が何かを説明してください。"),
+    ("猫が夜に鳴くのはなぜですか。", "なぜ猫は夜になると鳴くのですか。"),
+    ("確定申告の期限はいつですか。", "いつまでに確定申告をすればいいですか。"),
+    ("桜の花はいつ咲きますか。", "桜が咲く時期を教えてください。"),
+    ("地震のときはどこに逃げればいいですか。", "地震が来たら、どこへ逃げるべきですか。"),
+)

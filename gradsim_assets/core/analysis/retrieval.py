@@ -1,12 +1,12 @@
 """`retrieval`: how well every method finds the own original of each variant, with paired tests against the full gradient."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
 
-from gradsim_assets.core.analysis.scoring import best_component, recall_columns, retrieval_columns
+from gradsim_assets.core.analysis.scoring import best_component, recall_columns, retrieval_columns, share_columns
 from gradsim_assets.core.similarity.pair_products import Candidates, PairProducts, rho
 from gradsim_assets.core.tables import schemas
 
@@ -33,7 +33,7 @@ def order_as_bm25(pairs: PairProducts) -> pl.DataFrame:
     rank = pl.int_range(1, pl.len() + 1).over("variant_id").cast(pl.Int32)
     return schemas.BM25_CANDIDATES.enforce(
         frame.with_columns(rank.alias("rank")).with_columns(
-            (-pl.col("rank")).cast(pl.Float64).alias("score"), pl.lit(False).alias("forced")
+            (-pl.col("rank")).cast(pl.Float64).alias("score"), forced=pl.lit(False), zero_score=pl.lit(False)
         )
     )
 
@@ -81,12 +81,14 @@ def retrieval(
     projected: pl.DataFrame | None = None,
     bm25: pl.DataFrame | None = None,
     parameters: pl.DataFrame | None = None,
+    verbatim: Mapping[str, bool] | None = None,
 ) -> pl.DataFrame:
     """The table `retrieval`: full gradient, projections, BM25, best component and chance.
 
-    All methods are scored on the variants and candidates of the dot products. `bm25` is the table `bm25_candidates`.
-    For chance all figures are expectations, and its interval and test are null. The best component is chosen on the
-    same variants that it is scored on, so its accuracy is optimistic (`greedy_selection` has held-out figures).
+    All methods are scored on the variants and candidates of the dot products. `bm25` is the table `bm25_candidates`;
+    `verbatim` says by variant whether its answer is a copy of its original's, None where that is not known. For chance
+    all figures are expectations, and its intervals and test are null. The best component is chosen on the same variants
+    that it is scored on, so its accuracy is optimistic (see `greedy_selection` for held-out figures).
     """
     rows = methods(pairs, projected, bm25, parameters)
     candidates = pairs.candidates
@@ -115,7 +117,29 @@ def retrieval(
             },
         }
     )
-    return schemas.RETRIEVAL.enforce(frame)
+    return schemas.RETRIEVAL.enforce(frame.with_columns(_by_copy(correct, candidates, verbatim)))
+
+
+def _by_copy(correct: np.ndarray, candidates: Candidates, verbatim: Mapping[str, bool] | None) -> list[pl.Series]:
+    """Accuracy on the variants whose answer is a copy, and on the others: for each row of `correct` (bool [M, V]), then for
+    chance; null where that is not known or there are none.
+    """
+    copied = [(verbatim or {}).get(variant) for variant in candidates.variants]
+    series = []
+    for name, which in (("verbatim", True), ("not_verbatim", False)):
+        chosen = np.array([one is which for one in copied], dtype=bool)
+        count = None if verbatim is None else int(chosen.sum())
+        series.append(pl.Series(f"variants_{name}", [count] * (len(correct) + 1), dtype=pl.Int64))
+        guessed = _guessed(candidates)[chosen]
+        for column, values in share_columns(f"accuracy_{name}", correct[:, chosen]).items():
+            chance = guessed.mean() if len(guessed) and column == f"accuracy_{name}" else np.nan
+            series.append(pl.Series(column, np.append(values, chance), nan_to_null=True))
+    return series
+
+
+def _guessed(candidates: Candidates) -> np.ndarray:
+    """How often a random order puts each variant's own original first (float64, length V)."""
+    return np.where(candidates.has_own, 1 / candidates.counts, 0)
 
 
 def _is_nan(value: object) -> bool:
@@ -130,7 +154,7 @@ def chance_row(candidates: Candidates, recall_at: Sequence[int]) -> dict[str, fl
     sizes = candidates.counts
     has_own = candidates.has_own
     harmonic = np.cumsum(1 / np.arange(1, sizes.max() + 1))
-    accuracy = np.where(has_own, 1 / sizes, 0)
+    accuracy = _guessed(candidates)
     row = {
         "accuracy": float(accuracy.mean()),
         "mrr": float(np.where(has_own, harmonic[sizes - 1] / sizes, 0).mean()),

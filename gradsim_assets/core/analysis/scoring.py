@@ -1,6 +1,7 @@
 """How rankings are scored: accuracy, MRR, recall, their intervals, ties."""
 
 from collections.abc import Sequence
+from statistics import NormalDist
 
 import numpy as np
 import polars as pl
@@ -21,37 +22,68 @@ def recall_columns(candidates: Candidates) -> tuple[int, ...]:
     return tuple(k for k in RECALL_AT if k <= 5 or k < most)
 
 
-def bootstrap_interval(correct: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Percentile bootstrap over variants: the 95 % interval of each row's mean.
+def wilson_interval(successes: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """The 95 % score interval of shares (Wilson 1927, "Probable inference, the law of succession, and statistical
+    inference", JASA 22, 209-212): all p with |successes / count - p| <= z sqrt(p (1 - p) / count).
 
-    `correct` is [M, V]; two float64 arrays of length M come back (NaN for V = 0). All rows share their resamples,
-    which depend on V alone, so equal rows have equal intervals.
+    `successes` are whole numbers [M] out of `count` trials; two float64 arrays of length M come back (NaN for no trial).
+    It never shrinks to a point: 12 of 12 give 0.757 to 1.
     """
-    count = correct.shape[1]
-    if not count:
-        return np.full(len(correct), np.nan), np.full(len(correct), np.nan)
+    shares = np.full(len(successes), np.nan) if not count else np.asarray(successes, dtype=np.float64) / count
+    square = NormalDist().inv_cdf((1 + CONFIDENCE) / 2) ** 2 / max(count, 1)
+    centre = shares + square / 2
+    half = np.sqrt(square * (shares * (1 - shares) + square / 4))
+    low, high = (centre - half) / (1 + square), (centre + half) / (1 + square)
+    return np.where(shares == 0, 0, low), np.where(shares == 1, 1, high)  # which rounding would miss
+
+
+def resampled(count: int) -> np.ndarray:
+    """Bootstrap weights of `count` variants, float64 [RESAMPLES, count]: how often each resample holds each of them.
+
+    They depend on the count alone, so that equal figures have equal intervals.
+    """
     rng = np.random.default_rng(stable_seed("bootstrap", count))
-    weights = rng.multinomial(count, np.full(count, 1 / count), size=RESAMPLES)
-    means = correct.astype(np.float64) @ weights.T.astype(np.float64) / count
-    low, high = np.quantile(means, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], axis=1)
+    return rng.multinomial(count, np.full(count, 1 / count), size=RESAMPLES).astype(np.float64)
+
+
+def percentile_interval(figures: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The middle 95 % of a figure over resamples, float64 [M, RESAMPLES]; two arrays of length M."""
+    low, high = np.quantile(figures, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], axis=1)
     return low, high
 
 
+def bootstrap_interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Percentile bootstrap over variants (Efron 1979): the 95 % interval of each row's mean.
+
+    `values` is [M, V]; two float64 arrays of length M come back, NaN where all values of a row are equal (or there is
+    none): resampling them says nothing of how far others might lie.
+    """
+    count = values.shape[1]
+    if not count:
+        return np.full(len(values), np.nan), np.full(len(values), np.nan)
+    low, high = percentile_interval(values.astype(np.float64) @ resampled(count).T / count)
+    spread = values.min(axis=1) < values.max(axis=1)
+    return np.where(spread, low, np.nan), np.where(spread, high, np.nan)
+
+
 def retrieval_columns(ranks: np.ndarray, recall_at: Sequence[int]) -> dict[str, np.ndarray]:
-    """Accuracy with its interval, MRR and recall from the ranks [M, V] of own originals; NaN for V = 0."""
-    correct = ranks == 1
-    low, high = bootstrap_interval(correct)
-    count = ranks.shape[1]
+    """Accuracy, MRR and recall with their intervals from the ranks [M, V] of own originals; NaN for V = 0."""
+    columns = share_columns("accuracy", ranks == 1)
+    reciprocal = 1 / ranks
     with np.errstate(invalid="ignore"):
-        columns = {
-            "accuracy": correct.sum(axis=1) / np.float64(count),
-            "accuracy_low": low,
-            "accuracy_high": high,
-            "mrr": (1 / ranks).sum(axis=1) / np.float64(count),
-        }
-        for k in recall_at:
-            columns[f"recall_at_{k}"] = (ranks <= k).sum(axis=1) / np.float64(count)
+        columns["mrr"] = reciprocal.sum(axis=1) / np.float64(ranks.shape[1])
+    columns["mrr_low"], columns["mrr_high"] = bootstrap_interval(reciprocal)
+    for k in recall_at:
+        columns |= share_columns(f"recall_at_{k}", ranks <= k)
     return columns
+
+
+def share_columns(name: str, right: np.ndarray) -> dict[str, np.ndarray]:
+    """The share of `right` (bool [M, V]) in each row with its interval, as columns `name`, `name_low`, `name_high`."""
+    successes, count = right.sum(axis=1), right.shape[1]
+    low, high = wilson_interval(successes, count)
+    with np.errstate(invalid="ignore"):
+        return {name: successes / np.float64(count), f"{name}_low": low, f"{name}_high": high}
 
 
 def tie_order(components: Sequence[str], parameters: pl.DataFrame | None) -> np.ndarray:

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 import polars as pl
 
-from gradsim_assets.core.candidates.bm25 import Index
+from gradsim_assets.core.candidates.bm25 import Retriever, Tokens, ZeroScores
 from gradsim_assets.core.candidates.candidate_count import Candidates, top_k
 from gradsim_assets.core.errors import InputError
 from gradsim_assets.core.samples import samples_of
@@ -22,21 +22,38 @@ def top_candidates(frame: pl.DataFrame, k: int | None) -> pl.DataFrame:
     own, rank = pl.col("variant_id") == pl.col("original_id"), pl.col("rank")
     lost = (own & (rank > k)).any().over("variant_id")
     kept = frame.filter(own | (rank < k) | ((rank == k) & ~lost))
-    return kept.with_columns(forced=pl.col("forced") | (rank > k), rank=rank.clip(upper_bound=k))
+    return kept.with_columns(
+        forced=pl.col("forced") | (rank > k),
+        zero_score=pl.col("zero_score") & (rank <= k),
+        rank=rank.clip(upper_bound=k),
+    )
 
 
-def candidate_frame(originals: pl.DataFrame, variants: pl.DataFrame, candidates: Candidates | None) -> pl.DataFrame:
+def candidate_frame(
+    originals: pl.DataFrame,
+    variants: pl.DataFrame,
+    candidates: Candidates | None,
+    tokens: Tokens = str.split,
+    zero_scores: ZeroScores = "random",
+) -> pl.DataFrame:
     """The table `bm25_candidates`: every variant in order with its candidates by rank."""
     corpus = samples_of(originals)
-    index = Index([sample.user for sample in corpus])
-    position = {sample.id: number for number, sample in enumerate(corpus)}
+    retriever = Retriever(corpus, tokens, zero_scores)
     k = top_k(candidates)
     rows = [
-        (variant.id, corpus[found.index].id, found.rank, found.score, found.forced)
+        (variant.id, corpus[found.index].id, found.rank, found.score, found.forced, found.zero_score)
         for variant in samples_of(variants)
-        for found in index.candidates(variant.user, position[variant.id], k)
+        for found in retriever.candidates(variant, k)
     ]
     return pl.DataFrame(rows, schema=BM25_CANDIDATES.empty().schema, orient="row")
+
+
+def zero_score_places(frame: pl.DataFrame, originals: int) -> pl.DataFrame:
+    """The rows of a table `bm25_candidates` whose originals were chosen although BM25 knows nothing of them.
+
+    None where all `originals` (their number) are candidates: then nobody was chosen.
+    """
+    return frame.filter(pl.col("zero_score") & (pl.len().over("variant_id") < originals))
 
 
 def model_candidates(tables: Tables, shards: Iterable[str], candidates: Candidates | None) -> pl.DataFrame:

@@ -7,6 +7,7 @@ import polars as pl
 from gradsim_assets.core.datasets.lima import load_originals
 from gradsim_assets.core.datasets.paraphrasing import ParaphraseResult
 from gradsim_assets.core.datasets.sample_files import read_rows
+from gradsim_assets.core.datasets.text_overlap import with_text_overlap
 from gradsim_assets.core.errors import InputError
 from gradsim_assets.core.samples import Sample, check_variants, parse_samples, sample_frame
 
@@ -31,9 +32,12 @@ def load_paraphrases(location: str, originals_source: str, count: int = 0) -> li
     return kept
 
 
-def given_paraphrases(samples: Sequence[Sample], provider: str) -> pl.DataFrame:
-    """The table `paraphrased` of paraphrases that are given; what a chat model would tell of them is null."""
-    return sample_frame(samples).with_columns(
+def given_paraphrases(samples: Sequence[Sample], originals: pl.DataFrame, provider: str) -> pl.DataFrame:
+    """The table `paraphrased` of paraphrases that are given; what a chat model would tell of them is null.
+
+    `originals` is the table `lima`. Raises InputError where it lacks the original of a paraphrase.
+    """
+    return with_text_overlap(sample_frame(samples), originals, "paraphrased").with_columns(
         provider=pl.lit(provider),
         paraphrase_model=pl.lit(None, pl.String()),
         prompt_tokens=pl.lit(None, pl.Int64()),
@@ -42,10 +46,13 @@ def given_paraphrases(samples: Sequence[Sample], provider: str) -> pl.DataFrame:
     )
 
 
-def written_paraphrases(result: ParaphraseResult, service: str) -> pl.DataFrame:
-    """The table `paraphrased` of what a chat model wrote; `service` is where it was asked."""
+def written_paraphrases(result: ParaphraseResult, originals: pl.DataFrame, service: str) -> pl.DataFrame:
+    """The table `paraphrased` of what a chat model wrote; `service` is where it was asked.
+
+    `originals` is the table `lima`. Raises InputError where it lacks the original of a paraphrase.
+    """
     ids = [sample.id for sample in result.samples]
-    return sample_frame(result.samples).with_columns(
+    return with_text_overlap(sample_frame(result.samples), originals, "paraphrased").with_columns(
         provider=pl.lit(service),
         paraphrase_model=pl.Series([result.models.get(i) for i in ids], dtype=pl.String()),
         prompt_tokens=pl.Series([result.prompt_tokens.get(i) for i in ids], dtype=pl.Int64()),

@@ -1,9 +1,10 @@
-"""Models, tokenizers and configurations of exactly one revision, through transformers."""
+"""Models, tokenizers and configurations of exactly one revision, through transformers and tokenizers."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from gradsim_assets.core.errors import InputError, ServiceError
@@ -12,6 +13,9 @@ from gradsim_assets.core.models.tokenization import ChatTokenizer
 
 #: How transformers writes that a tokenizer has no longest text.
 _NO_LIMIT = int(1e30)
+
+#: What every fast tokenizer is saved as.
+_TOKENIZER = "tokenizer.json"
 
 #: Context of generation for models whose configuration names none.
 _UNBOUNDED_CONTEXT = 2048
@@ -89,6 +93,37 @@ def load_tokenizer(model_id: str, revision: Revision) -> Any:
     # Long samples are the context policy's business; the tokenizer need not warn of every one of them.
     tokenizer.model_max_length = _NO_LIMIT
     return tokenizer
+
+
+def load_token_ids(model_id: str, revision: Revision) -> Callable[[str], list[int]]:
+    """How the tokenizer of a model cuts a text, without special tokens of its own: needs neither transformers nor torch.
+
+    Raises:
+        InputError: the model has no `tokenizer.json`, or it cannot be read.
+        ServiceError: the hub does not answer.
+    """
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+    from tokenizers import Tokenizer
+
+    try:
+        if revision.commit:
+            file = Path(hf_hub_download(revision.source, _TOKENIZER, revision=revision.commit))
+        else:
+            file = Path(revision.source, _TOKENIZER)
+        tokenizer = Tokenizer.from_buffer(file.read_bytes())
+    except Exception as error:  # tokenizers raises nothing more specific
+        if may_pass(error) or isinstance(error, LocalEntryNotFoundError):
+            raise ServiceError(f"{_TOKENIZER} of {model_id} could not be fetched ({first_line(error)}).") from error
+        if isinstance(error, EntryNotFoundError | FileNotFoundError):
+            raise InputError(
+                f"{model_id} has no {_TOKENIZER}, so its tokenizer cannot cut the prompts for BM25; name another model as "
+                "data.retriever_model."
+            ) from error
+        raise InputError(f"{_TOKENIZER} of {model_id} cannot be read: {str(error).splitlines()[0]}.") from error
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return lambda text: tokenizer.encode(text, add_special_tokens=False).ids
 
 
 def load_config(model_id: str, revision: Revision) -> Any:

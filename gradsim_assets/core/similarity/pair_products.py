@@ -34,10 +34,15 @@ def rho(similarity: np.ndarray, full: np.ndarray) -> float:
     if not np.isnan(product):  # NaN would have come through: nothing is undefined, and the masks can be spared
         norms = float(similarity @ similarity) * float(full @ full)
         return product / norms**0.5 if norms > 0 else float("nan")
+    both, first, second = (float(terms.sum()) for terms in rho_terms(similarity, full))
+    return both / (first * second) ** 0.5 if first * second > 0 else float("nan")
+
+
+def rho_terms(similarity: np.ndarray, full: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What every pair adds to the product of the two vectors of `rho` and to their squared lengths (float64 [P] each)."""
     first = np.where(np.isnan(similarity) | np.isnan(full), 0.0, similarity)
     second = np.where(np.isnan(full), 0.0, full)
-    norms = float(first @ first) * float(second @ second)
-    return float(first @ second) / norms**0.5 if norms > 0 else float("nan")
+    return first * second, first * first, second * second
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ _ORIGINALS_AND_VARIANTS: tuple[Source, ...] = ((LIMA.name, "messages"), (VARIANT
 _SELVES: tuple[Source, ...] = ((DOT_PRODUCTS.name, "variant_self"), (DOT_PRODUCTS.name, "original_self"))
 _COSINES: tuple[Source, ...] = ((DOT_PRODUCTS.name, "dot_product"), *_SELVES)
 _METHODS: tuple[Source, ...] = (*_COSINES, (PROJECTED_SIMILARITY.name, "similarity"))
+_BY_COPY = [f"accuracy_{which}{end}" for which in ("verbatim", "not_verbatim") for end in ("", "_low", "_high")]
 _PAIRS = {name: ((BM25_CANDIDATES.name, name),) for name in ("variant_id", "original_id")}
 _COMPONENTS = {
     name: ((PARAMETERS_PER_COMPONENT.name, name),) for name in ("component", "component_type", "depth", "parameters")
@@ -38,8 +39,15 @@ _COMPONENTS = {
 
 #: By table and column; "*" for all other columns. What a table alone decides (its own numbering, say) has no sources.
 _SOURCES: Mapping[str, Mapping[str, tuple[Source, ...]]] = {
-    PARAPHRASED.name: {"id": ((LIMA.name, "id"),), "messages": ((LIMA.name, "messages"),)},
-    MODEL_GENERATED.name: {"id": ((PARAPHRASED.name, "id"),), "*": ((PARAPHRASED.name, "messages"),)},
+    PARAPHRASED.name: {
+        "id": ((LIMA.name, "id"),),
+        **dict.fromkeys(("messages", "text_overlap", "verbatim"), ((LIMA.name, "messages"),)),
+    },
+    MODEL_GENERATED.name: {
+        "id": ((PARAPHRASED.name, "id"),),
+        **dict.fromkeys(("text_overlap", "verbatim"), ((LIMA.name, "messages"), (PARAPHRASED.name, "messages"))),
+        "*": ((PARAPHRASED.name, "messages"),),
+    },
     BM25_CANDIDATES.name: {
         "variant_id": ((PARAPHRASED.name, "id"),),
         "original_id": ((LIMA.name, "id"),),
@@ -57,7 +65,7 @@ _SOURCES: Mapping[str, Mapping[str, tuple[Source, ...]]] = {
         "similarity": _COSINES,
     },
     ACCURACY_PER_COMPONENT.name: {**_COMPONENTS, "*": _COSINES},
-    AGREEMENT.name: {**_COMPONENTS, "agreement": _COSINES},
+    AGREEMENT.name: {**_COMPONENTS, "*": _COSINES},
     GREEDY_SELECTION.name: {
         "component": ((DOT_PRODUCTS.name, "component"),),
         **dict.fromkeys(("round", "value", "selection_value"), _COSINES),
@@ -67,6 +75,8 @@ _SOURCES: Mapping[str, Mapping[str, tuple[Source, ...]]] = {
     RETRIEVAL.name: {
         "component": ((DOT_PRODUCTS.name, "component"),),
         "variants": ((DOT_PRODUCTS.name, "variant_id"),),
+        **dict.fromkeys(("variants_verbatim", "variants_not_verbatim"), ((VARIANTS, "verbatim"),)),
+        **dict.fromkeys(_BY_COPY, (*_METHODS, (BM25_CANDIDATES.name, "score"), (VARIANTS, "verbatim"))),
         "method": ((PROJECTED_SIMILARITY.name, "proportion"),),
         **dict.fromkeys(("mean_best_similarity", "median_best_similarity", "agreement"), _METHODS),
         "*": (*_METHODS, (BM25_CANDIDATES.name, "score")),

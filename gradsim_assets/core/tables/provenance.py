@@ -8,7 +8,17 @@ PROVENANCE_KEY = "gradsim"
 
 #: Entries that lead from a number to its sources, in the order in which they are shown.
 _SHOWN = (
-    *("source", "service", "paraphrase_model", "imported", "revision", "settings", "candidates", "dataset"),
+    *(
+        "source",
+        "service",
+        "paraphrase_model",
+        "imported",
+        "revision",
+        "settings",
+        "candidates",
+        "retriever",
+        "dataset",
+    ),
     *("fingerprint", "code_version", "package_version", "configuration", "run_id"),
 )
 

@@ -30,25 +30,55 @@ def _component_columns() -> dict[str, Column]:
     }
 
 
+def _copied_columns() -> dict[str, Column]:
+    """Accuracy on the variants whose answer is a copy, and on the others; null where the texts are not known."""
+    columns = {}
+    for name, which in (
+        ("verbatim", "whose answer is a copy of the own original's"),
+        ("not_verbatim", "with other answers"),
+    ):
+        columns[f"variants_{name}"] = Column(pl.Int64(), f"number of variants {which}", nullable=True)
+        columns[f"accuracy_{name}"] = Column(pl.Float64(), f"accuracy on the variants {which}", "share", True)
+        columns[f"accuracy_{name}_low"] = Column(pl.Float64(), "lower end of Wilson's 95 % interval", "share", True)
+        columns[f"accuracy_{name}_high"] = Column(pl.Float64(), "upper end of Wilson's 95 % interval", "share", True)
+    return columns
+
+
 def _retrieval_columns() -> dict[str, Column]:
     # Null where no variant of the table can be scored.
     return {
         "accuracy": Column(
             pl.Float64(), "share of variants whose own original comes out on top, strictly", "share", True
         ),
-        "accuracy_low": Column(pl.Float64(), "lower end of the 95 % bootstrap interval", "share", True),
-        "accuracy_high": Column(pl.Float64(), "upper end of the 95 % bootstrap interval", "share", True),
+        "accuracy_low": Column(pl.Float64(), "lower end of Wilson's 95 % interval", "share", True),
+        "accuracy_high": Column(pl.Float64(), "upper end of Wilson's 95 % interval", "share", True),
         "mrr": Column(pl.Float64(), "mean reciprocal rank of the own original", "share", True),
+        "mrr_low": Column(
+            pl.Float64(), "lower end of the 95 % bootstrap interval; null where all ranks are equal", "share", True
+        ),
+        "mrr_high": Column(
+            pl.Float64(), "upper end of the 95 % bootstrap interval; null where all ranks are equal", "share", True
+        ),
     }
 
 
 RECALL = {
-    r"recall_at_\d+": Column(pl.Float64(), "share of variants whose own original is among the top k", "share", True)
+    r"recall_at_\d+": Column(pl.Float64(), "share of variants whose own original is among the top k", "share", True),
+    r"recall_at_\d+_(low|high)": Column(pl.Float64(), "ends of its 95 % interval (Wilson's)", "share", True),
 }
 
 _SAMPLE = {
     "id": Column(pl.String(), "id of the sample; a variant bears the id of its original"),
     "messages": Column(MESSAGES, "one user and one assistant message"),
+}
+
+_COPIED = {
+    "text_overlap": Column(
+        pl.Float64(), "chrF2 (as sacrebleu defines it) of the answer against the own original's answer", "0 to 100"
+    ),
+    "verbatim": Column(
+        pl.Boolean(), "the answer equals the own original's: in Unicode NFC, a run of white space as one space, trimmed"
+    ),
 }
 
 LIMA = TableSchema("lima", _SAMPLE, key=("id",), open=True)
@@ -62,6 +92,7 @@ PARAPHRASED = TableSchema(
         "prompt_tokens": Column(pl.Int64(), "tokens sent to the chat model", "tokens", True),
         "completion_tokens": Column(pl.Int64(), "tokens received from the chat model", "tokens", True),
         "flag": Column(pl.String(), "why the paraphrase is doubtful; null when it is sound", nullable=True),
+        **_COPIED,
     },
     key=("id",),
     open=True,
@@ -74,6 +105,7 @@ MODEL_GENERATED = TableSchema(
         "prompt_tokens": Column(pl.Int64(), "length of the templated prompt", "tokens"),
         "completion_tokens": Column(pl.Int64(), "length of the answer, without EOS", "tokens"),
         "truncated": Column(pl.Boolean(), "the answer was cut by the model's context"),
+        **_COPIED,
     },
     key=("id",),
 )
@@ -85,6 +117,11 @@ BM25_CANDIDATES = TableSchema(
         "rank": Column(pl.Int32(), "rank of the original for this variant, from 1"),
         "score": Column(pl.Float64(), "BM25 (Okapi) score of the original's user text"),
         "forced": Column(pl.Boolean(), "the variant's own original, put in place of the last candidate"),
+        "zero_score": Column(
+            pl.Boolean(),
+            "BM25 knows nothing of it (its score is 0), so that its place says nothing: it was drawn at random among all "
+            "such originals, or follows the order of the corpus (data.zero_scores); not so if it is forced",
+        ),
     },
     key=("variant_id", "original_id"),
 )
@@ -155,6 +192,10 @@ AGREEMENT = TableSchema(
             "cosine",
             True,
         ),
+        "agreement_low": Column(pl.Float64(), "lower end of the 95 % bootstrap interval over variants", "cosine", True),
+        "agreement_high": Column(
+            pl.Float64(), "upper end of the 95 % bootstrap interval over variants", "cosine", True
+        ),
     },
     key=("component",),
     parts=SETTINGS,
@@ -224,6 +265,7 @@ RETRIEVAL = TableSchema(
         ),
         "component": Column(pl.String(), "the component, for best_component", nullable=True),
         "variants": Column(pl.Int64(), "number of variants scored"),
+        **_copied_columns(),
     },
     key=("method",),
     parts=SETTINGS,

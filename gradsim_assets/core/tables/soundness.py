@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 
 import polars as pl
 
+from gradsim_assets.core.candidates.bm25_candidates import zero_score_places
 from gradsim_assets.core.tables.table_schema import TableSchema
 
 Findings = list[str]
@@ -45,6 +46,15 @@ def flag_findings(frame: pl.DataFrame) -> Findings:
     """Paraphrases that carry a flag, by what is doubtful about them."""
     counts = frame.filter(pl.col("flag").is_not_null()).group_by("flag", maintain_order=True).agg(pl.col("id"))
     return [f"{len(ids)} paraphrases are flagged {flag!r}, such as {ids[0]}" for flag, ids in counts.iter_rows()]
+
+
+def zero_score_findings(frame: pl.DataFrame, originals: int) -> Findings:
+    """Candidates that were chosen out of so many originals although BM25 knows nothing of them."""
+    zero = zero_score_places(frame, originals)
+    if zero.is_empty():
+        return []
+    variants = f"{zero['variant_id'].n_unique()} of {frame['variant_id'].n_unique()} variants"
+    return [f"{variants} have candidates with a BM25 score of 0 ({zero.height} in all), such as {_named(zero, _PAIR)}"]
 
 
 def finite_findings(frame: pl.DataFrame) -> Findings:

@@ -120,8 +120,7 @@ class Sources:
 
     def variants(self, setting: str) -> pl.DataFrame | None:
         """The variants' texts, if they are there."""
-        model = None if setting == PARAPHRASED.name else self.slug
-        return self.store.optional([setting], [Partition(model, shard) for shard in self.shards])
+        return self.store.variants(setting, self.slug, self.shards)
 
     def originals(self) -> pl.DataFrame | None:
         """The originals' texts, if they are there."""

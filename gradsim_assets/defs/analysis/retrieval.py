@@ -10,6 +10,7 @@ from gradsim_assets.core.tables.schemas import (
     BM25_CANDIDATES,
     DOT_PRODUCTS,
     PARAMETERS_PER_COMPONENT,
+    PARAPHRASED,
     PROJECTED_SIMILARITY,
     RETRIEVAL,
     SETTINGS,
@@ -41,6 +42,7 @@ def _build(setting: str, partitions: Partitions) -> dg.AssetsDefinition:
         deps=[
             dg.AssetDep(asset_key(PROJECTED_SIMILARITY.name, setting), partition_mapping=BY_MODEL),
             dg.AssetDep(BM25_CANDIDATES.name, partition_mapping=ALL),
+            dg.AssetDep(setting, partition_mapping=ALL if setting == PARAPHRASED.name else BY_MODEL),
         ],
         kinds=TABLE_KINDS,
         metadata=column_schema(RETRIEVAL),
@@ -62,7 +64,9 @@ def _build(setting: str, partitions: Partitions) -> dg.AssetsDefinition:
                 "imported"
             )
             bm25 = None if imported else store.optional([BM25_CANDIDATES.name], [Partition(shard=s) for s in shards])
-            frame = retrieval(pairs, projected, order_as_bm25(pairs) if bm25 is None else bm25, parameters)
+            variants = None if imported else store.variants(setting, model, shards)
+            verbatim = None if variants is None else dict(variants.select("id", "verbatim").iter_rows())
+            frame = retrieval(pairs, projected, order_as_bm25(pairs) if bm25 is None else bm25, parameters, verbatim)
         accuracy = dict(frame.select("method", "accuracy").iter_rows())
         metadata = {
             **{f"accuracy/{method}": value for method, value in accuracy.items() if value is not None},

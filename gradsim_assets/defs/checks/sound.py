@@ -7,6 +7,7 @@ from typing import Any
 import dagster as dg
 import polars as pl
 
+from gradsim_assets.configuration import Settings
 from gradsim_assets.core.candidates.bm25_candidates import model_candidates
 from gradsim_assets.core.errors import InputError
 from gradsim_assets.core.tables import soundness
@@ -26,6 +27,7 @@ from gradsim_assets.core.tables.schemas import (
 from gradsim_assets.core.tables.storage import Partition
 from gradsim_assets.defs.checks.accuracy_drift import drift
 from gradsim_assets.defs.checks.no_flags import flags
+from gradsim_assets.defs.checks.no_zero_scores import zero_scores
 from gradsim_assets.defs.checks.results import check_result, checked_partition
 from gradsim_assets.orchestration.asset_keys import asset_key, table_path
 from gradsim_assets.orchestration.partitions import MODELS, Partitions, dimension_of
@@ -47,7 +49,7 @@ class _Group:
     rules: Rules
 
 
-def build_tables(partitions: Partitions) -> list[dg.AssetChecksDefinition]:
+def build_tables(settings: Settings, partitions: Partitions) -> list[dg.AssetChecksDefinition]:
     """The checks of the tables for one configuration."""
     gradient_paths = tuple((t.name, s) for t in (DOT_PRODUCTS, PROJECTED_SIMILARITY) for s in SETTINGS)
     shards = tuple(partitions.shards.get_partition_keys())
@@ -64,7 +66,7 @@ def build_tables(partitions: Partitions) -> list[dg.AssetChecksDefinition]:
             _similarity_rules(shards),
         ),
     ]
-    return [*map(_checks, groups), flags(partitions), drift()]
+    return [*map(_checks, groups), flags(partitions), zero_scores(partitions, settings.data.candidates), drift()]
 
 
 def _checks(group: _Group) -> dg.AssetChecksDefinition:

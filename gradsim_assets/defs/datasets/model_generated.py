@@ -7,7 +7,7 @@ import dagster as dg
 import polars as pl
 
 from gradsim_assets.core.partition_keys import model_id_of
-from gradsim_assets.core.tables.schemas import MODEL_GENERATED
+from gradsim_assets.core.tables.schemas import LIMA, MODEL_GENERATED
 from gradsim_assets.core.tables.storage import fingerprint
 from gradsim_assets.defs.code_version import code_version
 from gradsim_assets.defs.failures import RETRIES, input_errors
@@ -40,7 +40,11 @@ def build(partitions: Partitions, op_tags: Mapping[str, Any] | None) -> dg.Asset
         description="The paraphrased prompts answered by the model under study (greedy decoding).",
     )
     def model_generated_(
-        context: dg.AssetExecutionContext, paraphrased: pl.DataFrame, hub: ModelHub, compute: Compute
+        context: dg.AssetExecutionContext,
+        paraphrased: pl.DataFrame,
+        lima: pl.DataFrame,
+        hub: ModelHub,
+        compute: Compute,
     ) -> dg.MaterializeResult[pl.DataFrame]:
         from gradsim_assets.core.datasets.model_generated import model_generated
 
@@ -52,6 +56,7 @@ def build(partitions: Partitions, op_tags: Mapping[str, Any] | None) -> dg.Asset
             settings = hub.settings(model_id)
             frame, dropped = model_generated(
                 paraphrased,
+                lima,
                 loaded,
                 settings.context,
                 identity=f"{revision.name} {settings.dtype}",
@@ -62,10 +67,15 @@ def build(partitions: Partitions, op_tags: Mapping[str, Any] | None) -> dg.Asset
         return table_result(
             MODEL_GENERATED,
             frame,
-            metadata={"truncated": int(frame["truncated"].sum()), "dropped": dropped},
+            metadata={
+                "truncated": int(frame["truncated"].sum()),
+                "dropped": dropped,
+                "verbatim": int(frame["verbatim"].sum()),
+            },
             provenance={
                 **provenance_of(hub, model_id, revision),
                 "paraphrased": fingerprint(paraphrased),
+                LIMA.name: fingerprint(lima),
                 "dropped": dropped,
             },
             tags=revision_tags(context),

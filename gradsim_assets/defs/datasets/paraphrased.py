@@ -1,6 +1,7 @@
 """The asset `paraphrased`: the originals rewritten, from a file or by a chat model."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import dagster as dg
 import polars as pl
@@ -10,7 +11,8 @@ from gradsim_assets.core.datasets.paraphrased import OPENAI, given_paraphrases, 
 from gradsim_assets.core.datasets.paraphrasing import SYSTEM_PROMPT, paraphrase_samples
 from gradsim_assets.core.partition_keys import shard_slice
 from gradsim_assets.core.samples import Sample
-from gradsim_assets.core.tables.schemas import PARAPHRASED
+from gradsim_assets.core.tables.schemas import LIMA, PARAPHRASED
+from gradsim_assets.core.tables.storage import fingerprint
 from gradsim_assets.defs.code_version import code_version
 from gradsim_assets.defs.failures import RETRIES, input_errors
 from gradsim_assets.defs.progress import progress
@@ -26,7 +28,6 @@ def build(settings: Settings, partitions: Partitions) -> dg.AssetsDefinition:
     @dg.asset(
         group_name=DATASETS,
         partitions_def=partitions.shards,
-        deps=["lima"],
         kinds={"polars", "parquet"},
         metadata=column_schema(PARAPHRASED),
         code_version=code_version(
@@ -42,16 +43,16 @@ def build(settings: Settings, partitions: Partitions) -> dg.AssetsDefinition:
         description="The originals rewritten without altering their content, prompt and answer apart.",
     )
     def paraphrased(
-        context: dg.AssetExecutionContext, sources: SampleSources, paraphraser: Paraphraser
+        context: dg.AssetExecutionContext, lima: pl.DataFrame, sources: SampleSources, paraphraser: Paraphraser
     ) -> dg.MaterializeResult[pl.DataFrame]:
         with input_errors():
             if sources.paraphrases == OPENAI:
                 samples = shard_slice(sources.load_originals(), context.partition_key, partitions.shard_count)
-                return _written_by_chat_model(context, samples, paraphraser)
+                return _written_by_chat_model(context, lima, samples, paraphraser)
             samples = shard_slice(sources.load_paraphrases(), context.partition_key, partitions.shard_count)
+            frame = given_paraphrases(samples, lima, DEMO if sources.paraphrases == DEMO else "file")
         context.log.info(f"{len(samples)} paraphrases from {sources.paraphrases}")
-        frame = given_paraphrases(samples, DEMO if sources.paraphrases == DEMO else "file")
-        return table_result(PARAPHRASED, frame, provenance={"source": sources.paraphrases})
+        return _result(frame, lima, {}, {"source": sources.paraphrases})
 
     return paraphrased
 
@@ -63,13 +64,13 @@ def _asked_with(settings: Settings) -> str:
 
 
 def _written_by_chat_model(
-    context: dg.AssetExecutionContext, samples: Sequence[Sample], paraphraser: Paraphraser
+    context: dg.AssetExecutionContext, lima: pl.DataFrame, samples: Sequence[Sample], paraphraser: Paraphraser
 ) -> dg.MaterializeResult[pl.DataFrame]:
     """A shard of paraphrases from the chat service, with what it cost."""
     options = paraphraser.options()
     with progress(context, f"paraphrases {context.partition_key}", "texts") as report:
         result = paraphrase_samples(list(samples), options, report)
-    frame = written_paraphrases(result, options.service)
+    frame = written_paraphrases(result, lima, options.service)
     metadata = {
         **{f"texts/{name}": count for name, count in result.counts.items()},
         "prompt_tokens": sum(result.prompt_tokens.values()),
@@ -78,4 +79,15 @@ def _written_by_chat_model(
         "paid_usd": result.paid_usd,
     }
     provenance = {"source": OPENAI, "service": options.service, "paraphrase_model": options.model}
-    return table_result(PARAPHRASED, frame, metadata=metadata, provenance=provenance)
+    return _result(frame, lima, metadata, provenance)
+
+
+def _result(
+    frame: pl.DataFrame, lima: pl.DataFrame, metadata: Mapping[str, Any], provenance: Mapping[str, Any]
+) -> dg.MaterializeResult[pl.DataFrame]:
+    return table_result(
+        PARAPHRASED,
+        frame,
+        metadata={**metadata, "verbatim": int(frame["verbatim"].sum())},
+        provenance={**provenance, LIMA.name: fingerprint(lima)},
+    )

@@ -137,6 +137,9 @@ def _gradients(
             provenance = {
                 **provenance_of(hub, model_id, revision),
                 "candidates": settings.candidates,
+                "retriever": store.tables.provenance([BM25_CANDIDATES.name], Partition(shard=keys["shard"])).get(
+                    "retriever"
+                ),
                 "dropped": inputs.counts.get("dropped", 0),
                 "dataset": fingerprint(tables[LIMA.name]),
                 **{name: fingerprint(frame) for name, frame in tables.items()},

@@ -1,8 +1,12 @@
 """Static plots: what they show, on a small and on a large model, with and without sizes."""
 
+import base64
 import itertools
+import json
 import re
+from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 
@@ -11,7 +15,7 @@ from gradsim_assets.core.analysis.agreement import agreement
 from gradsim_assets.core.analysis.greedy_selection import greedy_selection
 from gradsim_assets.core.analysis.model_comparison import model_comparison
 from gradsim_assets.core.analysis.parameters_per_component import parameters_per_component
-from gradsim_assets.core.analysis.plots import interactive, panels, series, static, wording
+from gradsim_assets.core.analysis.plots import interactive, palette, panels, series, static, wording
 from gradsim_assets.core.analysis.retrieval import retrieval
 from gradsim_assets.core.analysis.self_similarity import self_similarity
 from gradsim_assets.core.similarity.pair_products import PairProducts
@@ -58,14 +62,13 @@ def small() -> Tables:
 
 def boxes(svg: str) -> list[tuple[str, float, float, float, float]]:
     """(text, left, right, top, bottom) of the horizontal texts, each a little smaller than it is drawn."""
-    pattern = (
-        r'<text style="font-size: ([\d.]+)px[^"]*?(?:text-anchor: (\w+))?" '
-        r'x="([\d.-]+)" y="([\d.-]+)" transform="rotate\(-0[^>]*>([^<]+)</text>'
-    )
+    pattern = r'<text style="([^"]*)" x="([\d.-]+)" y="([\d.-]+)" transform="rotate\(-0[^>]*>([^<]+)</text>'
     found = []
-    for size, anchor, x, y, text in re.findall(pattern, svg):
+    for style, x, y, text in re.findall(pattern, svg):
+        said = dict(part.split(": ", 1) for part in style.split("; "))
+        size = said["font-size"].removesuffix("px")
         width = 0.5 * float(size) * len(text)  # DejaVu Sans is 0.55 to 0.6 em wide on the average
-        left = float(x) - {"middle": width / 2, "end": width}.get(anchor, 0)
+        left = float(x) - {"middle": width / 2, "end": width}.get(said.get("text-anchor", ""), 0)
         found.append((text, left, left + width, float(y) - 0.7 * float(size), float(y)))
     return found
 
@@ -128,7 +131,7 @@ def test_without_rows_no_plots(small):
     assert static.greedy(small.greedy.clear(), None, "paraphrased") == []
     assert static.single_samples(small.self_similarity.clear(), "paraphrased") == []
     assert static.retrieval(small.retrieval.clear(), "paraphrased") == []
-    assert interactive.over_depth(nothing, "accuracy", "", {}) is None
+    assert interactive.over_depth(nothing, "accuracy", {}) is None
     assert interactive.greedy(small.greedy.clear(), None, "accuracy") is None
 
 
@@ -154,3 +157,110 @@ def test_model_without_blocks():
 @pytest.mark.parametrize(("count", "said"), [(512, "512"), (4200, "4.2 k"), (103_809_024, "104 M"), (1.18e9, "1.18 B")])
 def test_number(count, said):
     assert wording.number(count) == said
+
+
+# ---- the page and the files ------------------------------------------------------------------------------------------
+
+
+def traces(figure: str | None, **wanted: str) -> list[dict]:
+    assert figure is not None
+    return [trace for trace in json.loads(figure)["data"] if wanted.items() <= trace.items()]
+
+
+def numbers(packed) -> list[float]:
+    """Plotly writes long arrays as base64."""
+    if isinstance(packed, list):
+        return packed
+    return np.frombuffer(base64.b64decode(packed["bdata"]), packed["dtype"]).astype(float).tolist()
+
+
+def test_colours_are_named_in_one_place():
+    plots = Path(palette.__file__).parent
+    sources = [*plots.glob("*.py"), *(plots.parent / "report").glob("*.js")]
+    assert len(sources) >= 7
+    coloured = {file.name for file in sources if re.search(r"#[0-9a-fA-F]{3,8}\b[\"']", file.read_text())}
+    assert coloured == {"palette.py"}
+
+
+def test_component_types_look_the_same_on_the_page_and_in_files(small, large):
+    lines = [line for lines in series.lines(small.accuracy, "accuracy").values() for line in lines]
+    drawn = {trace["name"]: trace for trace in traces(interactive.over_depth(small.accuracy, "accuracy", {}))}
+    svg = static.accuracy(small.accuracy, None, "paraphrased")[0].svg
+    styles = [palette.style(line.place, line.family) for line in lines]
+    for line, style in zip(lines, styles, strict=True):
+        trace = drawn[line.name]
+        assert (trace["line"]["color"], trace["line"]["dash"]) == (style.colour, style.line)
+        assert trace["marker"]["symbol"] == style.symbol
+        assert style.colour.lower() in svg
+    assert len({(style.colour, style.symbol, style.line) for style in styles}) == len(lines)
+
+
+def test_many_types_are_told_apart():
+    looks = {(s.colour, s.symbol, s.marker) for s in (palette.style(place) for place in range(64))}
+    assert len(looks) == 64
+
+
+@pytest.mark.parametrize("column", ["accuracy", "agreement"])
+def test_components_have_their_intervals_on_the_page_and_in_files(small, column):
+    frame = getattr(small, column)
+    expected = {row["component"]: row for row in frame.rows(named=True)}
+    shown = {}
+    for trace in traces(interactive.over_depth(frame, column, {}), type="scatter"):
+        ends = (numbers(trace["error_y"]["arrayminus"]), numbers(trace["error_y"]["array"]))
+        for name, value, below, above in zip(trace["customdata"], numbers(trace["y"]), *ends, strict=True):
+            shown[name] = (value - below, value, value + above)
+    assert set(shown) == set(expected)
+    for name, ends in shown.items():
+        row = expected[name]
+        assert ends == pytest.approx([row[f"{column}_low"], row[column], row[f"{column}_high"]], abs=1e-12)
+    hover = next(text for text in traces(interactive.heatmap(frame, column))[0]["text"][0] if text)
+    assert "95\u00a0% interval 0." in hover
+    # Whiskers are collections of lines of their own, one for every series.
+    over_depth = next(plot for plot in getattr(static, column)(*_arguments(small, column)) if "depth" in plot.name)
+    assert over_depth.svg.count('<g id="LineCollection_') == 7 + 1
+
+
+def _arguments(tables, column):
+    frame = getattr(tables, column)
+    return (frame, None, "paraphrased") if column == "accuracy" else (frame, "paraphrased")
+
+
+def test_the_mean_of_experts_has_no_interval():
+    names = [f"model.layers.{b}.mlp.experts.{e}.up_proj.weight" for b in range(2) for e in range(b + 1)]
+    frame = parameters_per_component(dict.fromkeys(names, 8)).with_columns(
+        accuracy=pl.Series([0.5, 0.25, 0.75]), accuracy_low=pl.lit(0.1), accuracy_high=pl.lit(0.9)
+    )
+    (line,) = series.lines(frame, "accuracy")["mlp"]
+    assert line.value.tolist() == [0.5, 0.5]
+    assert line.low.tolist() == pytest.approx([0.1, np.nan], nan_ok=True)
+    below, above = series.whiskers(line.value, line.low, line.high)
+    assert [below.tolist(), above.tolist()] == [[0.4, 0.0], [0.4, 0.0]]
+
+
+def test_boxes_are_the_same_on_the_page_and_in_files_and_none_is_drawn_of_a_few():
+    few, many = wording.LEAST_IN_BOX - 1, 9
+    names = [f"model.layers.{n}.mlp.up_proj.weight" for n in range(few)]
+    names += [f"model.layers.{n}.self_attn.q_proj.weight" for n in range(many)]
+    values = np.array([0.3, 0.2, 0.1, 0.4, *(0.52, 0.5, 0.56, 0.54, 0.58, 0.6, 0.64, 0.62, 2.0)])
+    frame = parameters_per_component({n: 8 if "mlp" in n else 64 for n in names}).with_columns(accuracy=values)
+    first, second = series.boxes(frame, "accuracy")
+    assert first.quartiles is None and len(first.values) == few
+    # Quartiles of nine values are the third, fifth and seventh; whiskers end at values, here short of the outlier.
+    assert second.quartiles == pytest.approx([0.5, 0.54, 0.58, 0.62, 0.64])
+    page = interactive.box_by_size(frame, "accuracy")
+    (box,) = traces(page, type="box")
+    assert [box[name][0] for name in ("lowerfence", "q1", "median", "q3", "upperfence")] == list(second.quartiles)
+    points = [numbers(trace["x"]) for trace in traces(page, type="scatter")]
+    assert points == [values[:few].tolist(), values[few:].tolist()]
+
+    def lines(part: pl.DataFrame) -> int:
+        return static.accuracy(part, None, "")[-1].svg.count(f"stroke: {palette.GREY}")
+
+    assert lines(frame) == lines(frame.filter(parameters=64)) > 0 == lines(frame.filter(parameters=8))
+
+
+def test_every_plot_is_worded_once(large):
+    assert set(wording.PLOTS) == set(large) == NAMES
+    for name, plot in large.items():
+        assert plot.title.startswith(wording.PLOTS[name].title)
+        assert plot.help == wording.PLOTS[name].help

@@ -2,6 +2,7 @@
 
 import base64
 import json
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -12,6 +13,7 @@ from gradsim_assets.core.analysis.accuracy_per_component import accuracy_per_com
 from gradsim_assets.core.analysis.agreement import agreement
 from gradsim_assets.core.analysis.greedy_selection import greedy_selection
 from gradsim_assets.core.analysis.parameters_per_component import parameters_per_component
+from gradsim_assets.core.analysis.plots import palette, wording
 from gradsim_assets.core.analysis.report import SettingResults, render_report, summary
 from gradsim_assets.core.analysis.report.explorer import MOST_CANDIDATES, SCALE
 from gradsim_assets.core.analysis.retrieval import retrieval
@@ -28,8 +30,8 @@ EVIL = (
 )
 
 
-def samples(ids, word):
-    """Texts that name their sample and try to break out of the page."""
+def samples(ids, word, copies=0):
+    """Texts that name their sample and try to break out of the page; the first `copies` answers are marked as such."""
     rows = [
         {
             "id": i,
@@ -40,13 +42,17 @@ def samples(ids, word):
         }
         for i in ids
     ]
-    return pl.DataFrame(rows, schema={"id": pl.String, "messages": schemas.MESSAGES})
+    frame = pl.DataFrame(rows, schema={"id": pl.String, "messages": schemas.MESSAGES})
+    copied = [number < copies for number in range(len(rows))]
+    return frame.with_columns(
+        text_overlap=pl.Series([100.0 if one else 41.7 for one in copied]), verbatim=pl.Series(copied)
+    )
 
 
 class Case:
     """One model's results in both settings."""
 
-    def __init__(self, variants=24, candidates=5, sizes=True, texts=True, accidents=False):
+    def __init__(self, variants=24, candidates=5, sizes=True, texts=True, accidents=False, copies=9):
         numbers = {name: 100 + place for place, name in enumerate(NAMES)} if sizes else dict.fromkeys(NAMES)
         self.parameters = parameters_per_component(numbers)
         self.pairs, self.settings = {}, {}
@@ -55,6 +61,8 @@ class Case:
             table = make(variants, candidates, NAMES, seed)
             pairs = PairProducts.from_frame(table, NAMES)
             scores = bm25(table) if texts else None
+            made = samples(pairs.candidates.variants, setting, copies if setting == "model_generated" else 0)
+            verbatim = dict(made.select("id", "verbatim").iter_rows()) if texts else None
             self.pairs[setting] = pairs
             self.settings[setting] = SettingResults(
                 gradient_similarity(pairs),
@@ -62,9 +70,9 @@ class Case:
                 agreement(pairs, self.parameters),
                 greedy_selection(pairs, self.parameters, splits=2),
                 self_similarity(pairs, self.parameters),
-                retrieval(pairs, projected(table) if texts else None, scores, self.parameters),
+                retrieval(pairs, projected(table) if texts else None, scores, self.parameters, verbatim),
                 scores,
-                samples(pairs.candidates.variants, setting) if texts else None,
+                made if texts else None,
             )
         self.originals = samples(pairs.candidates.variants, "original") if texts else None
 
@@ -147,6 +155,59 @@ def test_words_and_provenance(case):
     assert '"shards": 4' in page.text
     assert "abc123" in page.text
     assert "unknown" not in page.text
+
+
+def test_copies_are_told_apart_in_words_and_figures(case):
+    page = Page(case.html())
+    row = case.settings["model_generated"].retrieval.row(0, named=True)
+    assert (row["variants_verbatim"], row["variants_not_verbatim"]) == (9, 15)
+    said = (
+        "9 of the 24 answers are verbatim copies of their originals' (white space aside). On these the full gradient's "
+        f"accuracy is {row['accuracy_verbatim']:.3f} (95\u00a0% interval {row['accuracy_verbatim_low']:.3f} to "
+        f"{row['accuracy_verbatim_high']:.3f}), on the other 15 it is {row['accuracy_not_verbatim']:.3f}"
+    )
+    assert said in page.text
+    assert "No answer is a verbatim copy of its original's." in page.text  # the paraphrases
+    assert "9 verbatim copies" in page.text and "15 other answers" in page.text
+    shown = json.loads(page.scripts["explorer-data"])["settings"]
+    assert shown["model_generated"]["overlap"][8:10] == [
+        "answer against the original's: verbatim copy",
+        "answer against the original's: chrF 42 of 100",
+    ]
+
+
+def test_without_texts_nothing_is_said_of_copies():
+    page = Page(Case(texts=False).html())
+    assert "verbatim" not in page.text
+    assert set(json.loads(page.scripts["explorer-data"])["settings"]["paraphrased"]["overlap"]) == {None}
+
+
+def test_intervals_stand_beside_their_figures(case):
+    page = Page(case.html())
+    for row in case.settings["paraphrased"].retrieval.rows(named=True):
+        for figure in ("accuracy", "mrr"):
+            if row[f"{figure}_low"] is not None:
+                assert f"{row[f'{figure}_low']:.3f}–{row[f'{figure}_high']:.3f}" in page.text
+
+
+def test_candidates_without_a_score_are_a_warning_once():
+    case = Case()
+    assert "a score of 0" not in Page(case.html()).text
+    for setting, results in case.settings.items():
+        last = (pl.col("rank") == 5) & (pl.int_range(pl.len()) < 50)
+        marked = results.bm25.with_columns(zero_score=last, score=pl.when(last).then(0.0).otherwise("score"))
+        case.settings[setting] = replace(results, bm25=marked)
+    text = Page(case.html()).text
+    assert text.count("BM25 gives 10 candidates of 10 of 24 variants a score of 0 (no token in common)") == 1
+
+
+def test_the_explorer_looks_and_speaks_as_the_plots_do(case):
+    style = json.loads(Page(case.html()).scripts["explorer-data"])["style"]
+    for family, of_family in palette.FAMILY_STYLES.items():
+        expected = {"name": wording.FAMILY_NAMES[family], "colour": of_family.colour, "symbol": of_family.symbol}
+        assert style["families"][family] == expected
+    assert style["cycle"] == list(palette.CYCLE)
+    assert (style["depth"], style["similarity"]) == (wording.DEPTH, wording.SIMILARITY)
 
 
 @pytest.mark.parametrize("accidents", [False, True])
@@ -249,6 +310,7 @@ def test_explorer_by_mouse(case, open_page):
     name = "model.layers.2.mlp.up_proj.weight"
     page.select_option("#component", label=name)
     assert page.inner_text("#chosen-head") == name
+    assert "answer against the original's: chrF 42 of 100" in page.inner_text("#verdict")
     shown = {
         cells[1].split()[0]: float(cells[4].replace("▲", ""))
         for cells in (row.split("\t") for row in page.inner_text("#candidates tbody").splitlines())

@@ -82,6 +82,36 @@ def test_retrieval_against_brute_force(seed, accidents):
     assert found["chance"]["wrong"] == pytest.approx(30 * (1 - top), rel=1e-12)
 
 
+@pytest.mark.parametrize("accidents", [False, True])
+def test_figures_on_copies_and_on_other_answers_are_those_of_the_two_alone(accidents):
+    frame = products(30, 5, NAMES, 3, accidents)
+    variants = frame["variant_id"].unique(maintain_order=True).to_list()
+    known = {name: number % 3 == 0 for number, name in enumerate(variants) if number != 7}  # of one nobody knows
+    table = retrieval(PairProducts.from_frame(frame, NAMES), parameters=sizes(NAMES), verbatim=known)
+    best = table.filter(method="best_component")["component"][0]
+    for which, copied in (("verbatim", True), ("not_verbatim", False)):
+        part = frame.filter(pl.col("variant_id").is_in([name for name, is_copy in known.items() if is_copy == copied]))
+        count = part["variant_id"].n_unique()
+        assert table[f"variants_{which}"].to_list() == [count] * 3
+        for method, chosen in (("full_gradient", NAMES), ("best_component", [best])):
+            ranks = brute_force.ranks(part.rows(), chosen)
+            row = table.row(by_predicate=pl.col("method") == method, named=True)
+            brute_force.check_share(row, f"accuracy_{which}", sum(1 for r in ranks if r == 1), count)
+        chance = table.row(by_predicate=pl.col("method") == "chance", named=True)
+        assert chance[f"accuracy_{which}"] == pytest.approx(brute_force.chance(part.rows())[0], rel=1e-12)
+        assert chance[f"accuracy_{which}_low"] is None
+
+
+def test_without_copies_there_is_no_figure_of_them_and_without_texts_no_count():
+    pairs = PairProducts.from_frame(products(6, 3, NAMES))
+    none = retrieval(pairs, verbatim=dict.fromkeys(pairs.candidates.variants, False)).row(0, named=True)
+    assert (none["variants_verbatim"], none["variants_not_verbatim"]) == (0, 6)
+    assert none["accuracy_verbatim"] is none["accuracy_verbatim_low"] is None
+    assert none["accuracy_not_verbatim"] == none["accuracy"]
+    unknown = retrieval(pairs).row(0, named=True)
+    assert {unknown[name] for name in unknown if "verbatim" in name} == {None}
+
+
 def test_a_tie_is_wrong_and_an_undefined_similarity_never_wins():
     def row(variant, original, dot, original_self):
         return (variant, original, "c", dot, 1.0, original_self)

@@ -1,18 +1,101 @@
-"""The bootstrap interval of an accuracy."""
+"""Intervals: Wilson's against published values and its definition, the bootstrap, and what neither may say."""
+
+import math
 
 import numpy as np
+import pytest
 
-from gradsim_assets.core.analysis.scoring import bootstrap_interval
+from gradsim_assets.core.analysis.scoring import bootstrap_interval, resampled, retrieval_columns, wilson_interval
 
-
-def test_interval_covers_as_often_as_it_says():
-    rng = np.random.default_rng(1)
-    low, high = bootstrap_interval(rng.random((400, 300)) < 0.7)
-    # 95 % of 400 with a standard error of 1.1 %; the percentile interval is a little short on 300 variants.
-    assert 0.91 <= ((low <= 0.7) & (high >= 0.7)).mean() <= 0.98
+#: The standard normal's 97.5 % quantile to sixteen digits.
+Z = 1.959963984540054
 
 
-def test_interval_depends_on_nothing_else():
-    correct = np.random.default_rng(2).random((3, 50)) < 0.5
-    together, alone = bootstrap_interval(correct), bootstrap_interval(correct[2:])
-    assert (together[0][2], together[1][2]) == (alone[0][0], alone[1][0])
+@pytest.mark.parametrize(
+    ("successes", "count", "low", "high"),
+    [
+        # Newcombe 1998 ("Two-sided confidence intervals for the single proportion", Statistics in Medicine 17), table I,
+        # method 3: the score interval without continuity correction.
+        (81, 263, 0.2553, 0.3662),
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0.0, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+        # Where all or none are right it is n / (n + z^2) to 1, or 0 to z^2 / (n + z^2).
+        (12, 12, 12 / (12 + Z * Z), 1.0),
+        (72, 72, 72 / (72 + Z * Z), 1.0),
+        (0, 1, 0.0, Z * Z / (1 + Z * Z)),
+    ],
+)
+def test_wilson_gives_the_published_values(successes: int, count: int, low: float, high: float) -> None:
+    found = [ends[0] for ends in wilson_interval(np.array([successes]), count)]
+    assert found == pytest.approx([low, high], abs=5e-5)  # four digits are published
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 12, 33, 72, 988])
+def test_the_ends_are_where_the_score_test_turns(count: int) -> None:
+    successes = np.arange(count + 1)
+    low, high = wilson_interval(successes, count)
+    shares = successes / count
+    for ends in (low, high):
+        # |share - p| = z sqrt(p (1 - p) / n), or the end of what a share can be.
+        distance = np.abs(shares - ends) - Z * np.sqrt(ends * (1 - ends) / count)
+        assert np.abs(distance[(ends > 0) & (ends < 1)]).max() < 1e-12
+    assert (low <= shares).all() and (shares <= high).all() and (high - low > 0).all()
+    assert low[0] == 0 and high[-1] == 1
+    assert low[::-1] == pytest.approx(1 - high, abs=1e-12)
+
+
+def test_wilson_covers_as_often_as_it_says() -> None:
+    for share in (0.05, 0.5, 0.93):
+        for count in (12, 33, 72):
+            low, high = wilson_interval(np.arange(count + 1), count)
+            chance = [math.comb(count, k) * share**k * (1 - share) ** (count - k) for k in range(count + 1)]
+            covered = sum(p for p, a, b in zip(chance, low, high, strict=True) if a <= share <= b)
+            # Exact coverage of a discrete variable moves around 95 %; Wilson's stays close (Brown, Cai and DasGupta 2001).
+            assert 0.92 <= covered <= 0.985
+
+
+def test_no_trial_no_interval() -> None:
+    low, high = wilson_interval(np.array([0, 0]), 0)
+    assert np.isnan(low).all() and np.isnan(high).all()
+
+
+def test_twelve_of_twelve_is_not_certain() -> None:
+    columns = retrieval_columns(np.ones((1, 12)), (2, 3))
+    for name in ("accuracy", "recall_at_2", "recall_at_3"):
+        assert columns[name][0] == columns[f"{name}_high"][0] == 1
+        assert columns[f"{name}_low"][0] == pytest.approx(0.7575, abs=5e-5)
+    # Resampling twelve equal ranks would give "1 to 1" of the mean reciprocal rank: it says nothing.
+    assert columns["mrr"][0] == 1
+    assert np.isnan([columns["mrr_low"][0], columns["mrr_high"][0]]).all()
+
+
+def test_the_bootstrap_is_that_of_its_resamples() -> None:
+    values = np.random.default_rng(0).random((3, 20)) ** 2
+    low, high = bootstrap_interval(values)
+    for row in range(3):
+        means = sorted(float(np.repeat(values[row], times.astype(int)).mean()) for times in resampled(20))
+        place = 0.025 * (len(means) - 1)
+        below = means[int(place)] + (place % 1) * (means[int(place) + 1] - means[int(place)])
+        assert low[row] == pytest.approx(below, rel=1e-12)
+        above = means[::-1][int(place)] - (place % 1) * (means[::-1][int(place)] - means[::-1][int(place) + 1])
+        assert high[row] == pytest.approx(above, rel=1e-12)
+
+
+def test_the_bootstrap_covers_as_often_as_it_says() -> None:
+    low, high = bootstrap_interval(np.random.default_rng(1).random((400, 300)))
+    # 95 % of 400 with a standard error of 1.1 %.
+    assert 0.92 <= ((low <= 0.5) & (high >= 0.5)).mean() <= 0.98
+
+
+def test_an_interval_depends_on_nothing_else() -> None:
+    values = np.random.default_rng(2).random((3, 50))
+    together, alone = bootstrap_interval(values), bootstrap_interval(values[2:])
+    # Sums of one row are taken in another order than those of three.
+    assert (alone[0][0], alone[1][0]) == pytest.approx((together[0][2], together[1][2]), rel=1e-14)
+
+
+@pytest.mark.parametrize("values", [np.zeros((2, 0)), np.full((2, 12), 0.25), np.full((2, 1), 0.5)])
+def test_values_without_spread_have_no_bootstrap_interval(values: np.ndarray) -> None:
+    low, high = bootstrap_interval(values)
+    assert low.shape == (2,) and np.isnan(low).all() and np.isnan(high).all()

@@ -27,7 +27,14 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
 
 def answer(loaded: LoadedModel, paraphrased: pl.DataFrame, policy: Any, store: Path) -> tuple[pl.DataFrame, int]:
     return model_generated(
-        paraphrased, loaded, policy, identity="1", store=store, progress=lambda *_: None, log=lambda _: None
+        paraphrased,
+        paraphrased,
+        loaded,
+        policy,
+        identity="1",
+        store=store,
+        progress=lambda *_: None,
+        log=lambda _: None,
     )
 
 

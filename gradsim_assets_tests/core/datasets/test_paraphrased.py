@@ -8,7 +8,7 @@ from gradsim_assets.core.datasets.lima import load_originals
 from gradsim_assets.core.datasets.paraphrased import given_paraphrases, load_paraphrases, written_paraphrases
 from gradsim_assets.core.datasets.paraphrasing import ParaphraserOptions, paraphrase_samples
 from gradsim_assets.core.errors import InputError
-from gradsim_assets.core.samples import samples_of
+from gradsim_assets.core.samples import sample_frame, samples_of
 from gradsim_assets.core.tables.schemas import PARAPHRASED
 from gradsim_assets_tests.support.chat_server import ChatServer
 from gradsim_assets_tests.support.paraphrase_cases import samples
@@ -43,7 +43,7 @@ def test_paraphrases_beyond_the_limit_are_told(tmp_path: Path) -> None:
 
 
 def test_given_paraphrases_tell_their_provider_and_nothing_of_a_chat_model() -> None:
-    table = PARAPHRASED.enforce(given_paraphrases(samples(2), "file"))
+    table = PARAPHRASED.enforce(given_paraphrases(samples(2), sample_frame(samples(2)), "file"))
     assert samples_of(table) == samples(2)
     assert table["provider"].to_list() == ["file"] * 2
     unknown = ("paraphrase_model", "prompt_tokens", "completion_tokens", "flag")
@@ -57,7 +57,7 @@ def test_written_paraphrases_tell_what_the_chat_model_said_of_each(tmp_path: Pat
         )
         result = paraphrase_samples(samples(3), options)
     result.flags["lima_1"] = "user: cut"
-    table = PARAPHRASED.enforce(written_paraphrases(result, options.service))
+    table = PARAPHRASED.enforce(written_paraphrases(result, sample_frame(samples(3)), options.service))
     assert samples_of(table) == result.samples
     assert table["provider"].to_list() == [options.service] * 3
     assert table["flag"].to_list() == [None, "user: cut", None]

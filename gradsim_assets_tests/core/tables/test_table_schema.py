@@ -18,7 +18,7 @@ def test_a_streamed_table_is_made_anew_with_each_read_and_enforced(tmp_path: Pat
         for variant in ("a", "b", "c"):
             made.append(variant)
             rows = {"variant_id": [variant] * 2, "original_id": ["x", "y"], "rank": [1, 2], "score": [2, 1]}
-            yield pl.DataFrame(rows).with_columns(forced=False)
+            yield pl.DataFrame(rows).with_columns(forced=False, zero_score=False)
 
     whole = pl.concat([BM25_CANDIDATES.enforce(piece) for piece in pieces()])
     frame = BM25_CANDIDATES.streamed(pieces)
@@ -40,7 +40,8 @@ def test_a_streamed_table_is_made_anew_with_each_read_and_enforced(tmp_path: Pat
 
 
 def test_schemas_order_and_cast_columns() -> None:
-    frame = pl.DataFrame({"forced": [True], "score": [1], "rank": [1], "original_id": ["a"], "variant_id": ["a"]})
+    row = {"zero_score": False, "forced": True, "score": 1, "rank": 1, "original_id": "a", "variant_id": "a"}
+    frame = pl.DataFrame([row])
     assert BM25_CANDIDATES.enforce(frame).schema == BM25_CANDIDATES.empty().schema
 
 

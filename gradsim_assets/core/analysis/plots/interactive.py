@@ -1,5 +1,6 @@
 """Interactive plots (plotly) for the report: each function returns a figure as JSON that plotly.js draws, or None."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -7,22 +8,24 @@ import polars as pl
 
 from gradsim_assets.core.analysis.plots import palette, series, wording
 
-_SYMBOLS = ("circle", "square", "diamond", "triangle-up", "triangle-down", "cross", "x", "star")
-_DASHES = ("solid", "dash", "dashdot", "dot", "longdash")
-_REFERENCE_DASHES = ("dash", "dot", "dashdot")
-
 
 def _figure(height: int, **layout: Any) -> Any:
     import plotly.graph_objects as go
 
-    axis = {"gridcolor": "#e6e6e6", "zeroline": False, "linecolor": "#444", "ticks": "outside", "automargin": True}
+    axis = {
+        "gridcolor": palette.GRID,
+        "zeroline": False,
+        "linecolor": palette.AXIS,
+        "ticks": "outside",
+        "automargin": True,
+    }
     figure = go.Figure()
     figure.update_layout(
         height=height,
         margin={"l": 60, "r": 15, "t": 15, "b": 50},
         plot_bgcolor="white",
         paper_bgcolor="white",
-        font={"family": "system-ui, sans-serif", "size": 13, "color": "#222"},
+        font={"family": "system-ui, sans-serif", "size": 13, "color": palette.INK},
         legend={"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom", "x": 0, "font": {"size": 12}},
         template="none",
         hovermode="closest",
@@ -39,53 +42,89 @@ def _json(figure: Any) -> str:
 
 
 def _levels(figure: Any, levels: dict[str, float], x: tuple[float, float]) -> None:
-    for (name, level), dash in zip(levels.items(), _REFERENCE_DASHES, strict=False):
+    for (name, level), style in zip(levels.items(), palette.REFERENCE_STYLES, strict=False):
         figure.add_scatter(
             x=list(x),
             y=[level, level],
             mode="lines",
-            line={"color": palette.GREY, "dash": dash, "width": 1.5},
+            line={"color": style.colour, "dash": style.line, "width": 1.5},
             name=name,
             hovertemplate=f"{name}: %{{y:.3f}}<extra></extra>",
         )
 
 
-def over_depth(frame: pl.DataFrame, column: str, label: str, levels: dict[str, float]) -> str | None:
+def _whiskers(value: np.ndarray, low: np.ndarray, high: np.ndarray, colour: str) -> dict[str, Any]:
+    """The intervals of points, thin enough to leave these in sight."""
+    below, above = series.whiskers(value, low, high)
+    shade = f"rgba({', '.join(str(int(colour[i : i + 2], 16)) for i in (1, 3, 5))}, {palette.WHISKER})"
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": above,
+        "arrayminus": below,
+        "thickness": 1.2,
+        "width": 0,
+        "color": shade,
+    }
+
+
+def _hover(components: Sequence[str], low: np.ndarray, high: np.ndarray) -> list[str]:
+    """What is said of each component beside its figure: its name, and its interval where it has one."""
+    return [
+        name if np.isnan(a) else f"{name}<br>{wording.interval(a, b, 4)}"
+        for name, a, b in zip(components, low, high, strict=True)
+    ]
+
+
+def over_depth(frame: pl.DataFrame, column: str, levels: dict[str, float]) -> str | None:
     """One line per component type over depth: types apart by colour and symbol, families by dash."""
     panels = series.lines(frame, column)
     if not panels:
         return None
-    figure = _figure(520, xaxis_title=wording.DEPTH, yaxis_title=label)
-    hover = {"hovertemplate": "%{customdata}<br>%{y:.4f}<extra></extra>"}
-    types = [(dash, line) for dash, lines in zip(_DASHES, panels.values(), strict=False) for line in lines]
-    for i, (dash, line) in enumerate(types):
+    figure = _figure(520, xaxis_title=wording.DEPTH, yaxis_title=wording.LABELS[column])
+    found = [line for lines in panels.values() for line in lines]
+    for line in found:
+        style = palette.style(line.place, line.family)
         figure.add_scatter(
-            x=line.depth,
+            x=line.x,
             y=line.value,
+            error_y=_whiskers(line.value, line.low, line.high, style.colour),
             mode="lines+markers",
             name=line.name,
-            line={"color": palette.CYCLE[i % len(palette.CYCLE)], "dash": dash, "width": 1.5},
-            marker={"symbol": _SYMBOLS[i % len(_SYMBOLS)], "size": 7},
+            line={"color": style.colour, "dash": style.line, "width": 1.5},
+            marker={"symbol": style.symbol, "size": 7},
             customdata=line.components,
+            text=_hover(line.components, line.low, line.high),
             visible=True if line.family in ("attention", "mlp") else "legendonly",
-            **hover,
+            hovertemplate=_VALUE_Y,
         )
-    last = max(int(line.depth.max(initial=0)) for _, line in types)
-    rest = series.outside(frame)
+    last = max(int(line.depth.max(initial=0)) for line in found)
+    rest = series.outside(series.with_interval(frame, column))
+    places = series.outside_places(frame)
     if len(rest):
-        places = series.outside_places(frame)
-        figure.add_scatter(
-            x=places,
-            y=series.values(rest[column]),
-            mode="markers",
-            name=wording.OUTSIDE,
-            marker={"symbol": "circle-open", "size": 9, "color": palette.BLACK, "line": {"width": 2}},
-            customdata=rest["component"].to_list(),
-            **hover,
-        )
-        figure.update_xaxes(**_ticks(last, places))
+        _outside(figure, rest, column, places)
+    figure.update_xaxes(**_ticks(last, places))
     _levels(figure, levels, (0, last))
     return _json(figure)
+
+
+_VALUE_Y = "%{y:.4f} %{text}<extra></extra>"
+
+
+def _outside(figure: Any, rest: pl.DataFrame, column: str, places: list[int]) -> None:
+    value, low, high = (series.values(rest[name]) for name in (column, "low", "high"))
+    components = rest["component"].to_list()
+    figure.add_scatter(
+        x=places,
+        y=value,
+        error_y=_whiskers(value, low, high, palette.BLACK),
+        mode="markers",
+        name=wording.OUTSIDE,
+        marker={"symbol": "circle-open", "size": 9, "color": palette.BLACK, "line": {"width": 2}},
+        customdata=components,
+        text=_hover(components, low, high),
+        hovertemplate=_VALUE_Y,
+    )
 
 
 def _ticks(last: int, places: list[int]) -> dict[str, Any]:
@@ -96,7 +135,7 @@ def _ticks(last: int, places: list[int]) -> dict[str, Any]:
     return {"tickvals": before + depths + after, "ticktext": texts}
 
 
-def heatmap(frame: pl.DataFrame, column: str, label: str) -> str | None:
+def heatmap(frame: pl.DataFrame, column: str) -> str | None:
     """Component types against depth; the colour scale (cividis) reads the same with and without colour vision."""
     rows = [line for lines in series.lines(frame, column).values() for line in lines]
     if not rows:
@@ -104,19 +143,21 @@ def heatmap(frame: pl.DataFrame, column: str, label: str) -> str | None:
     depths = sorted({int(depth) for line in rows for depth in line.depth})
     index = {depth: place for place, depth in enumerate(depths)}
     grid = np.full((len(rows), len(depths)), np.nan)
-    names = np.full(grid.shape, "", dtype=object)
+    names, said = np.full(grid.shape, "", dtype=object), np.full(grid.shape, "", dtype=object)
     for row, line in enumerate(rows):
         places = [index[int(depth)] for depth in line.depth]
         grid[row, places], names[row, places] = line.value, line.components
+        said[row, places] = _hover(line.components, line.low, line.high)
     figure = _figure(110 + 24 * len(rows), xaxis_title=wording.DEPTH)
     figure.add_heatmap(
         x=depths,
         y=[line.name for line in rows],
         z=grid,
         customdata=names.tolist(),
+        text=said.tolist(),
         colorscale="Cividis",
-        colorbar={"title": {"text": label, "side": "right"}, "thickness": 14},
-        hovertemplate="%{customdata}<br>%{z:.4f}<extra></extra>",
+        colorbar={"title": {"text": wording.LABELS[column], "side": "right", "font": {"size": 12}}, "thickness": 14},
+        hovertemplate="%{z:.4f} %{text}<extra></extra>",
         hoverongaps=False,
         xgap=1,
         ygap=1,
@@ -126,34 +167,34 @@ def heatmap(frame: pl.DataFrame, column: str, label: str) -> str | None:
     return _json(figure)
 
 
-def attention_against_mlp(frame: pl.DataFrame, column: str, label: str, levels: dict[str, float]) -> str | None:
+def attention_against_mlp(frame: pl.DataFrame, column: str, levels: dict[str, float]) -> str | None:
     """Means of attention's and the MLP's components over depth with the range between their extremes."""
     bands = series.family_bands(frame, column)
     if not bands:
         return None
-    figure = _figure(420, xaxis_title=wording.DEPTH, yaxis_title=label)
+    figure = _figure(420, xaxis_title=wording.DEPTH, yaxis_title=wording.LABELS[column])
     last = 0.0
-    for (family, band), symbol in zip(bands.items(), _SYMBOLS, strict=False):
-        colour, name = palette.FAMILY_COLOURS[family], wording.FAMILY_NAMES[family]
+    for family, band in bands.items():
+        style, name = palette.FAMILY_STYLES[family], wording.FAMILY_NAMES[family]
         depth = band["depth"].to_list()
         last = max(last, *depth)
         figure.add_scatter(
             x=depth + depth[::-1],
             y=band["high"].to_list() + band["low"].to_list()[::-1],
             fill="toself",
-            fillcolor=colour,
-            opacity=0.18,
+            fillcolor=style.colour,
+            opacity=palette.AREA,
             line={"width": 0},
-            name=f"{name}, range",
+            name=wording.range_of(family),
             hoverinfo="skip",
         )
         figure.add_scatter(
             x=depth,
             y=band["mean"].to_list(),
             mode="lines+markers",
-            line={"color": colour},
-            marker={"symbol": symbol, "size": 7},
-            name=f"{name}, mean",
+            line={"color": style.colour},
+            marker={"symbol": style.symbol, "size": 7},
+            name=wording.mean_of(family),
             hovertemplate=f"{name}, block %{{x}}<br>mean %{{y:.4f}}<extra></extra>",
         )
     figure.update_xaxes(**_ticks(int(last), []))
@@ -161,30 +202,41 @@ def attention_against_mlp(frame: pl.DataFrame, column: str, label: str, levels: 
     return _json(figure)
 
 
-def box_by_size(frame: pl.DataFrame, column: str, label: str) -> str | None:
+def box_by_size(frame: pl.DataFrame, column: str) -> str | None:
     """Box of each number of parameters with its components as points."""
-    groups = series.by_size(frame, column)
+    groups = series.boxes(frame, column)
     if not groups:
         return None
-    figure = _figure(
-        max(280, 120 + 46 * len(groups)), xaxis_title=label, yaxis_title="parameters of a component", showlegend=False
-    )
-    for size, _, values, components in groups:
-        figure.add_box(
-            x=values,
-            y=[wording.number(size)] * len(values),
-            orientation="h",
-            boxpoints="all",
-            jitter=0.6,
-            pointpos=0,
-            marker={"color": palette.BLUE, "size": 5, "opacity": 0.55},
-            line={"color": palette.GREY, "width": 1.2},
-            fillcolor="rgba(0,0,0,0)",
-            text=components,
-            hovertemplate="%{text}<br>%{x:.4f}<extra></extra>",
-            hoveron="points",
+    height = max(280, 120 + 56 * len(groups))
+    figure = _figure(height, xaxis_title=wording.LABELS[column], yaxis_title=wording.SIZE, showlegend=False)
+    for place, group in enumerate(groups):
+        if group.quartiles:
+            low, first, median, third, high = group.quartiles
+            figure.add_box(
+                orientation="h",
+                y=[place],
+                lowerfence=[low],
+                q1=[first],
+                median=[median],
+                q3=[third],
+                upperfence=[high],
+                width=0.6,
+                line={"color": palette.GREY, "width": 1.2},
+                fillcolor="rgba(0, 0, 0, 0)",
+                hoverinfo="skip",
+            )
+        figure.add_scatter(
+            x=group.values,
+            y=place + group.offsets,
+            mode="markers",
+            marker={"color": palette.BLUE, "size": 5, "opacity": 0.6},
+            customdata=group.components,
+            hovertemplate="%{x:.4f} %{customdata}<extra></extra>",
         )
-    figure.update_yaxes(type="category", autorange="reversed")
+    labels = [group.label.replace("\n", "<br>") for group in groups]
+    figure.update_yaxes(
+        tickvals=list(range(len(groups))), ticktext=labels, range=[len(groups) - 0.4, -0.6], showgrid=False
+    )
     return _json(figure)
 
 
@@ -193,9 +245,8 @@ def greedy(greedy: pl.DataFrame, retrieval: pl.DataFrame | None, criterion: str)
     curve = series.greedy_curves(greedy, retrieval, criterion)
     if not len(curve.same):
         return None
-    label = wording.AGREEMENT if criterion == "agreement" else wording.ACCURACY
-    x_title = "share of the parameters (%, log scale)" if curve.by_share else "number of components"
-    figure = _figure(440, xaxis_title=x_title, yaxis_title=label)
+    x_title = wording.SHARE if curve.by_share else wording.ROUNDS
+    figure = _figure(440, xaxis_title=x_title, yaxis_title=wording.LABELS[criterion])
     if curve.by_share:
         figure.update_xaxes(type="log")
     if len(curve.held_out):
@@ -204,24 +255,24 @@ def greedy(greedy: pl.DataFrame, retrieval: pl.DataFrame | None, criterion: str)
         x=curve.same["x"].to_list(),
         y=curve.same["value"].to_list(),
         mode="lines+markers",
-        name="same ids",
+        name=wording.SAME_IDS,
         line={"color": palette.BLUE},
         marker={"size": 5},
         customdata=curve.same["component"].to_list(),
         hovertemplate="+ %{customdata}<br>%{x:.3g}: %{y:.4f}<extra></extra>",
     )
-    for (name, x, value), symbol in zip(curve.points, ("diamond", "triangle-up", "square", "star"), strict=False):
+    for place, (name, x, value) in enumerate(curve.points):
         figure.add_scatter(
             x=[x],
             y=[value],
             mode="markers",
-            marker={"symbol": symbol, "size": 12, "color": palette.BLACK},
+            marker={"symbol": palette.point_style(place).symbol, "size": 12, "color": palette.BLACK},
             name=name,
             hovertemplate=f"{name}: %{{y:.4f}}<extra></extra>",
         )
     if curve.level is not None:
         ends = curve.same["x"]
-        _levels(figure, {"full gradient": curve.level}, (float(ends[0]), float(ends[-1])))
+        _levels(figure, {wording.FULL_GRADIENT: curve.level}, (float(ends[0]), float(ends[-1])))
     return _json(figure)
 
 
@@ -232,9 +283,9 @@ def _held_out(figure: Any, held: pl.DataFrame) -> None:
         y=held["high"].to_list() + held["low"].to_list()[::-1],
         fill="toself",
         fillcolor=palette.VERMILION,
-        opacity=0.18,
+        opacity=palette.AREA,
         line={"width": 0},
-        name="held out, range",
+        name=wording.HELD_OUT_RANGE,
         hoverinfo="skip",
     )
     figure.add_scatter(
@@ -242,7 +293,7 @@ def _held_out(figure: Any, held: pl.DataFrame) -> None:
         y=held["value"].to_list(),
         mode="lines",
         line={"color": palette.VERMILION, "dash": "dash"},
-        name="held out, mean",
+        name=wording.HELD_OUT,
         hovertemplate="%{x:.3g}: %{y:.4f}<extra></extra>",
     )
 
@@ -258,14 +309,8 @@ def retrieval(frame: pl.DataFrame) -> str | None:
         x=accuracy,
         y=[f"{wording.method_name(m)}  <b>{a:.3f}</b>" for m, a in rows.select("method", "accuracy").iter_rows()],
         orientation="h",
-        marker={"color": [palette.GREY if name in ("bm25", "chance") else palette.BLUE for name in rows["method"]]},
-        error_x={
-            "type": "data",
-            "symmetric": False,
-            "array": np.nan_to_num(high - accuracy).clip(0),
-            "arrayminus": np.nan_to_num(accuracy - low).clip(0),
-            "thickness": 1.2,
-        },
+        marker={"color": [palette.method_colour(name) for name in rows["method"]]},
+        error_x={**_whiskers(accuracy, low, high, palette.BLACK), "color": palette.BLACK, "width": 4},
         hovertemplate="%{y}: %{x:.4f}<extra></extra>",
     )
     figure.update_yaxes(autorange="reversed", showgrid=False, ticks="")

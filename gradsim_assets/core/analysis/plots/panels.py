@@ -19,7 +19,14 @@ _STYLE: dict[Any, Any] = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
-    "grid.color": "#e6e6e6",
+    "grid.color": palette.GRID,
+    "text.color": palette.INK,
+    "axes.labelcolor": palette.INK,
+    "axes.edgecolor": palette.AXIS,
+    "xtick.color": palette.AXIS,
+    "ytick.color": palette.AXIS,
+    "xtick.labelcolor": palette.INK,
+    "ytick.labelcolor": palette.INK,
     "grid.linewidth": 0.6,
     "axes.axisbelow": True,
     "legend.frameon": False,
@@ -30,10 +37,6 @@ _STYLE: dict[Any, Any] = {
 
 #: matplotlib keeps its style in a global; steps of one process may plot in several threads.
 _LOCK = threading.Lock()
-
-MARKERS = "osD^vPX*"
-_DASHES = ("-", "--", "-.", ":")
-_REFERENCE_DASHES = ("--", ":", "-.")
 
 
 @dataclass(frozen=True)
@@ -52,31 +55,34 @@ class PerComponent:
     """A figure of every component, as the panels draw it.
 
     Attributes:
-        frame: component_type, depth, parameters, and the figure.
+        frame: component_type, depth, parameters, and the figure, with the ends of its interval where it has one.
         column: the column of the figure, which names the plots as well.
-        label: what an axis calls it.
         setting: the variants that it is of.
-        help: how to read a plot of single components.
         levels: the same figure of other methods by their names, drawn as lines.
     """
 
     frame: pl.DataFrame
     column: str
-    label: str
     setting: str
-    help: str
     levels: Mapping[str, float] = field(default_factory=dict)
 
-    def title(self, what: str) -> str:
-        """The title of a plot that shows the figure in some way."""
-        return f"{self.column.capitalize()}{what} ({wording.setting_name(self.setting)})"
+    @property
+    def label(self) -> str:
+        """What an axis calls the figure."""
+        return wording.LABELS[self.column]
+
+    def plot(self, how: str, size: tuple[float, float], draw: Callable[[Any], None]) -> Plot:
+        """The plot that shows the figure in some way (`over_depth`)."""
+        return as_plot(f"{self.column}_{how}", self.setting, size, draw)
 
 
-def as_plot(name: str, title: str, help: str, size: tuple[float, float], draw: Callable[[Any], None]) -> Plot:
-    """The plot that `draw` puts on a figure of `size` (width and height in inches)."""
+def as_plot(name: str, setting: str, size: tuple[float, float], draw: Callable[[Any], None]) -> Plot:
+    """The plot of that name in `wording.PLOTS`; its title says the setting where it has one."""
     import matplotlib
     from matplotlib.figure import Figure
 
+    words = wording.PLOTS[name]
+    title = f"{words.title} ({wording.setting_name(setting)})" if setting else words.title
     with _LOCK, matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=size, layout="constrained")
         figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
@@ -85,7 +91,7 @@ def as_plot(name: str, title: str, help: str, size: tuple[float, float], draw: C
         figure.savefig(png, format="png", dpi=130, metadata={"Software": None})
         figure.set_layout_engine("none")  # laid out by now; once more would cost as much as the drawing
         figure.savefig(svg, format="svg", metadata={"Date": None})
-    return Plot(name, title, help, png.getvalue(), svg.getvalue())
+    return Plot(name, title, words.help, png.getvalue(), svg.getvalue())
 
 
 def depth_axis(axes: Any, last: int) -> None:
@@ -102,14 +108,20 @@ def last_depth(frame: pl.DataFrame) -> int:
     return deepest if isinstance(deepest, int) else 0
 
 
+def whiskers(axes: Any, x: Any, y: Any, colour: Any, **reach: np.ndarray) -> None:
+    """The intervals of points (`xerr` or `yerr`, as `series.whiskers` gives them), thin enough to leave these in sight."""
+    axes.errorbar(x, y, **reach, fmt="none", ecolor=colour, elinewidth=0.9, alpha=palette.WHISKER, zorder=2)
+
+
 def _references(axes: Any, levels: Mapping[str, float]) -> None:
-    for (name, level), dash in zip(levels.items(), _REFERENCE_DASHES, strict=False):
-        axes.axhline(level, color=palette.GREY, linestyle=dash, linewidth=1, label=name, zorder=1)
+    for (name, level), style in zip(levels.items(), palette.REFERENCE_STYLES, strict=False):
+        axes.axhline(level, color=style.colour, linestyle=style.dash, linewidth=1, label=name, zorder=1)
 
 
 def over_depth(shown: PerComponent) -> list[Plot]:
     """One line per component type over depth, a panel per family; the components outside the blocks in a last panel."""
-    panels, rest = series.lines(shown.frame, shown.column), series.outside(shown.frame)
+    panels = series.lines(shown.frame, shown.column)
+    rest = series.outside(series.with_interval(shown.frame, shown.column))
     count = len(panels) + (len(rest) > 0)
     if not panels:
         return []
@@ -119,17 +131,8 @@ def over_depth(shown: PerComponent) -> list[Plot]:
         grid = figure.subplots(count, 1, squeeze=False, height_ratios=heights)[:, 0]
         limits = _limits(shown)
         for axes, (family, lines) in zip(grid, panels.items(), strict=False):
-            for i, line in enumerate(lines):
-                axes.plot(
-                    line.depth,
-                    line.value,
-                    color=palette.CYCLE[i % len(palette.CYCLE)],
-                    marker=MARKERS[i % len(MARKERS)],
-                    linestyle=_DASHES[(i // len(palette.CYCLE)) % len(_DASHES)],
-                    markersize=4,
-                    linewidth=1.3,
-                    label=line.name,
-                )
+            for line in lines:
+                _line(axes, line)
             _references(axes, shown.levels)
             axes.set(title=wording.FAMILY_NAMES[family], ylabel=shown.label, ylim=limits)
             depth_axis(axes, last_depth(shown.frame))
@@ -138,12 +141,27 @@ def over_depth(shown: PerComponent) -> list[Plot]:
         if len(rest):
             _dots(grid[-1], rest, shown, limits)
 
-    size = (10, 2.7 * len(panels) + 0.6 + 0.3 * len(rest))
-    return [as_plot(f"{shown.column}_over_depth", shown.title(" of each component"), shown.help, size, draw)]
+    return [shown.plot("over_depth", (10, 2.7 * len(panels) + 0.6 + 0.3 * len(rest)), draw)]
+
+
+def _line(axes: Any, line: series.Line) -> None:
+    style = palette.style(line.place, line.family)
+    whiskers(axes, line.x, line.value, style.colour, yerr=series.whiskers(line.value, line.low, line.high))
+    axes.plot(
+        line.x,
+        line.value,
+        color=style.colour,
+        marker=style.marker,
+        linestyle=style.dash,
+        markersize=4,
+        linewidth=1.3,
+        label=line.name,
+    )
 
 
 def _limits(shown: PerComponent) -> tuple[float, float]:
-    found = series.values(shown.frame[shown.column])
+    frame = series.with_interval(shown.frame, shown.column)
+    found = np.concatenate([series.values(frame[name]) for name in (shown.column, "low", "high")])
     found = np.append(found[~np.isnan(found)], list(shown.levels.values()))
     low, high = (float(found.min()), float(found.max())) if len(found) else (0.0, 1.0)
     margin = max(0.05 * (high - low), 0.005)
@@ -152,10 +170,12 @@ def _limits(shown: PerComponent) -> tuple[float, float]:
 
 def _dots(axes: Any, rest: pl.DataFrame, shown: PerComponent, limits: tuple[float, float]) -> None:
     places = np.arange(len(rest))
-    colours = [palette.FAMILY_COLOURS[name] for name in rest["family"]]
-    axes.scatter(series.values(rest[shown.column]), places, c=colours, s=30, zorder=3)
-    for level, dash in zip(shown.levels.values(), _REFERENCE_DASHES, strict=False):
-        axes.axvline(level, color=palette.GREY, linestyle=dash, linewidth=1, zorder=1)
+    colours = [palette.FAMILY_STYLES[name].colour for name in rest["family"]]
+    found, low, high = (series.values(rest[name]) for name in (shown.column, "low", "high"))
+    whiskers(axes, found, places, colours, xerr=series.whiskers(found, low, high))
+    axes.scatter(found, places, c=colours, s=30, zorder=3)
+    for level, style in zip(shown.levels.values(), palette.REFERENCE_STYLES, strict=False):
+        axes.axvline(level, color=style.colour, linestyle=style.dash, linewidth=1, zorder=1)
     axes.set_yticks(places, rest["component_type"].to_list())
     axes.set(title=wording.OUTSIDE, xlabel=shown.label, xlim=limits, ylim=(len(rest) - 0.4, -0.6))
 
@@ -171,19 +191,19 @@ def bars(shown: PerComponent) -> list[Plot]:
 
         grid = figure.subplots(len(rows), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
         for axes, line in zip(grid, rows, strict=True):
-            axes.bar(line.depth, line.value, color=palette.FAMILY_COLOURS[line.family], width=0.8)
+            axes.bar(line.depth, line.value, color=palette.FAMILY_STYLES[line.family].colour, width=0.8)
+            reach = series.whiskers(line.value, line.low, line.high)
+            whiskers(axes, line.depth, line.value, palette.BLACK, yerr=reach)
             axes.set_ylabel(line.name, rotation=0, ha="right", va="center")
             axes.grid(axis="x", visible=False)
             depth_axis(axes, last_depth(shown.frame))
         grid[-1].set_xlabel(wording.DEPTH)
         families = [f for f in FAMILIES if any(line.family == f for line in rows)]
-        handles = [Patch(color=palette.FAMILY_COLOURS[f], label=wording.FAMILY_NAMES[f]) for f in families]
-        figure.legend(
-            handles=handles, loc="outside lower left", ncols=len(families), title=shown.label, alignment="left"
-        )
+        handles = [Patch(color=palette.FAMILY_STYLES[f].colour, label=wording.FAMILY_NAMES[f]) for f in families]
+        where = {"loc": "outside lower left", "ncols": len(families), "alignment": "left"}
+        figure.legend(handles=handles, title=shown.label, **where)
 
-    title = shown.title(" of each component type over depth")
-    return [as_plot(f"{shown.column}_bars", title, shown.help, (10, 0.8 * len(rows) + 1.4), draw)]
+    return [shown.plot("bars", (10, 0.8 * len(rows) + 1.4), draw)]
 
 
 def attention_against_mlp(shown: PerComponent) -> list[Plot]:
@@ -194,57 +214,58 @@ def attention_against_mlp(shown: PerComponent) -> list[Plot]:
 
     def draw(figure: Any) -> None:
         axes = figure.subplots()
-        for marker, (family, band) in zip("os", bands.items(), strict=False):
-            colour, depth = palette.FAMILY_COLOURS[family], band["depth"].to_numpy()
-            axes.fill_between(depth, band["low"], band["high"], color=colour, alpha=0.15, linewidth=0)
+        for family, band in bands.items():
+            style, depth = palette.FAMILY_STYLES[family], band["depth"].to_numpy()
+            axes.fill_between(depth, band["low"], band["high"], color=style.colour, alpha=palette.AREA, linewidth=0)
             axes.plot(
                 depth,
                 band["mean"],
-                color=colour,
-                marker=marker,
+                color=style.colour,
+                marker=style.marker,
                 markersize=5,
-                label=f"{wording.FAMILY_NAMES[family]}, mean",
+                label=wording.mean_of(family),
             )
         _references(axes, shown.levels)
         axes.set(xlabel=wording.DEPTH, ylabel=shown.label)
         depth_axis(axes, last_depth(shown.frame))
         axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
 
-    title = shown.title(": attention against MLP")
-    return [as_plot(f"{shown.column}_attention_mlp", title, wording.BAND_HELP, (10, 3.6), draw)]
+    return [shown.plot("attention_mlp", (10, 3.6), draw)]
 
 
 def box_by_size(shown: PerComponent) -> list[Plot]:
     """Distribution over the components of each number of parameters, ascending; left out where sizes are unknown."""
-    groups = series.by_size(shown.frame, shown.column)
+    groups = series.boxes(shown.frame, shown.column)
     if not groups:
         return []
 
     def draw(figure: Any) -> None:
         axes = figure.subplots()
-        places = np.arange(len(groups))
-        axes.boxplot(
-            [values for _, _, values, _ in groups],
-            positions=places,
-            orientation="horizontal",
-            widths=0.6,
-            showfliers=False,
-            medianprops={"color": palette.BLACK, "linewidth": 1.5},
-            boxprops={"color": palette.GREY},
-            whiskerprops={"color": palette.GREY},
-            capprops={"color": palette.GREY},
-        )
-        for place, (_, _, values, _) in zip(places, groups, strict=True):
-            # A fixed fan instead of random jitter: the same table gives the same picture.
-            spread = np.linspace(-0.22, 0.22, len(values)) if len(values) > 1 else np.zeros(1)
-            axes.scatter(values, place + spread, s=14, color=palette.BLUE, alpha=0.6, linewidth=0, zorder=3)
-        axes.set_yticks(places, [f"{wording.number(size)}\n{short_name(kinds)}" for size, kinds, _, _ in groups])
-        axes.set(xlabel=shown.label, ylabel="parameters of a component", ylim=(len(groups) - 0.4, -0.6))
+        _boxes(axes, groups)
+        for place, group in enumerate(groups):
+            offsets = place + group.offsets
+            axes.scatter(group.values, offsets, s=14, color=palette.BLUE, alpha=0.6, linewidth=0, zorder=3)
+        axes.set_yticks(range(len(groups)), [group.label for group in groups])
+        axes.set(xlabel=shown.label, ylabel=wording.SIZE, ylim=(len(groups) - 0.4, -0.6))
 
-    title, size = shown.title(" by number of parameters"), (10, 0.75 * len(groups) + 1.3)
-    return [as_plot(f"{shown.column}_by_parameters", title, wording.BOX_HELP, size, draw)]
+    return [shown.plot("by_parameters", (10, 0.75 * len(groups) + 1.3), draw)]
 
 
-def short_name(text: str, length: int = 44) -> str:
-    """A list of names as it fits beside an axis, cut behind one of them."""
-    return text if len(text) <= length else text[: length - 1].rsplit(",", 1)[0] + ", …"
+def _boxes(axes: Any, groups: list[series.Box]) -> None:
+    names = ("whislo", "q1", "med", "q3", "whishi")
+    drawn = {
+        place: dict(zip(names, group.quartiles, strict=True)) for place, group in enumerate(groups) if group.quartiles
+    }
+    if not drawn:
+        return
+    axes.bxp(
+        list(drawn.values()),
+        positions=list(drawn),
+        orientation="horizontal",
+        widths=0.6,
+        showfliers=False,
+        medianprops={"color": palette.BLACK, "linewidth": 1.5},
+        boxprops={"color": palette.GREY},
+        whiskerprops={"color": palette.GREY},
+        capprops={"color": palette.GREY},
+    )

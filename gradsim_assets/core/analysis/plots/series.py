@@ -6,19 +6,27 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from gradsim_assets.core.analysis.plots.wording import method_name
+from gradsim_assets.core.analysis.plots.wording import LEAST_IN_BOX, method_name, number, short_name
 from gradsim_assets.core.components import FAMILIES, family
 from gradsim_assets.core.tables import schemas
 
 
 @dataclass(frozen=True)
 class Line:
-    """One component type over depth: arrays of one length, NaN where a value is undefined."""
+    """One component type over depth: arrays of one length, NaN where a value (or its interval) is undefined.
+
+    `place` numbers the types in the order of all lines; `x` is the depth, a little aside, so that the whiskers of the
+    types of a family do not hide one another.
+    """
 
     name: str
     family: str
+    place: int
     depth: np.ndarray
+    x: np.ndarray
     value: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
     components: tuple[str, ...]
 
 
@@ -32,24 +40,67 @@ def with_family(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def lines(frame: pl.DataFrame, column: str) -> dict[str, list[Line]]:
-    """The components inside blocks as one line per type, by family in the order of `FAMILIES`, types in model order."""
+    """The components inside blocks as one line per type, by family in the order of `FAMILIES`, types in model order.
+
+    Experts share a type and a depth: a line goes through their mean, which has no interval of its own.
+    """
     result: dict[str, list[Line]] = {}
-    inside = with_family(frame).filter(pl.col("depth").is_not_null())
+    inside = with_family(with_interval(frame, column)).filter(pl.col("depth").is_not_null())
+    place = 0
     for name in FAMILIES:
         part = inside.filter(family=name)
-        for kind in part["component_type"].unique(maintain_order=True):
-            # Experts share a type and a depth; a line goes through their mean.
-            rows = (
-                part.filter(component_type=kind)
-                .group_by("depth", maintain_order=True)
-                .agg(pl.col(column).mean(), pl.col("component").first(), pl.len().alias("tensors"))
-                .sort("depth")
+        kinds = part["component_type"].unique(maintain_order=True).to_list()
+        for order, kind in enumerate(kinds):
+            aside = _ASIDE * (order - (len(kinds) - 1) / 2)
+            result.setdefault(name, []).append(
+                _line(part.filter(component_type=kind), kind, name, place, column, aside)
             )
-            most = int(rows["tensors"].to_numpy().max())
-            label = kind if most == 1 else f"{kind} (mean of {most})"
-            line = Line(label, name, rows["depth"].to_numpy(), values(rows[column]), tuple(rows["component"].to_list()))
-            result.setdefault(name, []).append(line)
+            place += 1
     return result
+
+
+#: How far apart the lines of one family stand, in blocks.
+_ASIDE = 0.09
+
+
+def _line(part: pl.DataFrame, kind: str, family: str, place: int, column: str, aside: float) -> Line:
+    alone = pl.len() == 1
+    rows = (
+        part.group_by("depth", maintain_order=True)
+        .agg(
+            pl.col(column).mean(),
+            pl.when(alone).then(pl.col("low").first()),
+            pl.when(alone).then(pl.col("high").first()),
+            pl.col("component").first(),
+            pl.len().alias("tensors"),
+        )
+        .sort("depth")
+    )
+    most = int(rows["tensors"].to_numpy().max())
+    return Line(
+        kind if most == 1 else f"{kind} (mean of {most})",
+        family,
+        place,
+        rows["depth"].to_numpy(),
+        rows["depth"].to_numpy() + aside,
+        values(rows[column]),
+        values(rows["low"]),
+        values(rows["high"]),
+        tuple(rows["component"].to_list()),
+    )
+
+
+def with_interval(frame: pl.DataFrame, column: str) -> pl.DataFrame:
+    """The frame with the ends of a column's interval as columns `low` and `high`; null where the table has none."""
+    ends = {end: f"{column}_{end}" for end in ("low", "high")}
+    return frame.with_columns(
+        (pl.col(name) if name in frame.columns else pl.lit(None, pl.Float64)).alias(end) for end, name in ends.items()
+    )
+
+
+def whiskers(value: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """How far an interval reaches below and above its values, [2, N]; 0 where there is none."""
+    return np.nan_to_num([value - low, high - value]).clip(0)
 
 
 def outside(frame: pl.DataFrame) -> pl.DataFrame:
@@ -78,15 +129,41 @@ def family_bands(frame: pl.DataFrame, column: str) -> dict[str, pl.DataFrame]:
     }
 
 
-def by_size(frame: pl.DataFrame, column: str) -> list[tuple[int, str, np.ndarray, list[str]]]:
-    """(parameters, component types, values, components) of each number of parameters, ascending; [] without sizes."""
+@dataclass(frozen=True)
+class Box:
+    """The components of one number of parameters, in model order.
+
+    `offsets` fans the points out across the box (the same table gives the same picture). `quartiles` are the lower whisker,
+    the three quartiles and the upper whisker; None for fewer than `LEAST_IN_BOX` components, which are points alone.
+    """
+
+    label: str
+    values: np.ndarray
+    components: list[str]
+    offsets: np.ndarray
+    quartiles: tuple[float, float, float, float, float] | None
+
+
+def boxes(frame: pl.DataFrame, column: str) -> list[Box]:
+    """The components by their number of parameters, ascending, whatever their family; [] without sizes."""
     known = frame.filter(pl.col("parameters").is_not_null(), pl.col(column).is_not_null())
     result = []
     for size in known["parameters"].unique().sort():
         part = known.filter(parameters=size)
-        kinds = part["component_type"].unique(maintain_order=True).to_list()
-        result.append((size, ", ".join(kinds), part[column].to_numpy(), part["component"].to_list()))
+        kinds = short_name(", ".join(part["component_type"].unique(maintain_order=True)))
+        found = part[column].to_numpy()
+        offsets = np.linspace(-0.22, 0.22, len(found)) if len(found) > 1 else np.zeros(1)
+        result.append(Box(f"{number(size)}\n{kinds}", found, part["component"].to_list(), offsets, _quartiles(found)))
     return result
+
+
+def _quartiles(found: np.ndarray) -> tuple[float, float, float, float, float] | None:
+    if len(found) < LEAST_IN_BOX:
+        return None
+    first, median, third = np.quantile(found, [0.25, 0.5, 0.75])
+    reach = 1.5 * (third - first)
+    low, high = found[found >= first - reach].min(), found[found <= third + reach].max()
+    return float(low), float(first), float(median), float(third), float(high)
 
 
 def references(retrieval: pl.DataFrame | None) -> dict[str, float]:

@@ -12,7 +12,6 @@ import polars as pl
 
 from gradsim_assets.core.analysis.plots import palette, series, wording
 from gradsim_assets.core.analysis.plots.panels import (
-    MARKERS,
     PerComponent,
     Plot,
     as_plot,
@@ -22,7 +21,6 @@ from gradsim_assets.core.analysis.plots.panels import (
     depth_axis,
     last_depth,
     over_depth,
-    short_name,
 )
 from gradsim_assets.core.components import FAMILIES
 
@@ -40,30 +38,35 @@ def greedy(frame: pl.DataFrame, retrieval: pl.DataFrame | None, setting: str) ->
         handles, labels = grid[1].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower left", ncols=3)
 
-    title = f"Greedy selection of components ({wording.setting_name(setting)})"
-    return [as_plot("greedy_selection", title, wording.GREEDY_HELP, (10, 4.6), draw)]
+    return [as_plot("greedy_selection", setting, (10, 4.6), draw)]
 
 
 def _greedy_panel(axes: Any, curve: series.GreedyCurves) -> None:
     from matplotlib.ticker import FuncFormatter
 
-    axes.plot(curve.same["x"], curve.same["value"], color=palette.BLUE, marker="o", markersize=3, label="same ids")
+    axes.plot(
+        curve.same["x"], curve.same["value"], color=palette.BLUE, marker="o", markersize=3, label=wording.SAME_IDS
+    )
     if len(curve.held_out):
         held = curve.held_out
-        axes.fill_between(held["x"], held["low"], held["high"], color=palette.VERMILION, alpha=0.15, linewidth=0)
-        axes.plot(held["x"], held["value"], color=palette.VERMILION, linestyle="--", label="held out, mean and range")
-    for (name, x, value), marker in zip(curve.points, "D^vP", strict=False):
-        axes.scatter(x, value, marker=marker, s=55, color=palette.BLACK, label=name, zorder=4)
+        area = {"color": palette.VERMILION, "alpha": palette.AREA, "linewidth": 0, "label": wording.HELD_OUT_RANGE}
+        axes.fill_between(held["x"], held["low"], held["high"], **area)
+        axes.plot(held["x"], held["value"], color=palette.VERMILION, linestyle="--", label=wording.HELD_OUT)
+    for place, (name, x, value) in enumerate(curve.points):
+        axes.scatter(
+            x, value, marker=palette.point_style(place).marker, s=55, color=palette.BLACK, label=name, zorder=4
+        )
     if curve.level is not None:
-        axes.axhline(curve.level, color=palette.GREY, linestyle="-.", linewidth=1, label="full gradient")
-    label = wording.AGREEMENT if curve.criterion == "agreement" else wording.ACCURACY
-    axes.set(title=f"by {curve.criterion}", ylabel=label)
+        style = palette.REFERENCE_STYLES[0]
+        label = wording.FULL_GRADIENT
+        axes.axhline(curve.level, color=style.colour, linestyle=style.dash, linewidth=1, label=label)
+    axes.set(title=wording.by_criterion(curve.criterion), ylabel=wording.LABELS[curve.criterion])
     if curve.by_share:
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
-        axes.set_xlabel("share of the parameters (%, log scale)")
+        axes.set_xlabel(wording.SHARE)
     else:
-        axes.set_xlabel("number of components (parameter counts are unknown)")
+        axes.set_xlabel(wording.ROUNDS)
 
 
 def single_samples(frame: pl.DataFrame, setting: str, count: int = 6) -> list[Plot]:
@@ -89,29 +92,29 @@ def single_samples(frame: pl.DataFrame, setting: str, count: int = 6) -> list[Pl
             shown.update(zip(labels, handles, strict=True))
         figure.legend(shown.values(), shown.keys(), loc="outside lower left", ncols=len(shown))
 
-    title = f"Where best component and full gradient diverge most ({wording.setting_name(setting)})"
-    return [as_plot("single_samples", title, wording.SAMPLES_HELP, (10, 2.1 * ((len(samples) + 1) // 2) + 0.9), draw)]
+    return [as_plot("single_samples", setting, (10, 2.1 * ((len(samples) + 1) // 2) + 0.9), draw)]
 
 
 def _sample_panel(axes: Any, rows: pl.DataFrame) -> None:
     inside = rows.filter(pl.col("depth").is_not_null())
-    for family, marker in zip(FAMILIES, "osDv^", strict=True):
+    for family, style in palette.FAMILY_STYLES.items():
         part = inside.filter(family=family)
         if len(part):
             axes.scatter(
                 part["depth"],
                 series.values(part["similarity"]),
                 s=11,
-                marker=marker,
-                color=palette.FAMILY_COLOURS[family],
+                marker=style.marker,
+                color=style.colour,
                 alpha=0.8,
                 linewidth=0,
                 label=wording.FAMILY_NAMES[family],
             )
     first = rows.row(0, named=True)
-    axes.axhline(first["full_gradient"], color=palette.BLACK, linestyle="--", linewidth=1, label="full gradient")
-    axes.axhline(first["best_component"], color=palette.ORANGE, linestyle="-", linewidth=1.2, label="best component")
-    axes.set_title(f"{short_name(first['variant_id'], 30)}, divergence {first['divergence']:.3f}")
+    full, best = wording.FULL_GRADIENT, wording.BEST_COMPONENT
+    axes.axhline(first["full_gradient"], color=palette.BLACK, linestyle="--", linewidth=1, label=full)
+    axes.axhline(first["best_component"], color=palette.ORANGE, linestyle="-", linewidth=1.2, label=best)
+    axes.set_title(f"{wording.short_name(first['variant_id'], 30)}, divergence {first['divergence']:.3f}")
     depth_axis(axes, last_depth(rows))
 
 
@@ -128,20 +131,18 @@ def retrieval(frame: pl.DataFrame, setting: str) -> list[Plot]:
         axes.set(xlabel=wording.ACCURACY, ylim=(len(rows) - 0.4, -0.6), xlim=(0, 1.12))
         axes.set_xticks(np.linspace(0, 1, 6))
 
-    title = f"Finding the own original ({wording.setting_name(setting)})"
-    return [as_plot("retrieval", title, wording.RETRIEVAL_HELP, (10, 0.42 * len(rows) + 1.1), draw)]
+    return [as_plot("retrieval", setting, (10, 0.42 * len(rows) + 1.1), draw)]
 
 
 def _accuracy_bars(axes: Any, rows: pl.DataFrame) -> None:
     accuracy = rows["accuracy"].to_numpy()
-    colours = [palette.FAMILY_COLOURS["other"] if m in ("bm25", "chance") else palette.BLUE for m in rows["method"]]
-    axes.barh(range(len(rows)), accuracy, color=colours, height=0.65)
+    axes.barh(range(len(rows)), accuracy, color=[palette.method_colour(m) for m in rows["method"]], height=0.65)
     low, high = series.values(rows["accuracy_low"]), series.values(rows["accuracy_high"])
     ends = np.where(np.isnan(high), accuracy, high)
     axes.errorbar(
         accuracy,
         np.arange(len(rows)),
-        xerr=np.nan_to_num([accuracy - low, high - accuracy]).clip(0),
+        xerr=series.whiskers(accuracy, low, high),
         fmt="none",
         ecolor=palette.BLACK,
         elinewidth=1,
@@ -163,12 +164,14 @@ def parameters(frame: pl.DataFrame) -> list[Plot]:
         .sort("parameters", descending=True, maintain_order=True)
     )
 
+    total = float(frame["parameters"].sum())
+
     def draw(figure: Any) -> None:
         from matplotlib.patches import Patch
 
         axes = figure.subplots()
         share = 100 * rows["share"].to_numpy()
-        colours = [palette.FAMILY_COLOURS[name] for name in rows["family"]]
+        colours = [palette.FAMILY_STYLES[name].colour for name in rows["family"]]
         axes.barh(range(len(rows)), share, color=colours, height=0.7)
         for place, row in enumerate(rows.rows(named=True)):
             each = "" if row["tensors"] == 1 else f" in {row['tensors']} tensors"
@@ -176,14 +179,13 @@ def parameters(frame: pl.DataFrame) -> list[Plot]:
                 share[place] + share.max() * 0.01, place, f"{wording.number(row['parameters'])}{each}", va="center"
             )
         axes.set_yticks(range(len(rows)), rows["component_type"].to_list())
-        axes.set(xlabel="share of the parameters (%)", ylim=(len(rows) - 0.4, -0.6), xlim=(0, share.max() * 1.25))
+        axes.set(xlabel=wording.share_of(total), ylim=(len(rows) - 0.4, -0.6), xlim=(0, share.max() * 1.25))
         axes.grid(axis="y", visible=False)
         shown = [name for name in FAMILIES if name in set(rows["family"])]
-        handles = [Patch(color=palette.FAMILY_COLOURS[name], label=wording.FAMILY_NAMES[name]) for name in shown]
+        handles = [Patch(color=palette.FAMILY_STYLES[name].colour, label=wording.FAMILY_NAMES[name]) for name in shown]
         axes.legend(handles=handles, loc="lower right")
 
-    title = f"Where the {wording.number(float(frame['parameters'].sum()))} parameters are"
-    return [as_plot("parameters", title, wording.PARAMETERS_HELP, (10, 0.3 * len(rows) + 1.2), draw)]
+    return [as_plot("parameters", "", (10, 0.3 * len(rows) + 1.2), draw)]
 
 
 def comparison(frame: pl.DataFrame) -> list[Plot]:
@@ -200,13 +202,13 @@ def comparison(frame: pl.DataFrame) -> list[Plot]:
             for i, method in enumerate(methods):
                 _comparison_points(axes, rows.filter(setting=setting, method=method), models, i, len(methods))
             axes.set(title=wording.setting_name(setting), xlabel=wording.ACCURACY)
-            axes.set_yticks(range(len(models)), [short_name(name, 40) for name in models])
+            axes.set_yticks(range(len(models)), [wording.short_name(name, 40) for name in models])
             axes.set_ylim(len(models) - 0.4, -0.6)
         handles, labels = grid[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower left", ncols=min(len(methods), 6))
 
     height = max(0.12 * len(methods) * len(models), 0.6) + 1.6
-    return [as_plot("model_comparison", "Models compared", wording.COMPARISON_HELP, (10, height), draw)]
+    return [as_plot("model_comparison", "", (10, height), draw)]
 
 
 def _comparison_points(axes: Any, rows: pl.DataFrame, models: Sequence[str], i: int, count: int) -> None:
@@ -216,9 +218,9 @@ def _comparison_points(axes: Any, rows: pl.DataFrame, models: Sequence[str], i: 
     axes.errorbar(
         accuracy,
         places,
-        xerr=np.nan_to_num([accuracy - low, high - accuracy]).clip(0),
-        color=palette.CYCLE[i % len(palette.CYCLE)],
-        marker=MARKERS[i % len(MARKERS)],
+        xerr=series.whiskers(accuracy, low, high),
+        color=palette.style(i).colour,
+        marker=palette.style(i).marker,
         linestyle="none",
         markersize=5,
         elinewidth=1,
@@ -228,13 +230,12 @@ def _comparison_points(axes: Any, rows: pl.DataFrame, models: Sequence[str], i: 
 
 def accuracy(frame: pl.DataFrame, retrieval: pl.DataFrame | None, setting: str) -> list[Plot]:
     """All plots of `accuracy_per_component`."""
-    levels = series.references(retrieval)
-    return _per_component(PerComponent(frame, "accuracy", wording.ACCURACY, setting, wording.ACCURACY_HELP, levels))
+    return _per_component(PerComponent(frame, "accuracy", setting, series.references(retrieval)))
 
 
 def agreement(frame: pl.DataFrame, setting: str) -> list[Plot]:
     """All plots of `agreement`."""
-    return _per_component(PerComponent(frame, "agreement", wording.AGREEMENT, setting, wording.AGREEMENT_HELP))
+    return _per_component(PerComponent(frame, "agreement", setting))
 
 
 def _per_component(shown: PerComponent) -> list[Plot]:

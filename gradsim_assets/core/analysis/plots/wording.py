@@ -1,4 +1,6 @@
-"""Words on plots: names of families, methods and axes, numbers, and how each plot is read."""
+"""Words on plots: names of families, methods and axes, and how each plot is called and read."""
+
+from typing import NamedTuple
 
 from gradsim_assets.core.tables import schemas
 
@@ -9,6 +11,81 @@ ACCURACY = "accuracy (share of variants)"
 AGREEMENT = "agreement ρ (cosine)"
 SIMILARITY = "similarity (cosine)"
 OUTSIDE = "outside the blocks"
+SIZE = "parameters of a component"
+SHARE = "share of the parameters (%, log scale)"
+ROUNDS = "number of components (parameter counts are unknown)"
+
+FULL_GRADIENT = "full gradient"
+BEST_COMPONENT = "best component"
+SAME_IDS, HELD_OUT, HELD_OUT_RANGE = "same ids", "held out, mean", "held out, range"
+
+#: The axis of each figure of a component.
+LABELS = {"accuracy": ACCURACY, "agreement": AGREEMENT}
+
+
+class Words(NamedTuple):
+    """What a plot is called, and a sentence that helps to read it."""
+
+    title: str
+    help: str
+
+
+_ACCURACY = (
+    "How often a single component's gradient finds the own original; above the full gradient's line a component alone "
+    "does better than all together, at the line of chance it knows nothing. Whiskers are Wilson's 95 % interval of each "
+    "component by itself: of many components a few stand high by luck."
+)
+_AGREEMENT = (
+    "How closely a single component's similarities follow the full gradient's over all pairs; at 1 the component could "
+    "stand in for the whole gradient. Whiskers are 95 % bootstrap intervals over the variants."
+)
+_BAND = "Mean over the components of a block; the band spans the lowest and the highest of them."
+_BOX = (
+    "Each point is a component; where at least {least} share a size, a box spans their middle half, its line is their "
+    "median and its whiskers reach the last point within 1.5 times its length. Values that rise from top to bottom mean "
+    "that larger components do better."
+)
+
+#: Fewest components that a box is drawn of: quartiles of fewer are next to no information.
+LEAST_IN_BOX = 5
+
+#: By name, which is also that of a plot's files.
+PLOTS = {
+    "parameters": Words(
+        "Where the parameters are",
+        "How the parameters are shared out; large component types dominate the full gradient's similarity.",
+    ),
+    "retrieval": Words(
+        "Finding the own original",
+        "Share of variants whose own original has the strictly highest similarity among its candidates, with Wilson's "
+        "95 % interval; the best component is chosen on the same variants, so its bar is optimistic.",
+    ),
+    "model_comparison": Words(
+        "Models compared", "Accuracy of every method for every model, with Wilson's 95 % intervals over the variants."
+    ),
+    "accuracy_over_depth": Words("Accuracy over depth", _ACCURACY),
+    "accuracy_bars": Words("Accuracy of every component", _ACCURACY),
+    "accuracy_attention_mlp": Words("Accuracy: attention against MLP", _BAND),
+    "accuracy_by_parameters": Words("Accuracy by number of parameters", _BOX.format(least=LEAST_IN_BOX)),
+    "agreement_over_depth": Words("Agreement with the full gradient over depth", _AGREEMENT),
+    "agreement_bars": Words("Agreement of every component", _AGREEMENT),
+    "agreement_attention_mlp": Words("Agreement: attention against MLP", _BAND),
+    "agreement_by_parameters": Words("Agreement by number of parameters", _BOX.format(least=LEAST_IN_BOX)),
+    "greedy_selection": Words(
+        "Greedy selection of components",
+        "Each point adds the component that raises the criterion most. Where the curve meets the full gradient's line, that "
+        "share of the parameters does the work of all; the held-out curve is selected on one half of the samples and "
+        "scored on the other, so only it is free of selection bias.",
+    ),
+    "single_samples": Words(
+        "Where best component and full gradient diverge most",
+        "Each point is one component's similarity between a variant and its own original; samples whose points spread far "
+        "around the full gradient's line are those where single components see what the whole gradient drowns.",
+    ),
+}
+
+#: What only the page can do.
+CLICK = "Click a cell to open that component in the sample explorer."
 
 
 def number(count: float) -> str:
@@ -19,9 +96,39 @@ def number(count: float) -> str:
     return f"{count:.0f}"
 
 
+def short_name(text: str, length: int = 44) -> str:
+    """A name, or a list of names, that fits beside a plot."""
+    return text if len(text) <= length else text[: length - 1].rsplit(",", 1)[0] + ", …"
+
+
 def setting_name(setting: str) -> str:
     """A setting as it stands in titles."""
     return setting.replace("_", "-")
+
+
+def interval(low: float, high: float, digits: int = 3) -> str:
+    """An interval in words."""
+    return f"95\u00a0% interval {low:.{digits}f} to {high:.{digits}f}"
+
+
+def share_of(parameters: float) -> str:
+    """The axis of shares of all parameters."""
+    return f"share of the {number(parameters)} parameters (%)"
+
+
+def by_criterion(criterion: str) -> str:
+    """What a greedy selection goes by."""
+    return f"by {criterion}"
+
+
+def mean_of(family: str) -> str:
+    """The line through the means of a family's components."""
+    return f"{FAMILY_NAMES[family]}, mean"
+
+
+def range_of(family: str) -> str:
+    """The area between the extremes of a family's components."""
+    return f"{FAMILY_NAMES[family]}, range"
 
 
 def method_name(method: str) -> str:
@@ -29,35 +136,5 @@ def method_name(method: str) -> str:
     if method.startswith("projection_"):
         size = method.removeprefix("projection_")
         return f"projection, {size[:-1]} dims" if size.endswith("d") else f"projection, {100 * float(size):.3g} %"
-    names = {schemas.FULL_GRADIENT: "full gradient", "bm25": "BM25", "best_component": "best component"}
+    names = {schemas.FULL_GRADIENT: FULL_GRADIENT, "bm25": "BM25", "best_component": BEST_COMPONENT}
     return names.get(method, method)
-
-
-GREEDY_HELP = (
-    "Each point adds the component that raises the criterion most. Where the curve meets the full gradient's line, that "
-    "share of the parameters does the work of all; the held-out curve is selected on one half of the samples and scored "
-    "on the other, so only it is free of selection bias."
-)
-SAMPLES_HELP = (
-    "Each point is one component's similarity between a variant and its own original; samples whose points spread far "
-    "around the full gradient's line are those where single components see what the whole gradient drowns."
-)
-RETRIEVAL_HELP = (
-    "Share of variants whose own original has the strictly highest similarity among its candidates, with the 95 % "
-    "bootstrap interval; the best component is chosen on the same variants, so its bar is optimistic."
-)
-PARAMETERS_HELP = "How the parameters are shared out; large component types dominate the full gradient's similarity."
-COMPARISON_HELP = "Accuracy of every method for every model; intervals are 95 % bootstrap intervals over the variants."
-ACCURACY_HELP = (
-    "How often a single component's gradient finds the own original; above the full gradient's line a component alone "
-    "does better than all together, at the line of chance it knows nothing."
-)
-BAND_HELP = "Mean over the components of a block; the band spans the lowest and the highest of them."
-BOX_HELP = (
-    "Each point is a component; a box spans the middle half of a size's components, its line is their median. Values that "
-    "rise from top to bottom mean that larger components do better."
-)
-AGREEMENT_HELP = (
-    "How closely a single component's similarities follow the full gradient's over all pairs; at 1 the component could "
-    "stand in for the whole gradient."
-)

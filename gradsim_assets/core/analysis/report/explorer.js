@@ -3,9 +3,7 @@
 (() => {
   const $ = (id) => document.getElementById(id);
   const DATA = JSON.parse($("explorer-data").textContent);
-  const COLOURS = { attention: "#0072B2", mlp: "#D55E00", norm: "#009E73", embedding: "#CC79A7", other: "#666666" };
-  const SYMBOLS = { attention: "circle", mlp: "square", norm: "diamond", embedding: "triangle-up", other: "x" };
-  const FAMILY_NAMES = { attention: "attention", mlp: "MLP", norm: "norms", embedding: "embeddings", other: "other" };
+  const STYLE = DATA.style; // colours, symbols and words of all plots
   const CONFIG = { responsive: true, displaylogo: false, displayModeBar: false, scrollZoom: false };
   const PAGE = 200; // samples listed at a time
   const NONE = -32768, SCALE = 32767;
@@ -183,11 +181,12 @@
     if (state.sample < 0) return;
     const here = data(), id = here.variants[state.sample], chosen = here.names[state.component];
     $("sample-id").textContent = id;
-    const said = [["full gradient", full()], ["best component", here.best], [chosen, state.component]];
+    const said = [[STYLE.full_gradient, full()], [STYLE.best_component, here.best], [chosen, state.component]];
     const parts = said.filter(([, c], n) => c >= 0 && (n < 2 || (c !== full() && c !== here.best))).map(([name, c]) => {
       const [right, text] = verdict(c);
       return element("span", { className: right }, `${name}: ${text}`);
     });
+    if (here.overlap[state.sample]) parts.push(element("span", {}, here.overlap[state.sample]));
     $("verdict").replaceChildren(...parts.flatMap((part, n) => (n ? [" · ", part] : [part])));
     renderCandidates(chosen);
     renderTexts();
@@ -202,7 +201,7 @@
       const original = originalOf(pair), own = original === here.variants[state.sample];
       const button = element("button", { type: "button" }, original + (own ? " (own)" : ""));
       const score = here.bm25Score?.[pair];
-      const place = element("td", {}, here.bm25Rank[pair] ? String(here.bm25Rank[pair]) : "–");
+      const place = element("td", {}, here.bm25Rank[pair] ? String(here.bm25Rank[pair]) : "–", score === 0 ? " (score 0)" : "");
       if (Number.isFinite(score)) place.title = `BM25 score ${score.toFixed(3)}`;
       const row = element("tr", { className: own ? "own" : "" }, place, element("td", {}, button));
       columns.forEach((c, n) => {
@@ -237,11 +236,11 @@
     $("variant-text").replaceChildren(...messages(data().texts?.[id]));
   };
 
-  const axis = (title) => ({ title: { text: title }, gridcolor: "#e6e6e6", zeroline: false, automargin: true, ticks: "outside" });
+  const axis = (title) => ({ title: { text: title }, gridcolor: STYLE.grid, linecolor: STYLE.axis, zeroline: false, automargin: true, ticks: "outside" });
   const layout = (height) => ({
-    height, margin: { l: 60, r: 15, t: 10, b: 45 }, font: { family: "system-ui, sans-serif", size: 13, color: "#222" },
+    height, margin: { l: 60, r: 15, t: 10, b: 45 }, font: { family: "system-ui, sans-serif", size: 13, color: STYLE.ink },
     legend: { orientation: "h", yref: "container", y: 0, yanchor: "bottom", x: 0, font: { size: 12 } }, hovermode: "closest", dragmode: false,
-    xaxis: axis("depth (block number)"), yaxis: axis("similarity (cosine)"),
+    xaxis: axis(STYLE.depth), yaxis: axis(STYLE.similarity),
   });
 
   // Components outside the blocks stand before the first block or after the last, as they do in the model.
@@ -263,24 +262,24 @@
     const here = data(), own = ownPair(state.sample), { all, inside, last, axis: ticks } = placed();
     const traces = [];
     if (own !== undefined) {
-      for (const family of Object.keys(COLOURS)) {
+      for (const [family, { name, colour, symbol }] of Object.entries(STYLE.families)) {
         const part = all.filter((c) => c.family === family);
         if (!part.length) continue;
         traces.push({
           x: part.map((c) => c.x),
           y: part.map((c) => cosine(own, c.place)),
           customdata: part.map((c) => c.place), text: part.map((c) => c.component), type: "scatter", mode: "markers",
-          marker: { color: COLOURS[family], symbol: SYMBOLS[family], size: 6 }, name: FAMILY_NAMES[family],
+          marker: { color: colour, symbol, size: 6 }, name,
           hovertemplate: "%{text}<br>%{y:.4f}<extra></extra>",
         });
       }
       const level = cosine(own, full());
-      traces.push({ x: [-1, last + 1], y: [level, level], type: "scatter", mode: "lines", name: "full gradient",
-        line: { color: "#000", dash: "dash", width: 1.5 }, hoverinfo: "skip" });
+      traces.push({ x: [-1, last + 1], y: [level, level], type: "scatter", mode: "lines", name: STYLE.full_gradient,
+        line: { color: STYLE.ink, dash: "dash", width: 1.5 }, hoverinfo: "skip" });
       if (all[state.component]) {
         traces.push({
           x: [all[state.component].x], y: [cosine(own, state.component)], type: "scatter", mode: "markers", name: "chosen",
-          marker: { symbol: "circle-open", size: 16, color: "#000", line: { width: 2 } }, hoverinfo: "skip",
+          marker: { symbol: "circle-open", size: 16, color: STYLE.ink, line: { width: 2 } }, hoverinfo: "skip",
         });
       }
     }
@@ -302,11 +301,11 @@
       return {
         x: part.map((c) => c.depth), y: part.map((c) => cosine(pair, c.place)), type: "scatter",
         mode: own ? "lines+markers" : "lines", name: originalOf(pair) + (own ? " (own)" : ""),
-        line: own ? { color: "#0072B2", width: 3 } : { width: 1.3, dash: "dot" },
+        line: own ? { color: STYLE.cycle[0], width: 3 } : { width: 1.3, dash: "dot" },
         hovertemplate: `${originalOf(pair)}, block %{x}<br>%{y:.4f}<extra></extra>`,
       };
     });
-    const colours = ["#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#666666"];
+    const colours = STYLE.cycle.slice(1);
     traces.filter((t) => !t.line.color).forEach((t, n) => { t.line.color = colours[n % colours.length]; });
     const narrow = layout(360), last = Math.max(...part.map((c) => c.depth));
     Object.assign(narrow.xaxis, { tick0: 0, dtick: Math.max(1, Math.ceil(last / 12)) });

@@ -1,7 +1,7 @@
 """The data behind the sample explorer, small enough to be opened in a moment."""
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,8 +30,9 @@ def explorer(
     self_similarity: pl.DataFrame,
     best_component: str | None,
     parameters: pl.DataFrame | None,
+    variants: pl.DataFrame | None,
 ) -> dict[str, Any]:
-    """One setting's samples, candidates and similarities.
+    """One setting's samples, candidates and similarities; of `variants`, what their answers share with the originals'.
 
     Ranks come from the exact similarities, not from the rounded ones that are shown.
     """
@@ -62,7 +63,15 @@ def explorer(
         "ranks": pack(np.where(np.isinf(ranks), 0, ranks).T.astype(np.uint32)),
         "divergence": [sizes.get(name) for name in candidates.variants],
         "divergence_rank": [by_variant.get(name) for name in candidates.variants],
+        "overlap": _overlap(candidates.variants, variants),
     }
+
+
+def _overlap(names: Sequence[str], variants: pl.DataFrame | None) -> list[str | None]:
+    """By variant how much of its original's answer its own one repeats, in words; None where that is not known."""
+    rows = [] if variants is None else variants.select("id", "text_overlap", "verbatim").rows()
+    said = {name: "verbatim copy" if copied else f"chrF {overlap:.0f} of 100" for name, overlap, copied in rows}
+    return [f"answer against the original's: {said[name]}" if name in said else None for name in names]
 
 
 def _quantise(values: np.ndarray) -> np.ndarray:

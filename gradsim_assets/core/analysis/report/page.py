@@ -8,8 +8,9 @@ from typing import Any
 
 import polars as pl
 
-from gradsim_assets.core.analysis.plots import interactive, series, wording
+from gradsim_assets.core.analysis.plots import interactive, palette, series, wording
 from gradsim_assets.core.analysis.report import explorer, sentences
+from gradsim_assets.core.candidates.bm25_candidates import zero_score_places
 
 _HERE = Path(__file__).parent
 
@@ -25,7 +26,7 @@ class SettingResults:
     self_similarity: pl.DataFrame
     retrieval: pl.DataFrame
     bm25: pl.DataFrame | None = None
-    variants: pl.DataFrame | None = None  # id, messages
+    variants: pl.DataFrame | None = None  # id, messages, text_overlap, verbatim
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,7 @@ def render_report(
             "name": wording.setting_name(setting),
             "sentences": sentences.sentences(results.retrieval, results.greedy, parameters),
             "methods": _methods(results.retrieval),
+            "copies": _copies(results.retrieval),
             "figures": figures[setting],
         }
         for setting, results in settings.items()
@@ -74,6 +76,7 @@ def render_report(
         revision=revision,
         total=sentences.total_parameters(parameters),
         number=wording.number,
+        palette=palette,
         sections=sections,
         provenance=_rows(provenance or {}),
         notes=_notes(parameters, settings, originals),
@@ -87,7 +90,7 @@ def render_report(
                 for n, figure in enumerate(found)
             }
         ),
-        explorer=_embed({"settings": explored, "texts": _texts(explored, settings, originals)}),
+        explorer=_embed({"settings": explored, "texts": _texts(explored, settings, originals), "style": _style()}),
     )
 
 
@@ -99,8 +102,31 @@ def _embed(value: Any) -> str:
 def _explorer(results: SettingResults, parameters: pl.DataFrame | None) -> dict[str, Any]:
     best = results.retrieval.filter(method="best_component")["component"].to_list()
     return explorer.explorer(
-        results.similarity, results.bm25, results.self_similarity, best[0] if best else None, parameters
+        results.similarity,
+        results.bm25,
+        results.self_similarity,
+        best[0] if best else None,
+        parameters,
+        results.variants,
     )
+
+
+def _style() -> dict[str, Any]:
+    """What the explorer's plots look like and say: as all others do."""
+    return {
+        "families": {
+            family: {"name": wording.FAMILY_NAMES[family], "colour": style.colour, "symbol": style.symbol}
+            for family, style in palette.FAMILY_STYLES.items()
+        },
+        "cycle": palette.CYCLE,
+        "ink": palette.INK,
+        "axis": palette.AXIS,
+        "grid": palette.GRID,
+        "depth": wording.DEPTH,
+        "similarity": wording.SIMILARITY,
+        "full_gradient": wording.FULL_GRADIENT,
+        "best_component": wording.BEST_COMPONENT,
+    }
 
 
 def _texts(
@@ -118,60 +144,39 @@ def _texts(
 
 def _figures(results: SettingResults) -> list[_Figure]:
     levels = series.references(results.retrieval)
-    accuracy, agreement = results.accuracy, results.agreement
-    candidates = [
-        ("Finding the own original", wording.RETRIEVAL_HELP, interactive.retrieval(results.retrieval)),
-        (
-            "Accuracy over depth",
-            wording.ACCURACY_HELP,
-            interactive.over_depth(accuracy, "accuracy", wording.ACCURACY, levels),
-        ),
-        (
-            "Accuracy of every component",
-            "Click a cell to open that component in the sample explorer.",
-            interactive.heatmap(accuracy, "accuracy", "accuracy"),
-        ),
-        (
-            "Accuracy: attention against MLP",
-            wording.BAND_HELP,
-            interactive.attention_against_mlp(accuracy, "accuracy", wording.ACCURACY, levels),
-        ),
-        (
-            "Accuracy by number of parameters",
-            wording.BOX_HELP,
-            interactive.box_by_size(accuracy, "accuracy", wording.ACCURACY),
-        ),
-        (
-            "Agreement with the full gradient over depth",
-            wording.AGREEMENT_HELP,
-            interactive.over_depth(agreement, "agreement", wording.AGREEMENT, {}),
-        ),
-        (
-            "Agreement of every component",
-            "Click a cell to open that component in the sample explorer.",
-            interactive.heatmap(agreement, "agreement", "agreement ρ"),
-        ),
-        (
-            "Agreement by number of parameters",
-            wording.BOX_HELP,
-            interactive.box_by_size(agreement, "agreement", wording.AGREEMENT),
-        ),
-        (
-            "Greedy selection by agreement",
-            wording.GREEDY_HELP,
-            interactive.greedy(results.greedy, results.retrieval, "agreement"),
-        ),
-        (
-            "Greedy selection by accuracy",
-            wording.GREEDY_HELP,
-            interactive.greedy(results.greedy, results.retrieval, "accuracy"),
-        ),
+    per_component = [
+        found
+        for frame, column, shown in ((results.accuracy, "accuracy", levels), (results.agreement, "agreement", {}))
+        for found in (
+            (f"{column}_over_depth", interactive.over_depth(frame, column, shown)),
+            (f"{column}_bars", interactive.heatmap(frame, column)),
+            (f"{column}_attention_mlp", interactive.attention_against_mlp(frame, column, shown)),
+            (f"{column}_by_parameters", interactive.box_by_size(frame, column)),
+        )
     ]
-    return [_Figure(title, help, figure) for title, help, figure in candidates if figure is not None]
+    drawn = [("retrieval", interactive.retrieval(results.retrieval)), *per_component]
+    figures = [_figure(name, figure) for name, figure in drawn if figure is not None]
+    for criterion in ("agreement", "accuracy"):
+        greedy = interactive.greedy(results.greedy, results.retrieval, criterion)
+        if greedy is not None:
+            figures.append(_figure("greedy_selection", greedy, wording.by_criterion(criterion)))
+    return figures
+
+
+def _figure(name: str, figure: str, which: str = "") -> _Figure:
+    words = wording.PLOTS[name]
+    click = f" {wording.CLICK}" if name.endswith("_bars") else ""
+    return _Figure(f"{words.title} {which}".rstrip(), words.help + click, figure)
 
 
 def _methods(retrieval: pl.DataFrame) -> list[dict[str, Any]]:
     return [{**row, "name": wording.method_name(row["method"])} for row in retrieval.rows(named=True)]
+
+
+def _copies(retrieval: pl.DataFrame) -> tuple[int, int] | None:
+    """Numbers of variants whose answers are copies and of the others; None where there are none or nobody knows."""
+    known = retrieval.select("variants_verbatim", "variants_not_verbatim").row(0)
+    return known if known[0] else None
 
 
 def _rows(provenance: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -196,6 +201,21 @@ def _notes(
                 f"There are no BM25 scores for the {wording.setting_name(setting)} setting: ranks are the order of the "
                 "candidates."
             )
+        else:
+            notes += _without_scores(results.bm25, originals)
         if originals is None or results.variants is None:
             notes.append(f"Not all texts of the {wording.setting_name(setting)} setting are at hand.")
-    return notes
+    return list(dict.fromkeys(notes))  # settings share their candidates
+
+
+def _without_scores(bm25: pl.DataFrame, originals: pl.DataFrame | None) -> list[str]:
+    """A warning of candidates that were chosen although BM25 knows nothing of them."""
+    # Without the originals nobody knows whether all of them are candidates, which is no choice.
+    zero = zero_score_places(bm25, bm25.height + 1 if originals is None else originals.height)
+    if zero.is_empty():
+        return []
+    variants = f"{zero['variant_id'].n_unique()} of {bm25['variant_id'].n_unique()}"
+    return [
+        f"BM25 gives {zero.height} candidates of {variants} variants a score of 0 (no token in common): they are no near "
+        "rivals. data.zero_scores says who they are, by default a seeded draw."
+    ]

@@ -60,6 +60,7 @@ def sentences(retrieval: pl.DataFrame, greedy: pl.DataFrame | None, parameters: 
         f"The full gradient finds the own original of {right} of {full['variants']} variants: accuracy "
         f"{full['accuracy']:.3f}{_interval(full)}, mean reciprocal rank {full['mrr']:.3f}."
     ]
+    said += _copies(full)
     if "bm25" in rows:
         said.append(f"BM25 on the prompts alone reaches {rows['bm25']['accuracy']:.3f}{_test(rows['bm25'])}.")
     if "chance" in rows:
@@ -73,10 +74,27 @@ def sentences(retrieval: pl.DataFrame, greedy: pl.DataFrame | None, parameters: 
     return said + ([] if greedy is None else _greedy(greedy, full))
 
 
-def _interval(row: Mapping[str, Any]) -> str:
-    if row["accuracy_low"] is None:
-        return ""
-    return f" (95\u00a0% interval {row['accuracy_low']:.3f} to {row['accuracy_high']:.3f})"
+def _copies(full: Mapping[str, Any]) -> list[str]:
+    """What the full gradient's accuracy owes to answers that are copies; nothing where that is not known."""
+    copies, others = full["variants_verbatim"], full["variants_not_verbatim"]
+    if copies is None:
+        return []
+    if not copies:
+        return ["No answer is a verbatim copy of its original's."]
+    on_others = f", on the other {others} it is {_accuracy(full, 'not_verbatim')}" if others else ""
+    return [
+        f"{copies} of the {copies + others} answers are verbatim copies of their originals' (white space aside). On these "
+        f"the full gradient's accuracy is {_accuracy(full, 'verbatim')}{on_others}."
+    ]
+
+
+def _accuracy(row: Mapping[str, Any], which: str) -> str:
+    return f"{row[f'accuracy_{which}']:.3f}{_interval(row, f'accuracy_{which}')}"
+
+
+def _interval(row: Mapping[str, Any], figure: str = "accuracy") -> str:
+    low, high = row[f"{figure}_low"], row[f"{figure}_high"]
+    return "" if low is None else f" ({wording.interval(low, high)})"
 
 
 def _test(row: Mapping[str, Any]) -> str:

@@ -1,0 +1,42 @@
+"""How much of its original's answer a variant's answer repeats: what a figure may owe to copying."""
+
+import unicodedata
+
+import polars as pl
+
+from gradsim_assets.core.errors import InputError
+from gradsim_assets.core.samples import samples_of
+
+
+def is_verbatim(answer: str, original: str) -> bool:
+    """Whether an answer is a copy: equal in Unicode's NFC with every run of white space as one space, none at the ends.
+
+    Case, punctuation and mark-up count.
+    """
+    first, second = (" ".join(unicodedata.normalize("NFC", text).split()) for text in (answer, original))
+    return first == second
+
+
+def with_text_overlap(variants: pl.DataFrame, originals: pl.DataFrame, source: str) -> pl.DataFrame:
+    """The variants (a dataset table, called `source`) with the columns `text_overlap` and `verbatim` of their answers.
+
+    `text_overlap` is sacrebleu's chrF2 (Popović 2015, "chrF: character n-gram F-score for automatic MT evaluation") of the
+    answer against the own original's: n-grams of 1 to 6 characters without white space, recall twice as heavy as
+    precision, from 0 to 100; 0 for an empty answer.
+
+    Raises:
+        InputError: a variant has no original of its id.
+    """
+    from sacrebleu.metrics.chrf import CHRF
+
+    answers = {original.id: original.assistant for original in samples_of(originals)}
+    chrf, overlap, verbatim = CHRF(), [], []
+    for variant in samples_of(variants):
+        if variant.id not in answers:
+            raise InputError(f"{source}: variant {variant.id} has no original of the same id; materialise lima again.")
+        original = answers[variant.id]
+        overlap.append(chrf.sentence_score(variant.assistant, [original]).score)
+        verbatim.append(is_verbatim(variant.assistant, original))
+    return variants.with_columns(
+        text_overlap=pl.Series(overlap, dtype=pl.Float64), verbatim=pl.Series(verbatim, dtype=pl.Boolean)
+    )
