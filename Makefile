@@ -9,10 +9,10 @@ PEERS  := build/peers
 export GRADSIM_HOME ?= $(CURDIR)/.gradsim
 
 .DEFAULT_GOAL := help
-.PHONY: help demo ui test test-slow test-ui e2e-k8s bench bench-peers lint format constraints clean
+.PHONY: help demo ui test test-slow test-architectures test-ui e2e-k8s bench bench-peers lint format constraints clean
 
 help: ## Show the targets
-	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-18s %s\n", $$1, $$2}'
 
 $(STAMP): constraints.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "gradsim needs Python 3.11 or newer; set PYTHON=..."; exit 1; }
@@ -33,6 +33,9 @@ test: $(STAMP) ## Run the tests
 
 test-slow: $(STAMP) ## Run the tests that take minutes
 	@$(BIN)/python -m pytest -m slow
+
+test-architectures: $(STAMP) ## Run the tests on every causal language model of transformers (minutes)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m architectures
 
 test-ui: $(STAMP) ## Run the tests that drive a browser (needs Chromium)
 	@$(BIN)/python -m pytest -m ui

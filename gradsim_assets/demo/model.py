@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gradsim_assets.core.files import whole_folder
+from gradsim_assets.core.models.chat_templates import TULU_TEMPLATE
 from gradsim_assets.core.models.encoded_sample import IGNORED, EncodedSample
-from gradsim_assets.core.models.tokenization import TULU_TEMPLATE, ChatTokenizer
+from gradsim_assets.core.models.tokenization import ChatTokenizer
 from gradsim_assets.core.samples import Sample, parse_samples
 from gradsim_assets.demo import data
 

@@ -113,4 +113,7 @@ class ModelHub(dg.ConfigurableResource):
         if tokenizer.pad_token_id is None:
             log(f"{model_id} has no pad token; its EOS token fills up batches instead, under the attention mask.")
             tokenizer.pad_token = tokenizer.eos_token
-        return LoadedModel(model, ChatTokenizer(tokenizer, settings.chat_template), revision, device)
+        if frozen := sum(not parameter.requires_grad for parameter in model.parameters()):
+            log(f"{model_id} has {frozen} weights for images or sound, which texts do not reach; they are left out.")
+        vocabulary = len(model.get_input_embeddings().weight)
+        return LoadedModel(model, ChatTokenizer(tokenizer, settings.chat_template, vocabulary), revision, device)

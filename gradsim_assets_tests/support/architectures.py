@@ -30,7 +30,7 @@ _LARGEST: dict[str, int] = {
         CONTEXT: "max_position_embeddings n_positions n_ctx max_seq_len context_length max_target_positions "
         "original_max_position_embeddings",
         WINDOW: "sliding_window local_attention attention_window_size window_size attention_chunk_size",
-        32: "hidden_size n_embd d_model emb_dim embedding_dim embedding_size dim lru_width word_embed_proj_dim "
+        32: "image_size num_position_embeddings position_embedding_size max_source_positions hidden_size n_embd d_model emb_dim embedding_dim embedding_size dim lru_width word_embed_proj_dim "
         "input_embedding_size output_embedding_size backbone_hidden_size",
         48: "intermediate_size n_inner ffn_dim decoder_ffn_dim encoder_ffn_dim dim_ff dff d_inner ffn_hidden_size "
         "feed_forward_size intermediate_size_mlp dense_intermediate_size",
@@ -38,13 +38,15 @@ _LARGEST: dict[str, int] = {
         "moe_shared_expert_intermediate_size",
         8: "patch_size audio_embed_dim hidden_size_per_layer_input depthwise_separable_out_channel ext_pw_out_channel "
         "nemo_conv_channels output_channels head_dim global_head_dim swa_head_dim dim_head d_head rotary_dim "
-        "state_size mamba_d_state ssm_state_size qk_nope_head_dim qk_rope_head_dim v_head_dim qk_head_dim kv_lora_rank q_lora_rank index_topk index_head_dim",
+        "state_size mamba_d_state ssm_state_size qk_nope_head_dim qk_rope_head_dim v_head_dim qk_head_dim kv_lora_rank q_lora_rank index_topk index_head_dim linear_key_head_dim "
+        "linear_value_head_dim kv_channels router_hidden_size o_lora_rank adapter_rank qkv_rank",
+        4: "linear_num_key_heads linear_num_value_heads zero_expert_num "
+        "num_attention_heads n_head n_heads num_heads decoder_attention_heads encoder_attention_heads "
+        "num_decoder_attention_heads num_encoder_attention_heads num_experts n_routed_experts num_local_experts "
+        "moe_num_experts o_groups",
         2: "num_blocks num_hidden_layers n_layer n_layers num_layers decoder_layers encoder_layers num_decoder_layers "
         "num_encoder_layers num_key_value_heads num_kv_heads kv_n_heads num_experts_per_tok moe_topk moe_top_k "
         "top_k_experts moe_k",
-        4: "num_attention_heads n_head n_heads num_heads decoder_attention_heads encoder_attention_heads "
-        "num_decoder_attention_heads num_encoder_attention_heads num_experts n_routed_experts num_local_experts "
-        "moe_num_experts",
     }.items()
     for name in names.split()
 }
@@ -53,10 +55,14 @@ _LARGEST: dict[str, int] = {
 #: Model types of which none can be built, and why.
 NOT_BUILT = {
     "gemma3n": "its vision part needs the package timm (gemma3n_text is built)",
-    "musicgen": "transformers maps its configuration to a class that takes another one (its decoder's)",
-    "musicgen_melody": "transformers maps its configuration to a class that takes another one (its decoder's)",
+    **dict.fromkeys(
+        ("gemma4_assistant", "gemma4_unified_assistant"),
+        "a draft of another model: all its layers share that one's states, which its text configuration refuses",
+    ),
+    **dict.fromkeys(
+        ("musicgen", "musicgen_melody"), "transformers maps its configuration to a class that takes its decoder's"
+    ),
 }
-
 
 _HALF = CONTEXT // 2
 _ROPE = {"rope_theta": 1e4, "original_max_position_embeddings": _HALF}
@@ -162,7 +168,11 @@ def _one_layer_of_each_kind(config_class: type[PreTrainedConfig], changes: Mappi
     except (ValueError, StrictDataclassError):  # its own class refuses it
         return {}
     layers, known = getattr(default, "num_hidden_layers", None), {field.name for field in fields(config_class)}
-    lists = {name: v for name, v in vars(default).items() if name in known and isinstance(v, list) and len(v) == layers}
+    lists = {
+        name: value
+        for name, value in vars(default).items()
+        if name in known and isinstance(value, list) and len(value) == layers and len(set(value)) < layers
+    }
     kept = sorted({kinds.index(kind) for kinds in lists.values() for kind in kinds})
     kept = kept * 2 if len(kept) == 1 else kept
     return {number: len(kept), **{name: [v[index] for index in kept] for name, v in lists.items()}} if kept else {}
@@ -218,17 +228,6 @@ _EXCEPTIONS: dict[str, dict[str, Any]] = {
         "laurel_rank": 8,
         "activation_sparsity_pattern": [0.95, 0.0, 0.0, 0.0],
     },
-    **_each(
-        "gemma4_assistant gemma4_unified_assistant",
-        text_config={
-            "num_hidden_layers": 2,
-            "layer_types": ["sliding_attention", "full_attention"],
-            "num_kv_shared_layers": 2,
-            "hidden_size_per_layer_input": 0,
-            "vocab_size_per_layer_input": 0,
-        },
-        num_centroids=16,
-    ),
     "gemma4_unified_vision": {"mm_embed_dim": 32, "mm_posemb_size": 16, "output_proj_dims": 32},
     "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
     "granitemoehybrid": {**_MAMBA_HEADS, "num_hidden_layers": 2, "layer_types": ["mamba", "attention"]},

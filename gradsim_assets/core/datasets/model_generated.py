@@ -5,12 +5,12 @@ from pathlib import Path
 
 import polars as pl
 
-from gradsim_assets.core.datasets.generation.answers import Generated, generate_answers
-from gradsim_assets.core.datasets.generation.decoder import Progress
+from gradsim_assets.core.datasets.generation.answers import Generated, generate_answers, room_for_answer
+from gradsim_assets.core.datasets.generation.meter import Progress
 from gradsim_assets.core.datasets.text_overlap import with_text_overlap
 from gradsim_assets.core.models.loading import LoadedModel
 from gradsim_assets.core.models.tokenization import ContextPolicy
-from gradsim_assets.core.samples import Sample, parse_samples, sample_frame
+from gradsim_assets.core.samples import Sample, parse_samples, sample_frame, samples_of
 
 
 def model_generated(
@@ -23,8 +23,8 @@ def model_generated(
     store: Path,
     progress: Progress,
     log: Callable[[str], None],
-) -> tuple[pl.DataFrame, int]:
-    """The table `model_generated` of a shard, and how many of its prompts were left out.
+) -> tuple[pl.DataFrame, dict[str, int]]:
+    """The table `model_generated` of a shard, and how many of its answers are cut, left out, decoded alone or doubtful.
 
     `originals` is the table `lima`. The policy "drop" leaves out prompts that fill the context. `identity`, `store`,
     `progress` and `log` are those of `generate_answers`.
@@ -46,11 +46,18 @@ def model_generated(
         identity=identity,
         log=log,
     )
-    return answer_frame(kept, answers, originals), len(samples) - len(kept)
+    frame = answer_frame(kept, answers, originals)
+    return frame, {
+        "truncated": sum(answer.truncated for answer in answers),
+        "dropped": len(samples) - len(kept),
+        "decoded_alone": sum(answer.alone for answer in answers),
+        "verbatim": int(frame["verbatim"].sum()),
+        "prompt_no_prefix": sum(not loaded.tokenizer.border_is_sure(sample) for sample in samples_of(frame)),
+    }
 
 
 def _has_room(sample: Sample, loaded: LoadedModel) -> bool:
-    return len(loaded.tokenizer.prompt_ids(sample)) < loaded.generation_positions
+    return room_for_answer(loaded.tokenizer.prompt_ids(sample), loaded.tokenizer, loaded.generation_positions) > 0
 
 
 def answer_frame(samples: Sequence[Sample], answers: Sequence[Generated], originals: pl.DataFrame) -> pl.DataFrame:

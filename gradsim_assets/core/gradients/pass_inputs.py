@@ -9,6 +9,7 @@ from gradsim_assets.core.gradients.engine import PassRequest
 from gradsim_assets.core.models.loading import LoadedModel
 from gradsim_assets.core.models.tokenization import ContextPolicy, encode_samples
 from gradsim_assets.core.samples import samples_of
+from gradsim_assets.core.tables.schemas import MODEL_GENERATED
 
 
 @dataclass(frozen=True)
@@ -16,7 +17,7 @@ class PassInputs:
     """The request for one shard, and what the context policy did on the way there."""
 
     request: PassRequest
-    #: By "kept_long", "truncated" and "dropped": number of samples, originals and variants together.
+    #: Number of samples, originals and variants together, by what `Encoding` lists of them.
     counts: dict[str, int] = field(default_factory=dict)
 
 
@@ -40,16 +41,18 @@ def pass_inputs(
     """
     counts: dict[str, int] = {}
 
-    def encode(frame: pl.DataFrame) -> list:
-        samples, learned = samples_of(frame), loaded.learned_positions
-        encoding = encode_samples(samples, loaded.tokenizer, loaded.max_positions, learned, policy)
-        for name in ("kept_long", "truncated", "dropped"):
+    def encode(frame: pl.DataFrame, setting: str = "") -> list:
+        generated = setting == MODEL_GENERATED.name
+        encoding = encode_samples(
+            samples_of(frame), loaded.tokenizer, loaded.max_positions, loaded.takes, policy, generated
+        )
+        for name in ("kept_long", "truncated", "dropped", "prompt_no_prefix"):
             counts[name] = counts.get(name, 0) + len(getattr(encoding, name))
         return encoding.samples
 
     wanted = set(candidates["original_id"].to_list())
     encoded_originals = encode(originals.filter(pl.col("id").is_in(wanted)))
-    encoded_variants = {setting: encode(frame) for setting, frame in variants.items()}
+    encoded_variants = {setting: encode(frame, setting) for setting, frame in variants.items()}
     present = {sample.id for sample in encoded_originals}
     rows = list(candidates.select("variant_id", "original_id").iter_rows())
     pairs = {}

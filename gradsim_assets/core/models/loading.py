@@ -3,12 +3,12 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
 from gradsim_assets.core.errors import InputError, ServiceError
-from gradsim_assets.core.models.revisions import Revision, first_line, may_pass
+from gradsim_assets.core.models.revisions import ADAPTER, Revision, adapter_error, first_line, may_pass
 from gradsim_assets.core.models.tokenization import ChatTokenizer
 
 #: How transformers writes that a tokenizer has no longest text.
@@ -30,49 +30,86 @@ class LoadedModel:
     revision: Revision
     device: str
 
-    @property
+    @cached_property
     def max_positions(self) -> int | None:
         """The model's context in tokens; None where its configuration names none."""
-        config = self.model.config.get_text_config()
-        return getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
+        from gradsim_assets.core.models.positions import context_of
 
-    @property
+        return context_of(self.model)
+
+    @cached_property
     def generation_positions(self) -> int:
-        """Where prompt and answer must end; a stand-in for models without a context of their own (ALiBi)."""
-        return self.max_positions or _UNBOUNDED_CONTEXT
+        """Where prompt and answer must end; for models without a context of their own, what they take up to a stand-in."""
+        from gradsim_assets.core.models.positions import longest_taken, takes
 
-    @property
-    def learned_positions(self) -> bool:
-        """Whether positions are looked up in a table of embeddings, so that none exist beyond the context."""
-        import torch
-
-        tokens = self.model.get_input_embeddings()
-        return self.max_positions is not None and any(
-            isinstance(module, torch.nn.Embedding)
-            and module is not tokens
-            and module.num_embeddings >= self.max_positions
-            for module in self.model.modules()
+        if self.max_positions is not None:
+            return self.max_positions
+        return (
+            _UNBOUNDED_CONTEXT
+            if takes(self.model, _UNBOUNDED_CONTEXT)
+            else longest_taken(self.model, _UNBOUNDED_CONTEXT)
         )
+
+    def takes(self, length: int) -> bool:
+        """Whether the model's forward pass goes through that many tokens, whatever its configuration names."""
+        from gradsim_assets.core.models.positions import takes
+
+        return takes(self.model, length)
 
 
 @lru_cache(maxsize=1)  # steps of one process share the model; a second one would not fit on a GPU
 def load_model(model_id: str, revision: Revision, dtype: str, device: str) -> tuple[Any, Any]:
-    """The model of a revision on a device, in evaluation mode, and its tokenizer.
+    """The model, checked and in evaluation mode on its device, and its tokenizer.
 
     Raises:
-        InputError: it is no causal LM, or transformers cannot load it.
+        InputError: it is no causal language model, its checkpoint is not whole and sound, or it cannot be loaded.
         ServiceError: the hub does not hand it out now.
     """
     import torch
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
+    from gradsim_assets.core.models.checkpoints import check_forward, check_loading, check_weights
+
+    _refuse_adapter(model_id, revision)
     load_config(model_id, revision)
     # A log line of ours says more than a bar in a step's log; downloads keep theirs.
     logging.disable_progress_bar()
     with _loading(model_id):
-        model = AutoModelForCausalLM.from_pretrained(revision.source, dtype=getattr(torch, dtype), **_at(revision))
-    return model.to(device).eval(), load_tokenizer(model_id, revision)
+        model, report = AutoModelForCausalLM.from_pretrained(
+            revision.source,
+            dtype=getattr(torch, dtype),
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # the report names them all, an error the first
+            **_at(revision),
+        )
+    check_loading(model_id, report)
+    model = model.to(device).eval()
+    check_weights(model_id, model)
+    check_forward(model_id, model)
+    freeze_other_modalities(model)
+    return model, load_tokenizer(model_id, revision)
+
+
+def freeze_other_modalities(model: Any) -> list[str]:
+    """Takes the gradients from parts that read images or sound, which texts never reach; their weights' names."""
+    if model.config.get_text_config() is model.config:
+        return []
+    parts = (model.get_decoder(), model.get_input_embeddings(), model.get_output_embeddings())
+    kept = {id(parameter) for part in parts if part is not None for parameter in part.parameters()}
+    frozen = {name: parameter for name, parameter in model.named_parameters() if id(parameter) not in kept}
+    for parameter in frozen.values():
+        parameter.requires_grad_(False)
+    return list(frozen)
+
+
+def _refuse_adapter(model_id: str, revision: Revision) -> None:
+    from transformers.utils import cached_file
+
+    with _loading(model_id):
+        found = cached_file(revision.source, ADAPTER, _raise_exceptions_for_missing_entries=False, **_at(revision))
+    if found is not None:  # transformers would load the base alone, or both where PEFT happens to be installed
+        raise adapter_error(model_id)
 
 
 def load_skeleton(model_id: str, revision: Revision) -> Any:
@@ -81,7 +118,9 @@ def load_skeleton(model_id: str, revision: Revision) -> Any:
     from transformers import AutoModelForCausalLM
 
     with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(load_config(model_id, revision))
+        skeleton = AutoModelForCausalLM.from_config(load_config(model_id, revision))
+    freeze_other_modalities(skeleton)
+    return skeleton
 
 
 def load_tokenizer(model_id: str, revision: Revision) -> Any:
@@ -131,8 +170,11 @@ def load_config(model_id: str, revision: Revision) -> Any:
     from transformers import AutoConfig
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+    from gradsim_assets.core.models.checkpoints import check_configuration
+
     with _loading(model_id):
         config = AutoConfig.from_pretrained(revision.source, **_at(revision))
+    check_configuration(model_id, config)
     causal = set(_names(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()))
     if config.architectures and not causal & set(config.architectures):
         raise InputError(
@@ -147,12 +189,18 @@ def _at(revision: Revision) -> dict[str, str]:
 
 @contextmanager
 def _loading(model_id: str) -> Iterator[None]:
+    from gradsim_assets.core.memory import ran_out
+
     try:
         yield
-    except (OSError, ValueError, KeyError) as error:  # what transformers raises for missing and unknown things
+    except InputError:
+        raise
+    except Exception as error:  # transformers, safetensors, tokenizers and pickle have no common kind of error
+        if ran_out(error):
+            raise
         if may_pass(error):
             raise ServiceError(f"{model_id} could not be fetched from the hub ({first_line(error)}).") from error
-        raise InputError(f"{model_id} cannot be loaded by transformers: {str(error).splitlines()[0]}") from error
+        raise InputError(f"{model_id} cannot be loaded by transformers: {first_line(error)}") from error
 
 
 def _names(values: Any) -> Iterator[str]:

@@ -12,6 +12,13 @@ from gradsim_assets.core.errors import InputError, ServiceError
 _MODEL_FILES = ("*.safetensors", "*.bin", "*.json", "*.model", "*.txt", "*.jinja", "*.tiktoken")
 
 
+#: The file that says that a folder holds an adapter.
+ADAPTER = "adapter_config.json"
+
+#: How a file begins that git-lfs put in the place of the one that was asked for.
+_POINTER = b"version https://git-lfs.github.com/spec/"
+
+
 @dataclass(frozen=True)
 class Revision:
     """One exact version of a model: `name` identifies it; `source` and `commit` say where transformers finds it."""
@@ -44,19 +51,44 @@ def resolve(model_id: str, fallback: bool = True) -> Revision:
     if not is_folder(model_id):
         return _hub_revision(model_id, fallback)
     folder = Path(model_id).expanduser()
+    _check_folder(folder, model_id)
+    return Revision(_folder_hash(folder), str(folder))
+
+
+def _check_folder(folder: Path, model_id: str) -> None:
+    """Raises InputError for a folder that holds no whole model, as far as its files tell without being read."""
+    if (folder / ADAPTER).is_file():
+        raise adapter_error(model_id)
     if not (folder / "config.json").is_file():
         raise InputError(f"{model_id} is no model folder (it holds no config.json); give the folder of a saved model.")
-    return Revision(_folder_hash(folder), str(folder))
+    for file in _model_files(folder):
+        with file.open("rb") as opened:
+            if opened.read(len(_POINTER)) == _POINTER:
+                raise InputError(
+                    f"{file} is a pointer of git-lfs in place of the file itself; run `git lfs pull` in its folder."
+                )
+
+
+def adapter_error(model_id: str) -> InputError:
+    """What is said of an adapter."""
+    return InputError(
+        f"{model_id} holds an adapter ({ADAPTER}), and adapters are not supported yet; merge it into its base (PEFT: "
+        "merge_and_unload) and give the folder of the merged model."
+    )
 
 
 def _folder_hash(folder: Path) -> str:
     """Content hash of a model folder (16 hex digits): names and bytes of its weights, tokenizer and configuration."""
     digest = hashlib.sha256()
-    for file in sorted({path for pattern in _MODEL_FILES for path in folder.glob(pattern)}):
+    for file in _model_files(folder):
         stat = file.stat()
         digest.update(file.name.encode())
         digest.update(_file_hash(str(file.resolve()), stat.st_size, stat.st_mtime_ns))
     return digest.hexdigest()[:16]
+
+
+def _model_files(folder: Path) -> list[Path]:
+    return sorted({path for pattern in _MODEL_FILES for path in folder.glob(pattern)})
 
 
 @lru_cache(maxsize=1024)  # sensors ask again and again; size and time tell whether a file is still the same

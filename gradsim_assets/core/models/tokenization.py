@@ -1,49 +1,52 @@
 """From a sample to the token ids and labels that its loss is defined on."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
 
 from gradsim_assets.core.errors import InputError
+from gradsim_assets.core.models.chat_templates import (
+    TULU_TEMPLATE,
+    check_template,
+    opens_answers,
+    render,
+    tokens_behind_answer,
+)
 from gradsim_assets.core.models.encoded_sample import IGNORED, EncodedSample
 from gradsim_assets.core.samples import Sample
-
-#: The "tulu" format of open-instruct: no BOS, EOS after an answer, no newline at the very end of a conversation.
-TULU_TEMPLATE = (
-    "{% for message in messages %}"
-    "{% if message['role'] == 'assistant' %}"
-    "{{ '<|assistant|>\n' + message['content'] + eos_token }}{{ '' if loop.last else '\n' }}"
-    "{% else %}"
-    "{{ '<|' + message['role'] + '|>\n' + message['content'] + '\n' }}"
-    "{% endif %}"
-    "{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
-)
 
 ContextPolicy = Literal["auto", "keep", "truncate", "drop"]
 
 
 @dataclass(frozen=True)
 class Encoding:
-    """Encoded samples in order, and the ids for which the context policy did something."""
+    """Encoded samples in order, the ids for which the context policy did something, and those of doubtful borders.
+
+    `prompt_no_prefix`: the prompt's tokens are not those that the whole begins with (tokens that merge over the border,
+    templates that open the answer with more than its header or with none), so the loss is not on just the answer.
+    """
 
     samples: list[EncodedSample]
     kept_long: list[str] = field(default_factory=list)
     truncated: list[str] = field(default_factory=list)
     dropped: list[str] = field(default_factory=list)
+    prompt_no_prefix: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class ChatTokenizer:
     """A Hugging Face tokenizer with the chat template in force.
 
-    `template` is "tulu", "model" (the tokenizer's own) or the text of a Jinja template.
+    `template` is "tulu", "model" (the tokenizer's own) or the text of a Jinja template; `vocabulary` the number of token
+    ids that the model knows, None where there is no model.
     """
 
     tokenizer: Any
     template: str = "tulu"
+    vocabulary: int | None = None
 
     def __post_init__(self) -> None:
         name = getattr(self.tokenizer, "name_or_path", "") or "the tokenizer"
@@ -53,17 +56,26 @@ class ChatTokenizer:
             )
         if self.template == "model" and not self.tokenizer.chat_template:
             raise InputError(f'{name} has no chat template of its own; set chat_template = "tulu" for this model.')
+        check_template(self.tokenizer, self.jinja)
 
     @property
     def jinja(self) -> str | None:
         """The template's text; None stands for the tokenizer's own."""
         return {"tulu": TULU_TEMPLATE, "model": None}.get(self.template, self.template)
 
+    @cached_property
+    def opens_answers(self) -> bool:
+        """Whether the template has a generation prompt; without one, an answer's header counts as part of the answer."""
+        return opens_answers(self.tokenizer, self.jinja)
+
+    @cached_property
+    def tokens_behind_answer(self) -> int:
+        """Tokens that the template puts behind an answer (EOS, say)."""
+        return tokens_behind_answer(self.tokenizer, self.jinja)
+
     def text(self, messages: Sequence[dict[str, str]], generation_prompt: bool) -> str:
-        """The conversation as one string."""
-        return self.tokenizer.apply_chat_template(
-            list(messages), chat_template=self.jinja, tokenize=False, add_generation_prompt=generation_prompt
-        )
+        """The conversation as one string; raises InputError where the template fails."""
+        return render(self.tokenizer, self.jinja, messages, generation_prompt)
 
     def token_ids(self, messages: Sequence[dict[str, str]], generation_prompt: bool) -> np.ndarray:
         """Token ids (int64, length T) of the conversation; special tokens come from the template alone."""
@@ -71,19 +83,54 @@ class ChatTokenizer:
         return np.asarray(self.tokenizer(text, add_special_tokens=False)["input_ids"], dtype=np.int64)
 
     def prompt_ids(self, sample: Sample) -> np.ndarray:
-        """Token ids of the user turn with the generation prompt."""
-        return self.token_ids(sample.messages[:1], generation_prompt=True)
+        """Token ids of the user turn with the generation prompt; raises InputError for a token that the model lacks."""
+        return self._known(sample, self.token_ids(sample.messages[:1], generation_prompt=True))
 
     def encode(self, sample: Sample) -> EncodedSample:
-        """The sample with its labels: everything up to the length of the prompt's own token ids is IGNORED.
+        """The sample with its labels: IGNORED on the tokens that the prompt and the whole begin with.
 
         Raises:
-            InputError: no response token is left, so the loss is undefined.
+            InputError: no response token is left, so the loss is undefined; or the model lacks one of its tokens.
         """
-        input_ids = self.token_ids(sample.messages, generation_prompt=False)
+        return self._encode(sample)[0]
+
+    def border_is_sure(self, sample: Sample) -> bool:
+        """Whether a sample's prompt is what the whole begins with, and the answer all that follows."""
+        return self._border(sample)[2]
+
+    def answer_text(self, prompt: Sequence[int], answer: Sequence[int]) -> str:
+        """The text that stands for an answer's tokens behind its prompt.
+
+        Tokenizers like Llama 2's leave out the space that a text begins with, so the answer is not decoded by itself.
+        """
+        before, whole = (self._decode([*prompt, *tokens]) for tokens in ((), answer))
+        return whole[len(before) :] if whole.startswith(before) else self._decode(answer)
+
+    def _decode(self, tokens: Sequence[int]) -> str:
+        return self.tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+    def _encode(self, sample: Sample) -> tuple[EncodedSample, bool]:
+        input_ids, border, sure = self._border(sample)
         labels = input_ids.copy()
-        labels[: len(self.prompt_ids(sample))] = IGNORED
-        return _checked(EncodedSample(sample.id, input_ids, labels))
+        labels[:border] = IGNORED
+        return _checked(EncodedSample(sample.id, input_ids, labels)), sure
+
+    def _border(self, sample: Sample) -> tuple[np.ndarray, int, bool]:
+        """Token ids of the whole, with how many of them are the prompt's, too, and whether these are all of the prompt."""
+        prompt = self.prompt_ids(sample)
+        whole = self._known(sample, self.token_ids(sample.messages, generation_prompt=False))
+        shorter = min(len(prompt), len(whole))
+        unlike = np.flatnonzero(prompt[:shorter] != whole[:shorter])
+        border = int(unlike[0]) if len(unlike) else shorter
+        return whole, border, border == len(prompt) and self.opens_answers
+
+    def _known(self, sample: Sample, token_ids: np.ndarray) -> np.ndarray:
+        if self.vocabulary is not None and len(token_ids) and (largest := int(token_ids.max())) >= self.vocabulary:
+            raise InputError(
+                f"sample {sample.id} has the token {self.tokenizer.convert_ids_to_tokens(largest)!r} (id {largest}), but the "
+                f"model has embeddings for {self.vocabulary} tokens only; give it the tokenizer that it was trained with."
+            )
+        return token_ids
 
 
 def _checked(sample: EncodedSample) -> EncodedSample:
@@ -100,35 +147,52 @@ def encode_samples(
     samples: Sequence[Sample],
     tokenizer: ChatTokenizer,
     max_positions: int | None,
-    learned_positions: bool,
+    takes: Callable[[int], bool],
     policy: ContextPolicy = "auto",
+    generated: bool = False,
 ) -> Encoding:
     """Encodes samples and applies the context policy to those longer than `max_positions` tokens.
 
     "keep" leaves them whole (rotary models extrapolate), "truncate" cuts their end, "drop" leaves them out; "auto" is
-    "keep", or an error where positions are learned, since there is no embedding for what lies beyond.
+    "keep". Kept samples must be of a length that the model `takes`, which is asked for the longest. Answers that the model
+    `generated` are cut instead: they end at its context, and their text may take more tokens than were generated.
 
     Raises:
-        InputError: a sample is too long for learned positions under "auto" or "keep", or has no response tokens.
+        InputError: a sample is kept that is longer than the model takes, or has no response tokens.
     """
+    encoded = [tokenizer._encode(sample) for sample in samples]
+    longest = max((sample for sample, _ in encoded), key=lambda sample: sample.length, default=None)
+    too_long = longest is not None and (max_positions is None or longest.length > max_positions)
+    if longest is not None and too_long and policy in ("auto", "keep") and not takes(longest.length):
+        if not generated or max_positions is None:
+            raise _too_long(longest, max_positions)
+        policy = "truncate"
     result = Encoding([])
-    for sample in samples:
-        encoded = tokenizer.encode(sample)
-        if max_positions is not None and encoded.length > max_positions:
+    for sample, sure in encoded:
+        if max_positions is not None and sample.length > max_positions:
             if policy == "drop":
                 result.dropped.append(sample.id)
                 continue
             if policy == "truncate":
-                encoded = _checked(
-                    EncodedSample(encoded.id, encoded.input_ids[:max_positions], encoded.labels[:max_positions])
+                sample = _checked(
+                    EncodedSample(sample.id, sample.input_ids[:max_positions], sample.labels[:max_positions])
                 )
                 result.truncated.append(sample.id)
-            elif learned_positions:
-                raise InputError(
-                    f"sample {sample.id} has {encoded.length} tokens, but the model has learned positions for "
-                    f'{max_positions} only; set context = "truncate" or "drop" for this model.'
-                )
             else:
                 result.kept_long.append(sample.id)
-        result.samples.append(encoded)
+        if not sure:
+            result.prompt_no_prefix.append(sample.id)
+        result.samples.append(sample)
     return result
+
+
+def _too_long(sample: EncodedSample, max_positions: int | None) -> InputError:
+    if max_positions is None:
+        return InputError(
+            f"sample {sample.id} has {sample.length} tokens, more than the model takes, and its configuration names no "
+            "context to cut samples to; remove the long samples."
+        )
+    return InputError(
+        f"sample {sample.id} has {sample.length} tokens, but the model has positions for {max_positions} only; "
+        'set context = "truncate" or "drop" for this model.'
+    )

@@ -107,6 +107,7 @@ class Sources:
                 **{name: self.read(table, setting) for name, table in _TABLES.items()},
                 bm25=self.candidates(setting),
                 variants=self.variants(setting),
+                prompt_no_prefix=self.prompt_no_prefix(setting),
             )
             for setting in found
         }
@@ -121,6 +122,13 @@ class Sources:
     def variants(self, setting: str) -> pl.DataFrame | None:
         """The variants' texts, if they are there."""
         return self.store.variants(setting, self.slug, self.shards)
+
+    def prompt_no_prefix(self, setting: str) -> int:
+        """How many samples were encoded for the setting's gradients whose prompt is not what the whole begins with."""
+        parts = [Partition(self.slug, shard) for shard in self.shards]
+        here = [part for part in parts if self.tables.exists([DOT_PRODUCTS.name, setting], part)]
+        entries = [self.tables.provenance([DOT_PRODUCTS.name, setting], part) for part in here]
+        return sum(int(entry.get("prompt_no_prefix") or 0) for entry in entries)
 
     def originals(self) -> pl.DataFrame | None:
         """The originals' texts, if they are there."""

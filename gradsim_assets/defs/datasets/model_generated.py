@@ -54,7 +54,7 @@ def build(partitions: Partitions, op_tags: Mapping[str, Any] | None) -> dg.Asset
             revision = revision_for_run(context, hub, model_id)
             loaded = hub.load(model_id, revision, context.log.info)
             settings = hub.settings(model_id)
-            frame, dropped = model_generated(
+            frame, counts = model_generated(
                 paraphrased,
                 lima,
                 loaded,
@@ -67,16 +67,12 @@ def build(partitions: Partitions, op_tags: Mapping[str, Any] | None) -> dg.Asset
         return table_result(
             MODEL_GENERATED,
             frame,
-            metadata={
-                "truncated": int(frame["truncated"].sum()),
-                "dropped": dropped,
-                "verbatim": int(frame["verbatim"].sum()),
-            },
+            metadata=counts,
             provenance={
                 **provenance_of(hub, model_id, revision),
                 "paraphrased": fingerprint(paraphrased),
                 LIMA.name: fingerprint(lima),
-                "dropped": dropped,
+                **{name: counts[name] for name in ("dropped", "prompt_no_prefix")},
             },
             tags=revision_tags(context),
         )

@@ -140,7 +140,7 @@ def _gradients(
                 "retriever": store.tables.provenance([BM25_CANDIDATES.name], Partition(shard=keys["shard"])).get(
                     "retriever"
                 ),
-                "dropped": inputs.counts.get("dropped", 0),
+                **{name: inputs.counts[name] for name in ("dropped", "prompt_no_prefix")},
                 "dataset": fingerprint(tables[LIMA.name]),
                 **{name: fingerprint(frame) for name, frame in tables.items()},
             }

@@ -253,6 +253,17 @@ def test_one_setting_without_sizes_and_texts():
     assert json.loads(page.scripts["explorer-data"])["texts"] == {"originals": None, "variants": {"paraphrased": None}}
 
 
+def test_doubtful_borders_are_said():
+    case = Case()
+    case.settings["paraphrased"] = replace(case.settings["paraphrased"], prompt_no_prefix=3)
+    said = "the conversation does not begin with its prompt"
+    assert (
+        f"Of 3 samples behind the paraphrased setting (originals and variants, once for every shard) {said}"
+        in Page(case.html()).text
+    )
+    assert said not in Page(case.html(settings=["model_generated"])).text
+
+
 # ---- in a browser -----------------------------------------------------------------------------------------------------
 
 

@@ -25,7 +25,9 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
     return hub.load(folder, hub.resolve(folder))
 
 
-def answer(loaded: LoadedModel, paraphrased: pl.DataFrame, policy: Any, store: Path) -> tuple[pl.DataFrame, int]:
+def answer(
+    loaded: LoadedModel, paraphrased: pl.DataFrame, policy: Any, store: Path
+) -> tuple[pl.DataFrame, dict[str, int]]:
     return model_generated(
         paraphrased,
         paraphrased,
@@ -45,13 +47,14 @@ def prompts(*names: str) -> pl.DataFrame:
 def test_a_prompt_that_fills_the_context_is_left_out_where_the_model_drops_what_is_long(
     loaded: LoadedModel, tmp_path: Path
 ) -> None:
-    table, dropped = answer(loaded, prompts("short", "long", "middle"), "drop", tmp_path / "answers.jsonl")
+    table, counts = answer(loaded, prompts("short", "long", "middle"), "drop", tmp_path / "answers.jsonl")
     assert MODEL_GENERATED.enforce(table)["id"].to_list() == ["short", "middle"]
-    assert dropped == 1
+    assert counts["dropped"] == 1 and counts["prompt_no_prefix"] == 0
+    assert counts["truncated"] == table["truncated"].sum()
     assert [sample.user for sample in samples_of(table)] == [PROMPTS["short"], PROMPTS["middle"]]
     lengths = [len(loaded.tokenizer.prompt_ids(sample)) for sample in samples_of(table)]
     assert table["prompt_tokens"].to_list() == lengths
-    filled = table["prompt_tokens"] + table["completion_tokens"] == CONTEXT
+    filled = table["prompt_tokens"] + table["completion_tokens"] == CONTEXT - 1  # EOS has a place, too
     assert table["truncated"].to_list() == filled.to_list()
     alone, _ = answer(loaded, prompts("middle"), "drop", tmp_path / "alone.jsonl")
     assert table.filter(id="middle").equals(alone), "whoever else is asked"

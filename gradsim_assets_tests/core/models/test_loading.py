@@ -24,14 +24,23 @@ def loaded(folder: Path, model: Any) -> LoadedModel:
     return LoadedModel(model, ChatTokenizer(load_tokenizer(str(folder), revision)), revision, "cpu")
 
 
-@pytest.mark.parametrize(("kind", "learned"), [("olmo", False), ("llama", False), ("gpt2", True)])
-def test_the_context_and_learned_positions_are_read_off_a_model_with_or_without_weights(
-    kind: str, learned: bool, tmp_path: Path
+@pytest.mark.parametrize(("kind", "ends"), [("olmo", False), ("llama", False), ("gpt2", True)])
+def test_the_context_and_where_positions_end_are_found_with_or_without_weights(
+    kind: str, ends: bool, tmp_path: Path
 ) -> None:
     folder = save_tiny_model(tmp_path / "model", kind, positions=96)
     for model in (load(folder), load_skeleton(str(folder), resolve(str(folder)))):
         found = loaded(folder, model)
-        assert (found.max_positions, found.generation_positions, found.learned_positions) == (96, 96, learned)
+        assert (found.max_positions, found.generation_positions) == (96, 96)
+        assert found.takes(96) and found.takes(97) is not ends
+
+
+def test_a_model_without_a_context_answers_up_to_where_it_goes(tmp_path: Path) -> None:
+    folder = save_tiny_model(tmp_path / "model", "gpt2", positions=96)
+    unnamed = load(folder)
+    unnamed.config.n_positions = -1
+    found = loaded(folder, unnamed)
+    assert (found.max_positions, found.generation_positions) == (None, 96)
 
 
 def test_a_skeleton_has_names_and_shapes_without_weights(tmp_path: Path) -> None:

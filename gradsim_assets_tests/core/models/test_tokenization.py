@@ -7,8 +7,9 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from gradsim_assets.core.errors import InputError
+from gradsim_assets.core.models.chat_templates import TULU_TEMPLATE
 from gradsim_assets.core.models.encoded_sample import IGNORED
-from gradsim_assets.core.models.tokenization import TULU_TEMPLATE, ChatTokenizer, encode_samples
+from gradsim_assets.core.models.tokenization import ChatTokenizer, ContextPolicy, encode_samples
 from gradsim_assets.core.samples import Sample
 from gradsim_assets.demo.model import train_tokenizer
 
@@ -77,7 +78,7 @@ def test_an_answer_without_tokens_has_no_loss(tokenizer: PreTrainedTokenizerFast
 
 
 @pytest.mark.parametrize(
-    ("policy", "learned", "kept", "count"),
+    ("policy", "ends", "kept", "count"),
     [
         ("auto", False, ["s", "long"], {"kept_long": ["long"]}),
         ("keep", False, ["s", "long"], {"kept_long": ["long"]}),
@@ -86,27 +87,57 @@ def test_an_answer_without_tokens_has_no_loss(tokenizer: PreTrainedTokenizerFast
     ],
 )
 def test_what_happens_to_long_samples_is_said(
-    policy: str, learned: bool, kept: list[str], count: dict[str, list[str]], tokenizer: PreTrainedTokenizerFast
+    policy: ContextPolicy, ends: bool, kept: list[str], count: dict[str, list[str]], tokenizer: PreTrainedTokenizerFast
 ) -> None:
     chat = ChatTokenizer(tokenizer)
     limit = chat.encode(SAMPLE).length
     long = Sample("long", "Go on.", "word " * limit)
-    result = encode_samples([SAMPLE, long], chat, limit, learned, policy)  # type: ignore[arg-type]
+    result = encode_samples([SAMPLE, long], chat, limit, lambda length: not ends or length <= limit, policy)
     assert [sample.id for sample in result.samples] == kept
     assert {name: ids for name in ("kept_long", "truncated", "dropped") if (ids := getattr(result, name))} == count
     assert all(sample.length <= limit or policy in ("auto", "keep") for sample in result.samples)
 
 
 @pytest.mark.parametrize("policy", ["auto", "keep"])
-def test_learned_positions_end_where_they_end(policy: str, tokenizer: PreTrainedTokenizerFast) -> None:
-    with pytest.raises(InputError, match=r"sample s has .* tokens, but the model has learned positions for 8 only"):
-        encode_samples([SAMPLE], ChatTokenizer(tokenizer), 8, True, policy)  # type: ignore[arg-type]
+def test_positions_end_where_the_model_ends(policy: ContextPolicy, tokenizer: PreTrainedTokenizerFast) -> None:
+    with pytest.raises(InputError, match=r"sample s has .* tokens, but the model has positions for 8 only"):
+        encode_samples([SAMPLE], ChatTokenizer(tokenizer), 8, lambda length: length <= 8, policy)
+
+
+def test_a_model_is_asked_for_the_longest_sample_alone_and_only_beyond_its_context(
+    tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    chat, asked = ChatTokenizer(tokenizer), []
+    long = Sample("long", "Go on.", "word " * 40)
+    lengths = [chat.encode(sample).length for sample in (SAMPLE, long)]
+
+    def takes(length: int) -> bool:
+        asked.append(length)
+        return True
+
+    encode_samples([SAMPLE, long], chat, max(lengths), takes)
+    assert asked == []  # a pass that shows it costs as much as the sample itself
+    encode_samples([SAMPLE, long], chat, min(lengths) - 1, takes)
+    assert asked == [max(lengths)]
+    with pytest.raises(InputError, match="sample long has .* its configuration names no context to cut samples to"):
+        encode_samples([SAMPLE, long], chat, None, lambda length: length <= min(lengths))
+
+
+def test_an_answer_of_the_model_that_reads_longer_than_it_was_written_is_cut_and_counted(
+    tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    chat = ChatTokenizer(tokenizer)
+    limit = chat.encode(SAMPLE).length - 1
+    result = encode_samples([SAMPLE], chat, limit, lambda length: length <= limit, "auto", generated=True)
+    assert result.truncated == ["s"] and result.samples[0].length == limit
+    kept = encode_samples([SAMPLE], chat, limit, lambda length: True, "auto", generated=True)
+    assert kept.kept_long == ["s"] and kept.samples[0].length == limit + 1
 
 
 def test_a_truncated_answer_must_keep_a_token(tokenizer: PreTrainedTokenizerFast) -> None:
     chat = ChatTokenizer(tokenizer)
     with pytest.raises(InputError, match="sample s has no response tokens"):
-        encode_samples([SAMPLE], chat, len(chat.prompt_ids(SAMPLE)), True, "truncate")
+        encode_samples([SAMPLE], chat, len(chat.prompt_ids(SAMPLE)), lambda length: False, "truncate")
 
 
 def test_the_tokenizer_reads_back_what_it_writes(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ class SettingResults:
     retrieval: pl.DataFrame
     bm25: pl.DataFrame | None = None
     variants: pl.DataFrame | None = None  # id, messages, text_overlap, verbatim
+    prompt_no_prefix: int = 0  # samples of which the prompt is not what the whole begins with; once for every shard
 
 
 @dataclass(frozen=True)
@@ -205,6 +206,13 @@ def _notes(
             notes += _without_scores(results.bm25, originals)
         if originals is None or results.variants is None:
             notes.append(f"Not all texts of the {wording.setting_name(setting)} setting are at hand.")
+        if results.prompt_no_prefix:
+            notes.append(
+                f"Of {results.prompt_no_prefix} samples behind the {wording.setting_name(setting)} setting (originals and "
+                "variants, once for every shard) the conversation does not begin with its prompt, or the chat template "
+                "opens no answers: the loss is on what follows the tokens that both begin with, and that is not just the "
+                "answer."
+            )
     return list(dict.fromkeys(notes))  # settings share their candidates
 
 

@@ -1,13 +1,10 @@
 """Greedy answers of the model under study, in batches that give the very tokens that one-by-one decoding gives.
 
-The loop is our own rather than `generate` for three reasons. Every row has its own limit (context - prompt), and
-`generate` keeps computing rows that have reached theirs, which runs learned positions out of their table. Rows that
-have ended leave the batch here, KV cache and all, so a long answer does not make its neighbours cost as much. And
-nothing of a model's `generation_config` (temperature, repetition penalty, ...) can leak in, except its end tokens.
-
-Identity: products of differently shaped batches round differently, so where the two best logits lie closer together
-than rounding, the batch may pick the other one. Such rows are noticed (the margin is compared with a deviation that is
-measured on the spot) and decoded again alone, where the shapes are those of one-by-one decoding.
+Identity: a batch is padded, products of differently shaped batches round differently, and some models do other things to
+the rows of a batch than to a row alone (rotary frequencies that follow the longest row, masks that are ignored). So every
+answer out of a batch is held against one forward pass over that row by itself; where the two best logits lie closer
+together than rounding, or the tokens are others, the prompt is decoded again alone, by transformers' `generate` itself.
+Nothing of a model's `generation_config` (temperature, repetition penalty, ...) can leak in, except its end tokens.
 """
 
 import hashlib
@@ -15,21 +12,18 @@ import json
 import logging
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
-from gradsim_assets.core.datasets.generation.decoder import (
-    Decoder,
-    Meter,
-    Progress,
-    Row,
-    evaluation,
-    fitting_batch_size,
-)
+from gradsim_assets.core.datasets.generation.batch_size import fitting_batch_size
+from gradsim_assets.core.datasets.generation.decoder import Decoder, Row, evaluation
+from gradsim_assets.core.datasets.generation.meter import Meter, Progress
 from gradsim_assets.core.errors import InputError
+from gradsim_assets.core.gradients.engine.values.precision import matmul_precision
 from gradsim_assets.core.models.tokenization import ChatTokenizer
 from gradsim_assets.core.samples import Sample
 
@@ -41,6 +35,7 @@ class Generated:
     """One answer: its text without end token, and its lengths in tokens.
 
     `truncated`: the context was full before the model ended its answer. `completion_tokens` excludes the end token.
+    `alone`: it was decoded by itself, since it was the only one or a batch would not have given it for sure.
     """
 
     id: str
@@ -48,6 +43,7 @@ class Generated:
     prompt_tokens: int
     completion_tokens: int
     truncated: bool
+    alone: bool = field(default=False, compare=False)
 
 
 def generate_answers(
@@ -66,9 +62,9 @@ def generate_answers(
     """Greedy answers to the samples' user texts, in the order of the samples.
 
     An answer ends at an end token (the tokenizer's EOS, or one of the model's `generation_config.eos_token_id`), or
-    where prompt and answer fill `max_positions` tokens (then it is kept whole and flagged). In fp32 and fp64 the tokens
-    are those of decoding each prompt alone; in half precision ties are too common to be told apart, and an answer may
-    depend on the batch.
+    where prompt, answer and what the template puts behind it fill `max_positions` tokens (then it is kept whole and
+    flagged). In fp32 and fp64 the tokens are those of decoding each prompt alone; in half precision ties are too common to
+    be told apart, and an answer may depend on the batch.
 
     Args:
         model: A causal LM that is on `device` already.
@@ -78,7 +74,7 @@ def generate_answers(
         identity: What the answers depend on besides the prompt: the model's revision and dtype.
 
     Raises:
-        InputError: a prompt leaves no room for an answer, the model keeps no KV cache, or one row exceeds the memory.
+        InputError: a prompt leaves no room for an answer, one row exceeds the memory, or `generate` fails.
     """
     ends = _end_tokens(model, tokenizer)
     rows = [_row(i, sample, tokenizer, max_positions, ends, identity) for i, sample in enumerate(samples)]
@@ -89,7 +85,7 @@ def generate_answers(
     pending = [row for row in rows if row.index not in done]
     decoder = Decoder(model, ends, torch.device(device), log)
     meter = Meter(progress, len(rows), len(done))
-    with evaluation(model):
+    with evaluation(model), matmul_precision("fp32", torch.device(device)):
         for row in decoder.run(pending, batch_size or fitting_batch_size(model, device, max_positions), meter):
             done[row.index] = _finished(row, tokenizer, ends)
             answers.put(row, done[row.index])
@@ -101,14 +97,19 @@ def _row(
     index: int, sample: Sample, tokenizer: ChatTokenizer, max_positions: int, ends: Sequence[int], identity: str
 ) -> Row:
     prompt = tokenizer.prompt_ids(sample)
-    limit = max_positions - len(prompt)
+    limit = room_for_answer(prompt, tokenizer, max_positions)
     if limit < 1:
         raise InputError(
             f"sample {sample.id}: its prompt has {len(prompt)} tokens and fills the model's context of {max_positions}, "
             "so there is no room for an answer; shorten its user text or remove the sample."
         )
-    key = hashlib.sha256(json.dumps([identity, max_positions, list(ends), prompt.tolist()]).encode()).hexdigest()
+    key = hashlib.sha256(json.dumps([identity, limit, list(ends), prompt.tolist()]).encode()).hexdigest()
     return Row(index, sample.id, prompt, limit, key)
+
+
+def room_for_answer(prompt: np.ndarray, tokenizer: ChatTokenizer, max_positions: int) -> int:
+    """Tokens that an answer may have, so that the sample with what the template puts behind the answer fits the context."""
+    return max_positions - len(prompt) - tokenizer.tokens_behind_answer
 
 
 def _end_tokens(model: Any, tokenizer: ChatTokenizer) -> list[int]:
@@ -120,8 +121,8 @@ def _end_tokens(model: Any, tokenizer: ChatTokenizer) -> list[int]:
 def _finished(row: Row, tokenizer: ChatTokenizer, ends: Sequence[int]) -> Generated:
     ended = row.tokens[-1] in ends
     tokens = row.tokens[:-1] if ended else row.tokens
-    text = tokenizer.tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-    return Generated(row.id, text, len(row.prompt), len(tokens), truncated=not ended)
+    text = tokenizer.answer_text(row.prompt.tolist(), tokens)
+    return Generated(row.id, text, len(row.prompt), len(tokens), truncated=not ended, alone=row.alone)
 
 
 class _AnswerStore:

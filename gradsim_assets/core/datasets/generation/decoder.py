@@ -1,36 +1,45 @@
-"""Greedy decoding in batches, token for token as transformers does it one by one."""
+"""Greedy decoding in batches, token for token as transformers' `generate` does it one prompt at a time."""
 
 import inspect
-import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
+from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
+from gradsim_assets.core.datasets.generation.meter import Meter
 from gradsim_assets.core.errors import InputError
-from gradsim_assets.core.memory import free_bytes
-
-#: Largest batch chosen by itself: beyond it decoding gains little, and padding and stragglers cost more.
-#: Called with (samples done, samples in all, a note with the tokens per second).
-Progress = Callable[[int, int, str], None]
-
-_REPORT_EVERY_SECONDS = 1.0
-
-_MAX_BATCH = {"cpu": 32, "cuda": 64}
+from gradsim_assets.core.memory import ran_out
+from gradsim_assets.core.models.positions import logits_of, padding_of, unchanged_state
+from gradsim_assets.core.models.revisions import first_line
 
 #: A margin between the two best logits below this share of the largest logit counts as a tie. fp32 rounds at 6e-8, and
-#: batches of different shapes deviate by about 1e-6 of the largest logit; ten times that is still rare in real text.
+#: passes of different shapes deviate by about 1e-6 of the largest logit; ten times that is still rare in real text.
 _TIE = 1e-5
 
 #: Measured deviations count this many times, since they are measured on few logits.
 _SAFETY = 8.0
 
+#: Deviations above this share of the largest logit are not rounding: another computation took place.
+_FAULT = {torch.float64: 1e-6, torch.float32: 1e-3}
+_FAULT_OF_HALF_PRECISION = 0.1
+
+#: After so many batches in a row of which more than half had to be decoded again, there are no more batches.
+_BAD_BATCHES = 2
+
+#: Tokens of the trial that tells whether a model can be batched.
+_TRIAL_TOKENS = 8
+
 
 @dataclass
 class Row:
-    """One prompt (int64 token ids, length P) on its way to an answer of at most `limit` tokens."""
+    """One prompt (int64 token ids, length P) on its way to an answer of at most `limit` tokens.
+
+    `alone`: the answer was decoded by itself from the prompt on.
+    """
 
     index: int
     id: str
@@ -38,49 +47,74 @@ class Row:
     limit: int
     key: str
     tokens: list[int] = field(default_factory=list)
+    alone: bool = False
+
+    @property
+    def length(self) -> int:
+        """Tokens of the prompt and of the answer so far."""
+        return len(self.prompt) + len(self.tokens)
+
+    @property
+    def room(self) -> int:
+        """Tokens that the answer may still take."""
+        return self.limit - len(self.tokens)
 
 
 class Decoder:
-    """Decodes rows batch by batch, longest prompts first, and yields each the moment it has ended."""
+    """Decodes rows batch by batch, longest prompts first, and yields each when it has ended.
+
+    Everything is done by transformers' own `generate`: on one prompt, or on a batch padded on the left. What comes out
+    of a batch is held against one forward pass over that row by itself; what does not stand it is decoded again alone.
+    """
 
     def __init__(self, model: Any, ends: Sequence[int], device: torch.device, log: Callable[[str], None]) -> None:
         self.model = model
-        self.ends = torch.tensor(list(ends), device=device)
+        self.ends = list(ends)
         self.device = device
         self.log = log
         self.accepted = set(inspect.signature(model.forward).parameters)
+        dtype = next(model.parameters()).dtype
         # Half precision has ties all the time: decoding those again would be decoding everything alone.
-        self.exact = next(model.parameters()).dtype in (torch.float32, torch.float64)
+        self.exact = dtype in _FAULT
+        self.fault = _FAULT.get(dtype, _FAULT_OF_HALF_PRECISION)
         self.tolerance = _TIE
 
-    def run(self, rows: Sequence[Row], batch_size: int, meter: "Meter") -> Iterator[Row]:
+    def run(self, rows: Sequence[Row], batch_size: int, meter: Meter) -> Iterator[Row]:
         # Prompts of like length together: little padding. The longest first: memory runs out early or never.
         waiting = sorted(rows, key=lambda row: (-len(row.prompt), row.index))
+        if batch_size > 1 and len(waiting) > 1 and (why := self._unlike_alone(waiting)):
+            self.log(f"{type(self.model).__name__} answers one prompt at a time: {why}.")
+            batch_size = 1
+        bad = 0
         while waiting:
-            batch = waiting[:batch_size]
-            ended: set[int] = set()
+            batch, ended, again = waiting[:batch_size], set(), 0
             try:
-                ties = []
-                for row, sure in self._decode(batch, meter):
-                    if sure:
-                        ended.add(row.index)
-                        yield row
-                    else:
-                        ties.append(row)
-                for row in ties:
-                    for alone, _ in self._decode([row], meter):
-                        ended.add(alone.index)
-                        yield alone
-            except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-                batch_size = self._halved(error, batch_size, len(batch), batch[0])
+                for row in self._batch(batch, meter):
+                    ended.add(row.index)
+                    again += row.alone and len(batch) > 1
+                    yield row
+            except InputError:
+                raise
+            except Exception as error:
+                batch_size = self._smaller(error, batch_size, len(batch), batch[0])
+            bad = bad + 1 if 2 * again > len(batch) else 0
+            if bad == _BAD_BATCHES:
+                self.log(f"{again} of {len(batch)} answers had to be decoded again alone, and so are all others now.")
+                batch_size = 1
             # What had not ended when memory ran out starts anew, in smaller batches.
             waiting = [row for row in waiting if row.index not in ended]
 
-    def _halved(self, error: Exception, batch_size: int, rows: int, longest: Row) -> int:
-        if isinstance(error, RuntimeError) and not (
-            isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)
-        ):
-            raise error
+    def _smaller(self, error: Exception, batch_size: int, rows: int, longest: Row) -> int:
+        if not ran_out(error):
+            if rows > 1:  # alone it may go well, or fail with what is wrong
+                self.log(f"A batch of {rows} prompts fails ({first_line(error)}); going on with one at a time.")
+                return 1
+            if isinstance(error, RuntimeError):
+                raise error
+            raise InputError(
+                f"sample {longest.id}: {type(self.model).__name__} does not answer it through transformers' generate "
+                f"({first_line(error)}); choose another model."
+            ) from error
         if rows == 1:
             raise InputError(
                 f"sample {longest.id}: the memory of {self.device} does not suffice to answer this one prompt of "
@@ -92,134 +126,160 @@ class Decoder:
         self.log(f"Out of memory with {rows} answers at a time; going on with {halved}.")
         return halved
 
-    def _decode(self, rows: Sequence[Row], meter: "Meter") -> Iterator[tuple[Row, bool]]:
-        """Rows of one batch as they end, with whether their tokens are sure to be those of decoding them alone.
-
-        A row that runs into a tie leaves at once, unsure; in a batch of one every row is sure.
-        """
+    def _batch(self, rows: Sequence[Row], meter: Meter) -> Iterator[Row]:
+        """Rows as they end; each time that half of them have ended, the others go on as a smaller batch."""
         for row in rows:
-            row.tokens = []
+            row.tokens, row.alone = [], len(rows) == 1
         alive = list(rows)
-        check = self.exact and len(rows) > 1
-        input_ids, mask = self._left_padded(alive)
-        # Padding has no position: the first token of every prompt stands at 0.
-        positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
-        logits, cache = self._forward(input_ids, mask, positions, None)
-        if check:
-            self._calibrate(alive[-1], logits[-1])
-        while True:
-            tokens = logits.argmax(dim=-1)
-            ended = torch.isin(tokens, self.ends).tolist()
-            ties = self._ties(logits).tolist() if check else [False] * len(alive)
-            kept = []
-            for place, (row, token) in enumerate(zip(alive, tokens.tolist(), strict=True)):
-                row.tokens.append(token)
-                if ties[place] or ended[place] or len(row.tokens) == row.limit:
-                    yield row, not ties[place]
-                else:
-                    kept.append(place)
-            meter.tokens(len(alive))
-            if not kept:
-                return
-            if len(kept) < len(alive):
-                select = torch.tensor(kept, device=self.device)
-                alive = [alive[place] for place in kept]
-                tokens, mask, positions = tokens[select], mask[select], positions[select]
-                cache.reorder_cache(select)
-            mask = torch.cat([mask, mask.new_ones(len(alive), 1)], dim=1)
-            positions = positions[:, -1:] + 1
-            logits, cache = self._forward(tokens[:, None], mask, positions, cache)
+        while alive:
+            self._extend(alive, meter)
+            ended = [row for row in alive if self._ended(row)]
+            full = any(row.room == 0 for row in alive)
+            alive = [row for row in alive if not self._ended(row)]
+            if full:  # the padding of the others would run beyond the context
+                for row in alive:
+                    self._extend([row], meter)
+                ended, alive = ended + alive, []
+            for row in ended:
+                if not row.alone and not self._stands_alone(row):
+                    row.tokens, row.alone = [], True
+                    self._extend([row], meter)
+                yield row
 
-    def _left_padded(self, rows: Sequence[Row]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Token ids and mask (int64, [B, longest P]); the mask keeps the padding, whatever its token, out of sight."""
-        length = max(len(row.prompt) for row in rows)
-        input_ids = np.zeros((len(rows), length), dtype=np.int64)
-        mask = np.zeros_like(input_ids)
+    def _ended(self, row: Row) -> bool:
+        return row.room == 0 or row.tokens[-1] in self.ends
+
+    def _extend(self, rows: Sequence[Row], meter: Meter) -> None:
+        """Goes on with answers until half of them have ended or one is full."""
+        stop = _HalfHasEnded(self.ends, len(rows), meter)
+        found, _ = self._generate(rows, stopping_criteria=StoppingCriteriaList([stop]))
+        for row, tokens in zip(rows, found, strict=True):
+            row.tokens += tokens
+
+    def _generate(
+        self, rows: Sequence[Row], output_logits: bool = False, **options: Any
+    ) -> tuple[list[list[int]], Any]:
+        """New tokens of each row, up to its end token if it has one, with the logits of all steps (each fp32, [B, V]).
+
+        Rows are padded to one length, whatever the model's padding token: a mask hides it.
+        """
+        length, padding = max(row.length for row in rows), padding_of(self.model) or 0
+        input_ids = torch.full((len(rows), length), padding)
+        mask = torch.zeros_like(input_ids)
         for place, row in enumerate(rows):
-            input_ids[place, length - len(row.prompt) :] = row.prompt
-            mask[place, length - len(row.prompt) :] = 1
-        return torch.from_numpy(input_ids).to(self.device), torch.from_numpy(mask).to(self.device)
-
-    def _forward(
-        self, input_ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, cache: Any
-    ) -> tuple[torch.Tensor, Any]:
-        """Logits of the last position (fp32, [B, V]) and the cache that now holds all positions."""
-        more: dict[str, Any] = {"position_ids": positions, "logits_to_keep": 1}
-        result = self.model(
-            input_ids=input_ids,
-            attention_mask=mask,
-            past_key_values=cache,
-            use_cache=True,
-            **{name: value for name, value in more.items() if name in self.accepted},
+            input_ids[place, length - row.length :] = torch.as_tensor([*row.prompt, *row.tokens])
+            mask[place, length - row.length :] = 1
+        if "attention_mask" in self.accepted:
+            options["attention_mask"] = mask.to(self.device)
+        elif not mask.all():
+            raise NotImplementedError("its forward pass takes no attention mask")
+        config = GenerationConfig(
+            do_sample=False,
+            max_new_tokens=min(row.room for row in rows),
+            eos_token_id=self.ends,
+            pad_token_id=padding,
+            return_dict_in_generate=True,
+            output_logits=output_logits,
         )
-        cache = getattr(result, "past_key_values", None)
-        if not hasattr(cache, "reorder_cache"):
-            raise InputError(
-                f"{type(self.model).__name__} keeps no KV cache that batched generation can use; "
-                "take a model whose transformers implementation supports use_cache=True."
-            )
-        logits = result.logits[:, -1]
-        return logits if logits.dtype == torch.float64 else logits.float(), cache
+        with unchanged_state(self.model):  # of a model that keeps its state, each answer is that of a fresh one
+            found = self.model.generate(input_ids.to(self.device), generation_config=config, **options)
+        tokens = [self._up_to_end(row) for row in found.sequences[:, length:].tolist()]
+        return tokens, found.logits
 
-    def _ties(self, logits: torch.Tensor) -> torch.Tensor:
-        """Whether the two best logits lie within rounding of each other (bool, [B])."""
-        best = logits.topk(min(2, logits.shape[-1]), dim=-1).values
-        return best[:, 0] - best[:, -1] <= self.tolerance * logits.abs().amax(dim=-1)
+    def _up_to_end(self, tokens: Sequence[int]) -> list[int]:
+        end = next((place + 1 for place, token in enumerate(tokens) if token in self.ends), len(tokens))
+        return list(tokens[:end])
 
-    def _calibrate(self, row: Row, batched: torch.Tensor) -> None:
-        """Widens the tolerance to what this device and model show: one row's logits (fp32, [V]) in the batch and alone."""
-        input_ids, mask = self._left_padded([row])
-        alone, _ = self._forward(input_ids, mask, (mask.cumsum(dim=1) - 1), None)
-        deviation = (batched - alone[0]).abs().max() / alone.abs().max().clamp(min=torch.finfo(alone.dtype).tiny)
-        self.tolerance = max(self.tolerance, _SAFETY * float(deviation))
+    def _unlike_alone(self, rows: Sequence[Row]) -> str | None:
+        """Why a model cannot be batched; None where two prompts of unlike length give the logits that each gives alone."""
+        shortest = rows[-1]
+        longer = next((row for row in reversed(rows) if len(row.prompt) > len(shortest.prompt)), rows[-2])
+        trial = [Row(row.index, row.id, row.prompt, min(row.limit, _TRIAL_TOKENS), "") for row in (shortest, longer)]
+        try:
+            alone, together = self._deviation(trial[:1]), self._deviation(trial)
+        except Exception as error:
+            return f"a batch of two prompts fails ({first_line(error)})"
+        if not alone < self.fault:  # nan is a fault, too
+            return f"step by step it computes another thing than at once (logits differ by {alone:.0e})"
+        if not together < self.fault:
+            return f"beside a longer prompt it gives another answer (logits differ by {together:.0e})"
+        self.tolerance = max(_TIE, _SAFETY * max(alone, together))
+        return None
+
+    def _deviation(self, rows: Sequence[Row]) -> float:
+        """Largest difference of the logits of `generate` from those of one pass by each row, as share of the largest."""
+        answers, steps = self._generate(rows, output_logits=True)
+        worst = 0.0
+        for row, tokens, logits in zip(rows, answers, torch.stack(steps, dim=1), strict=True):
+            expected = torch.cat(list(self._logits(row.prompt, tokens)))
+            deviation = (_finite(logits[: len(tokens)]) - _finite(expected)).abs().max() / _finite(expected).abs().max()
+            worst = max(worst, float(deviation)) if deviation == deviation else float("nan")
+        return worst
+
+    def _stands_alone(self, row: Row) -> bool:
+        """Whether one pass over a row by itself chooses its very tokens, with a margin that rounding does not reach.
+
+        In half precision ties pass: a token need only lie within rounding of the best. The pass must also give the first
+        token the logits that the prompt gives alone, else the model does otherwise with the length that the row has now
+        than with the one that it had (rotary frequencies that switch).
+        """
+        (prompt_alone,) = self._logits(row.prompt, row.tokens[:1])
+        place = 0
+        for logits in self._logits(row.prompt, row.tokens):
+            scale = _finite(logits).abs().amax(dim=1)
+            if not place and not (_finite(logits[:1]) - _finite(prompt_alone)).abs().max() < self.fault * scale[0]:
+                return False
+            tokens = torch.tensor(row.tokens[place : place + len(logits)], device=self.device)[:, None]
+            chosen = logits.gather(1, tokens)[:, 0]
+            others = logits.scatter(1, tokens, -torch.inf).amax(dim=1)
+            rounding = self.tolerance * scale
+            if not (chosen - others > (rounding if self.exact else -rounding)).all():
+                return False
+            place += len(logits)
+        return True
+
+    def _logits(self, prompt: np.ndarray, tokens: Sequence[int], rows: int = 256) -> Iterator[torch.Tensor]:
+        """What one forward pass says of the places of an answer's tokens: logits [up to `rows`, V], in fp32 or better."""
+        input_ids = torch.tensor([[*prompt.tolist(), *tokens[:-1]]])
+        for part in logits_of(self.model, input_ids, last=len(tokens))[0, -len(tokens) :].split(rows):
+            yield part if part.dtype == torch.float64 else part.float()
 
 
-class evaluation:  # noqa: N801 - a context manager
-    """Evaluation and inference mode inside; the model's own mode afterwards."""
-
-    def __init__(self, model: Any) -> None:
-        self.model, self.training, self.inference = model, model.training, torch.inference_mode()
-
-    def __enter__(self) -> None:
-        self.model.eval()
-        self.inference.__enter__()
-
-    def __exit__(self, *exception: Any) -> None:
-        self.inference.__exit__(*exception)
-        self.model.train(self.training)
+def _finite(logits: torch.Tensor) -> torch.Tensor:
+    """Logits with 0 for tokens that a model rules out (minus infinity), which have no size and differ by nothing."""
+    return logits.masked_fill(logits == -torch.inf, 0.0)
 
 
-def fitting_batch_size(model: Any, device: str | torch.device, max_positions: int) -> int:
-    """Rows whose KV caches, grown to the whole context, fill at most half of the free memory."""
-    config = model.config.get_text_config()
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    size = next(model.parameters()).element_size()
-    cache = 2 * config.num_hidden_layers * heads * width * size * max_positions
-    # Appending to a layer's cache copies it, and logits are held in the model's dtype, in fp32 and as magnitudes.
-    row = cache + 2 * cache // config.num_hidden_layers + config.vocab_size * (size + 8)
-    most = _MAX_BATCH.get(torch.device(device).type, 16)
-    return int(max(1, min(most, free_bytes(torch.device(device), "half") // row)))
+class _HalfHasEnded(StoppingCriteria):
+    """Stops a batch when at most half of its rows go on, and tells a meter of the tokens."""
+
+    def __init__(self, ends: Sequence[int], rows: int, meter: Meter) -> None:
+        self.ends, self.rows, self.meter = ends, rows, meter
+        self.ended: torch.Tensor | None = None
+        self.alive = rows
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **options: Any) -> torch.Tensor:
+        self.meter.tokens(self.alive)
+        now = torch.isin(input_ids[:, -1], torch.tensor(self.ends, device=input_ids.device))
+        if self.rows > 1:
+            self.ended = now if self.ended is None else self.ended | now
+            self.alive = self.rows - int(self.ended.sum())
+        return torch.full_like(now, self.rows > 1 and 2 * self.alive <= self.rows)
 
 
-class Meter:
-    """Counts samples and tokens and reports them with the rate, about once a second."""
+@contextmanager
+def evaluation(model: Any) -> Iterator[None]:
+    """Evaluation mode, no gradients and plain decoding inside; the model's own mode and settings afterwards.
 
-    def __init__(self, progress: Progress | None, total: int, done: int) -> None:
-        self.progress, self.total, self.done, self.count = progress, total, done, 0
-        self.started = self.last = time.monotonic()
-
-    def tokens(self, count: int) -> None:
-        self.count += count
-        if time.monotonic() - self.last >= _REPORT_EVERY_SECONDS:
-            self._report()
-
-    def finished(self) -> None:
-        self.done += 1
-        self._report()
-
-    def _report(self) -> None:
-        self.last = time.monotonic()
-        if self.progress is not None:
-            rate = self.count / max(self.last - self.started, 1e-9)
-            self.progress(self.done, self.total, f"{rate:.0f} tokens/s")
+    Not inference mode: buffers that a model changes on the way (rotary frequencies) must stay fit for gradients.
+    """
+    training, settings = model.training, getattr(model, "generation_config", None)
+    model.eval()
+    # Whatever `generate` is not told it takes from here: penalties, suppressed tokens, lengths.
+    model.generation_config = GenerationConfig()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(training)
+        model.generation_config = settings

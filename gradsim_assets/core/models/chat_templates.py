@@ -1,0 +1,164 @@
+"""Chat templates: how they are rendered, and whether one does what a sample needs."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from gradsim_assets.core.errors import InputError
+
+#: The "tulu" format of open-instruct: no BOS, EOS after an answer, no newline at the very end of a conversation.
+TULU_TEMPLATE = (
+    "{% for message in messages %}"
+    "{% if message['role'] == 'assistant' %}"
+    "{{ '<|assistant|>\n' + message['content'] + eos_token }}{{ '' if loop.last else '\n' }}"
+    "{% else %}"
+    "{{ '<|' + message['role'] + '|>\n' + message['content'] + '\n' }}"
+    "{% endif %}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
+)
+
+#: The day that templates print which ask for today's (Llama 3, Mistral Small, Granite, SmolLM3): the same text for the
+#: same sample on every day. It is the one that Llama 3's template falls back on. By what `strftime` is asked for.
+TODAY = {
+    "%Y": "2024",
+    "%y": "24",
+    "%m": "07",
+    "%-m": "7",
+    "%d": "26",
+    "%-d": "26",
+    "%e": "26",
+    "%j": "208",
+    "%B": "July",
+    "%b": "Jul",
+    "%h": "Jul",
+    "%A": "Friday",
+    "%a": "Fri",
+    "%u": "5",
+    "%w": "5",
+    "%H": "00",
+    "%-H": "0",
+    "%I": "12",
+    "%-I": "12",
+    "%M": "00",
+    "%-M": "0",
+    "%S": "00",
+    "%-S": "0",
+    "%f": "000000",
+    "%p": "AM",
+    "%Z": "",
+    "%z": "",
+}
+
+#: The same in longer words.
+_LONGER = {
+    "%c": "%a %b %d %H:%M:%S %Y",
+    "%x": "%m/%d/%y",
+    "%X": "%H:%M:%S",
+    "%F": "%Y-%m-%d",
+    "%D": "%m/%d/%y",
+    "%T": "%H:%M:%S",
+    "%R": "%H:%M",
+}
+
+#: A conversation that no template has a reason to change.
+_USER, _ASSISTANT = "What is two and two?", "Four it is."
+
+#: Variables that a template may print although a tokenizer has none of them.
+_SPECIAL_TOKENS = {f"{name}_token" for name in ("bos", "eos", "unk", "sep", "pad", "cls", "mask")}
+
+
+def render(tokenizer: Any, template: str | None, messages: Sequence[dict[str, str]], generation_prompt: bool) -> str:
+    """The conversation as one string; `template` is the text of one, None the tokenizer's own.
+
+    Raises:
+        InputError: the template is no Jinja, or refuses the conversation.
+    """
+    try:
+        text = tokenizer.apply_chat_template(
+            list(messages),
+            chat_template=_with_still_clock(template or tokenizer.get_chat_template()),
+            tokenize=False,
+            add_generation_prompt=generation_prompt,
+        )
+    except Exception as error:  # whatever Jinja, the template's own raise_exception or an operator in it raises
+        reason = str(error).strip().splitlines()
+        raise InputError(
+            f"the chat template{_of(tokenizer)} fails ({type(error).__name__}: {reason[0] if reason else ''}); correct "
+            'chat_template of this model, or set it to "tulu".'
+        ) from error
+    return str(text)
+
+
+def _with_still_clock(template: str) -> str:
+    """A template whose `strftime_now` is a macro of its own (transformers passes texts to templates, no functions)."""
+    if "strftime_now" not in template:
+        return template
+    replaced = "".join(f".replace({asked!r}, {said!r})" for asked, said in {**_LONGER, **TODAY}.items())
+    # trim_blocks takes the newline, so that the template's own first line is a first line still.
+    return "{% macro strftime_now(format) %}{{ format" + replaced + " }}{% endmacro %}\n" + template
+
+
+def check_template(tokenizer: Any, template: str | None) -> None:
+    """Renders a small conversation and looks for both of its texts in what comes out.
+
+    Raises:
+        InputError: the template is a mere name, fails, prints a variable that nobody sets, or drops a message.
+    """
+    if template is not None and "{{" not in template and "{%" not in template:
+        raise InputError(
+            f'chat_template = "{template}" is no template; it is "tulu", "model" (the tokenizer\'s own) or the text of a '
+            "Jinja template."
+        )
+    messages = [{"role": "user", "content": _USER}, {"role": "assistant", "content": _ASSISTANT}]
+    whole = render(tokenizer, template, messages, generation_prompt=False)
+    prompt = render(tokenizer, template, messages[:1], generation_prompt=True)
+    for text, rendered, what in (
+        (_USER, whole, "user message"),
+        (_USER, prompt, "user message of a prompt"),
+        (_ASSISTANT, whole, "answer"),
+    ):
+        if text not in rendered:
+            raise InputError(
+                f"the chat template{_of(tokenizer)} leaves out the {what}; correct chat_template of this model, or set "
+                'it to "tulu".'
+            )
+    if unknown := _printed_unknowns(template or tokenizer.get_chat_template(), set(tokenizer.special_tokens_map)):
+        raise InputError(
+            f"the chat template{_of(tokenizer)} prints {unknown[0]}, which nobody sets; correct the name in chat_template "
+            "of this model."
+        )
+
+
+def tokens_behind_answer(tokenizer: Any, template: str | None) -> int:
+    """How many tokens a template puts behind an answer at the end of a conversation."""
+    messages = [{"role": "user", "content": _USER}, {"role": "assistant", "content": _ASSISTANT}]
+    whole = render(tokenizer, template, messages, generation_prompt=False)
+    behind = whole[whole.rindex(_ASSISTANT) + len(_ASSISTANT) :]
+    return len(tokenizer(behind, add_special_tokens=False)["input_ids"]) if behind else 0
+
+
+def opens_answers(tokenizer: Any, template: str | None) -> bool:
+    """Whether a template has a generation prompt: a header that opens the answer."""
+    user = [{"role": "user", "content": _USER}]
+    return render(tokenizer, template, user, True) != render(tokenizer, template, user, False)
+
+
+def _printed_unknowns(template: str, known: set[str]) -> list[str]:
+    """Variables that a template prints as they are although it is given none of that name: Jinja prints nothing then."""
+    import jinja2
+    from jinja2 import meta, nodes
+
+    try:
+        tree = jinja2.Environment(extensions=["jinja2.ext.loopcontrols"]).parse(template)
+    except jinja2.TemplateSyntaxError:  # tags of transformers' own; it has been rendered, so it is no mistake
+        return []
+    given = {"messages", "tools", "documents", "add_generation_prompt", *known, *_SPECIAL_TOKENS}
+    given |= {node.name for node in tree.find_all(nodes.Name) if node.ctx == "store"}  # perhaps in a branch
+    unset = meta.find_undeclared_variables(tree) - given
+    printed = [node for output in tree.find_all(nodes.Output) for node in output.nodes if isinstance(node, nodes.Name)]
+    return sorted({node.name for node in printed} & unset)
+
+
+def _of(tokenizer: Any) -> str:
+    name = getattr(tokenizer, "name_or_path", "")
+    return f" of {name}" if name else ""
