@@ -50,6 +50,10 @@ class ParaphraserSettings(_Section):
     mode: Literal["live", "batch"] = "live"
     prices: dict[str, tuple[float, float]] = {}
     system_prompt: str = ""
+    fields: dict[Literal["seed", "temperature", "max_completion_tokens"], str] = {}
+    reasoning_tokens: int = Field(default=0, ge=0)
+    deadline_seconds: float = Field(default=600.0, gt=0)
+    timeout_seconds: float = Field(default=120.0, gt=0)
 
 
 class ComputeSettings(_Section):

@@ -21,9 +21,10 @@ def export(table: str, folder: Path, model: str | None, license_: str | None, pu
     import os
 
     from gradsim_assets import __version__
+    from gradsim_assets.core.datasets.lacking import lacking
     from gradsim_assets.core.exchange.dataset_folder import CardInfo, export_dataset, push_folder
     from gradsim_assets.core.partition_keys import model_slug
-    from gradsim_assets.core.tables.schemas import TABLES
+    from gradsim_assets.core.tables.schemas import PARAPHRASED, TABLES
     from gradsim_assets.core.tables.storage import Tables
     from gradsim_assets.core.tables.table_names import path_of_table
 
@@ -32,11 +33,13 @@ def export(table: str, folder: Path, model: str | None, license_: str | None, pu
     parts = tables.found(path, model_slug(model) if model else None)
     provenance = [tables.provenance(path, part) for part in parts]
     schema = TABLES[path[0]]
+    counts = {"missing": lacking(tables.scan(path, parts).collect()).count} if path == [PARAPHRASED.name] else {}
     info = CardInfo(
         name=f"{table} of {model}" if model else table,
         description=f"The table `{table}` of gradsim {__version__}.",
         license=license_,
         lineage={"configuration": settings.model_dump(mode="json", exclude={"home"}), "partitions": provenance},
+        counts=counts,
         columns={name: column.description for name, column in schema.columns.items()},
     )
     click.echo(export_dataset(tables.scan(path, parts), folder, info))

@@ -13,8 +13,10 @@ def print_summary(settings: Settings, model_id: str) -> None:
     """Accuracy and MRR per setting and method, and the path of the report."""
     folder = Home(settings.home).report(model_slug(model_id))
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    missing = f" ({summary['missing']} missing)" if summary.get("missing") else ""
     click.echo(
-        f"\n{summary['model']} @ {summary['revision']}: {summary['samples']} samples, {summary['parameters'] or '?'} parameters"
+        f"\n{summary['model']} @ {summary['revision']}: {summary['samples']} samples{missing}, "
+        f"{summary['parameters'] or '?'} parameters"
     )
     for setting, methods in summary["settings"].items():
         click.echo(f"\n  {setting:<32} accuracy    MRR")

@@ -10,7 +10,7 @@ from dagster._core.definitions.assets.graph.base_asset_graph import BaseAssetGra
 
 from gradsim_assets.core.candidates.bm25_candidates import model_candidates
 from gradsim_assets.core.errors import InputError
-from gradsim_assets.core.tables.schemas import BM25_CANDIDATES
+from gradsim_assets.core.tables.schemas import BM25_CANDIDATES, PARAPHRASED
 from gradsim_assets.core.tables.storage import Partition, Tables, fingerprint
 from gradsim_assets.orchestration.asset_keys import asset_key, is_table, table_path
 from gradsim_assets.orchestration.partitions import dimensions_of
@@ -81,10 +81,21 @@ class _Walk:
         for place in there:
             if self._rows(self.tables.read(path, place)).height:
                 return place
+        if why := self._why_missing():
+            raise InputError(
+                f"sample {self.sample} has no variant: its paraphrase is missing ({why}), so no table holds it."
+            )
         raise InputError(
             f"sample {self.sample} is in no shard of {key.to_user_string()}{f' of {self.slug}' if model else ''}; "
             "correct its id, or materialise the table first."
         )
+
+    def _why_missing(self) -> str | None:
+        """What the table `paraphrased` says of a missing variant; None for one that is there, or is not known at all."""
+        places = [Partition(shard=shard) for shard in self.shards]
+        there = [place for place in places if self.tables.exists([PARAPHRASED.name], place)]
+        rows = [self._rows(self.tables.read([PARAPHRASED.name], place)) for place in there]
+        return next((str(flag) for found in rows for flag in found.filter(pl.col("messages").is_null())["flag"]), None)
 
     def _read(self, key: AssetKey, place: Partition, child: Mapping[str, Any]) -> pl.DataFrame:
         """A partition as the table that was made from it read it: of the candidates, those that its model asks for."""

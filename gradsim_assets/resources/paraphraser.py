@@ -20,6 +20,10 @@ class Paraphraser(dg.ConfigurableResource):
     mode: str
     prices: dict[str, list[float]]
     system_prompt: str
+    fields: dict[str, str]
+    reasoning_tokens: int
+    deadline_seconds: float
+    timeout_seconds: float
 
     def options(self) -> ParaphraserOptions:
         """The options of a call, with OPENAI_API_KEY and OPENAI_BASE_URL as they are now."""
@@ -35,5 +39,9 @@ class Paraphraser(dg.ConfigurableResource):
             api_key=os.environ.get("OPENAI_API_KEY"),
             prices={**PRICES, **configured},
             system_prompt=self.system_prompt or SYSTEM_PROMPT,
+            fields=self.fields,
+            reasoning_tokens=self.reasoning_tokens,
+            deadline_seconds=self.deadline_seconds,
+            timeout_seconds=self.timeout_seconds,
             mode="batch" if self.mode == "batch" else "live",
         )

@@ -5,7 +5,7 @@ import dagster as dg
 from gradsim_assets.core.datasets.lima import load_originals
 from gradsim_assets.core.datasets.paraphrased import load_paraphrases
 from gradsim_assets.core.errors import InputError
-from gradsim_assets.core.samples import Sample
+from gradsim_assets.core.samples import Missing, Sample
 from gradsim_assets.demo import DEMO
 from gradsim_assets.demo.data import SAMPLES
 
@@ -21,8 +21,8 @@ class SampleSources(dg.ConfigurableResource):
         """The originals in force, in order; raises InputError as `core.datasets.lima.load_originals`."""
         return load_originals(_location(self.originals), self.samples)
 
-    def load_paraphrases(self) -> list[Sample]:
-        """The given paraphrases of the originals in force, in the order of the originals.
+    def load_paraphrases(self) -> list[Sample | Missing]:
+        """The given paraphrases of the originals in force, in the order of the originals; missing where a row holds none.
 
         Raises:
             InputError: as `core.datasets.paraphrased.load_paraphrases`; or the demo's are asked for of other originals.

@@ -134,9 +134,12 @@ EDITS: Mapping[str, tuple[Edit, set[str]]] = {
     "a static plot": (inserted("core/analysis/plots/static.py", "agreement"), {"report"}),
     "an interactive plot": (inserted("core/analysis/plots/interactive.py", "heatmap"), {"report"}),
     "what makes a paraphrase doubtful": (
-        inserted("core/datasets/paraphrasing/answer_checks.py", "fault"),
+        inserted("core/datasets/paraphrasing/answer_checks.py", "judged"),
         {"paraphrased"},
     ),
+    "what is taken off an answer": (inserted("core/datasets/paraphrasing/envelope.py", "opened"), {"paraphrased"}),
+    "what a refusal is": (inserted("core/datasets/paraphrasing/refusals.py", "refuses"), {"paraphrased"}),
+    "what is told of missing variants": (inserted("core/datasets/lacking.py", "lacking"), {"report"}),
     "what a paraphraser is asked": (
         replaced("core/datasets/paraphrasing/options.py", "You rewrite", "You write"),
         {"paraphrased"},
@@ -222,7 +225,7 @@ EDITS: Mapping[str, tuple[Edit, set[str]]] = {
     "the wording of an error": (replaced("core/samples.py", "is not single-turn", "has several turns"), set()),
     "the condition of an error": (
         replaced("core/samples.py", r'roles != \["user", "assistant"\]', 'roles != ["user"]'),
-        {"lima", "paraphrased", "model_generated"},
+        {"lima", "paraphrased"},
     ),
 }
 
@@ -247,6 +250,7 @@ DECIDES_NOTHING_THERE = {
     "core.candidates.bm25_candidates:top_candidates": "for the data version",
     "core.candidates.bm25_candidates:zero_score_places": "counted beside the table",
     "core.candidates.candidate_count:top_k": "for the data version",
+    "core.datasets.lacking:lacking": "counted beside a table in the UI; what the report tells is followed",
 }
 
 

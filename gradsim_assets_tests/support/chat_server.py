@@ -2,10 +2,14 @@
 
 It is written on bare asyncio streams, since half of its work is to break the protocol: to cut answers, to drop
 connections, to send what is no JSON.
+
+A kind of answer is a word or a word with an argument: `says TEXT` answers so, `wrap TEXT` puts the rewriting in place of {} in
+the text, `ends REASON` is whole and ends so, `reply STATUS BODY` is that response; the others are in `ACCENTS` and `_chat_answer`.
 """
 
 import argparse
 import asyncio
+import gzip
 import hashlib
 import json
 import threading
@@ -16,6 +20,18 @@ from typing import Any
 
 #: What a fault rate of so many per cent is made of.
 FAULTS = ("429", "500", "503", "drop", "cut", "malformed", "html", "refusal", "empty", "length", "slow")
+
+#: How an answer is sent, where not as JSON that says it is JSON: (content type, further header, encoding of the bytes).
+TRANSPORTS: dict[str, tuple[str, str, Callable[[bytes], bytes]]] = {
+    "gzip": ("application/json", "Content-Encoding: gzip\r\n", gzip.compress),
+    "no gzip": ("application/json", "Content-Encoding: gzip\r\n", lambda payload: payload),
+    "plain text": ("text/plain; charset=iso-8859-1", "", lambda payload: payload),
+    "no type": ("application/octet-stream", "", lambda payload: payload),
+    "bom": ("application/json", "", lambda payload: b"\xef\xbb\xbf" + payload),
+    "blank lines": ("application/json", "", lambda payload: b"\n\n\n" + payload),
+    "stream": ("text/event-stream", "", lambda payload: streamed(payload)),
+    "cut stream": ("text/event-stream", "", lambda payload: streamed(payload)[: -len(payload) // 2]),
+}
 
 REFUSAL = "I'm sorry, but I can't help with that request."
 
@@ -52,6 +68,8 @@ class ChatServer:
     batch_polls: int = 1
     lost_batches: int = 0  # so many batches are made without the client hearing of it
     has_batches: bool = True
+    forbidden: tuple[str, ...] = ()  # fields that are refused by a 422 as FastAPI words it
+    longest: int | None = None  # characters of the longest text that is taken
 
     def __enter__(self) -> "ChatServer":
         self._loop = asyncio.new_event_loop()
@@ -134,6 +152,8 @@ class ChatServer:
         if body["model"] not in self.models:
             message = f"The model `{body['model']}` does not exist or you do not have access to it."
             return await self._send(writer, 404, {"error": {"message": message, "code": "model_not_found"}})
+        if (refused := self._refused(body)) is not None:
+            return await self._send(writer, *refused)
         asked = self._note(body)
         self._at_once += 1
         self.most_at_once = max(self.most_at_once, self._at_once)
@@ -142,6 +162,17 @@ class ChatServer:
             return await self._chat_answer(asked, writer)
         finally:
             self._at_once -= 1
+
+    def _refused(self, body: dict[str, Any]) -> tuple[int, dict[str, Any]] | None:
+        """Status and body for a request that is not taken."""
+        if stray := [name for name in self.forbidden if name in body]:
+            told = {"type": "extra_forbidden", "loc": ["body", stray[0]], "msg": "Extra inputs are not permitted"}
+            return 422, {"detail": [told]}
+        text = body["messages"][-1]["content"]
+        if self.longest is not None and len(text) > self.longest:
+            told = f"Input validation error: `inputs` must have less than 1024 tokens. Given: {len(text)}"
+            return 422, {"error": told, "error_type": "validation"}
+        return None
 
     def _note(self, body: dict[str, Any]) -> Asked:
         text = body["messages"][-1]["content"]
@@ -155,6 +186,9 @@ class ChatServer:
         if kind.isdigit():
             wait = f"Retry-After: {self.retry_after}\r\n" if kind == "429" and self.retry_after else ""
             return await self._send(writer, int(kind), {"error": {"message": "Try again.", "code": f"e{kind}"}}, wait)
+        if kind.startswith("reply "):
+            _, status, payload = kind.split(" ", 2)
+            return await self._send(writer, int(status), payload.encode())
         if kind.startswith("400 "):
             return await self._send(writer, 400, {"error": {"message": "No.", "code": kind[4:]}})
         if kind == "quota":
@@ -167,6 +201,12 @@ class ChatServer:
         if kind == "drop":
             return False
         payload = json.dumps(completion(asked)).encode()
+        if kind in TRANSPORTS:
+            media, header, encode = TRANSPORTS[kind]
+            asked.completed = True
+            # Not escaped, so that a wrong charset would show.
+            whole = json.dumps(completion(asked), ensure_ascii=False).encode()
+            return await self._send(writer, 200, encode(whole), header, kind=media)
         if kind == "cut":
             writer.write(f"HTTP/1.1 200 X\r\nContent-Length: {len(payload)}\r\n\r\n".encode() + payload[:40])
             await writer.drain()
@@ -222,60 +262,143 @@ class ChatServer:
         answers, errors = [], []
         for line in self.files[batch["input_file_id"]].splitlines():
             entry = json.loads(line)
-            asked = self._note(entry["body"])
-            if asked.kind == "expired":  # the batch ran out of its 24 hours before this one
-                batch["status"] = "expired"
-                continue
-            if asked.kind.isdigit():
-                error = {"status_code": int(asked.kind), "body": {"error": {"message": "No.", "code": "e"}}}
-                errors.append({"custom_id": entry["custom_id"], "response": error, "error": None})
-                continue
-            asked.completed = True
-            response = {"status_code": 200, "body": completion(asked)}
-            answers.append({"custom_id": entry["custom_id"], "response": response, "error": None})
+            found, failed = self._batch_lines(entry["custom_id"], entry["body"], batch)
+            answers += found
+            errors += failed
         if batch["status"] == "in_progress":
             batch["status"] = "completed"
         for name, lines in (("output_file_id", answers), ("error_file_id", errors)):
             if lines:
                 batch[name] = f"file-{len(self.files)}"
-                self.files[batch[name]] = "".join(json.dumps(line) + "\n" for line in lines[::-1]).encode()
+                self.files[batch[name]] = "".join(lines[::-1]).encode()
+
+    def _batch_lines(self, name: str, body: dict[str, Any], batch: dict[str, Any]) -> tuple[list[str], list[str]]:
+        """Lines of the output file and of the error file for one request of a batch."""
+
+        def line(status: int, body: Any, name: str = name) -> str:
+            response = {"status_code": status, "body": body}
+            return json.dumps({"custom_id": name, "response": response, "error": None}) + "\n"
+
+        if (refused := self._refused(body)) is not None:
+            return [], [line(*refused)]
+        asked = self._note(body)
+        kind = asked.kind
+        if kind == "expired":  # the batch ran out of its 24 hours before this one
+            batch["status"] = "expired"
+            told = {"code": "batch_expired", "message": "This request could not be executed in time."}
+            return [], [json.dumps({"custom_id": name, "response": None, "error": told}) + "\n"]
+        if kind == "lost":
+            return [], []
+        if kind.isdigit():
+            return [], [line(int(kind), {"error": {"message": "No.", "code": "e"}})]
+        if kind.startswith("reply "):
+            _, status, payload = kind.split(" ", 2)
+            return [], [line(int(status), json.loads(payload))]
+        asked.completed = True
+        whole = line(200, completion(asked))
+        if kind == "twice":
+            other = Asked("The same line once more.", 0, body, "ok")
+            return [line(200, completion(other)), whole], []  # lines are written from last to first
+        if kind == "torn":
+            return [whole[: len(whole) // 2] + "\n"], []
+        return [line(200, completion(asked), "foreign-0"), whole] if kind == "among others" else [whole], []
 
 
 def rewritten(text: str, seed: int | None) -> str:
     """What the server makes of a text: sound in every respect, and different for every seed."""
-    return f"{text} (in other words, {seed})"
+    words = text.split(" ")
+    middle = len(words) // 2
+    return " ".join([*words[:middle], f"(in short, {seed})", *words[middle:]])
+
+
+#: Messages and usage of answers as servers with an accent give them; {} is the rewriting.
+ACCENTS: dict[str, dict[str, Any]] = {
+    "refusal": {"content": REFUSAL},
+    "refusal field": {"content": None, "refusal": "No."},
+    "refusal part": {"content": [{"type": "refusal", "refusal": "No."}]},
+    "empty": {"content": "  \n"},
+    "null": {"content": None},
+    "parts": {"content": [{"type": "text", "text": "{}"}]},
+    "two parts": {"content": ["{}", {"type": "output_text", "text": ""}]},
+    "one part": {"content": {"type": "text", "text": {"value": "{}", "annotations": []}}},
+    "thinking part": {"content": [{"type": "thinking", "thinking": [{"text": "Hm."}]}, {"type": "text", "text": "{}"}]},
+    "reasoning": {"content": None, "reasoning_content": "The user wants", "finish_reason": "length"},
+    "reasoning inside": {"content": "<think>The user wants", "finish_reason": "length"},
+    "reasoning beside": {"content": "{}", "reasoning_content": "The user wants another text."},
+    "reasoning alone": {"content": "<think>The user wants another text.</think>"},
+    "tool call": {"content": None, "tool_calls": [{"type": "function"}], "finish_reason": "tool_calls"},
+    "usage null": {"content": "{}", "usage": {"prompt_tokens": None, "completion_tokens": None, "total_tokens": None}},
+    "usage none": {"content": "{}", "usage": None},
+    "usage words": {"content": "{}", "usage": {"prompt_tokens": "many", "completion_tokens": float("nan")}},
+    "surrogate": {"content": "{} \ud83d"},
+    "nul": {"content": "{} \0"},
+}
 
 
 def completion(asked: Asked) -> dict[str, Any]:
     """The body of an answer of the given kind."""
-    content, finish, refusal = rewritten(asked.text, asked.seed), "stop", None
-    if asked.kind == "refusal":
-        content = REFUSAL
-    elif asked.kind == "refusal field":
-        content, refusal = None, "No."
-    elif asked.kind == "empty":
-        content = "  \n"
-    elif asked.kind == "identical":
-        content = asked.text + "\n"
-    elif asked.kind in ("length", "content_filter"):
-        content, finish = content[: len(content) // 2], asked.kind
-    elif asked.kind.startswith("says "):
-        content = asked.kind[5:]
-    tokens = {"prompt_tokens": 100 + len(asked.text) // 4, "completion_tokens": len(content or "") // 4}
-    return {
+    kind, whole = asked.kind, rewritten(asked.text, asked.seed)
+    parts = dict(ACCENTS.get(kind, {"content": "{}"}))
+    if kind == "identical":
+        parts["content"] = asked.text + "\n"
+    elif kind in ("length", "content_filter"):
+        parts |= {"content": whole[: len(whole) // 2], "finish_reason": kind}
+    elif kind.startswith(("says ", "wrap ")):
+        parts["content"] = kind[5:]
+    elif kind.startswith("ends "):
+        parts["finish_reason"] = json.loads(kind[5:])
+    if not kind.startswith("says "):
+        parts["content"] = _filled(parts["content"], whole)
+    content = parts["content"]
+    tokens = {
+        "prompt_tokens": 100 + len(asked.text) // 4,
+        "completion_tokens": len(content) // 4 if isinstance(content, str) else 10,
+    }
+    choice = {
+        "index": 0,
+        "finish_reason": parts.pop("finish_reason", "stop"),
+        "message": {"role": "assistant", "refusal": None, **parts},
+    }
+    document = {
         "id": "chatcmpl-1",
         "object": "chat.completion",
         "created": 0,
         "model": asked.body["model"],
-        "choices": [
-            {
-                "index": 0,
-                "finish_reason": finish,
-                "message": {"role": "assistant", "content": content, "refusal": refusal},
-            }
-        ],
-        "usage": {**tokens, "total_tokens": sum(tokens.values())},
+        "choices": [choice],
+        "usage": parts.get("usage", {**tokens, "total_tokens": sum(tokens.values())}),
     }
+    if kind == "no message":
+        document["choices"] = [{"index": 0, "finish_reason": "content_filter"}]
+    if kind == "two choices":
+        other = {"role": "assistant", "content": "A second choice that nobody asked for."}
+        document["choices"] = [{"index": 1, "finish_reason": "stop", "message": other}, choice]
+    return document
+
+
+def _filled(content: Any, whole: str) -> Any:
+    """The content with the rewriting in place of {}, whatever it is wrapped in."""
+    if isinstance(content, str):
+        return content.replace("{}", whole)
+    if isinstance(content, list):
+        return [_filled(part, whole) for part in content]
+    if isinstance(content, dict):
+        return {name: _filled(part, whole) for name, part in content.items()}
+    return content
+
+
+def streamed(payload: bytes) -> bytes:
+    """A completion as the server-sent events of a stream, its content in pieces that split words and characters' escapes."""
+    document = json.loads(payload)
+    choice, usage = document["choices"][0], document["usage"]
+    text = choice["message"]["content"]
+    pieces = [text[i : i + 7] for i in range(0, len(text), 7)]
+    deltas = [{"role": "assistant"}, *({"content": piece} for piece in pieces)]
+    frame = {"id": "x", "object": "chat.completion.chunk", "model": document["model"]}
+    events = [{**frame, "choices": [{"index": 0, "delta": delta, "finish_reason": None}]} for delta in deltas]
+    events.append({**frame, "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
+    events.append({**frame, "choices": [], "usage": usage})
+    lines = [": keep-alive", *(f"data: {json.dumps(event, ensure_ascii=False)}" for event in events), "data: [DONE]"]
+    return "\n\n".join(lines).encode() + b"\n\n"
 
 
 def faulty(share: float, kinds: tuple[str, ...] = FAULTS, seed: int = 0) -> Callable[[str, int], str]:

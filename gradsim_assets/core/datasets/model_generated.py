@@ -10,7 +10,7 @@ from gradsim_assets.core.datasets.generation.meter import Progress
 from gradsim_assets.core.datasets.text_overlap import with_text_overlap
 from gradsim_assets.core.models.loading import LoadedModel
 from gradsim_assets.core.models.tokenization import ContextPolicy
-from gradsim_assets.core.samples import Sample, parse_samples, sample_frame, samples_of
+from gradsim_assets.core.samples import Sample, sample_frame, samples_of
 
 
 def model_generated(
@@ -26,14 +26,14 @@ def model_generated(
 ) -> tuple[pl.DataFrame, dict[str, int]]:
     """The table `model_generated` of a shard, and how many of its answers are cut, left out, decoded alone or doubtful.
 
-    `originals` is the table `lima`. The policy "drop" leaves out prompts that fill the context. `identity`, `store`,
-    `progress` and `log` are those of `generate_answers`.
+    `originals` is the table `lima`. The policy "drop" leaves out prompts that fill the context; variants that are missing
+    from `paraphrased` have none. `identity`, `store`, `progress` and `log` are those of `generate_answers`.
 
     Raises:
         InputError: as `generate_answers`; under another policy a prompt leaves no room for an answer; a paraphrase has no
             original.
     """
-    samples = parse_samples(paraphrased.to_dicts(), "paraphrased")
+    samples = samples_of(paraphrased)
     kept = [sample for sample in samples if policy != "drop" or _has_room(sample, loaded)]
     answers = generate_answers(
         loaded.model,

@@ -9,40 +9,46 @@ from gradsim_assets.core.datasets.paraphrasing import ParaphraseResult
 from gradsim_assets.core.datasets.sample_files import read_rows
 from gradsim_assets.core.datasets.text_overlap import with_text_overlap
 from gradsim_assets.core.errors import InputError
-from gradsim_assets.core.samples import Sample, check_variants, parse_samples, sample_frame
+from gradsim_assets.core.samples import Missing, Sample, check_variants, parse_variants, sample_frame
 
 #: Stands for a chat model among the sources of paraphrases.
 OPENAI = "openai"
 
 
-def load_paraphrases(location: str, originals_source: str, count: int = 0) -> list[Sample]:
-    """The paraphrases that a file holds of the originals that `load_originals` gives, in their order.
+def load_paraphrases(location: str, originals_source: str, count: int = 0) -> list[Sample | Missing]:
+    """The paraphrases that a file holds of the originals that `load_originals` gives, in their order; missing where it holds null.
 
     Raises:
         InputError: as `load_originals`; a variant has no original; or none is left of the first `count` originals.
     """
-    variants = parse_samples(read_rows(location, ("paraphrased_messages", "messages")), location)
+    variants = parse_variants(read_rows(location, ("paraphrased_messages", "messages")), location)
     originals = load_originals(originals_source)
     check_variants(variants, originals, location)
     by_id = {variant.id: variant for variant in variants}
     chosen = originals[:count] if count else originals
     kept = [by_id[original.id] for original in chosen if original.id in by_id]
-    if not kept:
-        raise InputError(f"{location} holds no paraphrase of the first {count} originals; raise data.samples.")
+    if all(isinstance(variant, Missing) for variant in kept):
+        which = (
+            f" of the first {count} originals; raise data.samples"
+            if count
+            else ": all of its rows are null; fill them in"
+        )
+        raise InputError(f"{location} holds no paraphrase{which}.")
     return kept
 
 
-def given_paraphrases(samples: Sequence[Sample], originals: pl.DataFrame, provider: str) -> pl.DataFrame:
+def given_paraphrases(variants: Sequence[Sample | Missing], originals: pl.DataFrame, provider: str) -> pl.DataFrame:
     """The table `paraphrased` of paraphrases that are given; what a chat model would tell of them is null.
 
     `originals` is the table `lima`. Raises InputError where it lacks the original of a paraphrase.
     """
-    return with_text_overlap(sample_frame(samples), originals, "paraphrased").with_columns(
+    why = [variant.why if isinstance(variant, Missing) else None for variant in variants]
+    return with_text_overlap(sample_frame(variants), originals, "paraphrased").with_columns(
         provider=pl.lit(provider),
         paraphrase_model=pl.lit(None, pl.String()),
         prompt_tokens=pl.lit(None, pl.Int64()),
         completion_tokens=pl.lit(None, pl.Int64()),
-        flag=pl.lit(None, pl.String()),
+        flag=pl.Series(why, dtype=pl.String()),
     )
 
 
@@ -51,8 +57,8 @@ def written_paraphrases(result: ParaphraseResult, originals: pl.DataFrame, servi
 
     `originals` is the table `lima`. Raises InputError where it lacks the original of a paraphrase.
     """
-    ids = [sample.id for sample in result.samples]
-    return with_text_overlap(sample_frame(result.samples), originals, "paraphrased").with_columns(
+    ids = [variant.id for variant in result.variants]
+    return with_text_overlap(sample_frame(result.variants), originals, "paraphrased").with_columns(
         provider=pl.lit(service),
         paraphrase_model=pl.Series([result.models.get(i) for i in ids], dtype=pl.String()),
         prompt_tokens=pl.Series([result.prompt_tokens.get(i) for i in ids], dtype=pl.Int64()),

@@ -22,7 +22,7 @@ def with_text_overlap(variants: pl.DataFrame, originals: pl.DataFrame, source: s
 
     `text_overlap` is sacrebleu's chrF2 (Popović 2015, "chrF: character n-gram F-score for automatic MT evaluation") of the
     answer against the own original's: n-grams of 1 to 6 characters without white space, recall twice as heavy as
-    precision, from 0 to 100; 0 for an empty answer.
+    precision, from 0 to 100; 0 for an empty answer. Both are null for a variant that is missing.
 
     Raises:
         InputError: a variant has no original of its id.
@@ -30,13 +30,16 @@ def with_text_overlap(variants: pl.DataFrame, originals: pl.DataFrame, source: s
     from sacrebleu.metrics.chrf import CHRF
 
     answers = {original.id: original.assistant for original in samples_of(originals)}
-    chrf, overlap, verbatim = CHRF(), [], []
+    chrf = CHRF()
+    measured: dict[str, tuple[float, bool]] = {}
     for variant in samples_of(variants):
         if variant.id not in answers:
             raise InputError(f"{source}: variant {variant.id} has no original of the same id; materialise lima again.")
         original = answers[variant.id]
-        overlap.append(chrf.sentence_score(variant.assistant, [original]).score)
-        verbatim.append(is_verbatim(variant.assistant, original))
+        overlap = chrf.sentence_score(variant.assistant, [original]).score
+        measured[variant.id] = overlap, is_verbatim(variant.assistant, original)
+    found = [measured.get(sample_id, (None, None)) for sample_id in variants["id"]]
     return variants.with_columns(
-        text_overlap=pl.Series(overlap, dtype=pl.Float64), verbatim=pl.Series(verbatim, dtype=pl.Boolean)
+        text_overlap=pl.Series([overlap for overlap, _ in found], dtype=pl.Float64),
+        verbatim=pl.Series([verbatim for _, verbatim in found], dtype=pl.Boolean),
     )

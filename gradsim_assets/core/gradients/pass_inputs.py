@@ -42,10 +42,9 @@ def pass_inputs(
     counts: dict[str, int] = {}
 
     def encode(frame: pl.DataFrame, setting: str = "") -> list:
-        generated = setting == MODEL_GENERATED.name
-        encoding = encode_samples(
-            samples_of(frame), loaded.tokenizer, loaded.max_positions, loaded.takes, policy, generated
-        )
+        samples, generated = samples_of(frame), setting == MODEL_GENERATED.name
+        counts["missing"] = counts.get("missing", 0) + frame.height - len(samples)
+        encoding = encode_samples(samples, loaded.tokenizer, loaded.max_positions, loaded.takes, policy, generated)
         for name in ("kept_long", "truncated", "dropped", "prompt_no_prefix"):
             counts[name] = counts.get(name, 0) + len(getattr(encoding, name))
         return encoding.samples

@@ -74,10 +74,16 @@ _SAMPLE = {
 
 _COPIED = {
     "text_overlap": Column(
-        pl.Float64(), "chrF2 (as sacrebleu defines it) of the answer against the own original's answer", "0 to 100"
+        pl.Float64(),
+        "chrF2 (as sacrebleu defines it) of the answer against the own original's answer; null for a missing variant",
+        "0 to 100",
+        nullable=True,
     ),
     "verbatim": Column(
-        pl.Boolean(), "the answer equals the own original's: in Unicode NFC, a run of white space as one space, trimmed"
+        pl.Boolean(),
+        "the answer equals the own original's: in Unicode NFC, a run of white space as one space, trimmed; null for a "
+        "missing variant",
+        nullable=True,
     ),
 }
 
@@ -86,12 +92,15 @@ LIMA = TableSchema("lima", _SAMPLE, key=("id",), open=True)
 PARAPHRASED = TableSchema(
     "paraphrased",
     {
-        **_SAMPLE,
+        "id": _SAMPLE["id"],
+        "messages": Column(
+            MESSAGES, "one user and one assistant message; null where the variant is missing", None, True
+        ),
         "provider": Column(pl.String(), "where the paraphrase came from: demo, file, or the chat service"),
         "paraphrase_model": Column(pl.String(), "chat model that wrote it", nullable=True),
         "prompt_tokens": Column(pl.Int64(), "tokens sent to the chat model", "tokens", True),
         "completion_tokens": Column(pl.Int64(), "tokens received from the chat model", "tokens", True),
-        "flag": Column(pl.String(), "why the paraphrase is doubtful; null when it is sound", nullable=True),
+        "flag": Column(pl.String(), "why the paraphrase is doubtful or missing; null when it is sound", nullable=True),
         **_COPIED,
     },
     key=("id",),

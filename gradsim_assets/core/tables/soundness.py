@@ -43,9 +43,22 @@ def duplicate_findings(schema: TableSchema, frame: pl.DataFrame) -> Findings:
 
 
 def flag_findings(frame: pl.DataFrame) -> Findings:
-    """Paraphrases that carry a flag, by what is doubtful about them."""
-    counts = frame.filter(pl.col("flag").is_not_null()).group_by("flag", maintain_order=True).agg(pl.col("id"))
-    return [f"{len(ids)} paraphrases are flagged {flag!r}, such as {ids[0]}" for flag, ids in counts.iter_rows()]
+    """Paraphrases that are missing or carry a flag, by why they do."""
+    counts = (
+        frame.filter(pl.col("flag").is_not_null())
+        .group_by(pl.col("messages").is_null().alias("missing"), "flag", maintain_order=True)
+        .agg(pl.col("id"))
+    )
+    return [
+        f"{len(ids)} paraphrases are {'missing' if missing else 'flagged'} {flag!r}, such as {ids[0]}"
+        for missing, flag, ids in counts.sort("missing", descending=True, maintain_order=True).iter_rows()
+    ]
+
+
+def unexplained_findings(frame: pl.DataFrame) -> Findings:
+    """Missing variants that do not say why they are."""
+    silent = frame.filter(pl.col("messages").is_null() & pl.col("flag").is_null())["id"].to_list()
+    return [f"{len(silent)} missing paraphrases have no flag that says why, such as {silent[0]}"] if silent else []
 
 
 def zero_score_findings(frame: pl.DataFrame, originals: int) -> Findings:

@@ -13,6 +13,7 @@ from gradsim_assets.core.analysis.plots.of_table import plots_of
 from gradsim_assets.core.analysis.plots.panels import Plot
 from gradsim_assets.core.analysis.report import SettingResults, render_report, summary
 from gradsim_assets.core.candidates.bm25_candidates import model_candidates
+from gradsim_assets.core.datasets.lacking import Lacking, lacking
 from gradsim_assets.core.files import write_whole
 from gradsim_assets.core.partition_keys import model_id_of
 from gradsim_assets.core.tables.provenance import shown_provenance
@@ -134,6 +135,11 @@ class Sources:
         """The originals' texts, if they are there."""
         return self.store.optional([LIMA.name], [Partition()])
 
+    def lacking(self) -> Lacking | None:
+        """What the variants lack; None where nobody knows (imported results)."""
+        paraphrased = self.variants(PARAPHRASED.name)
+        return None if paraphrased is None else lacking(paraphrased, self.originals())
+
     def provenance(self) -> dict[str, Any]:
         """What led to the page's figures, from the files of the tables themselves."""
         products = {}
@@ -149,6 +155,7 @@ def _write(context: dg.AssetExecutionContext, sources: Sources, folder: Path) ->
     settings = sources.settings()
     parameters = sources.read(PARAMETERS_PER_COMPONENT.name)
     revision = sources.tables.provenance([PARAMETERS_PER_COMPONENT.name], Partition(sources.slug)).get("revision")
+    lacks = sources.lacking()
     page = render_report(
         sources.model_id,
         revision,
@@ -156,10 +163,10 @@ def _write(context: dg.AssetExecutionContext, sources: Sources, folder: Path) ->
         settings,
         sources.originals(),
         {**sources.provenance(), "report run": context.run.run_id},
+        lacks.sentences if lacks else (),
     )
-    headline = summary(
-        sources.model_id, revision, parameters, {setting: results.retrieval for setting, results in settings.items()}
-    )
+    retrievals = {setting: results.retrieval for setting, results in settings.items()}
+    headline = summary(sources.model_id, revision, parameters, retrievals, lacks.count if lacks else None)
     plots = _plots(settings, parameters)
     for setting, drawn in plots.items():
         for plot in drawn:

@@ -5,6 +5,7 @@ import polars as pl
 
 from gradsim_assets.core.analysis.plots.of_table import plots_of
 from gradsim_assets.core.analysis.retrieval import order_as_bm25, retrieval
+from gradsim_assets.core.datasets.lacking import lacking
 from gradsim_assets.core.similarity.pair_products import PairProducts
 from gradsim_assets.core.tables.schemas import (
     BM25_CANDIDATES,
@@ -65,10 +66,13 @@ def _build(setting: str, partitions: Partitions) -> dg.AssetsDefinition:
             )
             bm25 = None if imported else store.optional([BM25_CANDIDATES.name], [Partition(shard=s) for s in shards])
             variants = None if imported else store.variants(setting, model, shards)
-            verbatim = None if variants is None else dict(variants.select("id", "verbatim").iter_rows())
+            verbatim = None if variants is None else dict(variants.select("id", "verbatim").drop_nulls().iter_rows())
             frame = retrieval(pairs, projected, order_as_bm25(pairs) if bm25 is None else bm25, parameters, verbatim)
         accuracy = dict(frame.select("method", "accuracy").iter_rows())
+        paraphrased = store.optional([PARAPHRASED.name], [Partition(shard=s) for s in shards])
         metadata = {
+            "variants": len(pairs.candidates.variants),
+            **({} if imported or paraphrased is None else {"missing": lacking(paraphrased).count}),
             **{f"accuracy/{method}": value for method, value in accuracy.items() if value is not None},
             **plot_metadata(plots_of(RETRIEVAL.name, frame, setting)),
         }

@@ -6,6 +6,7 @@ import polars as pl
 from gradsim_assets.configuration import Settings
 from gradsim_assets.core.candidates.bm25_candidates import candidate_frame, top_candidates, zero_score_places
 from gradsim_assets.core.candidates.candidate_count import top_k
+from gradsim_assets.core.datasets.lacking import lacking
 from gradsim_assets.core.tables.schemas import BM25_CANDIDATES, LIMA, PARAPHRASED
 from gradsim_assets.core.tables.storage import fingerprint
 from gradsim_assets.defs.code_version import code_version
@@ -44,9 +45,9 @@ def build(settings: Settings, partitions: Partitions) -> list[dg.AssetsDefinitio
         # What models without a number of their own use: for them nothing changes when another model asks for more.
         used = top_candidates(frame, top_k(default))
         forced, zero = int(frame["forced"].sum()), zero_score_places(used, lima.height)
-        variants = zero["variant_id"].n_unique()
+        variants, missing = zero["variant_id"].n_unique(), lacking(paraphrased).count
         context.log.info(
-            f"{frame.height} pairs of {paraphrased.height} variants, {forced} own originals forced in; {zero.height} "
+            f"{frame.height} pairs of {paraphrased.height - missing} variants, {forced} own originals forced in; {zero.height} "
             f"candidates of {variants} variants have a score of 0"
         )
         provenance = {
@@ -55,7 +56,12 @@ def build(settings: Settings, partitions: Partitions) -> list[dg.AssetsDefinitio
             LIMA.name: fingerprint(lima),
             PARAPHRASED.name: fingerprint(paraphrased),
         }
-        metadata = {"forced": forced, "zero_scores/variants": variants, "zero_scores/candidates": zero.height}
+        metadata = {
+            "forced": forced,
+            "missing": missing,
+            "zero_scores/variants": variants,
+            "zero_scores/candidates": zero.height,
+        }
         version = fingerprint(used)
         return table_result(BM25_CANDIDATES, frame, metadata=metadata, provenance=provenance, data_version=version)
 

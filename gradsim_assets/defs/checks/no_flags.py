@@ -1,4 +1,4 @@
-"""A check that shows flagged paraphrases and answers."""
+"""A check that shows missing and doubtful paraphrases."""
 
 import dagster as dg
 
@@ -18,5 +18,6 @@ def flags(partitions: Partitions) -> dg.AssetChecksDefinition:
         PARAPHRASED,
         partitions,
         lambda frame, _: soundness.flag_findings(frame),
-        "No paraphrase is doubtful: refused, cut, identical, in another language, answered in place of rewritten.",
+        "No paraphrase is missing (refused, cut, identical, ...) or doubtful (in another language, answered in place of "
+        "rewritten, ...).",
     )

@@ -10,6 +10,7 @@ import polars as pl
 from gradsim_assets.configuration import Settings
 from gradsim_assets.core.candidates.bm25_candidates import model_candidates
 from gradsim_assets.core.errors import InputError
+from gradsim_assets.core.samples import present
 from gradsim_assets.core.tables import soundness
 from gradsim_assets.core.tables.audit import read_audited
 from gradsim_assets.core.tables.schemas import (
@@ -118,13 +119,14 @@ def _paraphrase_rules(
 ) -> soundness.Findings:
     originals = set(store.tables.read([LIMA.name])["id"].to_list())
     orphans = sorted(set(frame["id"].to_list()) - originals)
-    return [f"{len(orphans)} paraphrases have no original, such as {orphans[0]}"] if orphans else []
+    found = [f"{len(orphans)} paraphrases have no original, such as {orphans[0]}"] if orphans else []
+    return found + soundness.unexplained_findings(frame)
 
 
 def _candidate_rules(
     store: TableStore, key: Sequence[str], partition: Partition, frame: pl.DataFrame
 ) -> soundness.Findings:
-    variants = store.tables.read([PARAPHRASED.name], Partition(shard=partition.shard))
+    variants = present(store.tables.read([PARAPHRASED.name], Partition(shard=partition.shard)))
     compared = frame.select(id=pl.col("variant_id")).unique()
     found = soundness.sample_findings(compared, variants["id"].to_list(), "the paraphrases")
     own = frame.filter(pl.col("variant_id") == pl.col("original_id"))["variant_id"].n_unique()
@@ -136,7 +138,7 @@ def _candidate_rules(
 def _answer_rules(
     store: TableStore, key: Sequence[str], partition: Partition, frame: pl.DataFrame
 ) -> soundness.Findings:
-    variants = store.tables.read([PARAPHRASED.name], Partition(shard=partition.shard))
+    variants = present(store.tables.read([PARAPHRASED.name], Partition(shard=partition.shard)))
     dropped = int(store.tables.provenance(key, partition).get("dropped") or 0)
     return soundness.sample_findings(frame, variants["id"].to_list(), "the paraphrases", dropped)
 
@@ -154,7 +156,8 @@ def _gradient_rules(
         found = soundness.pair_findings(frame, expected, "proportion", dropped)
         return found + soundness.cosine_findings(frame)
     found = soundness.pair_findings(frame, expected, "component", dropped) + soundness.product_findings(frame)
-    found += soundness.component_findings(frame, _components(store, partition, provenance))
+    if expected.height:  # a shard all of whose variants are missing has no pairs
+        found += soundness.component_findings(frame, _components(store, partition, provenance))
     return found + soundness.agreement_findings({str(partition): frame})
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import dagster as dg
 import polars as pl
 
+from gradsim_assets.core.datasets.lacking import lacking
 from gradsim_assets.core.partition_keys import model_id_of
 from gradsim_assets.core.tables.schemas import LIMA, MODEL_GENERATED
 from gradsim_assets.core.tables.storage import fingerprint
@@ -67,7 +68,7 @@ def build(partitions: Partitions, op_tags: Mapping[str, Any] | None) -> dg.Asset
         return table_result(
             MODEL_GENERATED,
             frame,
-            metadata=counts,
+            metadata={**counts, "missing": lacking(paraphrased).count},
             provenance={
                 **provenance_of(hub, model_id, revision),
                 "paraphrased": fingerprint(paraphrased),

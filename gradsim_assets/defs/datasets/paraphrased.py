@@ -7,6 +7,7 @@ import dagster as dg
 import polars as pl
 
 from gradsim_assets.configuration import Settings
+from gradsim_assets.core.datasets.lacking import lacking
 from gradsim_assets.core.datasets.paraphrased import OPENAI, given_paraphrases, written_paraphrases
 from gradsim_assets.core.datasets.paraphrasing import SYSTEM_PROMPT, paraphrase_samples
 from gradsim_assets.core.partition_keys import shard_slice
@@ -40,7 +41,10 @@ def build(settings: Settings, partitions: Partitions) -> dg.AssetsDefinition:
             config=f"{settings.data.paraphrases} {settings.data.samples} {_asked_with(settings)}",
         ),
         retry_policy=RETRIES,
-        description="The originals rewritten without altering their content, prompt and answer apart.",
+        description=(
+            "The originals rewritten without altering their content, prompt and answer apart. A variant that could not be had "
+            "is missing: its messages are null, `flag` says why, and nothing stands in for it."
+        ),
     )
     def paraphrased(
         context: dg.AssetExecutionContext, lima: pl.DataFrame, sources: SampleSources, paraphraser: Paraphraser
@@ -49,18 +53,32 @@ def build(settings: Settings, partitions: Partitions) -> dg.AssetsDefinition:
             if sources.paraphrases == OPENAI:
                 samples = shard_slice(sources.load_originals(), context.partition_key, partitions.shard_count)
                 return _written_by_chat_model(context, lima, samples, paraphraser)
-            samples = shard_slice(sources.load_paraphrases(), context.partition_key, partitions.shard_count)
-            frame = given_paraphrases(samples, lima, DEMO if sources.paraphrases == DEMO else "file")
-        context.log.info(f"{len(samples)} paraphrases from {sources.paraphrases}")
-        return _result(frame, lima, {}, {"source": sources.paraphrases})
+            given = sources.load_paraphrases()
+            variants = shard_slice(given, context.partition_key, partitions.shard_count)
+            unwritten = len(sources.load_originals()) - len(given)
+            frame = given_paraphrases(variants, lima, DEMO if sources.paraphrases == DEMO else "file")
+        context.log.info(f"{len(variants)} paraphrases from {sources.paraphrases}")
+        metadata = {**_counted(context, frame), "originals_without_row": unwritten}
+        return _result(frame, lima, metadata, {"source": sources.paraphrases})
 
     return paraphrased
+
+
+def _counted(context: dg.AssetExecutionContext, frame: pl.DataFrame) -> dict[str, int]:
+    """How many variants of a shard are missing and how many are doubtful, also in the log."""
+    found = lacking(frame)
+    for sentence in found.sentences:
+        context.log.warning(sentence)
+    return {"missing": found.count, "flagged": found.doubtful}
 
 
 def _asked_with(settings: Settings) -> str:
     """What decides a chat model's paraphrases; how many are asked for at once, and their price, does not."""
     asked = settings.paraphraser
-    return f"{asked.model} {asked.temperature} {asked.seed} {asked.system_prompt or SYSTEM_PROMPT}"
+    return (
+        f"{asked.model} {asked.temperature} {asked.seed} {asked.system_prompt or SYSTEM_PROMPT} "
+        f"{sorted(asked.fields.items())} {asked.reasoning_tokens}"
+    )
 
 
 def _written_by_chat_model(
@@ -72,6 +90,7 @@ def _written_by_chat_model(
         result = paraphrase_samples(list(samples), options, report)
     frame = written_paraphrases(result, lima, options.service)
     metadata = {
+        **_counted(context, frame),
         **{f"texts/{name}": count for name, count in result.counts.items()},
         "prompt_tokens": sum(result.prompt_tokens.values()),
         "completion_tokens": sum(result.completion_tokens.values()),

@@ -9,7 +9,7 @@ import pytest
 from gradsim_assets.core.datasets.model_generated import model_generated
 from gradsim_assets.core.errors import InputError
 from gradsim_assets.core.models.loading import LoadedModel
-from gradsim_assets.core.samples import Sample, sample_frame, samples_of
+from gradsim_assets.core.samples import Missing, Sample, sample_frame, samples_of
 from gradsim_assets.core.tables.schemas import MODEL_GENERATED
 from gradsim_assets.resources.model_hub import ModelHub
 from gradsim_assets_tests.support.tiny_models import save_tiny_model
@@ -58,6 +58,19 @@ def test_a_prompt_that_fills_the_context_is_left_out_where_the_model_drops_what_
     assert table["truncated"].to_list() == filled.to_list()
     alone, _ = answer(loaded, prompts("middle"), "drop", tmp_path / "alone.jsonl")
     assert table.filter(id="middle").equals(alone), "whoever else is asked"
+
+
+@pytest.mark.parametrize("policy", ["auto", "drop"])
+def test_missing_variants_are_not_answered_nor_counted_as_left_out(
+    policy: str, loaded: LoadedModel, tmp_path: Path
+) -> None:
+    whole = prompts("short", "middle")
+    with_gap = pl.concat([whole[:1], sample_frame([Missing("gone", "user: cut")]), whole[1:]])
+    table, dropped = answer(loaded, with_gap, policy, tmp_path / "gap.jsonl")
+    assert table.equals(answer(loaded, whole, policy, tmp_path / "whole.jsonl")[0])
+    assert dropped == 0
+    nothing, dropped = answer(loaded, with_gap[1:2], policy, tmp_path / "nothing.jsonl")
+    assert MODEL_GENERATED.enforce(nothing).is_empty() and dropped == 0
 
 
 @pytest.mark.parametrize("policy", ["auto", "keep", "truncate"])

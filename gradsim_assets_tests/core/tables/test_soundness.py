@@ -65,6 +65,23 @@ def test_what_is_unsound_is_named(frame: pl.DataFrame, said: str) -> None:
     assert said in every_finding(frame)
 
 
+def test_missing_and_doubtful_paraphrases_are_told_apart() -> None:
+    text = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]
+    frame = pl.DataFrame(
+        {
+            "id": ["a", "b", "c", "d", "e"],
+            "messages": [text, None, text, None, None],
+            "flag": [None, "user: cut", "user: cut", "user: cut", None],
+        }
+    )
+    assert soundness.flag_findings(frame) == [
+        "2 paraphrases are missing 'user: cut', such as b",
+        "1 paraphrases are flagged 'user: cut', such as c",
+    ]
+    assert soundness.unexplained_findings(frame) == ["1 missing paraphrases have no flag that says why, such as e"]
+    assert soundness.unexplained_findings(frame[:4]) == []
+
+
 def test_rounding_is_no_finding() -> None:
     # sqrt(2 * 3) and fp32's 1e-5 more, as two identical gradients may come out.
     assert every_finding(row(0, "dot_product", 6**0.5 * (1 + 1e-5))) == ""

@@ -69,7 +69,7 @@ def explorer(
 
 def _overlap(names: Sequence[str], variants: pl.DataFrame | None) -> list[str | None]:
     """By variant how much of its original's answer its own one repeats, in words; None where that is not known."""
-    rows = [] if variants is None else variants.select("id", "text_overlap", "verbatim").rows()
+    rows = [] if variants is None else variants.select("id", "text_overlap", "verbatim").drop_nulls().rows()
     said = {name: "verbatim copy" if copied else f"chrF {overlap:.0f} of 100" for name, overlap, copied in rows}
     return [f"answer against the original's: {said[name]}" if name in said else None for name in names]
 

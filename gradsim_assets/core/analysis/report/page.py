@@ -1,7 +1,7 @@
 """The page itself: plots, sentences, provenance and the sample explorer in one HTML file that needs no network."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,7 @@ def render_report(
     settings: Mapping[str, SettingResults],
     originals: pl.DataFrame | None = None,
     provenance: Mapping[str, Any] | None = None,
+    notes: Sequence[str] = (),
 ) -> str:
     """The report as one HTML document.
 
@@ -55,6 +56,7 @@ def render_report(
         originals: id, messages; without texts the explorer shows similarities only, and says so.
         provenance: what led here (dataset fingerprint, code version, configuration, run ids, ...); nested values are
             shown as JSON.
+        notes: what else a reader must know of the data, in sentences.
     """
     import plotly.offline
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -80,7 +82,7 @@ def render_report(
         palette=palette,
         sections=sections,
         provenance=_rows(provenance or {}),
-        notes=_notes(parameters, settings, originals),
+        notes=[*notes, *_notes(parameters, settings, originals)],
         style=(_HERE / "style.css").read_text(),
         script=(_HERE / "explorer.js").read_text(),
         plotly=plotly.offline.get_plotlyjs(),

@@ -17,8 +17,9 @@ def summary(
     revision: str | None,
     parameters: pl.DataFrame | None,
     retrievals: Mapping[str, pl.DataFrame],
+    missing: int | None = None,
 ) -> dict[str, Any]:
-    """The content of `summary.json`; `retrievals` are the `retrieval` tables by setting.
+    """The content of `summary.json`; `retrievals` are the `retrieval` tables by setting, `missing` the variants in none of them.
 
     Unknown figures are None: parameters without a config, a method that its table does not have.
     """
@@ -27,6 +28,7 @@ def summary(
         "revision": revision,
         "parameters": total_parameters(parameters),
         "samples": max((int(frame["variants"].max() or 0) for frame in retrievals.values()), default=0),  # type: ignore[arg-type]
+        "missing": missing,
         "settings": {setting: _headline(frame) for setting, frame in retrievals.items()},
     }
 

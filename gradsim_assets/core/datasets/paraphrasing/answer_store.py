@@ -6,7 +6,7 @@ Each line is one event of one request `(key, attempt)`:
 
 - `sent`: about to be asked, with the most it can cost. It claims the request, and reserves that sum.
 - `answer`: what came back, written at once and fsynced right after.
-- `failed`: nothing came back; `billed` says whether it may have cost something all the same.
+- `failed`: nothing came back; `billed` says whether it may have cost something all the same, `batch` which batch it was in.
 - `batch`, `batch_done`: requests handed to the batch endpoint, and that its outcome has been taken in.
 
 A process holds a lock on its journal as long as it lives, so a claim of a process that was killed is known to be void.
@@ -18,6 +18,7 @@ import os
 import socket
 import time
 import uuid
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -36,7 +37,7 @@ REJECTED = "rejected"
 
 @dataclass(frozen=True)
 class Answer:
-    """One answer as it was received."""
+    """One answer as it was received, envelope and all; `limit` is the most tokens that it was allowed, None if unknown."""
 
     text: str
     finish_reason: str
@@ -45,6 +46,7 @@ class Answer:
     completion_tokens: int
     cost_usd: float
     model: str
+    limit: int | None = None
 
 
 @dataclass
@@ -80,6 +82,7 @@ class _State:
     # By owner as well: journals are not read in the order in which they were written.
     sent: dict[Slot, dict[Path, _Sent]] = field(default_factory=dict)
     spent: dict[str, float] = field(default_factory=dict)
+    failed: Counter[Slot] = field(default_factory=Counter)
     batches: dict[str, OpenBatch] = field(default_factory=dict)
     batches_done: set[str] = field(default_factory=set)
 
@@ -196,6 +199,7 @@ class AnswerStore:
         if not owners:
             del self._state.sent[slot]
         if kind == "failed":
+            self._state.failed[slot] += bool(event.get("batch"))
             if event["billed"] and sent is not None:
                 self._spend(campaign, sent.reserved_usd)
             return
@@ -205,6 +209,10 @@ class AnswerStore:
 
     def _spend(self, campaign: str, usd: float) -> None:
         self._state.spent[campaign] = self._state.spent.get(campaign, 0.0) + usd
+
+    def failures(self, slot: Slot) -> int:
+        """How many batches have brought nothing for this very request."""
+        return self._state.failed[slot]
 
     def claimed_elsewhere(self, slot: Slot) -> bool:
         """Whether a living process, or a batch, is asking for this very request."""
@@ -232,7 +240,7 @@ class AnswerStore:
     def write(self, events: Iterable[dict[str, Any]], durable: bool) -> None:
         """Appends events to this process's journal; on return they survive a kill, and if `durable` a power cut."""
         now = round(time.time(), 3)
-        lines = b"".join(json.dumps({"time": now, **event}, ensure_ascii=False).encode() + b"\n" for event in events)
+        lines = b"".join(_line({"time": now, **event}) for event in events)
         view = memoryview(lines)
         while view:
             view = view[os.write(self._file.fileno(), view) :]
@@ -242,6 +250,13 @@ class AnswerStore:
     def sync(self) -> None:
         """Waits until all that was written is on disk."""
         os.fsync(self._file.fileno())
+
+
+def _line(event: dict[str, Any]) -> bytes:
+    try:
+        return json.dumps(event, ensure_ascii=False).encode() + b"\n"
+    except UnicodeEncodeError:  # half a surrogate pair can be written as an escape alone
+        return json.dumps(event).encode() + b"\n"
 
 
 def _alive(journal: Path) -> bool:

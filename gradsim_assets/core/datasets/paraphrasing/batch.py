@@ -7,16 +7,18 @@ the batch's metadata, so that a batch whose submitter was killed is found again 
 import asyncio
 import json
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from gradsim_assets.core.datasets.paraphrasing.answer_checks import is_settled
+from gradsim_assets.core.datasets.paraphrasing.answer_checks import is_settled, only_reasoning
 from gradsim_assets.core.datasets.paraphrasing.answer_store import REJECTED, Answer, AnswerStore, OpenBatch, Slot
 from gradsim_assets.core.datasets.paraphrasing.budget import affordable, limit_reached
-from gradsim_assets.core.datasets.paraphrasing.chat_service import REJECTIONS, client, meaning, parse_answer
-from gradsim_assets.core.datasets.paraphrasing.errors import TransientError
-from gradsim_assets.core.datasets.paraphrasing.live import answer_event
+from gradsim_assets.core.datasets.paraphrasing.chat_service import client, failed
+from gradsim_assets.core.datasets.paraphrasing.completion import invalid, parse_answer
+from gradsim_assets.core.datasets.paraphrasing.errors import RefusedError, RejectedError, TransientError
+from gradsim_assets.core.datasets.paraphrasing.failures import Failure, failure_of, meaning
+from gradsim_assets.core.datasets.paraphrasing.live import answer_event, failed_event, rejected
 from gradsim_assets.core.datasets.paraphrasing.options import ParaphraserOptions
 from gradsim_assets.core.datasets.paraphrasing.request import Request
 from gradsim_assets.core.errors import InputError, ServiceError
@@ -33,6 +35,9 @@ _MOST_REQUESTS = 50_000
 _OVER = ("completed", "failed", "expired", "cancelled")
 
 _RETRIES = 5
+
+#: Batches in which a text may fail, while others are answered, before it is given up.
+_MOST_FAILURES = 3
 
 
 @dataclass(frozen=True)
@@ -94,13 +99,21 @@ async def batch_round(
             f'the chat service at {options.place} has no batch endpoint (HTTP 404); set mode = "live" in [paraphraser].'
         ) from None
     except openai.APIError as error:
-        found = meaning(error, options)
-        if isinstance(found, TransientError):
-            sentence = (
-                found.misdirected or f"the chat service at {options.place} fails ({found.reason}); run again later."
-            )
-            found = ServiceError(sentence)
-        raise found from None
+        raise _sentence(failed(error, options), options) from None
+
+
+def _sentence(found: Exception, options: ParaphraserOptions) -> Exception:
+    """A failure of the endpoint itself, which is no text's own."""
+    if isinstance(found, TransientError):
+        return ServiceError(
+            found.misdirected or f"the chat service at {options.place} fails ({found.reason}); run again later."
+        )
+    if isinstance(found, RejectedError):
+        return InputError(
+            f"the chat service at {options.place} does not take the batch ({found.reason}); "
+            'set mode = "live" in [paraphraser].'
+        )
+    return InputError(found.sentence) if isinstance(found, RefusedError) else found
 
 
 class _Batcher:
@@ -121,6 +134,9 @@ class _Batcher:
                 await self._collect(batch, by_key)
             elif self.store.abandoned(batch):
                 await self._find(batch)
+        self.store.refresh()
+        if hopeless := only_reasoning(requests, self.options, self.store):
+            raise hopeless
         if submitted := self._claim(requests):
             await self._submit(submitted, by_key)
         self.store.refresh()
@@ -184,7 +200,9 @@ class _Batcher:
         ]
         content = "".join(json.dumps(line) + "\n" for line in lines).encode()
         try:
-            file = await self.api.files.create(file=(f"gradsim-{batch.token}.jsonl", content), purpose="batch")
+            file = self._sound(
+                await self.api.files.create(file=(f"gradsim-{batch.token}.jsonl", content), purpose="batch"), "id"
+            )
             # Tried once only: after a timeout the batch may exist, and the next round looks for it by its token.
             created = await self.api.with_options(max_retries=0).batches.create(
                 input_file_id=file.id,
@@ -192,10 +210,10 @@ class _Batcher:
                 completion_window="24h",
                 metadata={_METADATA: batch.token},
             )
-        except openai.APIStatusError:
+            batch.id = self._sound(created, "id").id
+        except (openai.APIStatusError, InputError):
             self._over(batch)
             raise
-        batch.id = created.id
         self._note(batch)
 
     async def _find(self, batch: OpenBatch) -> None:
@@ -210,44 +228,115 @@ class _Batcher:
     async def _collect(self, batch: OpenBatch, by_key: dict[str, Request]) -> None:
         """Takes in a batch that is over: its answers, and the texts that were refused for good."""
         assert batch.id is not None
-        found = await self.api.batches.retrieve(batch.id)
+        found = self._sound(await self.api.batches.retrieve(batch.id), "status")
         if found.status not in _OVER:
             return
-        events: list[dict[str, Any]] = []
+        outcomes: dict[Slot, Answer | Exception] = {}
         for file_id in (found.output_file_id, found.error_file_id):
-            if file_id is not None:
-                content = (await self.api.files.content(file_id)).content
-                events += [event for line in content.splitlines() if (event := self._event(line, by_key))]
+            for slot, outcome in await self._read(file_id, by_key) if file_id is not None else ():
+                # Lines of other batches, and second lines for one request, say nothing.
+                if slot in batch.slots and outcome is not None and not isinstance(outcomes.get(slot), Answer):
+                    outcomes[slot] = outcome
+        if found.status == "completed":
+            missing = TransientError("no line in the output of its batch", billed=False)
+            outcomes = {**dict.fromkeys(batch.slots, missing), **outcomes}
+        self._take_in(batch, found, outcomes, by_key)
+
+    async def _read(
+        self, file_id: str, by_key: Mapping[str, Request]
+    ) -> list[tuple[Slot | None, Answer | Exception | None]]:
+        """What the lines of a batch's output file say.
+
+        Raises:
+            ServiceError: it is something else, a proxy's page perhaps; the batch stays open, since it is paid.
+        """
+        content = (await self.api.files.content(file_id)).content
+        if content.strip() and b'"custom_id"' not in content:
+            raise _sentence(invalid(content, self.options, "output of a batch"), self.options)
+        return [self._outcome(line, by_key) for line in content.splitlines()]
+
+    def _take_in(
+        self, batch: OpenBatch, found: Any, outcomes: Mapping[Slot, Answer | Exception], by_key: Mapping[str, Request]
+    ) -> None:
+        """Stores what became of the requests of a batch, and raises what concerns them all."""
+        works = any(isinstance(one, Answer) for one in outcomes.values()) or self._has_answered(by_key)
+        answers = {slot: self._settled(slot, outcome, works) for slot, outcome in outcomes.items()}
+        events: list[dict[str, Any]] = []
+        for slot, answer in answers.items():
+            if answer is not None:
+                events.append(answer_event(slot, answer, _request(slot, by_key), self.options))
+            elif isinstance(error := outcomes[slot], TransientError):
+                events.append({**failed_event(slot, error, self.options), "batch": batch.id})
         with self.store.exclusively():
             # Another process may have taken it in meanwhile: its cost must not be counted twice.
             if any(open_.token == batch.token for open_ in self.store.batches):
                 self._over(batch, events)
-        for event in events:
-            self.answered(Answer(**event["answer"]))
-        if found.status == "failed" or (found.status == "completed" and not events):
+        for answer in answers.values():
+            if answer is not None:
+                self.answered(answer)
+        faults = [one for one in outcomes.values() if isinstance(one, Exception)]
+        for fault in faults:
+            if isinstance(fault, InputError) or (isinstance(fault, RefusedError) and not works):
+                raise _sentence(fault, self.options)
+        if found.status == "failed" or (found.status == "completed" and not works and None in answers.values()):
+            why = faults[0].reason if faults and isinstance(faults[0], TransientError) else _why(found)
             raise InputError(
-                f"the batch {batch.id} at {self.options.place} brought no answers ({_why(found)}); "
+                f"the batch {batch.id} at {self.options.place} brought no answers ({why}); "
                 'correct [paraphraser], or set mode = "live" there.'
             )
 
-    def _event(self, line: bytes, by_key: dict[str, Request]) -> dict[str, Any] | None:
-        """The journal's line for one line of a batch's output; None for a request that is to be submitted again."""
+    def _settled(self, slot: Slot, outcome: Answer | Exception, works: bool) -> Answer | None:
+        """What is stored for a request; None where it is to be submitted again. `works`: other texts find answers."""
+        if isinstance(outcome, Answer):
+            return outcome
+        if isinstance(outcome, RejectedError) or (isinstance(outcome, RefusedError) and works):
+            return rejected(outcome.reason, self.options)
+        if isinstance(outcome, TransientError) and works and self.store.failures(slot) + 1 >= _MOST_FAILURES:
+            return rejected(f"no answer: {outcome.reason}", self.options)
+        return None
+
+    def _has_answered(self, by_key: Mapping[str, Request]) -> bool:
+        return any(answer.finish_reason != REJECTED for key in by_key for answer in self.store.attempts(key))
+
+    def _outcome(self, line: bytes, by_key: Mapping[str, Request]) -> tuple[Slot | None, Answer | Exception | None]:
+        """What one line of a batch's output says of which request; None for one that never had its turn."""
         try:
             entry = json.loads(line)
             key, _, attempt = entry["custom_id"].rpartition("-")
             slot: Slot = (key, int(attempt))
-            request = by_key[key]
-            response = entry["response"] or {}
-            body = response.get("body") or {}
-            if response.get("status_code") == 200:
-                answer = parse_answer(body, request, self.options)
-            elif (code := (body.get("error") or {}).get("code")) in REJECTIONS:
-                answer = Answer("", REJECTED, code, 0, 0, 0.0, self.options.model)
-            else:
-                return None
-        except (ValueError, LookupError, TypeError, AttributeError, TransientError):
-            return None
-        return answer_event(slot, answer, request, self.options)
+            response = entry.get("response") or {}
+            status, body = int(response.get("status_code") or 500), response.get("body")
+            body = body.encode() if isinstance(body, str) else body
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+            return None, None
+        try:
+            if status == 200:
+                return slot, parse_answer(body, _request(slot, by_key), self.options)
+        except (TransientError, RejectedError, RefusedError, InputError) as error:
+            return slot, error
+        failure = failure_of(body if body else entry, status=status) or Failure(status)
+        if failure.codes.startswith("batch_"):  # expired or cancelled with its batch
+            return slot, None
+        return slot, meaning(failure, self.options)
+
+    def _sound(self, found: Any, *fields: str) -> Any:
+        """What the endpoint answers with, if it has these fields.
+
+        Raises:
+            InputError, ServiceError: it is something else.
+        """
+        document = found.to_dict() if hasattr(found, "to_dict") else found
+        if isinstance(document, dict) and all(document.get(name) for name in fields):
+            return found
+        failure = failure_of(document)
+        raise _sentence(
+            meaning(failure, self.options) if failure else invalid(document, self.options, "batch"), self.options
+        )
+
+
+def _request(slot: Slot, by_key: Mapping[str, Request]) -> Request:
+    """The request of a slot; an empty one where a batch answers texts of others who share the store."""
+    return by_key.get(slot[0]) or Request(slot[0], "", "")
 
 
 def _why(batch: Any) -> str:

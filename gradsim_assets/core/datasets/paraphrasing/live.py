@@ -3,15 +3,16 @@
 import asyncio
 import random
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from gradsim_assets.core.datasets.paraphrasing.answer_checks import is_final
+from gradsim_assets.core.datasets.paraphrasing.answer_checks import is_enough, only_reasoning
 from gradsim_assets.core.datasets.paraphrasing.answer_store import REJECTED, Answer, AnswerStore, Slot
 from gradsim_assets.core.datasets.paraphrasing.budget import affordable, limit_reached
 from gradsim_assets.core.datasets.paraphrasing.chat_service import client, exchange
-from gradsim_assets.core.datasets.paraphrasing.errors import RejectedError, TransientError
+from gradsim_assets.core.datasets.paraphrasing.errors import RefusedError, RejectedError, TransientError
 from gradsim_assets.core.datasets.paraphrasing.options import ParaphraserOptions
 from gradsim_assets.core.datasets.paraphrasing.request import Request
 from gradsim_assets.core.errors import InputError, ServiceError
@@ -21,10 +22,13 @@ if TYPE_CHECKING:
 
 _FIRST_DELAY, _LONGEST_DELAY = 0.5, 30.0
 
-#: Tries until an address that has led nowhere, not once in the run, is taken to be wrong.
+#: Tries (or texts) until an address or a way of asking that has led nowhere, not once in the run, is taken to be wrong.
 _MISDIRECTED_TRIES = 4
 
 _WAIT_SECONDS = 0.05
+
+#: A wait looks so often whether the run has stopped meanwhile.
+_LONGEST_NAP = 0.5
 
 _IN_BATCH = 'some of the texts wait in a batch that is paid for; set mode = "batch" in [paraphraser] until it has been taken in.'
 
@@ -38,24 +42,24 @@ async def ask_all(
 ) -> None:
     """Sees to it that the store holds, for every text, a sound answer or all attempts.
 
-    `answered` is called for every answer that was paid, `settled` for every text that is done. After a fault that concerns all texts nothing new is asked,
-    requests in flight are awaited and stored, and then the fault is raised.
+    `answered` is called for every answer that was paid, `settled` for every text that is done. After a fault that concerns
+    all texts nothing new is asked, requests in flight are awaited and stored, and then the fault is raised.
 
     Raises:
-        InputError: key, model or address are wrong, or the spending limit would be crossed.
-        ServiceError: one request found no answer within the deadline.
+        InputError: key, model, address or a field are wrong, or the spending limit would be crossed.
+        ServiceError: one request found no answer within the deadline, nor did any other meanwhile.
     """
     async with client(options) as api:
-        asker = _Asker(api, options, store, answered)
-        queue = iter(requests)
+        asker = _Asker(api, requests, options, store, answered)
+        queue = deque(requests)
 
         async def work() -> None:
-            for request in queue:
-                if asker.stop is not None:
-                    return
-                await asker.settle(request)
-                if asker.stop is None:
+            while queue and asker.stop is None:
+                request = queue.popleft()
+                if await asker.settle(request):
                     settled()
+                else:
+                    queue.append(request)
 
         async with asyncio.TaskGroup() as group:
             for _ in range(min(options.concurrency, len(requests))):
@@ -69,50 +73,80 @@ class _Asker:
     def __init__(
         self,
         api: "openai.AsyncOpenAI",
+        requests: Sequence[Request],
         options: ParaphraserOptions,
         store: AnswerStore,
         answered: Callable[[Answer], None],
     ) -> None:
-        self.api, self.options, self.store, self.answered = api, options, store, answered
+        self.api, self.requests, self.options, self.store, self.answered = api, requests, options, store, answered
         self.stop: Exception | None = None
         self.in_flight = 0
-        self.reached = False
+        self.answers = 0
+        self.refused: set[str] = set()
         self.paused_until = 0.0
         self.journal = _Journal(store)
 
-    async def settle(self, request: Request) -> None:
-        """Asks for one text until an answer passes the checks or the attempts are spent."""
-        for attempt in range(self.options.attempts):
-            answer = self.store.answer((request.key, attempt)) or await self._obtain(request, attempt)
-            if answer is None or is_final(request, answer):
-                return
+    async def settle(self, request: Request) -> bool:
+        """Asks for one text until an answer passes the checks or the attempts are spent.
+
+        False when the run stops, and for a text that was refused before any was answered: it is to be asked for later,
+        when others have shown whether its fault is its own.
+        """
+        while request.key in self.refused and not self.answers and self.in_flight and self.stop is None:
+            await asyncio.sleep(_WAIT_SECONDS)
+        found = self.store.attempts(request.key)
+        while not is_enough(request, found, self.options):
+            answer = await self._obtain(request, len(found))
+            if answer is None:
+                return False
+            found.append(answer)
+            # Every answer would be as empty, and is paid.
+            self.stop = self.stop or only_reasoning(self.requests, self.options, self.store)
+        return True
 
     async def _obtain(self, request: Request, attempt: int) -> Answer | None:
-        """The answer of one attempt, tried again in the face of faults; None when the run stops."""
-        slot, deadline = (request.key, attempt), time.monotonic() + self.options.deadline_seconds
-        tries = 0
+        """The answer of one attempt, tried again in the face of faults; None when the run stops or the text is put off."""
+        slot, started = (request.key, attempt), time.monotonic()
+        before, tries = self.answers, 0
         while True:
             try:
                 if (found := await self._claim(slot, request)) is not None or self.stop is not None:
                     return found
                 return await self._try(slot, request)
+            except RefusedError as error:
+                if self.answers:
+                    return self._reject(slot, request, error.reason)
+                again = request.key in self.refused
+                self.refused.add(request.key)
+                if again or len(self.refused) >= min(_MISDIRECTED_TRIES, len(self.requests)):
+                    self.stop = self.stop or InputError(error.sentence)
+                return None
             except TransientError as error:
                 tries += 1
                 delay = self._delay(error, tries)
-                self.stop = self.stop or self._hopeless(error, tries, time.monotonic() + delay > deadline)
+                late = time.monotonic() + delay > started + self.options.deadline_seconds
+                if late and error.text_alone and self.answers > before:
+                    return self._reject(slot, request, f"no answer: {error.reason}")
+                self.stop = self.stop or self._hopeless(error, tries, late)
             except (InputError, OSError) as error:
                 self.stop = self.stop or error
             if self.stop is not None:
                 return None
-            await asyncio.sleep(delay)
+            await self._sleep(delay)
 
-    def _hopeless(self, error: TransientError, tries: int, too_late: bool) -> Exception | None:
-        if error.misdirected and not self.reached and (tries >= _MISDIRECTED_TRIES or too_late):
+    def _hopeless(self, error: TransientError, tries: int, late: bool) -> Exception | None:
+        if error.misdirected and not self.answers and (tries >= _MISDIRECTED_TRIES or late):
             return InputError(error.misdirected)
-        if too_late:
+        if late:
+            deadline, wait = self.options.deadline_seconds, error.retry_after or 0
+            told = (
+                f"asks to wait {wait:.0f} s, longer than the deadline of {deadline:g} s"
+                if wait > deadline
+                else f"has failed for {deadline:g} s"
+            )
             return ServiceError(
-                f"the chat service at {self.options.place} has failed for {self.options.deadline_seconds:g} s "
-                f"(last {error.reason}); run again later: answers that have arrived are not asked for again."
+                f"the chat service at {self.options.place} {told} (last {error.reason}); run again later: answers that have "
+                "arrived are not asked for again."
             )
         return None
 
@@ -126,12 +160,18 @@ class _Asker:
         self.paused_until = max(self.paused_until, time.monotonic() + error.retry_after)
         return error.retry_after + delay / 4
 
+    async def _sleep(self, seconds: float) -> None:
+        """Waits, but no longer than until the run stops."""
+        until = time.monotonic() + seconds
+        while self.stop is None and (left := until - time.monotonic()) > 0:
+            await asyncio.sleep(min(left, _LONGEST_NAP))
+
     async def _claim(self, slot: Slot, request: Request) -> Answer | None:
         """Reserves the most that the request can cost; the answer instead, if another process has got it meanwhile."""
         most = request.most_expensive(self.options)
         while self.stop is None:
             if (wait := self.paused_until - time.monotonic()) > 0:
-                await asyncio.sleep(wait)
+                await self._sleep(wait)
                 continue
             with self.store.exclusively():
                 if (found := self.store.answer(slot)) is not None:
@@ -140,7 +180,8 @@ class _Asker:
                     raise InputError(_IN_BATCH)
                 elsewhere = self.store.claimed_elsewhere(slot)
                 if not elsewhere and affordable(most, self.options, self.store):
-                    self._write("sent", slot, reserved_usd=most)
+                    sent = {"event": "sent", "key": slot[0], "attempt": slot[1], "campaign": self.options.campaign}
+                    self.store.write([{**sent, "reserved_usd": most}], durable=False)
                     return None
             # Reservations are generous: what is in flight will mostly cost less than it holds back.
             if not elsewhere and not self.in_flight:
@@ -153,25 +194,37 @@ class _Asker:
         try:
             answer = await exchange(self.api, request, self.options, slot[1])
         except RejectedError as error:
-            answer = Answer("", REJECTED, error.reason, 0, 0, 0.0, self.options.model)
+            return self._reject(slot, request, error.reason)
         except TransientError as error:
-            self._write("failed", slot, reason=error.reason, billed=error.billed)
+            self.store.write([failed_event(slot, error, self.options)], durable=False)
             raise
-        except InputError:
-            self._write("failed", slot, reason="refused", billed=False)
+        except (InputError, RefusedError):
+            self.store.write([failed_event(slot, TransientError("refused", billed=False), self.options)], durable=False)
             raise
         finally:
             self.in_flight -= 1
-        self.reached = True
+        self.answers += 1
+        return self._keep(slot, request, answer)
+
+    def _reject(self, slot: Slot, request: Request, reason: str) -> Answer:
+        """Keeps that a text is not taken, so that it is not asked for again."""
+        return self._keep(slot, request, rejected(reason, self.options))
+
+    def _keep(self, slot: Slot, request: Request, answer: Answer) -> Answer:
         self.journal.put(answer_event(slot, answer, request, self.options))
         self.answered(answer)
         return answer
 
-    def _write(self, event: str, slot: Slot, **more: Any) -> None:
-        self.store.write(
-            [{"event": event, "key": slot[0], "attempt": slot[1], "campaign": self.options.campaign, **more}],
-            durable=False,
-        )
+
+def rejected(reason: str, options: ParaphraserOptions) -> Answer:
+    """What stands in the store for a text that the service does not take."""
+    return Answer("", REJECTED, reason, 0, 0, 0.0, options.model)
+
+
+def failed_event(slot: Slot, error: TransientError, options: ParaphraserOptions) -> dict[str, Any]:
+    """The journal's line for a try that brought nothing."""
+    claim = {"event": "failed", "key": slot[0], "attempt": slot[1], "campaign": options.campaign}
+    return {**claim, "reason": error.reason, "billed": error.billed}
 
 
 def answer_event(slot: Slot, answer: Answer, request: Request, options: ParaphraserOptions) -> dict[str, Any]:
@@ -183,7 +236,7 @@ def answer_event(slot: Slot, answer: Answer, request: Request, options: Paraphra
         "campaign": options.campaign,
         "service": options.service,
         "temperature": options.temperature,
-        "seed": None if options.seed is None else options.seed + slot[1],
+        "seed": None if options.first_seed is None else options.first_seed + slot[1],
         "text": request.text,
         "answer": asdict(answer),
     }

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,6 +35,9 @@ PRICES: dict[str, tuple[float, float]] = {
 #: Share of the price that the batch endpoint asks.
 BATCH_SHARE = 0.5
 
+#: The fields of a request that configuration can rename or leave out.
+FIELDS = ("seed", "temperature", "max_completion_tokens")
+
 #: Goes into the key of every answer: raise it when requests come to mean something else.
 _KEY_VERSION = 1
 
@@ -50,6 +54,8 @@ class ParaphraserOptions:
         max_cost_usd: Spending is stopped before it crosses this, over all runs and processes that share the store and
             ask the same way (model, temperature, seed, prompt); None sets no limit.
         prices: USD per million (prompt, completion) tokens by model.
+        fields: Other names of the request's fields (`FIELDS`) at this service; "" leaves a field out.
+        reasoning_tokens: Tokens that an answer may have on top, for the reasoning of a thinking model.
         attempts: How often one text is asked for until its answer passes the checks.
         deadline_seconds: How long one request is tried in the face of faults.
         timeout_seconds: How long one try may take.
@@ -66,6 +72,8 @@ class ParaphraserOptions:
     api_key: str | None = field(default=None, repr=False)
     provider: str | None = None
     prices: Mapping[str, tuple[float, float]] = field(default_factory=lambda: dict(PRICES))
+    fields: Mapping[str, str] = field(default_factory=dict)
+    reasoning_tokens: int = 0
     system_prompt: str = SYSTEM_PROMPT
     mode: Literal["live", "batch"] = "live"
     attempts: int = 3
@@ -78,6 +86,14 @@ class ParaphraserOptions:
             raise InputError("the paraphraser needs concurrency and attempts of at least 1; correct [paraphraser].")
         if self.mode not in ("live", "batch"):
             raise InputError(f'the paraphraser\'s mode is "live" or "batch", not {self.mode!r}; correct [paraphraser].')
+        if not _is_address(self.url):
+            shown = re.sub("//[^/]*@", "//", self.url)
+            raise InputError(f"OPENAI_BASE_URL = {shown} is no address of a server; write it as http://host:port/v1.")
+        if unknown := sorted(set(self.fields) - set(FIELDS)):
+            raise InputError(
+                f"{unknown[0]} is no field of a request that can be renamed or left out; fields in [paraphraser] takes "
+                f"{', '.join(FIELDS)}."
+            )
 
     @property
     def url(self) -> str:
@@ -122,10 +138,28 @@ class ParaphraserOptions:
         prompt, completion = self.price or (0.0, 0.0)
         return prompt_tokens * prompt + completion_tokens * completion
 
+    def sent_as(self, name: str) -> str:
+        """What the service calls a field of the request; "" where it is to be left out."""
+        return self.fields.get(name, name)
+
+    @property
+    def first_seed(self) -> int | None:
+        """The seed of a text's first attempt; None where none is sent."""
+        return self.seed if self.sent_as("seed") else None
+
     @property
     def campaign(self) -> str:
         """Hash of the way of asking, the text left out; the spending limit counts by it."""
-        return digest([_KEY_VERSION, self.service, self.model, self.temperature, self.seed, self.system_prompt])
+        temperature = self.temperature if self.sent_as("temperature") else None
+        return digest([_KEY_VERSION, self.service, self.model, temperature, self.first_seed, self.system_prompt])
+
+
+def _is_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
 
 
 def digest(parts: list[Any]) -> str:

@@ -2,18 +2,24 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from gradsim_assets.core.datasets.paraphrasing.answer_checks import fault, is_settled
+from gradsim_assets.core.datasets.paraphrasing.answer_checks import (
+    Verdict,
+    best,
+    is_enough,
+    is_settled,
+    only_reasoning,
+)
 from gradsim_assets.core.datasets.paraphrasing.answer_store import Answer, AnswerStore
 from gradsim_assets.core.datasets.paraphrasing.batch import BatchStatus, ask_all_in_batches, batch_round
 from gradsim_assets.core.datasets.paraphrasing.live import ask_all
 from gradsim_assets.core.datasets.paraphrasing.options import ParaphraserOptions
 from gradsim_assets.core.datasets.paraphrasing.request import Request, estimated_tokens, request_for
-from gradsim_assets.core.samples import Sample
+from gradsim_assets.core.samples import Missing, Sample
 
 Result = TypeVar("Result")
 
@@ -26,18 +32,19 @@ class ParaphraseResult:
     """Paraphrased samples in the order of the originals, with what is doubtful and what it took.
 
     Attributes:
-        samples: One per original. A text that found no sound answer keeps its last whole answer, or else stays as it
-            was; either way it is flagged.
-        flags: By id, what is doubtful: "user: refusal", "assistant: cut", or both.
+        variants: One per original. A text that found no sound answer keeps its last doubtful one, and is flagged; where not
+            even that was found, the variant is missing: the original never stands in for its paraphrase.
+        flags: By id, what is doubtful about a variant or why it is missing: "user: language", "assistant: cut", or both.
         prompt_tokens, completion_tokens: By id, over all attempts for its two texts.
         models: By id, the model that the service says it used.
         cost_usd: Price of all answers that this result rests on, whenever they were paid.
         paid_usd: What this call has paid.
         counts: texts, stored (needed no request), requests (answers paid now), retried (texts with more than one attempt),
-            flagged (samples), and one `flagged: <fault>` for every fault of a text.
+            flagged (doubtful variants), missing (variants), and one `flagged: <fault>` or `missing: <fault>` for every fault
+            of a text.
     """
 
-    samples: list[Sample]
+    variants: list[Sample | Missing]
     flags: dict[str, str]
     prompt_tokens: dict[str, int]
     completion_tokens: dict[str, int]
@@ -123,6 +130,8 @@ def paraphrase_samples(
         elif open_:
             _run(ask_all(open_, options, store, meter.answered, meter.finished))
         store.refresh()
+        if hopeless := only_reasoning(list(requests.values()), options, store):
+            raise hopeless
         return _assemble(samples, options, store, requests, len(requests) - len(open_), meter)
 
 
@@ -185,45 +194,51 @@ def _assemble(
     stored: int,
     meter: _Meter,
 ) -> ParaphraseResult:
-    attempts = {key: store.attempts(key)[: options.attempts] for key in requests}
+    attempts = {key: _counted(request, store.attempts(key), options) for key, request in requests.items()}
     result = ParaphraseResult(
         [], {}, {}, {}, {}, sum(a.cost_usd for found in attempts.values() for a in found), meter.paid_usd, {}
     )
     faults: Counter[str] = Counter()
     for sample in samples:
-        texts, doubts, used = [], [], []
-        for role, text in _texts(sample):
-            request = request_for(text, role, options)
-            rewritten, doubt = _best(request, attempts[request.key])
-            texts.append(rewritten)
-            used += attempts[request.key]
-            if doubt is not None:
-                doubts.append(f"{role}: {doubt}")
-                faults[f"flagged: {doubt}"] += 1
-        result.samples.append(Sample(sample.id, *texts))
+        asked = [request_for(text, role, options) for role, text in _texts(sample)]
+        verdicts = [best(request, attempts[request.key], options) for request in asked]
+        doubts = [(request.role, verdict) for request, verdict in zip(asked, verdicts, strict=True) if verdict.fault]
         if doubts:
-            result.flags[sample.id] = "; ".join(doubts)
+            result.flags[sample.id] = "; ".join(f"{role}: {verdict.fault}" for role, verdict in doubts)
+        faults.update(_counter(verdict) for _, verdict in doubts)
+        result.variants.append(_variant(sample.id, verdicts, result.flags))
+        used = [answer for request in asked for answer in attempts[request.key]]
         result.prompt_tokens[sample.id] = sum(answer.prompt_tokens for answer in used)
         result.completion_tokens[sample.id] = sum(answer.completion_tokens for answer in used)
         result.models[sample.id] = used[-1].model
+    missing = sum(isinstance(variant, Missing) for variant in result.variants)
     result.counts.update(
         texts=len(requests),
         stored=stored,
         requests=meter.requests,
         retried=sum(len(found) > 1 for found in attempts.values()),
-        flagged=len(result.flags),
+        flagged=len(result.flags) - missing,
+        missing=missing,
         **faults,
     )
     return result
 
 
-def _best(request: Request, attempts: Sequence[Answer]) -> tuple[str, str | None]:
-    """The first sound answer; else the last whole one, or the text itself, with the fault of the last attempt."""
-    for answer in attempts:
-        if fault(request.text, answer, request.role) is None:
-            return answer.text, None
-    whole = [answer.text for answer in attempts if answer.finish_reason == "stop" and answer.text.strip()]
-    return whole[-1] if whole else request.text, fault(request.text, attempts[-1], request.role)
+def _variant(sample_id: str, verdicts: Sequence[Verdict], flags: Mapping[str, str]) -> Sample | Missing:
+    user, assistant = (verdict.text for verdict in verdicts)
+    if user is None or assistant is None:
+        return Missing(sample_id, flags[sample_id])
+    return Sample(sample_id, user, assistant)
+
+
+def _counter(verdict: Verdict) -> str:
+    """The name that a fault is counted under, without what the service said of it."""
+    return f"{'missing' if verdict.text is None else 'flagged'}: {str(verdict.fault).partition(' (')[0]}"
+
+
+def _counted(request: Request, found: Sequence[Answer], options: ParaphraserOptions) -> Sequence[Answer]:
+    """The attempts up to the one that is enough: more of them may be stored than are asked for now."""
+    return next((found[:n] for n in range(1, len(found) + 1) if is_enough(request, found[:n], options)), found)
 
 
 def _run(work: Coroutine[Any, Any, Result]) -> Result:

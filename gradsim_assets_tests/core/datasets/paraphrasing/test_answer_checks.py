@@ -2,13 +2,13 @@
 
 import pytest
 
-from gradsim_assets.core.datasets.paraphrasing.answer_checks import fault
+from gradsim_assets.core.datasets.paraphrasing.answer_checks import judged
 from gradsim_assets.core.datasets.paraphrasing.answer_store import Answer
 from gradsim_assets.demo.data import load_originals, load_paraphrases
 
 
 def found(text: str, answer: str, role: str = "user", finish: str = "stop", refusal: str | None = None) -> str | None:
-    return fault(text, Answer(answer, finish, refusal, 1, 1, 0.0, "m"), role)
+    return judged(text, Answer(answer, finish, refusal, 1, 1, 0.0, "m"), role).fault
 
 
 QUESTION = "What is the capital of France?"

@@ -42,7 +42,7 @@ def test_a_batch_gives_what_live_requests_give_for_half_the_price(tmp_path: Path
         result = paraphrase_samples(samples(6), options(server, tmp_path), lambda *args: reports.append(args))
         again = paraphrase_samples(samples(6), options(server, tmp_path, mode="live"))
         elsewhere = paraphrase_samples(samples(6), options(server, tmp_path / "live", mode="live"))
-    assert result.samples == again.samples == elsewhere.samples
+    assert result.variants == again.variants == elsewhere.variants
     assert again.counts["stored"] == 12
     assert len(server.batches) == 1
     assert result.cost_usd == pytest.approx(elsewhere.cost_usd / 2)
@@ -54,7 +54,7 @@ def test_doubtful_answers_go_into_the_next_batch(tmp_path: Path):
     bad = {samples(3)[0].user: 1, samples(3)[1].assistant: 9}
     with ChatServer(plan=lambda text, nth: "empty" if nth < bad.get(text, 0) else "ok") as server:
         result = paraphrase_samples(samples(3), options(server, tmp_path))
-    assert result.samples[0].user == rewritten(samples(3)[0].user, 43)
+    assert result.variants[0].user == rewritten(samples(3)[0].user, 43)
     assert result.flags == {"lima_1": "assistant: empty"}
     sizes = [len(server.files[batch["input_file_id"]].splitlines()) for batch in server.batches.values()]
     assert sizes == [6, 2, 1]
@@ -123,7 +123,7 @@ def test_shards_have_batches_of_their_own(tmp_path: Path):
         batch_step(samples(4)[2:], options(server, tmp_path))
         first = paraphrase_samples(samples(4)[:2], options(server, tmp_path))
         both = paraphrase_samples(samples(4), options(server, tmp_path))
-    assert both.samples[:2] == first.samples
+    assert both.variants[:2] == first.variants
     assert len(server.batches) == 2
     assert set(server.completed().values()) == {1}
 

@@ -18,7 +18,7 @@ from gradsim_assets.core.datasets.paraphrasing import (
     paraphrase_samples,
 )
 from gradsim_assets.core.errors import InputError
-from gradsim_assets.core.samples import Sample
+from gradsim_assets.core.samples import Missing, Sample
 from gradsim_assets_tests.support.chat_server import FAULTS, ChatServer, faulty, rewritten
 from gradsim_assets_tests.support.paraphrase_cases import samples
 
@@ -44,10 +44,10 @@ def test_both_texts_are_rewritten_and_nothing_is_asked_twice(tmp_path: Path):
         result = paraphrase_samples(originals, options(server, tmp_path))
         again = paraphrase_samples(originals, options(server, tmp_path))
     expected = [Sample(s.id, rewritten(s.user, 42), rewritten(s.assistant, 42)) for s in originals]
-    assert result.samples == again.samples == expected
+    assert result.variants == again.variants == expected
     assert result.flags == {}
-    assert result.counts == {"texts": 40, "stored": 0, "requests": 40, "retried": 0, "flagged": 0}
-    assert again.counts == {"texts": 40, "stored": 40, "requests": 0, "retried": 0, "flagged": 0}
+    assert result.counts == {"texts": 40, "stored": 0, "requests": 40, "retried": 0, "flagged": 0, "missing": 0}
+    assert again.counts == {"texts": 40, "stored": 40, "requests": 0, "retried": 0, "flagged": 0, "missing": 0}
     assert set(server.completed().values()) == {1}
     assert len(server.asked) == 40
     # 0.15 and 0.60 USD per million tokens, as the server counted them
@@ -83,7 +83,7 @@ def test_equal_texts_are_asked_once(tmp_path: Path):
     with ChatServer() as server:
         result = paraphrase_samples(twice, options(server, tmp_path))
     assert len(server.asked) == 3
-    assert result.samples[0].user == result.samples[1].user
+    assert result.variants[0].user == result.variants[1].user
 
 
 def test_whatever_determines_an_answer_asks_anew(tmp_path: Path):
@@ -134,7 +134,9 @@ def test_retry_after_is_kept(tmp_path: Path):
         ("says Rivers.", "length"),
     ],
 )
-def test_doubtful_answers_are_retried_with_another_seed_and_then_flagged(tmp_path: Path, kind: str, flag: str):
+def test_doubtful_answers_are_retried_with_another_seed_and_then_flagged_or_missing(
+    tmp_path: Path, kind: str, flag: str
+):
     healing, hopeless = samples(2)
     bad = {healing.assistant: 1, hopeless.assistant: 9}
     with ChatServer(plan=lambda text, nth: kind if nth < bad.get(text, 0) else "ok") as server:
@@ -144,24 +146,29 @@ def test_doubtful_answers_are_retried_with_another_seed_and_then_flagged(tmp_pat
         assert len(server.asked) == asked  # the attempts are spent: they are not paid again
         more = paraphrase_samples([healing, hopeless], options(server, tmp_path, attempts=4))
         assert len(server.asked) == asked + 1
-    assert again.samples == result.samples
+    assert again.variants == result.variants
     assert more.flags == result.flags
-    assert result.samples[0].assistant == rewritten(healing.assistant, 43)
+    assert result.variants[0].assistant == rewritten(healing.assistant, 43)
     assert result.flags == {hopeless.id: f"assistant: {flag}"}
-    assert result.samples[1].assistant  # never empty, never half
-    assert result.counts["flagged"] == result.counts[f"flagged: {flag}"] == 1
+    if flag in ("language", "length"):  # it may be a rewriting
+        assert result.variants[1].assistant == kind.removeprefix("says ")
+        assert result.counts["flagged"] == result.counts[f"flagged: {flag}"] == 1
+    else:  # never empty, never half, never the original
+        assert result.variants[1] == Missing(hopeless.id, f"assistant: {flag}")
+        assert result.counts["missing"] == result.counts[f"missing: {flag}"] == 1
+        assert result.counts["flagged"] == 0
     assert result.counts["retried"] == 2
     assert [a.seed for a in server.asked[:asked] if a.text == hopeless.assistant] == [42, 43, 44]
 
 
-def test_a_text_that_is_not_taken_is_flagged_and_the_others_go_on(tmp_path: Path):
+def test_a_text_that_is_not_taken_is_missing_and_the_others_go_on(tmp_path: Path):
     originals = samples(3)
     plan = {originals[1].assistant: "400 context_length_exceeded"}
     with ChatServer(plan=lambda text, nth: plan.get(text, "ok")) as server:
         result = paraphrase_samples(originals, options(server, tmp_path))
         paraphrase_samples(originals, options(server, tmp_path))
     assert result.flags == {"lima_1": "assistant: rejected (context_length_exceeded)"}
-    assert result.samples[1].assistant == originals[1].assistant
+    assert result.variants[1] == Missing("lima_1", "assistant: rejected (context_length_exceeded)")
     assert len(server.asked) == 6
 
 
@@ -234,7 +241,7 @@ def test_a_service_that_fails_beyond_the_deadline_ends_the_run_and_keeps_what_ar
     originals = samples(5)
     down = {originals[4].assistant}
     with ChatServer(plan=lambda text, nth: "503" if text in down else "ok") as server:
-        with pytest.raises(ServiceError, match=r"has failed for 1 s \(last HTTP 503\); run again later"):
+        with pytest.raises(ServiceError, match=r"has failed for 1 s \(last HTTP 503: Try again\); run again later"):
             paraphrase_samples(originals, options(server, tmp_path, deadline_seconds=1.0))
         assert not isinstance(ServiceError(), InputError)  # trying again later is worth while
         down.clear()
@@ -302,7 +309,7 @@ def test_the_spending_limit_is_never_crossed_and_a_higher_one_goes_on(tmp_path: 
     assert message.startswith("the spending limit of 0.003 USD would be crossed: 0.00")
     assert message.endswith("what has arrived is not paid again.")
     assert set(server.completed().values()) == {1}
-    assert len(result.samples) == 60
+    assert len(result.variants) == 60
 
 
 def test_a_limit_without_a_price_is_refused(tmp_path: Path):
@@ -358,7 +365,7 @@ def _killed_again_and_again(folder: Path, count: int, kills: list[int], concurre
             options(server, folder, timeout_seconds=0.5, concurrency=concurrency, attempts=5, deadline_seconds=60),
         )
         after = server.completed()
-    assert {s.id for s in result.samples} == {s.id for s in samples(count)}
+    assert {s.id for s in result.variants} == {s.id for s in samples(count)}
     assert result.flags == {}
     assert {kind for asked in server.asked if (kind := asked.kind) != "ok"} == set(FAULTS)
     # What had arrived is not asked for again; what was in flight at a kill may be, so at most `concurrency` a kill,
