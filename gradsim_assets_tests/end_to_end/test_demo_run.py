@@ -7,7 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import dagster as dg
 import polars as pl
 import pytest
 
@@ -16,6 +15,7 @@ from gradsim_assets.core.partition_keys import shard_keys
 from gradsim_assets.core.tables.schemas import SETTINGS, TABLES
 from gradsim_assets.core.tables.storage import Partition, Tables
 from gradsim_assets.definitions import build_definitions
+from gradsim_assets.orchestration.asset_keys import asset_key
 from gradsim_assets_tests.conftest import gradsim
 from gradsim_assets_tests.support.running_platform import table_of
 
@@ -105,7 +105,7 @@ def test_every_file_and_the_report_name_the_code_and_the_configuration(demo: tup
     for path in sorted((home / "tables").rglob("data.parquet")):
         key, partition = table_of(path, home / "tables")
         provenance = Tables(str(home / "tables")).provenance(key, partition)
-        assert provenance["code_version"] == graph.get(dg.AssetKey(key)).code_version
+        assert provenance["code_version"] == graph.get(asset_key(*key)).code_version
         assert provenance["configuration"] == settings.fingerprint
         if key[0] == "dot_products":
             for entry in ("code_version", "configuration", "fingerprint", "run_id"):
