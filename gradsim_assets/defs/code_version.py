@@ -28,7 +28,10 @@ DECIDES_NOTHING = (
     "core.home",  # where they lie
     "core.memory",  # how much is free
     "core.tables.storage",  # where tables lie
+    "core.models.checkpoints",  # what is refused
     "core.models.devices",  # which of the GPUs
+    "core.datasets.generation.batch_size",  # how many at a time; every answer is that of its prompt alone
+    "core.datasets.generation.meter",  # what is told meanwhile
     "core.gradients.engine.planning",  # how many at a time; the engine's tests hold results to be independent of it
     "core.gradients.engine.recovery",  # what is tried again with less memory
     "core.gradients.engine.scratch",  # what a killed pass goes on from

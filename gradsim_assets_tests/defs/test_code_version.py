@@ -193,6 +193,15 @@ EDITS: Mapping[str, tuple[Edit, set[str]]] = {
         inserted("core/models/tokenization.py", "encode_samples"),
         PRODUCTS | PROJECTED,
     ),
+    "the day that chat templates print": (
+        replaced("core/models/chat_templates.py", '"%d": "26"', '"%d": "27"'),
+        PRODUCTS | PROJECTED | {"model_generated"},
+    ),
+    "what of a checkpoint is refused": (inserted("core/models/checkpoints.py", "check_weights"), set()),
+    "how many prompts are answered at a time": (
+        inserted("core/datasets/generation/batch_size.py", "fitting_batch_size"),
+        set(),
+    ),
     "how models are loaded": (
         inserted("core/models/loading.py", "load_model"),
         PRODUCTS | PROJECTED | {"model_generated"},

@@ -91,7 +91,7 @@ def test_optional_variables_and_missing_special_tokens_are_no_mistakes(tokenizer
     [
         ("tulu", "Yes it is.", "Yes it is.<|endoftext|>", True),
         (TURNS + HEADER, "Yes it is.", "Yes it is.<|endoftext|>\n", True),
-        (MERGING, "Yes", "es<|endoftext|>", False),
+        (MERGING, "Yes", " Yes<|endoftext|>", False),
         (THINKING, "Yes it is, as everybody knows.", "Yes it is, as everybody knows.<|endoftext|>", False),
         (THINKING, "No", "No<|endoftext|>", False),
         (LAST_TURN_CHANGED, "Yes it is wet.", "<|endoftext|>\n<|assistant|>\nYes it is wet.<|endoftext|>\n", False),
@@ -105,8 +105,7 @@ def test_labels_begin_where_prompt_and_whole_part(
     sample = Sample("s", SAMPLE.user, answer)
     result = encode_samples([sample], chat, None, lambda length: True)
     (encoded,) = result.samples
-    seen = tokenizer.decode(encoded.input_ids[encoded.labels != IGNORED])
-    assert seen == loss_on or (template == MERGING and seen.endswith(loss_on) and seen != "Yes<|endoftext|>")
+    assert tokenizer.decode(encoded.input_ids[encoded.labels != IGNORED]) == loss_on
     assert result.prompt_no_prefix == ([] if sure else ["s"])
     assert chat.border_is_sure(sample) is sure
 

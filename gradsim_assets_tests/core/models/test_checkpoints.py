@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM
 from gradsim_assets.core.errors import InputError
 from gradsim_assets.core.models.checkpoints import check_forward
 from gradsim_assets.core.models.loading import LoadedModel, freeze_other_modalities, load_model
+from gradsim_assets.demo.model import train_tokenizer
 from gradsim_assets.resources.model_hub import ModelHub
 from gradsim_assets_tests.support.architectures import tiny_model
 from gradsim_assets_tests.support.tiny_models import save_tiny_model
@@ -193,3 +194,17 @@ def test_parts_for_images_are_no_components_and_texts_reach_all_others() -> None
     assert reached == {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert reached.isdisjoint(frozen) and len(reached) > 20
     assert freeze_other_modalities(tiny_model("llama")) == []
+
+
+def test_that_parts_for_images_are_left_out_is_said_when_a_model_is_loaded(tmp_path: Path) -> None:
+    tiny_model("gemma3").save_pretrained(tmp_path)
+    train_tokenizer().save_pretrained(tmp_path)
+    hub, said = ModelHub(home=str(tmp_path), device="cpu", models=[]), []
+    hub.load(str(tmp_path), hub.resolve(str(tmp_path)), said.append)
+    assert [line for line in said if "weights for images or sound, which texts do not reach; they are left out" in line]
+    names = {
+        name
+        for name, p in hub.skeleton(str(tmp_path), hub.resolve(str(tmp_path))).named_parameters()
+        if p.requires_grad
+    }
+    assert names and not [name for name in names if "vision" in name]
