@@ -14,7 +14,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from gradsim_assets.core.models.revisions import folder_revision
+from gradsim_assets.core.models.revisions import resolve
 from gradsim_assets.core.partition_keys import model_slug
 from gradsim_assets.core.tables.storage import Partition, Tables
 from gradsim_assets.defs.models.hf_model import REVISION_TAG
@@ -174,7 +174,7 @@ def test_a_revision_reruns_exactly_its_partitions_once(study: Study) -> None:
     wanted = study.partitions_of("b")
     changed = time.time()
     shutil.copy(study.folders["other"] / "model.safetensors", study.folders["b"] / "model.safetensors")
-    revision = folder_revision(study.folders["b"])
+    revision = resolve(str(study.folders["b"])).name
     study.platform.wait(lambda: study.settled("b", revision), 1500, "the reruns of the changed model")
     print(f"reruns after a revision: {time.time() - changed:.0f} s")
     study.quiet()
@@ -215,10 +215,10 @@ def test_a_folder_that_changes_during_a_run_ends_with_tables_of_its_last_content
     changed, slug = time.time(), study.slugs["a"]
     weights = study.folders["a"] / "model.safetensors"
     shutil.copy(study.folders["another"] / "model.safetensors", weights)
-    first = folder_revision(study.folders["a"])
+    first = resolve(str(study.folders["a"])).name
     study.platform.wait(lambda: study.run_at_work_on(slug, first), 600, "a run of the first content")
     shutil.copy(study.folders["third"] / "model.safetensors", weights)
-    last = folder_revision(study.folders["a"])
+    last = resolve(str(study.folders["a"])).name
     study.platform.wait(lambda: study.settled("a", last), 1500, "the tables of the last content")
     study.quiet()
     assert study.revisions(slug) == {last} != {first}
