@@ -13,6 +13,7 @@ from gradsim_assets.core.partition_keys import model_slug
 from gradsim_assets.core.tables.schemas import SETTINGS
 from gradsim_assets.core.tables.storage import Partition, Tables
 from gradsim_assets.demo.data import load_originals, load_paraphrases
+from gradsim_assets.orchestration.asset_keys import asset_key
 from gradsim_assets_tests.conftest import gradsim
 from gradsim_assets_tests.support.chat_server import REFUSAL, ChatServer
 from gradsim_assets_tests.support.tiny_models import save_tiny_model
@@ -173,7 +174,7 @@ def test_metadata_count_what_is_missing(home: Home) -> None:
                 record.partition_key: record.asset_materialization.metadata["missing"].value for record in records
             }
             assert counts == {"00": 1, "01": 3, "02": 0}
-        (retrieval,) = instance.fetch_materializations(dg.AssetKey(["retrieval", "paraphrased"]), limit=1).records
+        (retrieval,) = instance.fetch_materializations(asset_key("retrieval", "paraphrased"), limit=1).records
     shown = retrieval.asset_materialization.metadata
     assert (shown["variants"].value, shown["missing"].value) == (len(IDS) - len(LOST), len(LOST))
 

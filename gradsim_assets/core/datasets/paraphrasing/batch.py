@@ -8,7 +8,7 @@ import asyncio
 import json
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from gradsim_assets.core.datasets.paraphrasing.answer_checks import is_settled, only_reasoning
@@ -311,7 +311,9 @@ class _Batcher:
             return None, None
         try:
             if status == 200:
-                return slot, parse_answer(body, _request(slot, by_key), self.options)
+                answer = parse_answer(body, _request(slot, by_key), self.options)
+                # What others' texts were allowed is not known here.
+                return slot, answer if key in by_key else replace(answer, limit=None)
         except (TransientError, RejectedError, RefusedError, InputError) as error:
             return slot, error
         failure = failure_of(body if body else entry, status=status) or Failure(status)
