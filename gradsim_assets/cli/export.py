@@ -33,7 +33,7 @@ def export(table: str, folder: Path, model: str | None, license_: str | None, pu
     parts = tables.found(path, model_slug(model) if model else None)
     provenance = [tables.provenance(path, part) for part in parts]
     schema = TABLES[path[0]]
-    counts = {"missing": lacking(tables.scan(path, parts).collect()).count} if path == [PARAPHRASED.name] else {}
+    counts = {"missing": lacking(tables.scan(path, parts).collect()).count} if path[0] == PARAPHRASED.name else {}
     info = CardInfo(
         name=f"{table} of {model}" if model else table,
         description=f"The table `{table}` of gradsim {__version__}.",
