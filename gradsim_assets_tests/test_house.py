@@ -153,7 +153,7 @@ def test_no_folder_holds_more_than_a_fifth_of_the_package() -> None:
 
 def test_tests_stand_where_what_they_test_stands() -> None:
     tests = Path(__file__).parent
-    rooms = {"end_to_end", "support"}
+    rooms = {"architectures", "end_to_end", "support"}
     strays = [
         str(folder.relative_to(tests))
         for folder in tests.rglob("*")
