@@ -93,7 +93,7 @@ def test_a_pass_does_what_was_planned_for_it(kind: str, context: str, tmp_path: 
 
 def test_what_a_pass_refuses_its_plan_refuses(tmp_path: Path) -> None:
     settings = configured(tmp_path, "gpt2", "auto")
-    with pytest.raises(InputError, match=f"the model has learned positions for {CONTEXT} only") as refused:
+    with pytest.raises(InputError, match=f"the model has positions for {CONTEXT} only") as refused:
         planned(settings)
     result, _ = done(settings, "00")
     failure = next(event.step_failure_data for event in result.all_events if event.is_step_failure)

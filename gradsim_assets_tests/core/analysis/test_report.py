@@ -120,10 +120,11 @@ def explorer(html):
 
 
 def test_summary_is_the_designs(case):
-    found = summary("org/model", "abc123", case.parameters, {s: r.retrieval for s, r in case.settings.items()})
-    assert list(found) == ["model", "revision", "parameters", "samples", "settings"]
+    retrievals = {setting: results.retrieval for setting, results in case.settings.items()}
+    found = summary("org/model", "abc123", case.parameters, retrievals, missing=3)
+    assert list(found) == ["model", "revision", "parameters", "samples", "missing", "settings"]
     assert found["parameters"] == sum(case.parameters["parameters"])
-    assert found["samples"] == 24
+    assert found["samples"] == 24 and found["missing"] == 3
     for setting, figures in found["settings"].items():
         rows = {row["method"]: row for row in case.settings[setting].retrieval.rows(named=True)}
         assert list(figures) == ["full_gradient", "bm25", "chance", "best_component"]

@@ -66,11 +66,11 @@ def test_missing_variants_are_not_answered_nor_counted_as_left_out(
 ) -> None:
     whole = prompts("short", "middle")
     with_gap = pl.concat([whole[:1], sample_frame([Missing("gone", "user: cut")]), whole[1:]])
-    table, dropped = answer(loaded, with_gap, policy, tmp_path / "gap.jsonl")
+    table, counts = answer(loaded, with_gap, policy, tmp_path / "gap.jsonl")
     assert table.equals(answer(loaded, whole, policy, tmp_path / "whole.jsonl")[0])
-    assert dropped == 0
-    nothing, dropped = answer(loaded, with_gap[1:2], policy, tmp_path / "nothing.jsonl")
-    assert MODEL_GENERATED.enforce(nothing).is_empty() and dropped == 0
+    assert counts["dropped"] == 0
+    nothing, counts = answer(loaded, with_gap[1:2], policy, tmp_path / "nothing.jsonl")
+    assert MODEL_GENERATED.enforce(nothing).is_empty() and counts["dropped"] == 0
 
 
 @pytest.mark.parametrize("policy", ["auto", "keep", "truncate"])
