@@ -26,7 +26,8 @@ from gradsim_assets.configuration import load_settings
 from gradsim_assets.definitions import build_definitions
 from gradsim_assets.defs.checks.tables_up_to_date import status_records
 from gradsim_assets.defs.models.hf_model import HF_MODEL, observation
-from gradsim_assets.orchestration.backfills import launch_backfill, targets
+from gradsim_assets.orchestration.backfills import launch_backfill
+from gradsim_assets.orchestration.planner import targets
 from gradsim_assets.orchestration.stale_status import StatusResolver
 from gradsim_assets_tests.support.running_platform import Platform
 

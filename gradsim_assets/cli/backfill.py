@@ -22,7 +22,8 @@ def backfill(
     from gradsim_assets.cli.instance import launcher as open_launcher
     from gradsim_assets.core.partition_keys import model_slug
     from gradsim_assets.defs.stages import STAGES
-    from gradsim_assets.orchestration.backfills import launch_backfill, targets
+    from gradsim_assets.orchestration.backfills import launch_backfill
+    from gradsim_assets.orchestration.planner import targets
 
     launcher = open_launcher()
     graph = launcher.repository.asset_graph

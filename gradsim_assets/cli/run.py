@@ -1,7 +1,8 @@
 """`gradsim run` and `gradsim demo`: everything that is missing or stale, for one model."""
 
 import sys
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -9,6 +10,13 @@ from gradsim_assets.cli.instance import FAILED, launcher
 from gradsim_assets.configuration import Settings, load_settings
 from gradsim_assets.core.errors import InputError
 from gradsim_assets.demo import DEMO
+
+if TYPE_CHECKING:
+    from gradsim_assets.defs.stages import Stage
+    from gradsim_assets.runs.launcher import Launcher
+
+#: How often a command looks again whether something has become stale meanwhile; what changes faster never ends.
+_ROUNDS = 5
 
 
 @click.command()
@@ -38,16 +46,36 @@ def run(model: str, only: str | None, force: bool) -> None:
 def _run(model_id: str, part: str, force: bool, settings: Settings) -> None:
     from gradsim_assets.cli.summary import print_summary
     from gradsim_assets.defs.stages import STAGES
-    from gradsim_assets.resources.by_name import resources
 
     runs = launcher()
     runs.add_model(model_id)
+    stages = [stage for stage in STAGES if stage.job in PARTS[part]]
+    rounds = 0
+    while _one_round(runs, stages, model_id, part, force and not rounds, settings):
+        rounds += 1
+        if rounds == _ROUNDS:
+            click.echo(
+                f"✗ {model_id} is out of date again after {_ROUNDS} rounds: something changes all the time", err=True
+            )
+            sys.exit(FAILED)
+    if not rounds:
+        click.echo("Everything is there and up to date.")
+    if "analyses" in PARTS[part]:
+        print_summary(settings, model_id)
+    if part == "analyses":
+        _refuse_stale_inputs(runs, [stage for stage in STAGES if stage not in stages], model_id, settings)
+
+
+def _one_round(
+    runs: "Launcher", stages: Sequence["Stage"], model_id: str, part: str, force: bool, settings: Settings
+) -> int:
+    """Computes what is missing or stale now, stage by stage, and returns how many runs that took."""
+    from gradsim_assets.resources.by_name import resources
+
     if part != "analyses":
         runs.observe(model_id, resources(settings).hub.version_now(model_id))
     ran = 0
-    for stage in STAGES:
-        if stage.job not in PARTS[part]:
-            continue
+    for stage in stages:
         for partition, assets in runs.work(stage, model_id, force).items():
             assets = _with_inputs(assets, model_id, settings) if part == "analyses" else assets
             if not assets:
@@ -63,10 +91,32 @@ def _run(model_id: str, part: str, force: bool, settings: Settings) -> None:
                 )
                 sys.exit(FAILED)
             click.echo(f"✓ {where} ({len(assets)} asset{'s' if len(assets) > 1 else ''}, {outcome.seconds:.1f} s)")
-    if not ran:
-        click.echo("Everything is there and up to date.")
-    if "analyses" in PARTS[part]:
-        print_summary(settings, model_id)
+    return ran
+
+
+def _refuse_stale_inputs(runs: "Launcher", stages: Sequence["Stage"], model_id: str, settings: Settings) -> None:
+    """Ends the command as failed where the analyses were made from tables that are stale themselves; imported ones never are."""
+    from gradsim_assets.core.tables.storage import Tables
+    from gradsim_assets.orchestration.asset_keys import table_path
+    from gradsim_assets.orchestration.partitions import place_of
+
+    graph, tables = runs.repository.asset_graph, Tables(settings.tables)
+    stale = [
+        target
+        for target in runs.targets(stages, model_id, missing=False)
+        if "imported"
+        not in tables.provenance(
+            table_path(target.asset_key), place_of(target.partition_key, graph.get(target.asset_key).partitions_def)
+        )
+    ]
+    if stale:
+        first = f"{stale[0].asset_key.to_user_string()} {stale[0].partition_key or ''}".strip()
+        click.echo(
+            f"✗ These figures are made from {len(stale)} stale partitions (such as {first}); `gradsim run {model_id}` "
+            "computes them again.",
+            err=True,
+        )
+        sys.exit(FAILED)
 
 
 def _with_inputs(assets: list[Any], model_id: str, settings: Settings) -> list[Any]:

@@ -2,7 +2,8 @@
 
 import dagster as dg
 
-from gradsim_assets.orchestration.backfills import launch_backfill, targets, unfinished_backfills
+from gradsim_assets.orchestration.backfills import launch_backfill, unfinished_backfills
+from gradsim_assets.orchestration.planner import targets
 
 STALE, NEEDED = "rerun_stale", "run_needed"
 

@@ -3,12 +3,11 @@
 import logging
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import dagster as dg
-from dagster._core.definitions.data_version import StaleStatus
 from dagster._core.definitions.reconstruct import ReconstructableRepository
 from dagster._core.execution.api import execute_job
 from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
@@ -19,8 +18,8 @@ from gradsim_assets.defs.models.hf_model import observation
 from gradsim_assets.defs.progress import draw_progress_on_terminal
 from gradsim_assets.defs.stages import Stage
 from gradsim_assets.orchestration.backfills import unfinished_backfills, works_on
-from gradsim_assets.orchestration.partitions import MODELS, place_of
-from gradsim_assets.orchestration.stale_status import StatusResolver
+from gradsim_assets.orchestration.partitions import MODELS
+from gradsim_assets.orchestration.planner import Target, targets
 from gradsim_assets.runs.environment import MODULE
 
 #: The terminal shows progress bars and outcomes; the log of a run is in the UI.
@@ -94,24 +93,21 @@ class Launcher:
     def work(
         self, stage: Stage, model_id: str | None = None, force: bool = False
     ) -> dict[str | None, list[dg.AssetKey]]:
-        """Per partition of a stage (of one model) the assets to materialise: missing or stale ones, all with `force`."""
-        graph = self.repository.asset_graph
-        keys, partitions = sorted(stage.selection.resolve(graph)), self.partitions(stage, model_id)
-        resolver = StatusResolver(self.instance, graph, len(partitions))
-        by_partition = {
-            partition: [key for key in keys if force or resolver.get_status(key, partition) != StaleStatus.FRESH]
-            for partition in partitions
-        }
-        return {partition: assets for partition, assets in by_partition.items() if assets}
+        """Per partition of a stage (of one model) the assets to materialise: those that are missing or stale and what follows
+        from them within the stage; all with `force`."""
+        by_partition: dict[str | None, list[dg.AssetKey]] = {}
+        for target in self.targets([stage], model_id, force=force):
+            by_partition.setdefault(target.partition_key, []).append(target.asset_key)
+        return by_partition
 
-    def partitions(self, stage: Stage, model_id: str | None = None) -> list[str | None]:
-        """Partition keys of a stage, those of one model where it has models."""
-        definition = self.repository.get_job(stage.job).partitions_def
-        if definition is None:
-            return [None]
-        keys = definition.get_partition_keys(dynamic_partitions_store=self.instance)
-        slug = model_slug(model_id) if model_id else None
-        return [key for key in keys if slug is None or place_of(key, definition).model in (None, slug)]
+    def targets(
+        self, stages: Iterable[Stage], model_id: str | None = None, missing: bool = True, force: bool = False
+    ) -> list[Target]:
+        """As `orchestration.planner.targets`, of some stages (and one model)."""
+        graph = self.repository.asset_graph
+        keys = {key for stage in stages for key in stage.selection.resolve(graph)}
+        models = [model_slug(model_id)] if model_id else None
+        return targets(self.instance, graph, models=models, keys=keys, missing=missing, force=force)
 
     def run(self, stage: Stage, partition: str | None, assets: Sequence[dg.AssetKey]) -> RunOutcome:
         """One run of a stage's job over one partition, for the given assets; returns when it has ended."""

@@ -9,7 +9,8 @@ from gradsim_assets.configuration import Settings
 from gradsim_assets.core.errors import InputError
 from gradsim_assets.definitions import build_definitions
 from gradsim_assets.defs.stages import ANALYSES, GRADIENTS
-from gradsim_assets.orchestration.backfills import launch_backfill, targets
+from gradsim_assets.orchestration.backfills import launch_backfill
+from gradsim_assets.orchestration.planner import targets
 from gradsim_assets.runs.launcher import Launcher
 
 

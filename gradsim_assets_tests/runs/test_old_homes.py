@@ -11,7 +11,8 @@ from gradsim_assets.core.tables.table_names import PATHS
 from gradsim_assets.defs.checks.tables_up_to_date import status_records
 from gradsim_assets.defs.stages import GRADIENTS, ORIGINALS, VARIANTS
 from gradsim_assets.orchestration.asset_keys import asset_key
-from gradsim_assets.orchestration.backfills import launch_backfill, targets
+from gradsim_assets.orchestration.backfills import launch_backfill
+from gradsim_assets.orchestration.planner import targets
 from gradsim_assets.runs.launcher import Launcher
 
 CONFIG = "[data]\nsamples = 6\nshards = 1\n"
