@@ -18,8 +18,8 @@ from gradsim_assets.defs.models.hf_model import HF_MODEL, observation, observed_
 from gradsim_assets.defs.models.observe_models import LONGEST_PAUSE_SECONDS, observations
 from gradsim_assets.orchestration.automation import automated
 from gradsim_assets.orchestration.backfills import launch_backfill
-from gradsim_assets.orchestration.planner import targets
 from gradsim_assets.orchestration.partitions import MODELS
+from gradsim_assets.orchestration.planner import targets
 from gradsim_assets.orchestration.stale_status import LoaderContext, StatusResolver
 from gradsim_assets.resources.model_hub import ModelHub
 
