@@ -35,6 +35,7 @@ def backfill(
     wanted = targets(
         launcher.instance,
         graph,
+        launcher.files(),
         models=[model_slug(model) for model in models] or None,
         shards=shards or None,
         keys=stages[only].resolve(graph) if only else None,

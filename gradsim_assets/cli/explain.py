@@ -26,16 +26,23 @@ def explain(table: str, model: str, sample: str) -> None:
     from gradsim_assets.core.tables.storage import Tables
     from gradsim_assets.core.tables.table_names import path_of_table
     from gradsim_assets.orchestration.provenance_chain import chain
+    from gradsim_assets.orchestration.stale_status import StatusResolver
 
     settings, path = load_settings(), path_of_table(table)
-    graph, tables = open_launcher().repository.asset_graph, Tables(settings.tables)
-    links = chain(graph, tables, path, model_slug(model), sample, shard_keys(settings.data.shards))
+    launcher, tables = open_launcher(), Tables(settings.tables)
+    resolver = StatusResolver(launcher.instance, launcher.repository.asset_graph, files=launcher.files())
+    links = chain(resolver, tables, path, model_slug(model), sample, shard_keys(settings.data.shards))
     if not links:
         raise InputError(f"{table} was not computed for {model} yet; `gradsim run {model}` computes it.")
+    if links[0].lost:
+        raise InputError(links[0].lost)
     for link in links:
         indent = "  " * link.depth
         changed = "  (CHANGED since it was read)" if link.unchanged is False else ""
         click.echo(f"{indent}{'← ' if link.depth else ''}{link.table} {link.partition}{changed}")
+        if link.lost:
+            click.echo(f"{indent}    MISSING: {link.lost}")
+            continue
         known = shown_provenance(link.provenance)
         click.echo(f"{indent}    " + (", ".join(f"{k} {v}" for k, v in known.items()) or "foreign: no provenance"))
         if not link.depth:

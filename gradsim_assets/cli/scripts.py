@@ -71,6 +71,8 @@ def export_scripts(folder: Path, model: str, sample_size: str) -> None:
                 **tables,
             )
     if not written:
-        raise InputError(f"{model} has no complete tables to export; materialise its gradients first.")
+        raise InputError(
+            f"{model} has no complete tables to export; `gradsim run {model} --only gradients` computes them."
+        )
     for path in written:
         click.echo(path)

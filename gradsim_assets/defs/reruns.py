@@ -3,7 +3,10 @@
 import dagster as dg
 
 from gradsim_assets.orchestration.backfills import launch_backfill, unfinished_backfills
+from gradsim_assets.orchestration.lost_files import LostFiles
 from gradsim_assets.orchestration.planner import targets
+from gradsim_assets.resources.compute import Compute
+from gradsim_assets.resources.table_store import TableStore
 
 STALE, NEEDED = "rerun_stale", "run_needed"
 
@@ -13,9 +16,9 @@ def rerun_job(name: str, missing: bool) -> dg.JobDefinition:
     what = "stale or missing" if missing else "stale"
 
     @dg.op(name=f"{name}_op")
-    def launch(context: dg.OpExecutionContext) -> None:
+    def launch(context: dg.OpExecutionContext, store: TableStore, compute: Compute) -> None:
         graph = context.repository_def.asset_graph
-        wanted = targets(context.instance, graph, missing=missing)
+        wanted = targets(context.instance, graph, LostFiles(store.tables, compute.places), missing=missing)
         if busy := context.instance.get_backfills(filters=unfinished_backfills()):
             context.log.info(f"backfill {busy[0].backfill_id} is still at work; nothing is launched beside it")
         elif wanted:

@@ -60,6 +60,11 @@ def place_of(partition_key: str | None, partitions_def: dg.PartitionsDefinition 
     return partition_of(partition_key, dimension_of(partitions_def))
 
 
+def key_of(partition: Partition) -> str | None:
+    """The Dagster key of a partition as text; None for the only one of an asset without partitions."""
+    return "|".join(key for _, key in partition.levels) or None
+
+
 def dimensions_of(partitions_def: dg.PartitionsDefinition | None) -> tuple[str, ...]:
     """The dimensions of a definition: none, "model", "shard", or both."""
     if isinstance(partitions_def, dg.MultiPartitionsDefinition):

@@ -8,6 +8,7 @@ from dagster._core.definitions.data_version import StaleStatus
 from dagster._core.definitions.events import AssetKeyPartitionKey
 
 from gradsim_assets.core.tables.storage import Partition
+from gradsim_assets.orchestration.lost_files import LostFiles
 from gradsim_assets.orchestration.partitions import place_of
 from gradsim_assets.orchestration.stale_status import StatusResolver
 
@@ -17,6 +18,7 @@ Target = AssetKeyPartitionKey
 def targets(
     instance: dg.DagsterInstance,
     graph: BaseAssetGraph,
+    files: LostFiles | None = None,
     *,
     models: Collection[str] | None = None,
     shards: Collection[str] | None = None,
@@ -26,29 +28,47 @@ def targets(
 ) -> list[Target]:
     """Partitions that are out of date, and what follows from them, in topological order.
 
-    `models`, `shards` and `keys` restrict the answer; `missing` includes what was never computed; `force` takes all.
+    A partition whose file is lost is computed again; what was made from it stays, since the same comes out as a rule, and
+    what does not shows as stale then.
+
+    Args:
+        files: finds lost files; None where there are none to look at.
+        models, shards, keys: restrict the answer.
+        missing: includes what was never computed.
+        force: all of them, however they stand.
     """
-    resolver = StatusResolver(instance, graph)
-    wanted = {StaleStatus.STALE, *([StaleStatus.MISSING] if missing else [])}
-    needed: dict[dg.AssetKey, list[tuple[Partition, Target]]] = {}
+    resolver = StatusResolver(instance, graph, files=files)
+    found: list[Target] = []
+    changing: dict[dg.AssetKey, list[Partition]] = {}  # whose content may become another one
     for key in graph.toposorted_asset_keys:
         node = graph.get(key)
         if not node.is_materializable or (keys is not None and key not in keys):
             continue
-        above = [where for parent in node.parent_keys for where, _ in needed.get(parent, [])]
+        above = [where for parent in node.parent_keys for where in changing.get(parent, [])]
         for target, where in _partitions(instance, graph, key):
-            if (models is not None and where.model not in (None, *models)) or (
-                shards is not None and where.shard not in (None, *shards)
-            ):
+            if not _within(where, models, shards):
                 continue
-            if force:  # nobody asks how it stands
-                needed.setdefault(key, []).append((where, target))
-                continue
-            status = resolver.get_status(key, target.partition_key)
-            follows = status != StaleStatus.MISSING or missing
-            if status in wanted or (follows and any(_touches(where, other) for other in above)):
-                needed.setdefault(key, []).append((where, target))
-    return [target for found in needed.values() for _, target in found]
+            if force or _changes(resolver, target, where, above, missing):
+                changing.setdefault(key, []).append(where)
+                found.append(target)
+            elif resolver.why_lost(key, target.partition_key):
+                found.append(target)
+    return found
+
+
+def _within(where: Partition, models: Collection[str] | None, shards: Collection[str] | None) -> bool:
+    of_models = models is None or where.model in (None, *models)
+    return of_models and (shards is None or where.shard in (None, *shards))
+
+
+def _changes(
+    resolver: StatusResolver, target: Target, where: Partition, above: Iterable[Partition], missing: bool
+) -> bool:
+    """Whether a partition is out of date, or will be when what is computed above it is done."""
+    status = resolver.get_status(target.asset_key, target.partition_key)
+    if status == StaleStatus.MISSING:
+        return missing
+    return status == StaleStatus.STALE or any(_touches(where, other) for other in above)
 
 
 def _partitions(

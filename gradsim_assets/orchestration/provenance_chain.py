@@ -6,14 +6,14 @@ from typing import Any
 
 import polars as pl
 from dagster import AssetKey
-from dagster._core.definitions.assets.graph.base_asset_graph import BaseAssetGraph
 
 from gradsim_assets.core.candidates.bm25_candidates import model_candidates
 from gradsim_assets.core.errors import InputError
 from gradsim_assets.core.tables.schemas import BM25_CANDIDATES, PARAPHRASED
 from gradsim_assets.core.tables.storage import Partition, Tables, fingerprint
 from gradsim_assets.orchestration.asset_keys import asset_key, is_table, table_path
-from gradsim_assets.orchestration.partitions import dimensions_of
+from gradsim_assets.orchestration.partitions import dimensions_of, key_of
+from gradsim_assets.orchestration.stale_status import StatusResolver
 
 #: Columns that name a sample.
 _IDS = ("variant_id", "id")
@@ -34,24 +34,26 @@ class Link:
     rows: pl.DataFrame
     #: Whether the file still is what the table made from it has read; None where that was not recorded.
     unchanged: bool | None
+    #: Why the file cannot be read although it was written once; None where it can.
+    lost: str | None = None
 
 
 def chain(
-    graph: BaseAssetGraph, tables: Tables, path: Sequence[str], slug: str, sample: str, shards: Sequence[str]
+    resolver: StatusResolver, tables: Tables, path: Sequence[str], slug: str, sample: str, shards: Sequence[str]
 ) -> list[Link]:
     """The files behind the rows that a sample of a model has in the table at `path`, that table first, each file once.
 
     Raises:
         InputError: the table was not computed for the model, or the sample is in none of its rows.
     """
-    return list(_Walk(graph, tables, slug, sample, shards).links(asset_key(*path)))
+    return list(_Walk(resolver, tables, slug, sample, shards).links(asset_key(*path)))
 
 
 @dataclass
 class _Walk:
     """A walk up the asset graph from one sample of one model."""
 
-    graph: BaseAssetGraph
+    resolver: StatusResolver
     tables: Tables
     slug: str
     sample: str
@@ -60,35 +62,45 @@ class _Walk:
 
     def links(self, key: AssetKey, child: Mapping[str, Any] | None = None, depth: int = 0) -> Iterator[Link]:
         """The links from a table on; `child` is the provenance of the table that was made from it."""
-        path, place = table_path(key), self._place(key)
-        if key in self._seen or not self.tables.exists(path, place):
+        if key in self._seen:
             return
         self._seen.add(key)
+        path, place = table_path(key), self._place(key)
+        if lost := self._why_lost(key, place):
+            yield Link(depth, key.to_user_string(), place, {}, pl.DataFrame(), None, lost)
+            return
+        if not self.tables.exists(path, place):
+            return
         provenance = self.tables.provenance(path, place)
         frame = self._read(key, place, child or {})
         yield Link(depth, key.to_user_string(), place, provenance, self._rows(frame), _unchanged(path, frame, child))
-        for parent in sorted(filter(is_table, self.graph.get(key).parent_keys)):
+        for parent in sorted(filter(is_table, self.resolver.asset_graph.get(key).parent_keys)):
             yield from self.links(parent, provenance, depth + 1)
 
     def _place(self, key: AssetKey) -> Partition:
         """The partition of a table in which the sample stands."""
-        path, names = table_path(key), dimensions_of(self.graph.get(key).partitions_def)
+        path, names = table_path(key), dimensions_of(self.resolver.asset_graph.get(key).partitions_def)
         model = self.slug if "model" in names else None
         if "shard" not in names:
             return Partition(model)
         places = [Partition(model, shard) for shard in self.shards]
-        there = [place for place in places if self.tables.exists(path, place)]
+        there = [place for place in places if self.tables.exists(path, place) and not self._why_lost(key, place)]
         for place in there:
             if self._rows(self.tables.read(path, place)).height:
                 return place
+        if lost := [why for place in places if (why := self._why_lost(key, place))]:
+            raise InputError(lost[0])
         if why := self._why_missing():
             raise InputError(
                 f"sample {self.sample} has no variant: its paraphrase is missing ({why}), so no table holds it."
             )
         raise InputError(
             f"sample {self.sample} is in no shard of {key.to_user_string()}{f' of {self.slug}' if model else ''}; "
-            "correct its id, or materialise the table first."
+            "correct its id, or compute the table first: `gradsim run MODEL`."
         )
+
+    def _why_lost(self, key: AssetKey, place: Partition) -> str | None:
+        return self.resolver.why_lost(key, key_of(place))
 
     def _why_missing(self) -> str | None:
         """What the table `paraphrased` says of a missing variant; None for one that is there, or is not known at all."""

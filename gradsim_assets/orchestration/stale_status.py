@@ -19,6 +19,7 @@ from dagster._core.definitions.partitions.context import use_partition_loading_c
 from dagster._core.event_api import EventLogRecord
 from dagster._core.loader import LoadingContext
 
+from gradsim_assets.orchestration.lost_files import LostFiles
 from gradsim_assets.orchestration.partitions import dimensions_of, place_of
 
 #: Records fetched by one query; SQLite allows 999 variables in old versions.
@@ -52,9 +53,16 @@ class StatusResolver(CachingStaleStatusResolver):
     that are equal in the dimensions that both have. One resolver answers one question; what changes afterwards it does not see.
     """
 
-    def __init__(self, instance: dg.DagsterInstance, graph: BaseAssetGraph, partitions: int | None = None) -> None:
-        """`partitions` is about how many of them the question is; None for many."""
+    def __init__(
+        self,
+        instance: dg.DagsterInstance,
+        graph: BaseAssetGraph,
+        partitions: int | None = None,
+        files: LostFiles | None = None,
+    ) -> None:
+        """`partitions` is about how many of them the question is; None for many. `files` are looked at by `why_lost`."""
         super().__init__(instance, graph, LoaderContext(instance))
+        self._files = files
         self._few = partitions is not None and partitions <= _FEW
         self._record = cache(instance.get_latest_data_version_record)
         self._latest = cache(self._fetch_latest)
@@ -74,6 +82,14 @@ class StatusResolver(CachingStaleStatusResolver):
             for record in records
             if record
         )
+
+    def why_lost(self, key: dg.AssetKey, partition: str | None) -> str | None:
+        """Why the file of a materialised partition cannot be used, in one sentence; None where it can, or never was there."""
+        record = self._get_latest_data_version_record(AssetKeyPartitionKey(key, partition)) if self._files else None
+        if record is None or self._files is None:
+            return None
+        place = place_of(partition, self.asset_graph.get(key).partitions_def)
+        return self._files.why(key, place, record.event_log_entry)
 
     def _get_partition_dependencies(self, *, key: AssetKeyPartitionKey) -> list[AssetKeyPartitionKey]:
         node = self.asset_graph.get(key.asset_key)

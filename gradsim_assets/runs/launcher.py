@@ -12,12 +12,16 @@ from dagster._core.definitions.reconstruct import ReconstructableRepository
 from dagster._core.execution.api import execute_job
 from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
 
+from gradsim_assets.configuration import load_settings
 from gradsim_assets.core.errors import InputError
+from gradsim_assets.core.home import Home
 from gradsim_assets.core.partition_keys import model_id_of, model_slug
+from gradsim_assets.core.tables.storage import Tables
 from gradsim_assets.defs.models.hf_model import observation
 from gradsim_assets.defs.progress import draw_progress_on_terminal
 from gradsim_assets.defs.stages import Stage
 from gradsim_assets.orchestration.backfills import unfinished_backfills, works_on
+from gradsim_assets.orchestration.lost_files import LostFiles
 from gradsim_assets.orchestration.partitions import MODELS
 from gradsim_assets.orchestration.planner import Target, targets
 from gradsim_assets.runs.environment import MODULE
@@ -53,6 +57,11 @@ class Launcher:
     def repository(self) -> dg.RepositoryDefinition:
         """The code location's definitions."""
         return self._repository.get_definition()
+
+    def files(self) -> LostFiles:
+        """Finds lost files of this home, as they are now."""
+        settings = load_settings()
+        return LostFiles(Tables(settings.tables), Home(settings.home))
 
     def models(self) -> list[str]:
         """Ids of the registered models."""
@@ -107,7 +116,7 @@ class Launcher:
         graph = self.repository.asset_graph
         keys = {key for stage in stages for key in stage.selection.resolve(graph)}
         models = [model_slug(model_id)] if model_id else None
-        return targets(self.instance, graph, models=models, keys=keys, missing=missing, force=force)
+        return targets(self.instance, graph, self.files(), models=models, keys=keys, missing=missing, force=force)
 
     def run(self, stage: Stage, partition: str | None, assets: Sequence[dg.AssetKey]) -> RunOutcome:
         """One run of a stage's job over one partition, for the given assets; returns when it has ended."""

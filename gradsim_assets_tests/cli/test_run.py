@@ -1,12 +1,15 @@
 """`gradsim run`: that nothing is stale when it says that it is done."""
 
+import io
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 from gradsim_assets.core.tables.storage import Partition, Tables
+from gradsim_assets.defs.checks.tables_up_to_date import status_records
 from gradsim_assets_tests.support.changing_home import ChangingHome
 from gradsim_assets_tests.support.tiny_models import save_tiny_model
 
@@ -66,3 +69,72 @@ def test_figures_from_stale_tables_are_no_success(home: ChangingHome) -> None:
     assert done.exit_code == 1
     assert "✗ These figures are made from 10 stale partitions (such as " in done.output
     assert f"`gradsim run {home.model_id}` computes them again." in done.output
+
+
+def deleted(file: Path, _: Path) -> None:
+    file.unlink()
+
+
+def truncated(file: Path, _: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-100])
+
+
+def of_another_shard(file: Path, sibling: Path) -> None:
+    file.write_bytes(sibling.read_bytes())
+
+
+def foreign(file: Path, _: Path) -> None:
+    pl.read_parquet(file, hive_partitioning=False).write_parquet(file)
+
+
+@pytest.mark.parametrize(
+    ("table", "harm", "said"),
+    [
+        ("bm25_candidates", deleted, "is missing"),
+        ("dot_products/model_generated", truncated, "is not the file that was written"),
+        ("model_generated", of_another_shard, "is not the file that was written"),
+        ("lima", foreign, "is not the file that was written"),
+        ("reports", deleted, "is missing"),
+    ],
+)
+def test_a_file_that_is_lost_is_computed_again_and_nothing_else(
+    home: ChangingHome, table: str, harm: Callable[[Path, Path], None], said: str
+) -> None:
+    file, sibling = files_of(home, table)
+    whole = file.read_bytes()
+    harm(file, sibling)
+    named = {"reports": ("report", ""), "lima": ("lima", "")}.get(table, (table.replace("/", "_"), "01"))
+    launcher = home.launcher
+    (record,) = status_records(launcher.instance, launcher.repository.asset_graph, launcher.files())
+    assert record.data["status"] == "missing"
+    assert f"{file} {said}" in str(record.data["why"]) and "`gradsim run " in str(record.data["why"])
+    asked = home.command("backfill", "--stale").output
+    assert ": 1 partitions of 1 assets" in asked, "what was there once is not left alone"
+    started = time.time()
+    home.run()
+    assert home.computed(started) == {named: 1}
+    assert home.out_of_date() == {}
+    if file.suffix == ".parquet":
+        assert pl.read_parquet(file).equals(pl.read_parquet(io.BytesIO(whole)))
+
+
+def files_of(home: ChangingHome, table: str) -> tuple[Path, Path]:
+    """A file of a table, of the last shard where it has shards, and one beside it."""
+    if table == "reports":
+        return (*(home.home / "reports" / home.slug).glob("index.html"), home.root)
+    found = sorted((home.home / "tables" / table).rglob("data.parquet"))
+    return found[-1], found[0]
+
+
+def test_a_chain_names_the_file_that_it_lacks_and_what_computes_it(home: ChangingHome) -> None:
+    file, _ = files_of(home, "bm25_candidates")
+    truncated(file, file)
+    sample = home.rows("originals")[-1]["id"]  # in the last shard
+    done = home.command("explain", "dot_products_paraphrased", home.model_id, sample)
+    assert done.exit_code == 2 and f"{file} is not the file that was written" in done.output
+    file, _ = files_of(home, "lima")
+    file.unlink()
+    first = home.command("explain", "model_generated", home.model_id, sample)
+    assert (
+        first.exit_code == 0 and f"MISSING: {file} is missing; `gradsim run MODEL` computes it again." in first.output
+    )

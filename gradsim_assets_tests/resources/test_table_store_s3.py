@@ -75,7 +75,7 @@ from gradsim_assets.core.tables.storage import Tables
 
 def test_faults_are_named(tables: Tables) -> None:
     tables.write(KEY, FRAME, Partition("m", "00"))
-    with pytest.raises(InputError, match="lacks model=m shard=01; materialise these partitions first"):
+    with pytest.raises(InputError, match="lacks model=m shard=01; `gradsim run m` computes what is missing"):
         tables.scan(KEY, [Partition("m", "00"), Partition("m", "01")])
     with pytest.raises(InputError, match="table lima holds nothing; materialise it first"):
         tables.found(["lima"])

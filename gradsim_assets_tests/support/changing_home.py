@@ -112,7 +112,7 @@ class ChangingHome:
     def out_of_date(self) -> dict[Named, str]:
         """What is stale or missing now, with the status, as `tables_up_to_date` has it."""
         launcher = self.launcher
-        records = status_records(launcher.instance, launcher.repository.asset_graph)
+        records = status_records(launcher.instance, launcher.repository.asset_graph, launcher.files())
         return {self._named(r.data["table"], r.data["partition"]): str(r.data["status"]) for r in records}
 
     def computed(self, after: float) -> Counter[Named]:

@@ -14,6 +14,7 @@ from upath import UPath
 
 from gradsim_assets.core.errors import InputError
 from gradsim_assets.core.files import whole_file
+from gradsim_assets.core.partition_keys import model_id_of
 from gradsim_assets.core.tables.provenance import PROVENANCE_KEY
 
 _POLARS_PROTOCOLS = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss")
@@ -94,11 +95,26 @@ class Tables:
         if missing:
             named = ", ".join(str(partition) for partition in missing[:5])
             more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
-            raise InputError(f"table {'/'.join(key)} lacks {named}{more}; materialise these partitions first.")
+            raise InputError(
+                f"table {'/'.join(key)} lacks {named}{more}; {computing(missing[0])} computes what is missing."
+            )
         paths = [self.path(key, partition) for partition in wanted]
-        for path in paths:
-            check_parquet(path)
+        for path, partition in zip(paths, wanted, strict=True):
+            check_parquet(path, partition)
         return pl.scan_parquet([_source(path) for path in paths], hive_partitioning=False, glob=False)
+
+    def sizes(self, key: Sequence[str]) -> dict[Partition, int]:
+        """Bytes of every file of a table, by the partition whose place it lies in, from one listing."""
+        root = self._location.joinpath(*key)
+        if isinstance(root, Path):
+            return {_place(path.parts): path.stat().st_size for path in root.glob("**/data.parquet")}
+        with _reaching(self.root):
+            listed = root.fs.find(root.path, detail=True) if root.exists() else {}
+        return {
+            _place(path.split("/")): int(entry["size"])
+            for path, entry in listed.items()
+            if path.endswith("/data.parquet")
+        }
 
     def found(self, key: Sequence[str], slug: str | None = None) -> list[Partition]:
         """The partitions that are there, those of one model (by its partition key) where one is named, in order.
@@ -109,12 +125,12 @@ class Tables:
         root = self._location.joinpath(*key)
         partitions = []
         for path in root.glob("**/data.parquet") if root.exists() else ():
-            levels = dict(part.split("=", 1) for part in path.parts if part.startswith(("model=", "shard=")))
-            if slug is None or levels.get("model", slug) == slug:
-                partitions.append(Partition(**levels))
+            partition = _place(path.parts)
+            if slug is None or partition.model in (None, slug):
+                partitions.append(partition)
         if not partitions:
             raise InputError(
-                f"table {'/'.join(key)} holds nothing{f' of {slug}' if slug else ''}; materialise it first."
+                f"table {'/'.join(key)} holds nothing{f' of {slug}' if slug else ''}; {computing(Partition(slug))} computes it."
             )
         return sorted(partitions, key=str)
 
@@ -150,13 +166,24 @@ def parquet_metadata(path: UPath) -> dict[str, str]:
         return pl.read_parquet_metadata(cast(io.BytesIO, file))
 
 
-def check_parquet(path: UPath) -> None:
+def computing(partition: Partition) -> str:
+    """The command that computes a partition, for sentences to people."""
+    return f"`gradsim run {model_id_of(partition.model) if partition.model else 'MODEL'}`"
+
+
+def _place(parts: Iterable[str]) -> Partition:
+    """The partition whose place a path leads to."""
+    return Partition(**dict(part.split("=", 1) for part in parts if part.startswith(("model=", "shard="))))
+
+
+def check_parquet(path: UPath, partition: Partition | None = None) -> None:
     """Raises InputError when a file is not whole Parquet (truncated, foreign, corrupted footer)."""
     try:
         parquet_metadata(path)
     except Exception as error:
         raise InputError(
-            f"{path} is not a whole Parquet file ({str(error).splitlines()[0]}); delete it and materialise its partition again."
+            f"{path} is not a whole Parquet file ({str(error).splitlines()[0]}); {computing(partition or Partition())} "
+            "computes it again."
         ) from error
 
 

@@ -8,14 +8,20 @@ from dagster._core.definitions.assets.graph.base_asset_graph import BaseAssetGra
 from dagster._core.definitions.data_version import StaleStatus
 
 from gradsim_assets.core.tables.schemas import MODEL_COMPARISON
-from gradsim_assets.orchestration.asset_keys import asset_key, is_table
+from gradsim_assets.orchestration.asset_keys import asset_key
+from gradsim_assets.orchestration.lost_files import LostFiles
 from gradsim_assets.orchestration.partitions import MODELS
 from gradsim_assets.orchestration.stale_status import LoaderContext, StatusResolver
+from gradsim_assets.resources.compute import Compute
+from gradsim_assets.resources.table_store import TableStore
 
 UP_TO_DATE = "tables_up_to_date"
 
 #: How many partitions the check lists, and how many causes of each.
 _NAMED, _CAUSES = 50, 3
+
+#: It is being written when the check looks.
+_WHERE_IT_RUNS = asset_key(MODEL_COMPARISON.name)
 
 _FAILED = ("failed", "its last run failed; see the run's log")
 
@@ -28,9 +34,11 @@ def build_status() -> list[dg.AssetChecksDefinition]:
         name=UP_TO_DATE,
         description="Lists partitions that are stale (with the reason), failed or missing, for every table.",
     )
-    def tables_up_to_date(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
+    def tables_up_to_date(
+        context: dg.AssetCheckExecutionContext, store: TableStore, compute: Compute
+    ) -> dg.AssetCheckResult:
         graph = context.op_execution_context.repository_def.asset_graph
-        records = status_records(context.instance, graph)
+        records = status_records(context.instance, graph, LostFiles(store.tables, compute.places))
         counts = Counter(str(record.data["status"]) for record in records)
         said = ", ".join(f"{count} {status}" for status, count in sorted(counts.items())) or "nothing"
         return dg.AssetCheckResult(
@@ -48,10 +56,15 @@ def build_status() -> list[dg.AssetChecksDefinition]:
     return [tables_up_to_date]
 
 
-def status_records(instance: dg.DagsterInstance, graph: BaseAssetGraph) -> list[dg.TableRecord]:
-    """One record {table, partition, status, why} for every partition that is stale, failed or missing."""
-    resolver = StatusResolver(instance, graph)
-    keys = [key for key in graph.toposorted_asset_keys if is_table(key) and key != asset_key(MODEL_COMPARISON.name)]
+def status_records(
+    instance: dg.DagsterInstance, graph: BaseAssetGraph, files: LostFiles | None = None
+) -> list[dg.TableRecord]:
+    """One record {table, partition, status, why} for every partition that is stale, failed or missing.
+
+    With `files`, one whose file is lost is missing too.
+    """
+    resolver = StatusResolver(instance, graph, files=files)
+    keys = [key for key in graph.toposorted_asset_keys if graph.get(key).is_materializable and key != _WHERE_IT_RUNS]
     return [record for key in keys for record in _records_of(instance, resolver, key)]
 
 
@@ -72,6 +85,8 @@ def _out_of_date(resolver: StatusResolver, key: dg.AssetKey, partition: str | No
     status = resolver.get_status(key, partition)
     if status == StaleStatus.MISSING:
         return "missing", "never materialised"
+    if lost := resolver.why_lost(key, partition):
+        return "missing", lost
     if status == StaleStatus.FRESH:
         return None
     causes = resolver.get_stale_causes(key, partition)[:_CAUSES]

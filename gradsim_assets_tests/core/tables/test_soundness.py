@@ -165,4 +165,7 @@ def test_a_file_of_another_partition_is_named(tables: Tables) -> None:
 
 def test_a_lost_file_is_named(tables: Tables) -> None:
     Path(str(tables.path(KEY, PLACE))).unlink()
-    assert "does not exist although its partition was materialised" in read_audited(tables, KEY, PLACE)[1][0]
+    assert (
+        "is missing although its partition was materialised; `gradsim run m` computes it again."
+        in read_audited(tables, KEY, PLACE)[1][0]
+    )

@@ -46,7 +46,7 @@ def test_many_partitions_are_one_lazy_frame_in_the_given_order(tmp_path: Path) -
 def test_missing_partitions_are_named(tmp_path: Path) -> None:
     tables = Tables(str(tmp_path))
     tables.write(["t"], FRAME, Partition("m", "00"))
-    with pytest.raises(InputError, match="table t lacks model=m shard=01; materialise these partitions first"):
+    with pytest.raises(InputError, match="table t lacks model=m shard=01; `gradsim run m` computes what is missing"):
         tables.scan(["t"], [Partition("m", "00"), Partition("m", "01")])
 
 
