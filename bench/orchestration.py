@@ -25,8 +25,9 @@ from dagster._core.instance.utils import RUNLESS_JOB_NAME, RUNLESS_RUN_ID
 from gradsim_assets.configuration import load_settings
 from gradsim_assets.definitions import build_definitions
 from gradsim_assets.defs.checks.tables_up_to_date import status_records
-from gradsim_assets.defs.models.hf_model import HF_MODEL, observation
+from gradsim_assets.defs.models.hf_model import HF_MODEL
 from gradsim_assets.orchestration.backfills import launch_backfill
+from gradsim_assets.orchestration.observations import observation
 from gradsim_assets.orchestration.planner import targets
 from gradsim_assets.orchestration.stale_status import StatusResolver
 from gradsim_assets_tests.support.running_platform import Platform
@@ -51,7 +52,7 @@ def measure(home: Path, models: int, shards: int, pages: Path | None) -> dict[st
     report["requested_at_first"] = len(first.run_requests or [])
     with _timed(report, "automation_tick_when_nothing_changed"):
         second = tick(repository, instance, first.cursor)
-    instance.report_runless_asset_event(observation(slugs[0], "another revision"))
+    instance.report_runless_asset_event(observation(HF_MODEL, "another revision", slugs[0]))
     with _timed(report, "stale_status_of_one_table"):
         resolver = StatusResolver(instance, graph)
         keys = graph.get(TABLE).partitions_def.get_partition_keys(dynamic_partitions_store=instance)
@@ -108,7 +109,11 @@ def tick(repository: dg.RepositoryDefinition, instance: dg.DagsterInstance, curs
 
 def record(instance: dg.DagsterInstance, graph: BaseAssetGraph, slugs: Sequence[str]) -> int:
     """One materialisation for every partition of every table, each from the latest of all its inputs."""
-    latest = {HF_MODEL: _store(instance, [observation(slug, "1") for slug in slugs])}
+    latest = {HF_MODEL: _store(instance, [observation(HF_MODEL, "1", slug) for slug in slugs])}
+    for source in graph.external_asset_keys - {HF_MODEL}:
+        parts = graph.get(source).partitions_def
+        keys = parts.get_partition_keys() if parts else [None]
+        latest[source] = _store(instance, [observation(source, "1", key) for key in keys])
     for key in graph.toposorted_asset_keys:
         node = graph.get(key)
         if not node.is_materializable:

@@ -21,10 +21,11 @@ from gradsim_assets.defs.analysis import (
 )
 from gradsim_assets.defs.candidates import bm25_candidates
 from gradsim_assets.defs.checks import build_status, build_tables
-from gradsim_assets.defs.datasets import lima, model_generated, paraphrased
+from gradsim_assets.defs.datasets import lima, model_generated, originals_source, paraphrased, paraphrases_source
 from gradsim_assets.defs.exchange import import_scripts
 from gradsim_assets.defs.gradients import gradient_pass
-from gradsim_assets.defs.models import hf_model, observe_models
+from gradsim_assets.defs.models import hf_model
+from gradsim_assets.defs.observe_sources import build as watching
 from gradsim_assets.defs.similarity import gradient_similarity
 from gradsim_assets.orchestration.automation import automated, automation_sensor
 from gradsim_assets.orchestration.partitions import Partitions
@@ -47,7 +48,7 @@ def build_definitions(settings: Settings, profiles: Mapping[str, Profile] | None
 def _build(settings: Settings, partitions: Partitions, profiles: Mapping[str, Profile]) -> dg.Definitions:
     heavy, light = tags_for(profiles, HEAVY), tags_for(profiles, LIGHT)
     tables = [
-        lima.build(settings),
+        lima.build(),
         paraphrased.build(settings, partitions),
         model_generated.build(partitions, heavy),
         *bm25_candidates.build(settings, partitions),
@@ -62,12 +63,17 @@ def _build(settings: Settings, partitions: Partitions, profiles: Mapping[str, Pr
         model_comparison.build(),
         *report.build(partitions),
     ]
-    watching, rerun_jobs, schedules = observe_models.build(settings)
+    sensors, rerun_jobs, schedules = watching(settings, partitions)
     return dg.Definitions(
-        assets=[*hf_model.build(), *dg.map_asset_specs(automated, tables)],
+        assets=[
+            *hf_model.build(),
+            originals_source.build(),
+            *paraphrases_source.build(settings, partitions),
+            *dg.map_asset_specs(automated, tables),
+        ],
         asset_checks=[*build_tables(settings, partitions), *build_status()],
         jobs=[*stages.build(light), import_scripts.build(partitions), *rerun_jobs],
-        sensors=[automation_sensor(), *watching],
+        sensors=[automation_sensor(), *sensors],
         schedules=schedules,
         resources=resources(settings)._asdict(),
         executor=executor(settings, profiles),

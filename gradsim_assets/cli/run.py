@@ -70,10 +70,8 @@ def _one_round(
     runs: "Launcher", stages: Sequence["Stage"], model_id: str, part: str, force: bool, settings: Settings
 ) -> int:
     """Computes what is missing or stale now, stage by stage, and returns how many runs that took."""
-    from gradsim_assets.resources.by_name import resources
-
     if part != "analyses":
-        runs.observe(model_id, resources(settings).hub.version_now(model_id))
+        runs.observe(model_id, settings)
     ran = 0
     for stage in stages:
         for partition, assets in runs.work(stage, model_id, force).items():

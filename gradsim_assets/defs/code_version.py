@@ -30,6 +30,8 @@ DECIDES_NOTHING = (
     "core.tables.storage",  # where tables lie
     "core.models.checkpoints",  # what is refused
     "core.models.devices",  # which of the GPUs
+    "core.datasets.originals_source",  # what is watched; what is read of it is the table
+    "core.datasets.paraphrases_source",
     "core.datasets.generation.batch_size",  # how many at a time; every answer is that of its prompt alone
     "core.datasets.generation.meter",  # what is told meanwhile
     "core.gradients.engine.planning",  # how many at a time; the engine's tests hold results to be independent of it

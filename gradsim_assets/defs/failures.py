@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import dagster as dg
 
-from gradsim_assets.core.errors import InputError
+from gradsim_assets.core.errors import InputError, ServiceError
 
 #: For steps that may fail for what heals: a service that does not answer, memory that others hold, a machine that vanishes
 #: under them (an evicted pod, a reclaimed spot node). What `input_errors` tells apart is not retried.
@@ -24,3 +24,12 @@ def input_errors() -> Iterator[None]:
         raise dg.Failure(str(error), allow_retries=False) from error
     except _MISTAKES as error:
         raise dg.Failure(f"{type(error).__name__}: {error}", allow_retries=False) from error
+
+
+@contextmanager
+def unanswered() -> Iterator[None]:
+    """Turns what an observation cannot find out into a Dagster failure with its own sentence; the next one asks again."""
+    try:
+        yield
+    except (InputError, ServiceError) as error:
+        raise dg.Failure(str(error), allow_retries=False) from error

@@ -1,9 +1,13 @@
 """Originals and paraphrases by configuration: the embedded demo, a file, or the hub."""
 
+from collections.abc import Sequence
+
 import dagster as dg
 
 from gradsim_assets.core.datasets.lima import load_originals
+from gradsim_assets.core.datasets.originals_source import originals_version
 from gradsim_assets.core.datasets.paraphrased import load_paraphrases
+from gradsim_assets.core.datasets.paraphrases_source import paraphrase_versions
 from gradsim_assets.core.errors import InputError
 from gradsim_assets.core.samples import Missing, Sample
 from gradsim_assets.demo import DEMO
@@ -27,12 +31,25 @@ class SampleSources(dg.ConfigurableResource):
         Raises:
             InputError: as `core.datasets.paraphrased.load_paraphrases`; or the demo's are asked for of other originals.
         """
+        self._check()
+        return load_paraphrases(_location(self.paraphrases), _location(self.originals), self.samples)
+
+    def originals_version(self) -> str:
+        """The version at which the originals stand; raises as `core.datasets.originals_source.originals_version`."""
+        return originals_version(_location(self.originals), self.samples)
+
+    def paraphrase_versions(self, shards: int, known: Sequence[str] | None) -> dict[str, str]:
+        """The version of the given paraphrases of every shard; arguments and errors as those of
+        `core.datasets.paraphrases_source.paraphrase_versions`, and the errors of `load_paraphrases`."""
+        self._check()
+        return paraphrase_versions(_location(self.paraphrases), _location(self.originals), self.samples, shards, known)
+
+    def _check(self) -> None:
         if self.paraphrases == DEMO and self.originals != DEMO:
             raise InputError(
                 'data.paraphrases = "demo" fits data.originals = "demo" only; '
                 'name a file with id and messages, or set it to "openai".'
             )
-        return load_paraphrases(_location(self.paraphrases), _location(self.originals), self.samples)
 
 
 def _location(source: str) -> str:

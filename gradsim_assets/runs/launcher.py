@@ -12,18 +12,21 @@ from dagster._core.definitions.reconstruct import ReconstructableRepository
 from dagster._core.execution.api import execute_job
 from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
 
-from gradsim_assets.configuration import load_settings
-from gradsim_assets.core.errors import InputError
+from gradsim_assets.configuration import Settings, load_settings
+from gradsim_assets.core.errors import InputError, ServiceError
 from gradsim_assets.core.home import Home
 from gradsim_assets.core.partition_keys import model_id_of, model_slug
 from gradsim_assets.core.tables.storage import Tables
-from gradsim_assets.defs.models.hf_model import observation
+from gradsim_assets.defs.models.hf_model import HF_MODEL
+from gradsim_assets.defs.observe_sources import samples
 from gradsim_assets.defs.progress import draw_progress_on_terminal
 from gradsim_assets.defs.stages import Stage
 from gradsim_assets.orchestration.backfills import unfinished_backfills, works_on
 from gradsim_assets.orchestration.lost_files import LostFiles
+from gradsim_assets.orchestration.observations import observed
 from gradsim_assets.orchestration.partitions import MODELS
 from gradsim_assets.orchestration.planner import Target, targets
+from gradsim_assets.resources.by_name import resources
 from gradsim_assets.runs.environment import MODULE
 
 #: The terminal shows progress bars and outcomes; the log of a run is in the UI.
@@ -95,9 +98,23 @@ class Launcher:
             raise InputError(f"{model_id} is part of backfill {working[0]}; wait for it or cancel it first.")
         self.instance.delete_dynamic_partition(str(MODELS.name), slug)
 
-    def observe(self, model_id: str, version: str) -> None:
-        """Records the version that a model stands at, so that tables of another one show as stale."""
-        self.instance.report_runless_asset_event(observation(model_slug(model_id), version))
+    def observe(self, model_id: str, settings: Settings) -> None:
+        """Records at which version a model and the sources of samples stand, so that tables of other ones show as stale.
+
+        Raises:
+            InputError: the model is none, or a source cannot be read.
+            ServiceError: the hub does not tell the revision of a model, and none was downloaded.
+        """
+        found = resources(settings)
+        slug = model_slug(model_id)
+        observed(self.instance, HF_MODEL, found.hub.version_now(model_id), slug)
+        for one in samples(found.sources, found.store, settings.data.shards):
+            try:
+                versions = one.versions()
+            except ServiceError:  # offline: it stands where it stood
+                continue
+            for partition, version in versions.items():
+                observed(self.instance, one.key, version, partition)
 
     def work(
         self, stage: Stage, model_id: str | None = None, force: bool = False

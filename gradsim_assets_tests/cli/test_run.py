@@ -138,3 +138,43 @@ def test_a_chain_names_the_file_that_it_lacks_and_what_computes_it(home: Changin
     assert (
         first.exit_code == 0 and f"MISSING: {file} is missing; `gradsim run MODEL` computes it again." in first.output
     )
+
+
+def edited(home: ChangingHome, name: str, place: int) -> None:
+    """One message of a file of samples reads otherwise."""
+    rows = home.rows(name)
+    rows[place]["messages"][0]["content"] += " Please answer at length."
+    home.write(name, rows)
+
+
+def test_an_edited_paraphrase_costs_its_own_shard_and_what_follows(home: ChangingHome) -> None:
+    edited(home, "paraphrases", -1)
+    started = time.time()
+    home.run()
+    computed = home.computed(started)
+    assert {named for named in computed if named[1]} == {named for named in BEFORE_ANALYSES if named[1] == "01"}
+    assert set(computed.values()) == {1} and ("retrieval_paraphrased", "") in computed
+    assert ("lima", "") not in computed and ("parameters_per_component", "") not in computed
+    assert home.out_of_date() == {} and home.passes(started) == 1
+
+
+def test_an_edited_original_costs_whatever_was_compared_with_it(home: ChangingHome) -> None:
+    edited(home, "originals", 0)
+    started = time.time()
+    home.run("--only", "gradients")
+    assert set(home.computed(started)) == BEFORE_ANALYSES | {("lima", "")}
+    assert home.passes(started) == 2, "once for every shard"
+
+
+def test_a_file_that_lies_elsewhere_is_no_change(home: ChangingHome) -> None:
+    for name in ("originals", "paraphrases"):
+        (home.root / f"{name}.jsonl").rename(home.root / f"moved_{name}.jsonl")
+        home.data[name] = f"moved_{name}.jsonl"
+    home.configure()
+    assert "Everything is there and up to date." in home.run().output
+
+
+def test_a_source_that_cannot_be_read_is_no_success(home: ChangingHome) -> None:
+    (home.root / "paraphrases.jsonl").unlink()
+    done = home.command("run", home.model_id)
+    assert done.exit_code == 2 and "paraphrases.jsonl does not exist" in done.output

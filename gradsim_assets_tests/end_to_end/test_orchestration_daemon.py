@@ -156,7 +156,7 @@ def test_a_wrong_key_fails_at_its_first_step_and_is_removed_by_command(study: St
 
 
 def test_a_backfill_computes_every_partition_once(study: Study) -> None:
-    study.platform.switch_on("observe_models")
+    study.platform.switch_on("observe_sources")
     started = time.monotonic()
     assert (
         study.platform.wait_for_backfill(study.platform.backfill(study.platform.assets()), 3000) == "COMPLETED_SUCCESS"

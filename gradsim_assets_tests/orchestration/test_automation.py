@@ -11,17 +11,20 @@ from dagster._core.definitions.data_version import CachingStaleStatusResolver, S
 from dagster._core.definitions.events import AssetKeyPartitionKey
 from dagster._core.definitions.partitions.context import partition_loading_context
 
-from gradsim_assets.configuration import Settings
+from gradsim_assets.configuration import DataSettings, Settings
 from gradsim_assets.core.partition_keys import model_slug
 from gradsim_assets.definitions import build_definitions
-from gradsim_assets.defs.models.hf_model import HF_MODEL, observation, observed_versions
-from gradsim_assets.defs.models.observe_models import LONGEST_PAUSE_SECONDS, observations
+from gradsim_assets.defs.models.hf_model import HF_MODEL
+from gradsim_assets.defs.observe_sources import LONGEST_PAUSE_SECONDS, Observations, models, observations
 from gradsim_assets.orchestration.automation import automated
 from gradsim_assets.orchestration.backfills import launch_backfill
+from gradsim_assets.orchestration.observations import observation, observed_versions
 from gradsim_assets.orchestration.partitions import MODELS
 from gradsim_assets.orchestration.planner import targets
 from gradsim_assets.orchestration.stale_status import LoaderContext, StatusResolver
+from gradsim_assets.resources.by_name import resources
 from gradsim_assets.resources.model_hub import ModelHub
+from gradsim_assets_tests.support.sample_files import rows, write
 
 
 def folder(root: Path, name: str, content: str = "{}") -> Path:
@@ -37,24 +40,32 @@ def hub(tmp_path: Path) -> ModelHub:
     return ModelHub(home=str(tmp_path), device="cpu", models=[])
 
 
+def look(
+    hub: ModelHub, slugs: list[str], observed: dict[str, str], cursor: str | None, now: float
+) -> tuple[Observations, dict[str | None, str]]:
+    """What is found of models, and the versions that changed by their partition keys."""
+    found = observations(models(hub, slugs), {(HF_MODEL, s): v for s, v in observed.items()}, cursor, now)
+    return found, {slug: version for (_, slug), version in found.changed.items()}
+
+
 def test_only_changes_are_reported(hub: ModelHub, tmp_path: Path) -> None:
     slugs = [model_slug(str(folder(tmp_path, name))) for name in ("a", "b")]
-    first = observations(hub, slugs, {}, None, 0.0).changed
+    first = look(hub, slugs, {}, None, 0.0)[1]
     assert set(first) == set(slugs)
-    assert observations(hub, slugs, first, None, 1.0).changed == {}
+    assert look(hub, slugs, first, None, 1.0)[1] == {}
     folder(tmp_path, "b", '{"changed": true}')
-    second = observations(hub, slugs, first, None, 2.0).changed
+    second = look(hub, slugs, first, None, 2.0)[1]
     assert list(second) == [slugs[1]]
     assert second[slugs[1]] != first[slugs[1]]
 
 
 def test_two_changes_within_one_tick_end_with_the_last(hub: ModelHub, tmp_path: Path) -> None:
     slug = model_slug(str(folder(tmp_path, "a")))
-    observed = observations(hub, [slug], {}, None, 0.0).changed
+    observed = look(hub, [slug], {}, None, 0.0)[1]
     folder(tmp_path, "a", "1")
     folder(tmp_path, "a", "2")
-    found = observations(hub, [slug], observed, None, 1.0)
-    assert found.changed == {slug: hub.resolve(str(tmp_path / "a")).name}
+    _, changed = look(hub, [slug], observed, None, 1.0)
+    assert changed == {slug: hub.resolve(str(tmp_path / "a")).name}
 
 
 def test_a_model_that_cannot_be_resolved_disturbs_no_other_and_is_left_alone_longer_and_longer(
@@ -63,39 +74,39 @@ def test_a_model_that_cannot_be_resolved_disturbs_no_other_and_is_left_alone_lon
     good, bad = model_slug(str(folder(tmp_path, "a"))), model_slug(str(tmp_path / "gone"))
     now, cursor, pauses = 0.0, None, []
     for _ in range(12):
-        found = observations(hub, [bad, good], {}, cursor, now)
-        assert list(found.changed) == [good]
+        found, changed = look(hub, [bad, good], {}, cursor, now)
+        assert list(changed) == [good]
         assert len(found.problems) == (1 if cursor is None else 0), "said once, quiet afterwards"
         until = json.loads(found.cursor)["failures"][bad][1]
-        early = observations(hub, [bad], {}, found.cursor, until - 1)
+        early, _ = look(hub, [bad], {}, found.cursor, until - 1)
         assert json.loads(early.cursor)["failures"][bad][1] == until
         pauses.append(until - now)
         now, cursor = until, found.cursor
     assert pauses[:3] == [60, 120, 240]
     assert pauses[-1] == LONGEST_PAUSE_SECONDS
     folder(tmp_path, "gone")
-    healed = observations(hub, [bad], {}, cursor, now)
-    assert list(healed.changed) == [bad]
+    healed, changed = look(hub, [bad], {}, cursor, now)
+    assert list(changed) == [bad]
     assert json.loads(healed.cursor)["failures"] == {}
 
 
 def test_a_raw_key_is_a_problem_in_one_sentence(hub: ModelHub) -> None:
-    found = observations(hub, ["org/name"], {}, None, 0.0)
+    found, _ = look(hub, ["org/name"], {}, None, 0.0)
     assert "the right key is 'org--name'" in found.problems[0]
 
 
 def test_removed_models_are_forgotten(hub: ModelHub, tmp_path: Path) -> None:
     slug = model_slug(str(tmp_path / "gone"))
-    cursor = observations(hub, [slug], {}, None, 0.0).cursor
+    cursor = look(hub, [slug], {}, None, 0.0)[0].cursor
     assert slug in json.loads(cursor)["failures"]
-    assert json.loads(observations(hub, [], {}, cursor, 1.0).cursor)["failures"] == {}
+    assert json.loads(look(hub, [], {}, cursor, 1.0)[0].cursor)["failures"] == {}
 
 
 def test_a_version_is_compared_with_the_one_that_was_observed_last_by_anybody() -> None:
     instance = dg.DagsterInstance.ephemeral()
     for slug, version in (("a", "1"), ("b", "1"), ("a", "2 candidates=9")):
-        instance.report_runless_asset_event(observation(slug, version))
-    assert observed_versions(instance) == {"a": "2 candidates=9", "b": "1"}
+        instance.report_runless_asset_event(observation(HF_MODEL, version, slug))
+    assert observed_versions(instance, HF_MODEL) == {"a": "2 candidates=9", "b": "1"}
 
 
 def test_datasets_are_not_automated_and_what_follows_models_is() -> None:
@@ -116,7 +127,7 @@ def test_everything_that_costs_money_is_off_until_switched_on() -> None:
     assert [sensor.name for sensor in repository.sensor_defs if sensor.default_status.value != "STOPPED"] == []
     assert [plan.name for plan in repository.schedule_defs if plan.default_status.value != "STOPPED"] == []
     for watcher in (*repository.sensor_defs, *repository.schedule_defs):
-        if watcher.name != "observe_models":
+        if watcher.name != "observe_sources":
             assert "COST:" in (watcher.description or "")
 
 
@@ -402,3 +413,35 @@ def test_texts_that_imported_results_lack_do_not_hold_up_what_can_do_without_the
         assert dg.materialize(assets, selection=[products], partition_key=f"a|{shard}", instance=instance).success
     result = dg.evaluate_automation_conditions(dg.Definitions(assets=assets), instance)
     assert {found.key.path[0] for found in result.results if found.true_subset.size} == {"retrieval_paraphrased"}
+
+
+def test_the_sensor_sees_an_edited_file_at_its_next_look_and_only_what_was_edited(tmp_path: Path) -> None:
+    def write_paraphrases(last: str) -> None:
+        content = rows("a", "b", "c", "d")
+        content[-1]["messages"][0]["content"] = last
+        write(tmp_path / "p.jsonl", content)
+
+    write_paraphrases("before")
+    data = DataSettings(
+        originals=write(tmp_path / "o.jsonl", rows("a", "b", "c", "d")),
+        paraphrases=str(tmp_path / "p.jsonl"),
+        shards=2,
+    )
+    settings = Settings(home=tmp_path, tables=str(tmp_path / "tables"), data=data, models=())
+    repository = build_definitions(settings).get_repository_def()
+    found, instance = resources(settings), dg.DagsterInstance.ephemeral()
+
+    def look_again() -> set[tuple[str, str | None]]:
+        context = dg.build_sensor_context(instance=instance, repository_def=repository)
+        given = {"hub": found.hub, "sources": found.sources, "store": found.store}
+        result = repository.get_sensor_def("observe_sources")(context, **given)
+        for event in result.asset_events:
+            instance.report_runless_asset_event(event)
+        return {(event.asset_key.to_user_string(), event.partition) for event in result.asset_events}
+
+    everything = {("originals_source", None), ("paraphrases_source", "00"), ("paraphrases_source", "01")}
+    assert look_again() == everything and look_again() == set()
+    write_paraphrases("after")
+    assert look_again() == {("paraphrases_source", "01")}
+    (tmp_path / "p.jsonl").unlink()
+    assert look_again() == set(), "what cannot be read is no news"

@@ -14,8 +14,9 @@ from gradsim_assets.core.errors import InputError
 from gradsim_assets.core.partition_keys import model_slug
 from gradsim_assets.core.tables.storage import Partition, Tables
 from gradsim_assets.definitions import build_definitions
-from gradsim_assets.defs.models.hf_model import observation
+from gradsim_assets.defs.models.hf_model import HF_MODEL
 from gradsim_assets.orchestration.asset_keys import asset_key
+from gradsim_assets.orchestration.observations import observation
 from gradsim_assets.orchestration.stale_status import StatusResolver
 from gradsim_assets.resources.by_name import resources
 from gradsim_assets_tests.support.tiny_models import save_tiny_model
@@ -38,7 +39,7 @@ class Study:
         hub = resources(self.settings).hub
         for name in ("a", "b"):
             version = hub.version_now(self.id(name))
-            self.instance.report_runless_asset_event(observation(self.slug(name), version))
+            self.instance.report_runless_asset_event(observation(HF_MODEL, version, self.slug(name)))
 
     def id(self, name: str) -> str:
         return str(self.root / name)

@@ -37,6 +37,16 @@ def load_paraphrases(location: str, originals_source: str, count: int = 0) -> li
     return kept
 
 
+def sorted_paraphrases(location: str, ids: Sequence[str] | None) -> list[Sample | Missing]:
+    """The paraphrases that a file holds of originals of these ids, in their order; all of the file in its own (None).
+
+    Raises InputError as `read_rows` and `parse_variants`.
+    """
+    variants = parse_variants(read_rows(location, ("paraphrased_messages", "messages")), location)
+    by_id = {variant.id: variant for variant in variants}
+    return variants if ids is None else [by_id[name] for name in ids if name in by_id]
+
+
 def given_paraphrases(variants: Sequence[Sample | Missing], originals: pl.DataFrame, provider: str) -> pl.DataFrame:
     """The table `paraphrased` of paraphrases that are given; what a chat model would tell of them is null.
 

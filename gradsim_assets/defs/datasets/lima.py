@@ -3,17 +3,21 @@
 import dagster as dg
 import polars as pl
 
-from gradsim_assets.configuration import Settings
-from gradsim_assets.core.samples import sample_frame
+from gradsim_assets.core.datasets.lima import LIMA_HUB
+from gradsim_assets.core.datasets.originals_source import content_version
+from gradsim_assets.core.errors import ServiceError
+from gradsim_assets.core.samples import Sample, sample_frame
 from gradsim_assets.core.tables.schemas import LIMA
 from gradsim_assets.defs.code_version import code_version
+from gradsim_assets.defs.datasets.originals_source import ORIGINALS_SOURCE
 from gradsim_assets.defs.failures import input_errors
 from gradsim_assets.defs.table_results import column_schema, table_result
 from gradsim_assets.orchestration.groups import DATASETS
+from gradsim_assets.orchestration.observations import made_from, observed
 from gradsim_assets.resources.sample_sources import SampleSources
 
 
-def build(settings: Settings) -> dg.AssetsDefinition:
+def build() -> dg.AssetsDefinition:
     @dg.asset(
         group_name=DATASETS,
         kinds={"polars", "parquet"},
@@ -22,14 +26,25 @@ def build(settings: Settings) -> dg.AssetsDefinition:
             "resources.sample_sources",
             sample_frame,
             "core.tables.schemas:LIMA",
-            config=f"{settings.data.originals} {settings.data.samples}",
         ),
+        deps=[ORIGINALS_SOURCE],
         description="The originals: single-turn training samples that the model was fine-tuned on. The first `data.samples` of them.",
     )
     def lima(context: dg.AssetExecutionContext, sources: SampleSources) -> dg.MaterializeResult[pl.DataFrame]:
         with input_errors():
             samples = sources.load_originals()
         context.log.info(f"{len(samples)} originals from {sources.originals}")
-        return table_result(LIMA, sample_frame(samples), provenance={"source": sources.originals})
+        tags = _made_from(context, sources, samples)
+        return table_result(LIMA, sample_frame(samples), provenance={"source": sources.originals}, tags=tags)
 
     return lima
+
+
+def _made_from(context: dg.AssetExecutionContext, sources: SampleSources, samples: list[Sample]) -> dict[str, str]:
+    """Tags that say which version of the source was read; none where the hub does not say now at which commit it stands."""
+    try:
+        version = sources.originals_version() if sources.originals == LIMA_HUB else content_version(samples)
+    except ServiceError as error:
+        context.log.warning(str(error))
+        return {}
+    return made_from(ORIGINALS_SOURCE, version, observed(context.instance, ORIGINALS_SOURCE, version))

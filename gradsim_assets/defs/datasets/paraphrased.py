@@ -8,6 +8,7 @@ import polars as pl
 
 from gradsim_assets.configuration import Settings
 from gradsim_assets.core.datasets.lacking import lacking
+from gradsim_assets.core.datasets.originals_source import content_version
 from gradsim_assets.core.datasets.paraphrased import OPENAI, given_paraphrases, written_paraphrases
 from gradsim_assets.core.datasets.paraphrasing import SYSTEM_PROMPT, paraphrase_samples
 from gradsim_assets.core.partition_keys import shard_slice
@@ -15,11 +16,13 @@ from gradsim_assets.core.samples import Sample
 from gradsim_assets.core.tables.schemas import LIMA, PARAPHRASED
 from gradsim_assets.core.tables.storage import fingerprint
 from gradsim_assets.defs.code_version import code_version
+from gradsim_assets.defs.datasets.paraphrases_source import PARAPHRASES_SOURCE
 from gradsim_assets.defs.failures import RETRIES, input_errors
 from gradsim_assets.defs.progress import progress
 from gradsim_assets.defs.table_results import column_schema, table_result
 from gradsim_assets.demo import DEMO
 from gradsim_assets.orchestration.groups import DATASETS
+from gradsim_assets.orchestration.observations import made_from, observed
 from gradsim_assets.orchestration.partitions import Partitions
 from gradsim_assets.resources.paraphraser import Paraphraser
 from gradsim_assets.resources.sample_sources import SampleSources
@@ -38,8 +41,9 @@ def build(settings: Settings, partitions: Partitions) -> dg.AssetsDefinition:
             "resources.paraphraser",
             shard_slice,
             "core.tables.schemas:PARAPHRASED",
-            config=f"{settings.data.paraphrases} {settings.data.samples} {_asked_with(settings)}",
+            config=f"{_provider(settings)} shards={partitions.shard_count}",
         ),
+        deps=[] if settings.data.paraphrases == OPENAI else [PARAPHRASES_SOURCE],
         retry_policy=RETRIES,
         description=(
             "The originals rewritten without altering their content, prompt and answer apart. A variant that could not be had "
@@ -56,12 +60,22 @@ def build(settings: Settings, partitions: Partitions) -> dg.AssetsDefinition:
             given = sources.load_paraphrases()
             variants = shard_slice(given, context.partition_key, partitions.shard_count)
             unwritten = len(sources.load_originals()) - len(given)
-            frame = given_paraphrases(variants, lima, DEMO if sources.paraphrases == DEMO else "file")
+            frame = given_paraphrases(variants, lima, _provider(settings))
         context.log.info(f"{len(variants)} paraphrases from {sources.paraphrases}")
         metadata = {**_counted(context, frame), "originals_without_row": unwritten}
-        return _result(frame, lima, metadata, {"source": sources.paraphrases})
+        version, shard = content_version(variants), context.partition_key
+        pointer = observed(context.instance, PARAPHRASES_SOURCE, version, shard)
+        tags = made_from(PARAPHRASES_SOURCE, version, pointer)
+        return _result(frame, lima, metadata, {"source": sources.paraphrases}, tags)
 
     return paraphrased
+
+
+def _provider(settings: Settings) -> str:
+    """Who writes the paraphrases, with what decides those of a chat model; what is given is watched by its content."""
+    if settings.data.paraphrases == OPENAI:
+        return f"{OPENAI} {_asked_with(settings)}"
+    return DEMO if settings.data.paraphrases == DEMO else "file"
 
 
 def _counted(context: dg.AssetExecutionContext, frame: pl.DataFrame) -> dict[str, int]:
@@ -102,11 +116,16 @@ def _written_by_chat_model(
 
 
 def _result(
-    frame: pl.DataFrame, lima: pl.DataFrame, metadata: Mapping[str, Any], provenance: Mapping[str, Any]
+    frame: pl.DataFrame,
+    lima: pl.DataFrame,
+    metadata: Mapping[str, Any],
+    provenance: Mapping[str, Any],
+    tags: Mapping[str, str] | None = None,
 ) -> dg.MaterializeResult[pl.DataFrame]:
     return table_result(
         PARAPHRASED,
         frame,
         metadata={**metadata, "verbatim": int(frame["verbatim"].sum())},
         provenance={**provenance, LIMA.name: fingerprint(lima)},
+        tags=tags,
     )

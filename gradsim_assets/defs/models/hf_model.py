@@ -3,16 +3,13 @@
 from typing import Any
 
 import dagster as dg
-from dagster._core.definitions.data_version import (
-    DATA_VERSION_TAG,
-    extract_data_version_from_entry,
-    get_input_event_pointer_tag,
-)
+from dagster._core.definitions.data_version import get_input_event_pointer_tag
 
 from gradsim_assets.core.errors import InputError, ServiceError
 from gradsim_assets.core.models.revisions import Revision
 from gradsim_assets.core.partition_keys import model_id_of, model_slug
 from gradsim_assets.orchestration import groups
+from gradsim_assets.orchestration.observations import observed
 from gradsim_assets.orchestration.partitions import MODELS
 from gradsim_assets.resources.model_hub import ModelHub
 
@@ -57,26 +54,13 @@ def build() -> list[dg.SourceAsset]:
     return [hf_model]
 
 
-def observation(slug: str, version: str) -> dg.AssetObservation:
-    """The event that says at which version (`ModelHub.version`) a model stands, so that tables of another one show as stale."""
-    return dg.AssetObservation(HF_MODEL, partition=slug, tags={DATA_VERSION_TAG: version})
-
-
-def observed_versions(instance: dg.DagsterInstance) -> dict[str, str]:
-    """The version at which every model was observed last, by its partition key."""
-    observed = instance.event_log_storage.get_latest_tags_by_partition(
-        HF_MODEL, dg.DagsterEventType.ASSET_OBSERVATION, [DATA_VERSION_TAG]
-    )
-    return {slug: tags[DATA_VERSION_TAG] for slug, tags in observed.items()}
-
-
 def revision_for_run(context: dg.AssetExecutionContext, hub: ModelHub, model_id: str) -> Revision:
     """The revision that this run works on: resolved by its first step, kept as a tag, used by all later ones."""
     tags = {**context.instance.get_run_by_id(context.run.run_id).tags, **context.run.tags}
     if tagged := tags.get(REVISION_TAG):
         return hub.revision_named(model_id, tagged)
     revision = hub.resolve(model_id)
-    pointer = _observed(context.instance, model_slug(model_id), hub.version(model_id, revision))
+    pointer = observed(context.instance, HF_MODEL, hub.version(model_id, revision), model_slug(model_id))
     key = tags.get("dagster/partition/shard")
     shard = {SHARD_TAG: key} if key else {}
     context.instance.add_run_tags(
@@ -99,15 +83,3 @@ def revision_tags(context: dg.AssetExecutionContext) -> dict[str, str]:
     """
     pointer = context.instance.get_run_by_id(context.run.run_id).tags.get(POINTER_TAG)
     return {get_input_event_pointer_tag(HF_MODEL): pointer} if pointer else {}
-
-
-def _observed(instance: dg.DagsterInstance, slug: str, version: str) -> int:
-    """Storage id of the observation of this version, recorded now unless it is the latest one already."""
-    latest = instance.get_latest_data_version_record(HF_MODEL, True, slug)
-    if latest is None or extract_data_version_from_entry(latest.event_log_entry) != dg.DataVersion(version):
-        instance.report_runless_asset_event(observation(slug, version))
-        wanted = dg.AssetRecordsFilter(asset_key=HF_MODEL, asset_partitions=[slug])
-        for record in instance.fetch_observations(wanted, limit=20).records:
-            if extract_data_version_from_entry(record.event_log_entry) == dg.DataVersion(version):
-                return record.storage_id
-    return latest.storage_id if latest else 0

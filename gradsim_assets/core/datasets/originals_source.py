@@ -1,0 +1,61 @@
+"""`originals_source`: what the source of originals holds now, as a version: equal where the samples are, whatever file they lie in."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import lru_cache
+from pathlib import Path
+
+from gradsim_assets.core.datasets.lima import LIMA_HUB, LIMA_REPO, load_originals
+from gradsim_assets.core.errors import ServiceError
+from gradsim_assets.core.samples import Missing, Sample
+
+#: A file as it is now: its path, size and time of the last write; None where it is not there.
+Stamp = tuple[str, int, int] | None
+
+
+def content_version(samples: Sequence[Sample | Missing]) -> str:
+    """A hash (16 hex digits) of samples in their order."""
+    document = json.dumps([asdict(sample) for sample in samples], ensure_ascii=False)
+    return hashlib.sha256(document.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def originals_version(source: str, count: int) -> str:
+    """The version of the first `count` originals of a source (0: all): the commit on the hub, or the hash of what a file holds.
+
+    Raises:
+        InputError: as `load_originals`.
+        ServiceError: the hub cannot be asked.
+    """
+    if source == LIMA_HUB:
+        return f"{_hub_commit(LIMA_REPO)} {count or 'all'}"
+    return _originals_version(source, count, stamp_of(source))
+
+
+@lru_cache(maxsize=8)  # sensors ask again and again; size and time tell whether a file is still the same
+def _originals_version(source: str, count: int, stamp: Stamp) -> str:
+    return content_version(load_originals(source, count))
+
+
+def stamp_of(location: str) -> Stamp:
+    """The stamp of a file."""
+    path = Path(location).expanduser()
+    if not path.is_file():
+        return None
+    stat = path.stat()
+    return str(path.resolve()), stat.st_size, stat.st_mtime_ns
+
+
+def _hub_commit(repo: str) -> str:
+    """The commit at which a dataset stands on the hub.
+
+    Raises:
+        ServiceError: the hub cannot be asked.
+    """
+    from huggingface_hub import HfApi
+
+    try:
+        return str(HfApi().dataset_info(repo, timeout=30).sha)
+    except Exception as error:  # the hub client has no common base for its errors
+        raise ServiceError(f"the hub cannot be asked for {repo} ({str(error).splitlines()[0]}).") from error

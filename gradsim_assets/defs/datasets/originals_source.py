@@ -1,0 +1,27 @@
+"""`originals_source`: what the configured source of originals holds now."""
+
+import dagster as dg
+
+from gradsim_assets.defs.failures import unanswered
+from gradsim_assets.orchestration.groups import DATASETS
+from gradsim_assets.resources.sample_sources import SampleSources
+
+ORIGINALS_SOURCE = dg.AssetKey("originals_source")
+
+
+def build() -> dg.SourceAsset:
+    """The source as an observable asset."""
+
+    @dg.observable_source_asset(
+        name=ORIGINALS_SOURCE.path[0],
+        group_name=DATASETS,
+        description=(
+            "Where the originals come from (`data.originals`). Its data version is the content of the file, or the commit on "
+            "the hub: an edited file leaves what depends on the originals stale, a moved one nothing."
+        ),
+    )
+    def originals_source(sources: SampleSources) -> dg.DataVersion:
+        with unanswered():
+            return dg.DataVersion(sources.originals_version())
+
+    return originals_source

@@ -1,0 +1,169 @@
+"""What watches the models and the sources of samples: an observation sensor, and schedules that rerun what is out of date."""
+
+import json
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import dagster as dg
+
+from gradsim_assets.configuration import Settings
+from gradsim_assets.core.datasets.paraphrased import OPENAI
+from gradsim_assets.core.errors import InputError, ServiceError
+from gradsim_assets.core.partition_keys import model_id_of, model_slug
+from gradsim_assets.defs.datasets.originals_source import ORIGINALS_SOURCE
+from gradsim_assets.defs.datasets.paraphrases_source import PARAPHRASES_SOURCE, paraphrase_versions
+from gradsim_assets.defs.models.hf_model import HF_MODEL
+from gradsim_assets.defs.reruns import NEEDED, STALE, rerun_job
+from gradsim_assets.orchestration.observations import observation, observed_versions
+from gradsim_assets.orchestration.partitions import MODELS, Partitions
+from gradsim_assets.resources.model_hub import ModelHub
+from gradsim_assets.resources.sample_sources import SampleSources
+from gradsim_assets.resources.table_store import TableStore
+
+#: Longest pause before what did not tell its version is asked for again.
+LONGEST_PAUSE_SECONDS = 6 * 3600
+
+
+def build(
+    settings: Settings, partitions: Partitions
+) -> tuple[list[dg.SensorDefinition], list[dg.JobDefinition], list[dg.ScheduleDefinition]]:
+    """Sensors, jobs and schedules, all stopped until a user switches them on."""
+    automation = settings.automation
+    stale, needed = rerun_job(STALE, missing=False), rerun_job(NEEDED, missing=True)
+    cost = "COST: what it launches runs on your GPUs; `gradsim plan MODEL` estimates a model's pass."
+    schedules = [
+        dg.ScheduleDefinition(
+            name="reconciliation",
+            job=stale,
+            cron_schedule=automation.reconcile_cron,
+            description=f"Backfills what is stale, so that nothing that a missed tick left behind stays so. {cost}",
+        ),
+        dg.ScheduleDefinition(
+            name="regular_rerun",
+            job=needed,
+            cron_schedule=automation.rerun_cron,
+            description=f"Backfills everything that is missing or stale, for all models and shards. {cost}",
+        ),
+    ]
+    return [_observe(settings, partitions)], [stale, needed], schedules
+
+
+def _observe(settings: Settings, partitions: Partitions) -> dg.SensorDefinition:
+    configured = tuple(model.id for model in settings.models)
+
+    @dg.sensor(
+        name="observe_sources",
+        minimum_interval_seconds=settings.automation.observe_seconds,
+        default_status=dg.DefaultSensorStatus.STOPPED,
+        asset_selection=dg.AssetSelection.assets(HF_MODEL, ORIGINALS_SOURCE)
+        | dg.AssetSelection.assets(*([] if settings.data.paraphrases == OPENAI else [PARAPHRASES_SOURCE])),
+        description=(
+            "Asks which revision every model stands at and what the files of samples hold, and registers the models of "
+            "gradsim.toml. Costs no GPU time: tables of another revision or content then show as stale. Whether those of a "
+            "model are computed again is up to `rerun_on_model_revision`, and of the datasets up to `reconciliation`."
+        ),
+    )
+    def observe_sources(
+        context: dg.SensorEvaluationContext, hub: ModelHub, sources: SampleSources, store: TableStore
+    ) -> dg.SensorResult | dg.SkipReason:
+        slugs = context.instance.get_dynamic_partitions(str(MODELS.name))
+        added = [slug for slug in map(model_slug, configured) if slug not in slugs]
+        watched = [*models(hub, [*slugs, *added]), *samples(sources, store, partitions.shard_count)]
+        found = observations(watched, last_observed(context.instance, watched), context.cursor, time.time())
+        for sentence in found.problems:
+            context.log.warning(sentence)
+        return dg.SensorResult(
+            dynamic_partitions_requests=[MODELS.build_add_request(added)] if added else [],
+            asset_events=[observation(key, version, part) for (key, part), version in found.changed.items()],
+            cursor=found.cursor,
+        )
+
+    return observe_sources
+
+
+#: A source, or one of its partitions.
+Place = tuple[dg.AssetKey, str | None]
+
+
+@dataclass(frozen=True)
+class Watched:
+    """Something whose versions are asked for at once; `name` stands for it in sentences and in the cursor."""
+
+    name: str
+    key: dg.AssetKey
+    #: By partition (None where there are none); raises InputError, ServiceError or OSError where they cannot be had.
+    versions: Callable[[], dict[str | None, str]]
+
+
+def models(hub: ModelHub, slugs: Iterable[str]) -> list[Watched]:
+    """Models by their partition keys. Without fallback: that the hub cannot be reached is no news of the model."""
+    return [_model(hub, slug) for slug in slugs]
+
+
+def _model(hub: ModelHub, slug: str) -> Watched:
+    def versions() -> dict[str | None, str]:
+        return {slug: hub.version_now(model_id_of(slug), fallback=False)}
+
+    return Watched(slug, HF_MODEL, versions)
+
+
+def samples(sources: SampleSources, store: TableStore, shards: int) -> list[Watched]:
+    """The sources of originals and of paraphrases; a chat model is none."""
+    originals = Watched("data.originals", ORIGINALS_SOURCE, lambda: {None: sources.originals_version()})
+    if sources.paraphrases == OPENAI:
+        return [originals]
+
+    def versions() -> dict[str | None, str]:
+        return {shard: version for shard, version in paraphrase_versions(sources, store, shards).items()}  # noqa: C416
+
+    return [originals, Watched("data.paraphrases", PARAPHRASES_SOURCE, versions)]
+
+
+def last_observed(instance: dg.DagsterInstance, watched: Iterable[Watched]) -> dict[Place, str]:
+    """The versions at which all that is watched was observed last, by anybody."""
+    keys = {one.key for one in watched}
+    return {(key, part): version for key in keys for part, version in observed_versions(instance, key).items()}
+
+
+@dataclass
+class Observations:
+    """What one look found: versions that changed, problems in words, and what is left alone for a while."""
+
+    #: By name: (failures in a row, time before which it is not asked for again).
+    failures: dict[str, tuple[int, float]]
+    changed: dict[Place, str] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def cursor(self) -> str:
+        """What the next look must know, as JSON."""
+        return json.dumps({"failures": self.failures}, sort_keys=True)
+
+
+def observations(
+    watched: Sequence[Watched], observed: Mapping[Place, str], cursor: str | None, now: float
+) -> Observations:
+    """Asks for the versions of all that is watched and finds those that were not observed last.
+
+    What does not tell its version is left alone for a minute, then two, four, ... up to six hours.
+    """
+    failures = json.loads(cursor).get("failures", {}) if cursor else {}
+    names = {one.name for one in watched}
+    found = Observations({name: (count, until) for name, (count, until) in failures.items() if name in names})
+    for one in watched:
+        count, until = found.failures.get(one.name, (0, 0.0))
+        if now < until:
+            continue
+        try:
+            versions = one.versions()
+        except (InputError, ServiceError, OSError) as error:
+            found.failures[one.name] = (count + 1, now + min(60.0 * 2**count, LONGEST_PAUSE_SECONDS))
+            if not count:  # said once, not with every tick: offline is a state, not an event
+                found.problems.append(f"{one.name}: {error}")
+            continue
+        found.failures.pop(one.name, None)
+        found.changed |= {
+            (one.key, part): version for part, version in versions.items() if observed.get((one.key, part)) != version
+        }
+    return found
