@@ -58,6 +58,8 @@ def _run(model_id: str, part: str, force: bool, settings: Settings) -> None:
                 f"✗ {model_id} is out of date again after {_ROUNDS} rounds: something changes all the time", err=True
             )
             sys.exit(FAILED)
+    if part in ("all", "gradients") and (swept := runs.sweep(model_id)):
+        click.echo(f"{swept} files of shards that there are no more are removed")
     if not rounds:
         click.echo("Everything is there and up to date.")
     if "analyses" in PARTS[part]:

@@ -2,13 +2,23 @@
 
 import dagster as dg
 
+from gradsim_assets.core.partition_keys import shard_keys
+from gradsim_assets.core.tables.table_names import PATHS
 from gradsim_assets.orchestration.backfills import launch_backfill, unfinished_backfills
 from gradsim_assets.orchestration.lost_files import LostFiles
+from gradsim_assets.orchestration.partitions import MODELS
 from gradsim_assets.orchestration.planner import targets
 from gradsim_assets.resources.compute import Compute
 from gradsim_assets.resources.table_store import TableStore
 
 STALE, NEEDED = "rerun_stale", "run_needed"
+
+
+def _sweep(context: dg.OpExecutionContext, store: TableStore) -> int:
+    """Removes what another number of shards has left of tables whose models are registered; how many files."""
+    shards = shard_keys(store.shards)
+    slugs = context.instance.get_dynamic_partitions(str(MODELS.name))
+    return sum(len(store.tables.sweep(path, shards, slug)) for path in PATHS.values() for slug in slugs)
 
 
 def rerun_job(name: str, missing: bool) -> dg.JobDefinition:
@@ -25,7 +35,8 @@ def rerun_job(name: str, missing: bool) -> dg.JobDefinition:
             backfill = launch_backfill(context.instance, graph, wanted, name, priority=-1)
             context.log.info(f"backfill {backfill} over {len(wanted)} {what} partitions")
         else:
-            context.log.info(f"nothing is {what}")
+            swept = _sweep(context, store)
+            context.log.info(f"nothing is {what}; {swept} files of shards that there are no more were removed")
 
     @dg.job(name=name, description=f"Hands a backfill of everything that is {what} to the daemon.")
     def rerun() -> None:

@@ -24,7 +24,7 @@ class Resources(NamedTuple):
 
 def resources(settings: Settings) -> Resources:
     """The resources of one configuration."""
-    store = TableStore(root=settings.tables, configuration=settings.fingerprint)
+    store = TableStore(root=settings.tables, configuration=settings.fingerprint, shards=settings.data.shards)
     return Resources(
         store=store,
         io_manager=ParquetIOManager(store=store),

@@ -10,7 +10,7 @@ from gradsim_assets import __version__
 from gradsim_assets.core.errors import InputError
 from gradsim_assets.core.tables.column_lineage import sources
 from gradsim_assets.core.tables.schemas import LIMA, PARAPHRASED, TABLES
-from gradsim_assets.core.tables.storage import Partition, Tables
+from gradsim_assets.core.tables.storage import Partition, Tables, computing
 from gradsim_assets.orchestration.asset_keys import asset_key, table_path
 from gradsim_assets.orchestration.partitions import dimension_of, partition_of
 
@@ -23,6 +23,8 @@ class TableStore(dg.ConfigurableResource):
 
     root: str
     configuration: str = ""
+    #: Into how many shards samples are cut; 0 where nobody says.
+    shards: int = 0
 
     @property
     def tables(self) -> Tables:
@@ -48,7 +50,7 @@ class TableStore(dg.ConfigurableResource):
 
     def check_one_version(self, key: Sequence[str], partitions: Sequence[Partition]) -> None:
         """Sees to it that all given partitions of a table were computed from one revision of their model, with one group of
-        settings, for candidates that were found in one way.
+        settings, for candidates that were found in one way, of samples that were cut into as many shards as they are now.
 
         Raises:
             InputError: they were not, so that no figure over them means anything.
@@ -56,6 +58,12 @@ class TableStore(dg.ConfigurableResource):
         by_version: dict[str, Partition] = {}
         for partition in partitions:
             source = self.tables.provenance(key, partition)
+            cut = source.get("shards")
+            if cut and self.shards and cut != self.shards:
+                raise InputError(
+                    f"table {'/'.join(key)} {partition} is one of {cut} shards, and there are {self.shards} now; "
+                    f"{computing(partition)} computes it again."
+                )
             parts = [source.get(name) for name in ("revision", "settings", "retriever")]
             by_version.setdefault(" ".join(str(part) for part in parts if part), partition)
         if len(by_version) > 1:
@@ -96,6 +104,7 @@ class TableStore(dg.ConfigurableResource):
             "package_version": __version__,
             "run_id": run_id,
             "configuration": self.configuration,
+            **({"shards": self.shards} if partition.shard and self.shards else {}),
             **({"code_version": code_version} if code_version else {}),
             **({"dataset": dataset} if (dataset := self.dataset(key)) else {}),
             **entries,

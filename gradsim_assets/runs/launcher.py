@@ -15,8 +15,9 @@ from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
 from gradsim_assets.configuration import Settings, load_settings
 from gradsim_assets.core.errors import InputError, ServiceError
 from gradsim_assets.core.home import Home
-from gradsim_assets.core.partition_keys import model_id_of, model_slug
+from gradsim_assets.core.partition_keys import model_id_of, model_slug, shard_keys
 from gradsim_assets.core.tables.storage import Tables
+from gradsim_assets.core.tables.table_names import PATHS
 from gradsim_assets.defs.models.hf_model import HF_MODEL
 from gradsim_assets.defs.observe_sources import samples
 from gradsim_assets.defs.progress import draw_progress_on_terminal
@@ -115,6 +116,12 @@ class Launcher:
                 continue
             for partition, version in versions.items():
                 observed(self.instance, one.key, version, partition)
+
+    def sweep(self, model_id: str) -> int:
+        """Removes what shards of another number of them have left of a model, and of tables without models; how many files."""
+        settings = load_settings()
+        tables, keys = Tables(settings.tables), shard_keys(settings.data.shards)
+        return sum(len(tables.sweep(path, keys, model_slug(model_id))) for path in PATHS.values())
 
     def work(
         self, stage: Stage, model_id: str | None = None, force: bool = False

@@ -8,6 +8,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+import gradsim_assets
+from gradsim_assets.core.errors import InputError
 from gradsim_assets.core.tables.storage import Partition, Tables
 from gradsim_assets.defs.checks.tables_up_to_date import status_records
 from gradsim_assets_tests.support.changing_home import ChangingHome
@@ -178,3 +180,41 @@ def test_a_source_that_cannot_be_read_is_no_success(home: ChangingHome) -> None:
     (home.root / "paraphrases.jsonl").unlink()
     done = home.command("run", home.model_id)
     assert done.exit_code == 2 and "paraphrases.jsonl does not exist" in done.output
+
+
+@pytest.mark.parametrize("shards", [1, 4])
+def test_another_number_of_shards_is_computed_anew_and_leaves_nothing_behind(home: ChangingHome, shards: int) -> None:
+    home.data["shards"] = shards
+    home.configure()
+    refused = home.command("run", home.model_id, "--only", "analyses", "--force")
+    assert refused.exit_code == 1 and ("is one of 2 shards, and there are 1 now" in refused.output or shards == 4)
+    started = time.time()
+    home.run()
+    assert home.out_of_date() == {} and home.passes(started) == shards
+    keys = {f"{number:02d}" for number in range(shards)}
+    assert {path.name for path in (home.home / "tables").rglob("shard=*")} == {f"shard={key}" for key in keys}
+    originals = gradsim_assets.scan("lima").collect()
+    products = gradsim_assets.scan("dot_products", setting="paraphrased").collect()
+    assert set(products["variant_id"]) == set(originals["id"]) and set(products["model"]) == {home.model_id}
+    assert not products.select("variant_id", "original_id", "component").is_duplicated().any()
+
+
+def test_scan_reads_what_is_registered_and_refuses_what_does_not_belong_together(home: ChangingHome) -> None:
+    tables = Tables(str(home.home / "tables"))
+    path, place = ("dot_products", "paraphrased"), Partition(home.slug, "00")
+    frame, source = tables.read(path, place), tables.provenance(path, place)
+    tables.write(
+        path, frame, Partition("removed--model", "00"), {**source, "partition": "model=removed--model shard=00"}
+    )
+    whole = gradsim_assets.scan("dot_products_paraphrased").collect()
+    assert set(whole["model"]) == {home.model_id} and set(whole["variant_id"]) == {
+        r["id"] for r in home.rows("originals")
+    }
+    with pytest.raises(InputError, match="removed/model is not registered"):
+        gradsim_assets.scan("dot_products_paraphrased", model="removed/model")
+    tables.write(path, frame, place, {**source, "revision": "another"})
+    with pytest.raises(InputError, match="mixes revisions"):
+        gradsim_assets.scan("dot_products", home.model_id, "paraphrased")
+    Path(str(tables.path(path, place))).unlink()
+    with pytest.raises(InputError, match=r"lacks model=.* shard=00; `gradsim run "):
+        gradsim_assets.scan("dot_products", setting="paraphrased")

@@ -91,6 +91,26 @@ def sample_findings(frame: pl.DataFrame, expected: Iterable[str], source: str, d
     return found
 
 
+def shard_findings(by_shard: Mapping[str, Iterable[str]], expected: Iterable[str] | None, dropped: int = 0) -> Findings:
+    """Variants that are in more than one shard, and such of `expected` that are in none; up to `dropped` may be missing.
+
+    `by_shard` holds the ids of each shard; `expected` is None where nobody knows them.
+    """
+    places: dict[str, list[str]] = {}
+    for shard, ids in by_shard.items():
+        for name in set(ids):
+            places.setdefault(name, []).append(shard)
+    twice = sorted(name for name, shards in places.items() if len(shards) > 1)
+    found = []
+    if twice:
+        where = " and ".join(sorted(places[twice[0]]))
+        found.append(f"{len(twice)} variants are in several shards, such as {twice[0]} in {where}")
+    missing = sorted(set(expected or ()) - set(places))
+    if len(missing) > dropped:
+        found.append(f"{len(missing)} variants are in no shard, such as {missing[0]}")
+    return found
+
+
 def pair_findings(frame: pl.DataFrame, expected: pl.DataFrame, per_pair: str, dropped: bool = False) -> Findings:
     """Rows = variants x candidates x distinct values of `per_pair` (component, proportion).
 

@@ -3,7 +3,8 @@
 import hashlib
 import io
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import shutil
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -133,6 +134,25 @@ class Tables:
                 f"table {'/'.join(key)} holds nothing{f' of {slug}' if slug else ''}; {computing(Partition(slug))} computes it."
             )
         return sorted(partitions, key=str)
+
+    def sweep(self, key: Sequence[str], shards: Collection[str], slug: str | None = None) -> list[Partition]:
+        """Removes the files of shards that there are no more, and returns their partitions.
+
+        What is left of them is read by every tool that reads folders, and its samples then count twice. Of a table that
+        models have, those of the model with this partition key alone are removed.
+        """
+        orphans = [
+            place
+            for place in self.sizes(key)
+            if place.shard is not None and place.shard not in shards and place.model in (None, slug)
+        ]
+        with _reaching(self.root):
+            for place in orphans:
+                path = self.path(key, place)
+                path.unlink(missing_ok=True)
+                if isinstance(path, Path):
+                    shutil.rmtree(path.parent, ignore_errors=True)
+        return sorted(orphans, key=str)
 
     def read(self, key: Sequence[str], partition: Partition | None = None) -> pl.DataFrame:
         """One partition in memory; raises as `scan`."""

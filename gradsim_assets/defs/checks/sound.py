@@ -171,6 +171,20 @@ def _components(store: TableStore, partition: Partition, provenance: Mapping[str
     return store.tables.read(sizes, where)["component"].to_list()
 
 
+def _shard_rules(store: TableStore, key: Sequence[str], parts: Sequence[Partition]) -> soundness.Findings:
+    """Over all shards of a model's products: every variant is in one of them, and all paraphrases are there."""
+    by_shard = {
+        str(part.shard): store.tables.scan(key, [part]).select("variant_id").unique().collect()["variant_id"].to_list()
+        for part in parts
+    }
+    sources = [store.tables.provenance(key, part) for part in parts]
+    expected = None
+    if not any(source.get("imported") for source in sources):
+        paraphrased = store.tables.scan([PARAPHRASED.name], [Partition(shard=part.shard) for part in parts]).collect()
+        expected = present(paraphrased)["id"].to_list()
+    return soundness.shard_findings(by_shard, expected, sum(int(source.get("dropped") or 0) for source in sources))
+
+
 def _similarity_rules(shards: Sequence[str]) -> Rules:
     def rules(store: TableStore, key: Sequence[str], partition: Partition, frame: pl.DataFrame) -> soundness.Findings:
         source = [DOT_PRODUCTS.name, key[1]]
@@ -185,6 +199,7 @@ def _similarity_rules(shards: Sequence[str]) -> Rules:
         }
         found = soundness.cosine_findings(frame) + soundness.agreement_findings(selves)
         pairs = products.select("variant_id", "original_id").unique().collect()
+        found += _shard_rules(store, source, parts)
         return found + soundness.pair_findings(frame, pairs, "component")
 
     return rules

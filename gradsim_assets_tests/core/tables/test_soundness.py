@@ -133,6 +133,15 @@ def test_a_file_of_ours_passes(tables: Tables) -> None:
     assert frame is not None and frame.equals(products())
 
 
+def test_variants_in_two_shards_and_in_none_are_named() -> None:
+    assert soundness.shard_findings({"00": ["a"], "01": ["b"]}, ["a", "b"]) == []
+    assert soundness.shard_findings({"00": ["a", "b"], "01": ["b"]}, None) == [
+        "1 variants are in several shards, such as b in 00 and 01"
+    ]
+    assert soundness.shard_findings({"00": ["a"]}, ["a", "b", "c"]) == ["2 variants are in no shard, such as b"]
+    assert soundness.shard_findings({"00": ["a"]}, ["a", "b"], dropped=1) == [], "the context policy left it out"
+
+
 def test_a_truncated_file_is_named(tables: Tables) -> None:
     path = Path(str(tables.path(KEY, PLACE)))
     path.write_bytes(path.read_bytes()[:-100])

@@ -1,0 +1,63 @@
+"""Tables as users read them: partitions that are registered now, and never two revisions as one."""
+
+import dagster as dg
+import polars as pl
+
+from gradsim_assets.configuration import Settings, load_settings
+from gradsim_assets.core.errors import InputError
+from gradsim_assets.core.partition_keys import model_id_of, model_slug, shard_keys
+from gradsim_assets.core.tables.storage import Partition
+from gradsim_assets.core.tables.table_names import path_of_table
+from gradsim_assets.orchestration.partitions import MODELS
+from gradsim_assets.resources.by_name import resources
+from gradsim_assets.runs.environment import prepare_environment
+
+
+def scan(table: str, model: str | None = None, setting: str | None = None) -> pl.LazyFrame:
+    """One lazy frame over a table of this home, as the environment and gradsim.toml have it.
+
+    What another number of shards or a model that was removed has left in the folders is not read. A table that models have
+    begins with the column `model`, the model's id.
+
+    Args:
+        table: as commands take it: `retrieval_paraphrased`, `retrieval/paraphrased`, or `retrieval` with a setting.
+        model: one model by its id; None for all that are registered and have the table.
+        setting: `paraphrased` or `model_generated`, for a table that exists for both.
+
+    Raises:
+        InputError: there is no such table, the model is not registered, partitions are missing or damaged, or the shards of
+            a model were computed from different revisions or settings.
+    """
+    settings = load_settings()
+    path = path_of_table(f"{table}/{setting}" if setting else table)
+    store = resources(settings).store
+    there = store.tables.found(path)
+    shards = shard_keys(settings.data.shards) if there[0].shard else [None]
+    if there[0].model is None:
+        parts = [Partition(shard=shard) for shard in shards]
+        store.check_one_version(path, parts)
+        return store.tables.scan(path, parts)
+    slugs = _registered(settings, model)
+    having = {place.model for place in there}
+    frames = []
+    for slug in slugs if model else [slug for slug in slugs if slug in having]:
+        parts = [Partition(slug, shard) for shard in shards]
+        frame = store.tables.scan(path, parts)  # names what is missing before anything is read of it
+        store.check_one_version(path, parts)
+        frames.append(frame.select(pl.lit(model_id_of(slug)).alias("model"), pl.all()))
+    if not frames:
+        raise InputError(f"no registered model has the table {'/'.join(path)}; `gradsim run MODEL` computes it.")
+    return pl.concat(frames, how="diagonal")
+
+
+def _registered(settings: Settings, model: str | None) -> list[str]:
+    """The partition keys of the registered models, or of the one that is asked for."""
+    prepare_environment()
+    with dg.DagsterInstance.get() as instance:
+        registered = instance.get_dynamic_partitions(str(MODELS.name))
+    known = {*registered, *(model_slug(one.id) for one in settings.models)}
+    if model is None:
+        return sorted(known)
+    if model_slug(model) not in known:
+        raise InputError(f"{model} is not registered; `gradsim models list` shows what is.")
+    return [model_slug(model)]
