@@ -2,6 +2,13 @@
 
 import dagster as dg
 
+from gradsim_assets.core.tables.schemas import (
+    BM25_CANDIDATES,
+    DOT_PRODUCTS,
+    MODEL_GENERATED,
+    PARAPHRASED,
+    PROJECTED_SIMILARITY,
+)
 from gradsim_assets.core.tables.table_names import PATHS, asset_name
 
 
@@ -13,6 +20,21 @@ def asset_key(*path: str) -> dg.AssetKey:
 def is_table(key: dg.AssetKey) -> bool:
     """Whether an asset is a table of ours; models and reports are none."""
     return len(key.path) == 1 and key.path[0] in PATHS
+
+
+def waits_only(key: dg.AssetKey, parent: dg.AssetKey) -> bool:
+    """Whether an asset depends on a parent for the order of runs alone: it is not made from it, and not stale because of it.
+
+    A backfill looks at the log while its runs are at work, and asks for whatever then has all its parents. The four gradient
+    tables come out of one pass, so they must become ready at one time: those of paraphrases wait for the answers as those of
+    the answers do, and the answers wait for the candidates as all gradients do. Otherwise a pass is made in two or three parts,
+    each of which computes the gradients of the originals again.
+    """
+    answers = asset_key(MODEL_GENERATED.name)
+    of_paraphrases = [asset_key(table.name, PARAPHRASED.name) for table in (DOT_PRODUCTS, PROJECTED_SIMILARITY)]
+    if parent == answers:
+        return key in of_paraphrases
+    return (key, parent) == (answers, asset_key(BM25_CANDIDATES.name))
 
 
 def table_path(key: dg.AssetKey) -> tuple[str, ...]:

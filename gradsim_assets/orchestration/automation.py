@@ -18,7 +18,7 @@ from gradsim_assets.core.tables.schemas import (
     SETTINGS,
 )
 from gradsim_assets.orchestration import groups
-from gradsim_assets.orchestration.asset_keys import asset_key
+from gradsim_assets.orchestration.asset_keys import asset_key, waits_only
 from gradsim_assets.orchestration.stale_status import StatusResolver
 
 #: Groups whose assets are computed again when a model changes; the datasets do not depend on models.
@@ -83,7 +83,11 @@ def on_model_revision(key: dg.AssetKey) -> dg.AutomationCondition:
     if key != asset_key(MODEL_COMPARISON.name):  # which leaves out the models that have no results yet
         optional = dg.AssetSelection.assets(
             *(asset_key(PROJECTED_SIMILARITY.name, setting) for setting in SETTINGS),
-            *(asset_key(setting) for setting in SETTINGS if key in _WITHOUT_TEXTS),
+            *(
+                asset_key(setting)
+                for setting in SETTINGS
+                if key in _WITHOUT_TEXTS or waits_only(key, asset_key(setting))
+            ),
         )
         ready &= ~condition.any_deps_missing().ignore(optional)
     wanted = (

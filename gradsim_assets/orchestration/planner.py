@@ -8,6 +8,7 @@ from dagster._core.definitions.data_version import StaleStatus
 from dagster._core.definitions.events import AssetKeyPartitionKey
 
 from gradsim_assets.core.tables.storage import Partition
+from gradsim_assets.orchestration.asset_keys import waits_only
 from gradsim_assets.orchestration.lost_files import LostFiles
 from gradsim_assets.orchestration.partitions import place_of
 from gradsim_assets.orchestration.stale_status import StatusResolver
@@ -44,7 +45,8 @@ def targets(
         node = graph.get(key)
         if not node.is_materializable or (keys is not None and key not in keys):
             continue
-        above = [where for parent in node.parent_keys for where in changing.get(parent, [])]
+        read = (parent for parent in node.parent_keys if not waits_only(key, parent))
+        above = [where for parent in read for where in changing.get(parent, [])]
         for target, where in _partitions(instance, graph, key):
             if not _within(where, models, shards):
                 continue

@@ -11,7 +11,7 @@ from gradsim_assets.core.candidates.bm25_candidates import model_candidates
 from gradsim_assets.core.errors import InputError
 from gradsim_assets.core.tables.schemas import BM25_CANDIDATES, PARAPHRASED
 from gradsim_assets.core.tables.storage import Partition, Tables, fingerprint
-from gradsim_assets.orchestration.asset_keys import asset_key, is_table, table_path
+from gradsim_assets.orchestration.asset_keys import asset_key, is_table, table_path, waits_only
 from gradsim_assets.orchestration.partitions import dimensions_of, key_of
 from gradsim_assets.orchestration.stale_status import StatusResolver
 
@@ -75,6 +75,8 @@ class _Walk:
         frame = self._read(key, place, child or {})
         yield Link(depth, key.to_user_string(), place, provenance, self._rows(frame), _unchanged(path, frame, child))
         for parent in sorted(filter(is_table, self.resolver.asset_graph.get(key).parent_keys)):
+            if waits_only(key, parent):
+                continue
             yield from self.links(parent, provenance, depth + 1)
 
     def _place(self, key: AssetKey) -> Partition:

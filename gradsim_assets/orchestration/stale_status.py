@@ -19,6 +19,7 @@ from dagster._core.definitions.partitions.context import use_partition_loading_c
 from dagster._core.event_api import EventLogRecord
 from dagster._core.loader import LoadingContext
 
+from gradsim_assets.orchestration.asset_keys import waits_only
 from gradsim_assets.orchestration.lost_files import LostFiles
 from gradsim_assets.orchestration.partitions import dimensions_of, place_of
 
@@ -96,6 +97,8 @@ class StatusResolver(CachingStaleStatusResolver):
         where = dict(place_of(key.partition_key, node.partitions_def).levels)
         found = []
         for parent in node.parent_keys:
+            if waits_only(key.asset_key, parent):
+                continue
             shared = tuple(name for name in dimensions_of(self.asset_graph.get(parent).partitions_def) if name in where)
             keys = self._by_levels(parent, shared)[tuple(where[name] for name in shared)]
             if len(keys) < SKIP_PARTITION_DATA_VERSION_DEPENDENCY_THRESHOLD:

@@ -8,7 +8,7 @@ import polars as pl
 
 from gradsim_assets.core.datasets.lacking import lacking
 from gradsim_assets.core.partition_keys import model_id_of
-from gradsim_assets.core.tables.schemas import LIMA, MODEL_GENERATED
+from gradsim_assets.core.tables.schemas import BM25_CANDIDATES, LIMA, MODEL_GENERATED
 from gradsim_assets.core.tables.storage import fingerprint
 from gradsim_assets.defs.code_version import code_version
 from gradsim_assets.defs.failures import RETRIES, input_errors
@@ -27,7 +27,10 @@ def build(partitions: Partitions, op_tags: Mapping[str, Any] | None) -> dg.Asset
         group_name=DATASETS,
         partitions_def=partitions.model_shards,
         ins={"paraphrased": dg.AssetIn(partition_mapping=BY_SHARD)},
-        deps=[dg.AssetDep(HF_MODEL, partition_mapping=BY_MODEL)],
+        deps=[
+            dg.AssetDep(HF_MODEL, partition_mapping=BY_MODEL),
+            dg.AssetDep(BM25_CANDIDATES.name, partition_mapping=BY_SHARD),  # nothing is read of it: see `waits_only`
+        ],
         kinds={"pytorch", "huggingface"},
         pool="gpu",
         op_tags=op_tags,

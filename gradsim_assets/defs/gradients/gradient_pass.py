@@ -13,6 +13,7 @@ from gradsim_assets.core.tables.schemas import (
     BM25_CANDIDATES,
     DOT_PRODUCTS,
     LIMA,
+    MODEL_GENERATED,
     PARAPHRASED,
     PROJECTED_SIMILARITY,
     SETTINGS,
@@ -73,7 +74,8 @@ def _spec(table: str, setting: str, settings: Settings) -> dg.AssetSpec:
         dg.AssetDep(HF_MODEL, partition_mapping=BY_MODEL),
         dg.AssetDep(LIMA.name),
         dg.AssetDep(BM25_CANDIDATES.name, partition_mapping=BY_SHARD),
-        dg.AssetDep(setting, partition_mapping=BY_SHARD) if setting == PARAPHRASED.name else dg.AssetDep(setting),
+        dg.AssetDep(MODEL_GENERATED.name),  # nothing is read of it for paraphrases: see `waits_only`
+        *([dg.AssetDep(PARAPHRASED.name, partition_mapping=BY_SHARD)] if setting == PARAPHRASED.name else []),
     ]
     projected = table == PROJECTED_SIMILARITY.name
     return dg.AssetSpec(
