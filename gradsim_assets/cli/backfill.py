@@ -25,7 +25,7 @@ def backfill(
     from gradsim_assets.orchestration.backfills import launch_backfill
     from gradsim_assets.orchestration.planner import targets
 
-    launcher = open_launcher()
+    launcher = open_launcher(launches=True)
     graph = launcher.repository.asset_graph
     if unknown := [model for model in models if model not in launcher.models()]:
         raise InputError(f"{unknown[0]} is not registered; add it with `gradsim models add {unknown[0]}`.")

@@ -11,8 +11,12 @@ if TYPE_CHECKING:
 FAILED, BAD_INPUT = 1, 2
 
 
-def launcher() -> "Launcher":
-    """A launcher on the instance that the UI uses, with the configured models registered."""
+def launcher(launches: bool = False) -> "Launcher":
+    """A launcher on the instance that the UI uses, with the configured models registered.
+
+    With `launches`, for a command that launches something, runs of this machine whose process is gone are ended first: what
+    they hold would keep the new ones waiting. A command that only looks ends nothing.
+    """
     settings = load_settings()  # first of all: a fault in gradsim.toml is told before Dagster starts
     import dagster as dg
 
@@ -22,7 +26,8 @@ def launcher() -> "Launcher":
 
     prepare_environment()
     found = Launcher(dg.DagsterInstance.get())
-    end_dead_runs(found.instance)
+    if launches:
+        end_dead_runs(found.instance)
     for model in settings.models:
         found.add_model(model.id)
     return found

@@ -53,7 +53,7 @@ def ui(host: str, port: int) -> None:
     """Open the Dagster UI (web server and daemon) on this machine."""
     from gradsim_assets.runs.services import serve
 
-    launcher()
+    launcher(launches=True)
     sys.exit(serve(host, port))
 
 

@@ -47,7 +47,7 @@ def _run(model_id: str, part: str, force: bool, settings: Settings) -> None:
     from gradsim_assets.cli.summary import print_summary
     from gradsim_assets.defs.stages import STAGES
 
-    runs = launcher()
+    runs = launcher(launches=True)
     runs.add_model(model_id)
     stages = [stage for stage in STAGES if stage.job in PARTS[part]]
     rounds = 0

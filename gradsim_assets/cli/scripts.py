@@ -29,7 +29,7 @@ def import_scripts(folder: Path, model: str, config_file: str | None, sample_siz
         "config_file": str(Path(config_file).absolute()) if config_file else "",
         "sample_size": sample_size,
     }
-    outcome = launcher().run_job(IMPORT_JOB, {"ops": {IMPORT_OP: {"config": config}}})
+    outcome = launcher(launches=True).run_job(IMPORT_JOB, {"ops": {IMPORT_OP: {"config": config}}})
     for warning in outcome.warnings:
         click.echo(f"! {warning}", err=True)
     if outcome.error:

@@ -29,6 +29,8 @@ from gradsim_assets.orchestration.partitions import MODELS
 from gradsim_assets.orchestration.planner import Target, targets
 from gradsim_assets.resources.by_name import resources
 from gradsim_assets.runs.environment import MODULE
+from gradsim_assets.runs.local_run_launcher import PROCESS_TAG
+from gradsim_assets.runs.process_identity import ProcessIdentity
 
 #: The terminal shows progress bars and outcomes; the log of a run is in the UI.
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
@@ -146,17 +148,28 @@ class Launcher:
         """One run of a stage's job over one partition, for the given assets; returns when it has ended."""
         job = self._repository.get_reconstructable_job(stage.job)
         tags = job.get_definition().get_tags_for_partition_key(partition, list(assets)) if partition else {}
-        return self._execute(job, partition, tags={**tags, **_TAGS}, asset_selection=list(assets))
+        return self._execute(job, partition, {**tags, **_TAGS}, asset_selection=list(assets))
 
     def run_job(self, name: str, config: Mapping[str, Any]) -> RunOutcome:
         """One run of a job without partitions, with its configuration; returns when it has ended."""
-        return self._execute(self._repository.get_reconstructable_job(name), None, config=config, tags=_TAGS)
+        return self._execute(self._repository.get_reconstructable_job(name), None, _TAGS, config)
 
     def _execute(
-        self, job: Any, partition: str | None, config: Mapping[str, Any] | None = None, **arguments: Any
+        self,
+        job: Any,
+        partition: str | None,
+        tags: Mapping[str, str],
+        config: Mapping[str, Any] | None = None,
+        **arguments: Any,
     ) -> RunOutcome:
         started = time.monotonic()
-        result = execute_job(job, self.instance, run_config={**_QUIET, **(config or {})}, **arguments)
+        result = execute_job(
+            job,
+            self.instance,
+            run_config={**_QUIET, **(config or {})},
+            tags={**tags, PROCESS_TAG: str(ProcessIdentity.of(os.getpid()))},
+            **arguments,
+        )
         error = None if result.success else _first_error(result)
         warnings = tuple(
             entry.user_message

@@ -5,15 +5,21 @@ failure the run would pass for being at work for ever, hold its place in the que
 """
 
 import re
+import time
 
 import dagster as dg
-import psutil
 from dagster._core.events import DagsterEventType
-from dagster._core.launcher.base import CheckRunHealthResult, WorkerStatus
+from dagster._core.launcher.base import CheckRunHealthResult, LaunchRunContext, WorkerStatus
 from dagster._core.launcher.default_run_launcher import DefaultRunLauncher
 
-#: What runs say of their process; the last line is the one at work.
-_STARTED = re.compile(r"(?:Started process for run|Executing steps .*) \(pid: (\d+)\)")
+from gradsim_assets.runs.process_identity import ProcessIdentity
+
+#: Run tag that says which process works on a run (`ProcessIdentity`).
+PROCESS_TAG = "gradsim/process"
+
+#: What a run says of its process when that begins, and how long it is waited for.
+_STARTED = re.compile(r"Started process for run \(pid: (\d+)\)")
+_PATIENCE_SECONDS = 10.0
 
 
 class LocalRunLauncher(DefaultRunLauncher):
@@ -23,22 +29,35 @@ class LocalRunLauncher(DefaultRunLauncher):
     def supports_check_run_worker_health(self) -> bool:
         return True
 
+    def launch_run(self, context: LaunchRunContext) -> None:
+        """Launches a run and writes down which process works on it: the code server starts that beside this one."""
+        super().launch_run(context)
+        run_id = context.dagster_run.run_id
+        deadline = time.monotonic() + _PATIENCE_SECONDS
+        while time.monotonic() < deadline:
+            if (pid := self._pid(run_id)) is not None:
+                if process := ProcessIdentity.of(pid):  # else it has ended already, and says so itself
+                    self._instance.add_run_tags(run_id, {PROCESS_TAG: str(process)})
+                return
+            time.sleep(0.05)
+
+    def _pid(self, run_id: str) -> int | None:
+        events = self._instance.all_logs(run_id, of_type=DagsterEventType.ENGINE_EVENT)
+        return next((int(found[1]) for entry in events if (found := _STARTED.match(entry.message))), None)
+
     def check_run_worker_health(self, run: dg.DagsterRun) -> CheckRunHealthResult:
-        """Whether the process that a run was last at work in is still the same one."""
-        started = [
-            (int(found[1]), entry.timestamp)
-            for entry in self._instance.all_logs(run.run_id, of_type=DagsterEventType.ENGINE_EVENT)
-            if (found := _STARTED.match(entry.message))
-        ]
-        if not started or is_alive(*started[-1]):
+        """Whether the process that works on a run has ended, as far as that can be told from here."""
+        process = ProcessIdentity.parse(run.tags.get(PROCESS_TAG, ""))
+        if process is None or not process.is_gone:
             return CheckRunHealthResult(WorkerStatus.RUNNING)
-        return CheckRunHealthResult(WorkerStatus.NOT_FOUND, f"its process {started[-1][0]} is gone")
+        return CheckRunHealthResult(WorkerStatus.NOT_FOUND, f"its process {process.pid} is gone")
 
 
 def end_dead_runs(instance: dg.DagsterInstance) -> list[str]:
     """Ends runs of this machine whose process is gone and returns their ids; what they held in a pool is free again.
 
-    The daemon does so too, but commands work without one, and a killed command's run would keep the next one waiting.
+    The daemon does so too, but commands work without one, and a killed command's run would keep the next one waiting. Runs of
+    other machines, and of containers that share this home, are left to those who can see their processes.
     """
     launcher = instance.run_launcher
     ended: list[str] = []
@@ -51,13 +70,3 @@ def end_dead_runs(instance: dg.DagsterInstance) -> list[str]:
             instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
             ended.append(run.run_id)
     return ended
-
-
-def is_alive(pid: int, since: float) -> bool:
-    """Whether a process that was there at a time still is: a later process may have been given its number."""
-    try:
-        process = psutil.Process(pid)
-        # A number is given again hours later, if ever; a second covers the clock's granularity.
-        return process.create_time() < since + 1 and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
