@@ -10,3 +10,8 @@ class InputError(ValueError):
 
 class ServiceError(RuntimeError):
     """A service (the hub, a chat service) fails or cannot be reached: the same call may succeed later, and is retried."""
+
+
+def first_line(error: BaseException) -> str:
+    """The kind of an error and the first line of what it says."""
+    return ": ".join([type(error).__name__, *str(error).strip().splitlines()[:1]])

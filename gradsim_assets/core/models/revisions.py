@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from gradsim_assets.core.errors import InputError, ServiceError
+from gradsim_assets.core.errors import InputError, ServiceError, first_line
 
 #: Files of a folder that make a model what it is; anything else (logs, optimizer states) leaves its revision alone.
 _MODEL_FILES = ("*.safetensors", "*.bin", "*.json", "*.model", "*.txt", "*.jinja", "*.tiktoken")
@@ -141,11 +141,6 @@ def may_pass(error: BaseException | None) -> bool:
             return True
         error = error.__cause__ or error.__context__
     return False
-
-
-def first_line(error: BaseException) -> str:
-    """The kind of an error and the first line of what it says."""
-    return ": ".join([type(error).__name__, *str(error).strip().splitlines()[:1]])
 
 
 def _cached_revision(repo: str, wanted: str | None) -> Revision:

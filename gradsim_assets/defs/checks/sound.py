@@ -7,6 +7,7 @@ from typing import Any
 import dagster as dg
 import polars as pl
 
+from gradsim_assets.orchestration.failures import fails_in_one_sentence
 from gradsim_assets.configuration import Settings
 from gradsim_assets.core.candidates.bm25_candidates import model_candidates
 from gradsim_assets.core.errors import InputError
@@ -83,6 +84,7 @@ def _checks(group: _Group) -> dg.AssetChecksDefinition:
     ]
 
     @dg.multi_asset_check(name=group.name, specs=specs, can_subset=True)
+    @fails_in_one_sentence
     def check_tables(context: dg.AssetCheckExecutionContext, store: TableStore) -> Iterator[dg.AssetCheckResult]:
         partition = checked_partition(context, dimension_of(group.partitions_def))
         for check_key in sorted(context.selected_asset_check_keys):

@@ -7,6 +7,7 @@ import dagster as dg
 from dagster._core.definitions.assets.graph.base_asset_graph import BaseAssetGraph
 from dagster._core.definitions.data_version import StaleStatus
 
+from gradsim_assets.orchestration.failures import fails_in_one_sentence
 from gradsim_assets.core.tables.schemas import MODEL_COMPARISON
 from gradsim_assets.orchestration.asset_keys import asset_key, is_table
 from gradsim_assets.orchestration.partitions import MODELS
@@ -28,6 +29,7 @@ def build_status() -> list[dg.AssetChecksDefinition]:
         name=UP_TO_DATE,
         description="Lists partitions that are stale (with the reason), failed or missing, for every table.",
     )
+    @fails_in_one_sentence
     def tables_up_to_date(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
         graph = context.op_execution_context.repository_def.asset_graph
         records = status_records(context.instance, graph)

@@ -9,6 +9,7 @@ from dagster._core.definitions.data_version import (
     get_input_event_pointer_tag,
 )
 
+from gradsim_assets.orchestration.failures import fails_in_one_sentence
 from gradsim_assets.core.errors import InputError, ServiceError
 from gradsim_assets.core.models.revisions import Revision
 from gradsim_assets.core.partition_keys import model_id_of, model_slug
@@ -41,6 +42,7 @@ def build() -> list[dg.SourceAsset]:
             "GPU; tables of another revision, or made with other settings, then show as stale."
         ),
     )
+    @fails_in_one_sentence
     def hf_model(context: dg.OpExecutionContext, hub: ModelHub) -> dg.DataVersionsByPartition:
         versions, problems = {}, []
         for slug in context.instance.get_dynamic_partitions(str(MODELS.name)):
