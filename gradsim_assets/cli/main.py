@@ -11,7 +11,7 @@ from gradsim_assets.cli.instance import BAD_INPUT, FAILED, launcher
 from gradsim_assets.core.errors import InputError, ServiceError
 
 #: What a control plane's environment lacks.
-_COMPUTE = ("torch", "transformers", "datasets", "pyarrow", "trak")
+_COMPUTE = ("torch", "transformers", "datasets", "trak")
 
 
 class _Commands(click.Group):

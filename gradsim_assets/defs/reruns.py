@@ -2,8 +2,8 @@
 
 import dagster as dg
 
-from gradsim_assets.orchestration.failures import fails_in_one_sentence
 from gradsim_assets.orchestration.backfills import launch_backfill, targets, unfinished_backfills
+from gradsim_assets.orchestration.failures import fails_in_one_sentence
 
 STALE, NEEDED = "rerun_stale", "run_needed"
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gradsim_assets.core.errors import InputError
+from gradsim_assets.core.errors import InputError, kind_of
 
 #: A byte order mark. Joined files have one in their middle.
 _MARK = b"\xef\xbb\xbf"
@@ -34,7 +34,7 @@ class _Doubled(dict[str, Any]):
 
 
 def read_json_lines(path: Path, wanted: Sequence[str]) -> Iterator[Line]:
-    """The objects of a file with one on each line; blank lines, line ends of any system and a byte order mark are fine.
+    """The objects of a file with one on each line; blank lines, CRLF and a byte order mark are fine.
 
     Raises:
         InputError: a line holds something else, is cut off, or is no UTF-8; the sentence names it by its number.

@@ -1,29 +1,17 @@
 """Samples out of files: Parquet, JSON lines and Arrow. A path names one file, and its texts are taken as they stand there."""
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import polars as pl
-from polars.exceptions import PanicException
-
+from gradsim_assets.core.datasets.column_files import Content, read_columns
 from gradsim_assets.core.datasets.file_formats import Format, format_of, layout_of
 from gradsim_assets.core.datasets.json_lines import read_json_lines
-from gradsim_assets.core.errors import InputError, may_heal
+from gradsim_assets.core.errors import InputError
 
 #: How an address begins; a Windows drive has one letter.
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
-
-#: How an Arrow stream ends. One that ends otherwise may be cut off between two of its batches.
-_END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"
-
-
-class _Content(NamedTuple):
-    """What a file holds: all of its columns, and its rows with those that were asked for, each with its place in the file."""
-
-    columns: Sequence[str]
-    rows: Iterable[tuple[str, Mapping[str, Any]]]
 
 
 def read_rows(location: str, message_columns: tuple[str, ...]) -> list[dict[str, Any]]:
@@ -35,12 +23,14 @@ def read_rows(location: str, message_columns: tuple[str, ...]) -> list[dict[str,
         InputError: the file is missing, empty, damaged or of another format, or lacks the columns.
     """
     path = _file(location)
-    content = _READERS[format_of(path)](path, ("id", *message_columns))
-    found = next((column for column in message_columns if column in content.columns), None)
-    if "id" not in content.columns or found is None:
+    found = format_of(path)
+    wanted = ("id", *message_columns)
+    content = _lines(path, wanted) if found is Format.JSON_LINES else read_columns(path, found, wanted)
+    messages = next((column for column in message_columns if column in content.columns), None)
+    if "id" not in content.columns or messages is None:
         raise InputError(_lacking(path, content.columns, message_columns))
     rows = [
-        {"id": row.get("id"), "messages": row.get(found), "place": f"{path}, {place}"} for place, row in content.rows
+        {"id": row.get("id"), "messages": row.get(messages), "place": f"{path}, {place}"} for place, row in content.rows
     ]
     if not rows:
         raise InputError(f"{path} holds no samples; name another file.")
@@ -68,7 +58,7 @@ def _file(location: str) -> Path:
         if not path.stat().st_size:
             raise InputError(f"{path} is empty; write it anew or name another file.")
     except (OSError, RuntimeError) as error:  # a name that is too long; a home that nobody has
-        raise InputError(f"{location} cannot be looked at ({_reason(error)}); correct the path.") from error
+        raise InputError(f"{location} cannot be looked at ({error}); correct the path.") from error
     return path
 
 
@@ -86,29 +76,7 @@ def _lacking(path: Path, columns: Sequence[str], message_columns: Sequence[str])
     return f"{has}. Rename its columns or write it anew."
 
 
-def _lines(path: Path, wanted: Sequence[str]) -> _Content:
-    lines = read_json_lines(path, wanted)
+def _lines(path: Path, wanted: Sequence[str]) -> Content:
+    lines = list(read_json_lines(path, wanted))
     columns = dict.fromkeys(name for line in lines for name in line.names)
-    return _Content(list(columns), ((f"line {line.number}", line.values) for line in lines))
-
-
-def _frame_reader(schema: Callable[[Path], Sequence[str]], read: Callable[[Path, list[str]], pl.DataFrame]) -> Any:
-    """A reader of a format of columns, from how its columns are told and how some of them are read."""
-
-    def content(path: Path, wanted: Sequence[str]) -> _Content:
-        columns = schema(path)
-        frame = read(path, [name for name in wanted if name in columns])
-        return _Content(columns, ((f"row {number}", row) for number, row in enumerate(frame.iter_rows(named=True), 1)))
-
-    def reader(path: Path, wanted: Sequence[str]) -> _Content:
-        try:
-            return content(path, wanted)
-        except (Exception, PanicException) as error:  # polars raises many kinds for damaged files
-            if may_heal(error):
-                raise
-            raise InputError(
-                f"{path} cannot be read as {format_of(path).value} ({_reason(error)}); it is cut off or damaged: write or "
-                "copy it anew."
-            ) from error
-
-    return reader
+    return Content(list(columns), [(f"line {line.number}", line.values) for line in lines])

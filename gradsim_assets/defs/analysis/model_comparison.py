@@ -11,9 +11,9 @@ from gradsim_assets.core.partition_keys import model_id_of, model_slug
 from gradsim_assets.core.tables.schemas import MODEL_COMPARISON, RETRIEVAL, SETTINGS
 from gradsim_assets.core.tables.storage import Partition
 from gradsim_assets.defs.code_version import code_version
-from gradsim_assets.orchestration.failures import fails_in_one_sentence
 from gradsim_assets.defs.table_results import column_schema, plot_metadata, table_result
 from gradsim_assets.orchestration.asset_keys import asset_key
+from gradsim_assets.orchestration.failures import fails_in_one_sentence
 from gradsim_assets.orchestration.groups import ANALYSIS, TABLE_KINDS
 from gradsim_assets.orchestration.partitions import ALL, MODELS
 from gradsim_assets.resources.table_store import TableStore

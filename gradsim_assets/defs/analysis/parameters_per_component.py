@@ -11,9 +11,9 @@ from gradsim_assets.core.analysis.plots.of_table import plots_of
 from gradsim_assets.core.partition_keys import model_id_of
 from gradsim_assets.core.tables.schemas import PARAMETERS_PER_COMPONENT
 from gradsim_assets.defs.code_version import code_version
-from gradsim_assets.orchestration.failures import RETRIES, fails_in_one_sentence
 from gradsim_assets.defs.models.hf_model import HF_MODEL, provenance_of, revision_for_run, revision_tags
 from gradsim_assets.defs.table_results import column_schema, plot_metadata, table_result
+from gradsim_assets.orchestration.failures import RETRIES, fails_in_one_sentence
 from gradsim_assets.orchestration.groups import ANALYSIS, TABLE_KINDS
 from gradsim_assets.orchestration.partitions import MODELS
 from gradsim_assets.resources.model_hub import ModelHub

@@ -18,9 +18,9 @@ from gradsim_assets.core.tables.schemas import (
 )
 from gradsim_assets.core.tables.storage import Partition
 from gradsim_assets.defs.code_version import code_version
-from gradsim_assets.orchestration.failures import fails_in_one_sentence
 from gradsim_assets.defs.table_results import column_schema, model_provenance, plot_metadata, table_result
 from gradsim_assets.orchestration.asset_keys import asset_key
+from gradsim_assets.orchestration.failures import fails_in_one_sentence
 from gradsim_assets.orchestration.groups import ANALYSIS, TABLE_KINDS
 from gradsim_assets.orchestration.partitions import ALL, BY_MODEL, MODELS, Partitions
 from gradsim_assets.resources.table_store import TableStore
@@ -61,9 +61,7 @@ def _build(setting: str, partitions: Partitions) -> dg.AssetsDefinition:
         pairs = PairProducts.from_frame(dot_products, parameters["component"].to_list())
         projected = store.optional([PROJECTED_SIMILARITY.name, setting], [Partition(model, s) for s in shards])
         # Imported results have no scores of ours, only the order of their candidates.
-        imported = store.tables.provenance([DOT_PRODUCTS.name, setting], Partition(model, shards[0])).get(
-            "imported"
-        )
+        imported = store.tables.provenance([DOT_PRODUCTS.name, setting], Partition(model, shards[0])).get("imported")
         bm25 = None if imported else store.optional([BM25_CANDIDATES.name], [Partition(shard=s) for s in shards])
         variants = None if imported else store.variants(setting, model, shards)
         verbatim = None if variants is None else dict(variants.select("id", "verbatim").drop_nulls().iter_rows())

@@ -10,9 +10,9 @@ from gradsim_assets.core.datasets.lacking import lacking
 from gradsim_assets.core.tables.schemas import BM25_CANDIDATES, LIMA, PARAPHRASED
 from gradsim_assets.core.tables.storage import fingerprint
 from gradsim_assets.defs.code_version import code_version
-from gradsim_assets.orchestration.failures import RETRIES, fails_in_one_sentence
 from gradsim_assets.defs.table_results import column_schema, table_result
 from gradsim_assets.orchestration import groups
+from gradsim_assets.orchestration.failures import RETRIES, fails_in_one_sentence
 from gradsim_assets.orchestration.partitions import Partitions
 from gradsim_assets.resources.model_hub import ModelHub
 

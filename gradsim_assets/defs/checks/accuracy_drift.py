@@ -5,11 +5,11 @@ from typing import Any
 
 import dagster as dg
 
-from gradsim_assets.orchestration.failures import fails_in_one_sentence
 from gradsim_assets.core.tables import soundness
 from gradsim_assets.core.tables.schemas import RETRIEVAL, SETTINGS
 from gradsim_assets.defs.checks.results import check_result, checked_partition
 from gradsim_assets.orchestration.asset_keys import asset_key
+from gradsim_assets.orchestration.failures import fails_in_one_sentence
 from gradsim_assets.orchestration.partitions import MODELS
 
 DRIFT = "accuracy_drift"

@@ -9,8 +9,8 @@ from gradsim_assets.core.tables import soundness
 from gradsim_assets.core.tables.storage import Tables
 from gradsim_assets.core.tables.table_schema import TableSchema
 from gradsim_assets.defs.checks.results import check_result, checked_partition
-from gradsim_assets.orchestration.failures import fails_in_one_sentence
 from gradsim_assets.orchestration.asset_keys import asset_key
+from gradsim_assets.orchestration.failures import fails_in_one_sentence
 from gradsim_assets.orchestration.partitions import Partitions
 from gradsim_assets.resources.table_store import TableStore
 

@@ -7,7 +7,6 @@ from typing import Any
 import dagster as dg
 import polars as pl
 
-from gradsim_assets.orchestration.failures import fails_in_one_sentence
 from gradsim_assets.configuration import Settings
 from gradsim_assets.core.candidates.bm25_candidates import model_candidates
 from gradsim_assets.core.errors import InputError
@@ -32,6 +31,7 @@ from gradsim_assets.defs.checks.no_flags import flags
 from gradsim_assets.defs.checks.no_zero_scores import zero_scores
 from gradsim_assets.defs.checks.results import check_result, checked_partition
 from gradsim_assets.orchestration.asset_keys import asset_key, table_path
+from gradsim_assets.orchestration.failures import fails_in_one_sentence
 from gradsim_assets.orchestration.partitions import MODELS, Partitions, dimension_of
 from gradsim_assets.resources.table_store import TableStore
 

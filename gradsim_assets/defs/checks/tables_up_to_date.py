@@ -7,9 +7,9 @@ import dagster as dg
 from dagster._core.definitions.assets.graph.base_asset_graph import BaseAssetGraph
 from dagster._core.definitions.data_version import StaleStatus
 
-from gradsim_assets.orchestration.failures import fails_in_one_sentence
 from gradsim_assets.core.tables.schemas import MODEL_COMPARISON
 from gradsim_assets.orchestration.asset_keys import asset_key, is_table
+from gradsim_assets.orchestration.failures import fails_in_one_sentence
 from gradsim_assets.orchestration.partitions import MODELS
 from gradsim_assets.orchestration.stale_status import LoaderContext, StatusResolver
 

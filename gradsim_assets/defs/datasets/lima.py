@@ -7,8 +7,8 @@ from gradsim_assets.configuration import Settings
 from gradsim_assets.core.samples import sample_frame
 from gradsim_assets.core.tables.schemas import LIMA
 from gradsim_assets.defs.code_version import code_version
-from gradsim_assets.orchestration.failures import fails_in_one_sentence
 from gradsim_assets.defs.table_results import column_schema, table_result
+from gradsim_assets.orchestration.failures import fails_in_one_sentence
 from gradsim_assets.orchestration.groups import DATASETS
 from gradsim_assets.resources.sample_sources import SampleSources
 

@@ -11,10 +11,10 @@ from gradsim_assets.core.partition_keys import model_id_of
 from gradsim_assets.core.tables.schemas import LIMA, MODEL_GENERATED
 from gradsim_assets.core.tables.storage import fingerprint
 from gradsim_assets.defs.code_version import code_version
-from gradsim_assets.orchestration.failures import RETRIES, fails_in_one_sentence
 from gradsim_assets.defs.models.hf_model import HF_MODEL, provenance_of, revision_for_run, revision_tags
 from gradsim_assets.defs.progress import progress
 from gradsim_assets.defs.table_results import column_schema, table_result
+from gradsim_assets.orchestration.failures import RETRIES, fails_in_one_sentence
 from gradsim_assets.orchestration.groups import DATASETS
 from gradsim_assets.orchestration.partitions import BY_MODEL, BY_SHARD, Partitions
 from gradsim_assets.resources.compute import Compute

@@ -15,10 +15,10 @@ from gradsim_assets.core.samples import Sample
 from gradsim_assets.core.tables.schemas import LIMA, PARAPHRASED
 from gradsim_assets.core.tables.storage import fingerprint
 from gradsim_assets.defs.code_version import code_version
-from gradsim_assets.orchestration.failures import RETRIES, fails_in_one_sentence
 from gradsim_assets.defs.progress import progress
 from gradsim_assets.defs.table_results import column_schema, table_result
 from gradsim_assets.demo import DEMO
+from gradsim_assets.orchestration.failures import RETRIES, fails_in_one_sentence
 from gradsim_assets.orchestration.groups import DATASETS
 from gradsim_assets.orchestration.partitions import Partitions
 from gradsim_assets.resources.paraphraser import Paraphraser

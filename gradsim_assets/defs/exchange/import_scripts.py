@@ -14,9 +14,9 @@ from gradsim_assets.core.exchange.scripts_format import Imported, read_scripts
 from gradsim_assets.core.partition_keys import model_slug, shard_slice
 from gradsim_assets.core.tables.schemas import DOT_PRODUCTS, PARAMETERS_PER_COMPONENT, PROJECTED_SIMILARITY
 from gradsim_assets.core.tables.storage import Partition, fingerprint
-from gradsim_assets.orchestration.failures import fails_in_one_sentence
 from gradsim_assets.demo import DEMO
 from gradsim_assets.orchestration.asset_keys import asset_key
+from gradsim_assets.orchestration.failures import fails_in_one_sentence
 from gradsim_assets.orchestration.partitions import MODELS, Partitions
 from gradsim_assets.resources.model_hub import ModelHub
 from gradsim_assets.resources.sample_sources import SampleSources
