@@ -66,7 +66,7 @@ def parse_sample(sample_id: Any, messages: Any, place: str) -> Sample:
             f"{where} is not single-turn (its roles are {', '.join(map(_shown, roles))}); "
             "keep exactly one user message followed by one assistant message."
         )
-    user, assistant = (_text(content, f"the {role} message of {where}") for role, content in turns)
+    user, assistant = (_text(role, content, where) for role, content in turns)
     if not user.strip():
         raise InputError(f"{where} has an empty user message; remove the sample or fill it in.")
     if not assistant.strip():
@@ -125,31 +125,33 @@ def _without(turns: Sequence[tuple[Any, Any]]) -> str | None:
     return f"no {' and no '.join(empty)} text in the file" if empty else None
 
 
-def _text(content: Any, what: str) -> str:
-    """The text of a message, "" for none; `what` names the message in a sentence."""
-    parts = content if isinstance(content, list) else [content]
-    text = "".join(_part(part, what, among="" if part is content else "among the parts of ") for part in parts)
+def _text(role: str, content: Any, where: str) -> str:
+    """The text of a message, "" for none."""
+    if isinstance(content, list):
+        text = "".join(_part(part, f"among the parts of its {role} message", where) for part in content)
+    elif content is None or isinstance(content, str):
+        text = content or ""
+    else:
+        raise _no_text(content, f"as the content of its {role} message", where)
     if half := _HALF.search(text):
         raise InputError(
-            f"{what[0].upper()}{what[1:]} holds half of a character ({half[0]} at {half.start() + 1}), as texts do that were "
+            f"{where} has half of a character ({half[0]} at {half.start() + 1}) in its {role} message, as texts do that were "
             "cut in the middle of an emoji; mend or remove the sample."
         )
     return text
 
 
-def _part(part: Any, what: str, among: str) -> str:
-    if part is None and not among:
-        return ""
+def _part(part: Any, place: str, where: str) -> str:
     if isinstance(part, str):
         return part
-    if among and isinstance(part, dict) and part.get("type", "text") in _TEXTS and isinstance(part.get("text"), str):
+    if isinstance(part, dict) and part.get("type") in _TEXTS and isinstance(part.get("text"), str):
         return str(part["text"])
-    kind = (
-        f"{kind_of(part)} of type {_shown(part['type'])}"
-        if isinstance(part, dict) and "type" in part
-        else kind_of(part)
-    )
-    raise InputError(f"{kind[0].upper()}{kind[1:]} stands {among}{what}, where text must be; write the text itself.")
+    raise _no_text(part, place, where)
+
+
+def _no_text(value: Any, place: str, where: str) -> InputError:
+    of_type = f" of type {_shown(value['type'])}" if isinstance(value, dict) and "type" in value else ""
+    return InputError(f"{where} has {kind_of(value)}{of_type} {place}, where text must be; write the text itself.")
 
 
 def _checked_id(sample_id: Any, place: str) -> str:

@@ -12,9 +12,10 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
-from gradsim_assets.configuration import Settings
+from gradsim_assets.configuration import DataSettings, Settings
 from gradsim_assets.core.errors import InputError, ServiceError
 from gradsim_assets.definitions import build_definitions
+from gradsim_assets.defs.models.hf_model import build
 from gradsim_assets.orchestration.failures import RETRIES, fails_in_one_sentence
 
 TRIES = 3
@@ -111,13 +112,20 @@ def test_steps_that_ask_services_or_need_a_gpu_are_retried() -> None:
         f"{t}_{s}" for t in ("dot_products", "projected_similarity") for s in ("paraphrased", "model_generated")
     }
     assert retried == {
-        "lima",
-        "bm25_candidates",
         "paraphrased",
         "model_generated",
         "parameters_per_component",
         *gradients,
     }
+
+
+@pytest.mark.parametrize(
+    ("asset", "data"), [("lima", {"originals": "lima"}), ("bm25_candidates", {"retriever_tokens": "model"})]
+)
+def test_what_asks_the_hub_in_some_configurations_is_retried_there(asset: str, data: dict[str, str]) -> None:
+    settings = Settings(home=Path("/nowhere"), tables="/nowhere", data=DataSettings.model_validate(data))
+    graph = build_definitions(settings).get_repository_def().asset_graph
+    assert graph.get(dg.AssetKey(asset)).assets_def.op.retry_policy == RETRIES
 
 
 def test_every_step_fails_in_one_sentence() -> None:
@@ -129,4 +137,6 @@ def test_every_step_fails_in_one_sentence() -> None:
         for node in job.nodes
         if not hasattr(node.definition.compute_fn.decorated_fn, "__wrapped__")
     }
-    assert bare == set()
+    assert bare == {"hf_model"}, "Dagster wraps an observation itself"
+    (hf_model,) = build()
+    assert hasattr(hf_model.observe_fn, "__wrapped__")

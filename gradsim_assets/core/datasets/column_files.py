@@ -1,5 +1,6 @@
 """Files of columns, Parquet and Arrow, read by Arrow's own library: it reads some columns without looking at the others."""
 
+import mmap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -10,6 +11,9 @@ from gradsim_assets.core.healing import may_heal
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+#: How a file begins, and how it ends behind its footer and the footer's length.
+_MAGIC = {Format.PARQUET: b"PAR1", Format.ARROW_FILE: b"ARROW1"}
 
 #: How an Arrow stream ends.
 _END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"
@@ -45,6 +49,8 @@ def read_columns(path: Path, found: Format, wanted: Sequence[str]) -> Content:
 
 
 def _content(path: Path, found: Format, wanted: Sequence[str]) -> Content:
+    if found in _MAGIC:
+        _check_single(path, _MAGIC[found])
     read = {Format.PARQUET: _parquet, Format.ARROW_FILE: _arrow_file, Format.ARROW_STREAM: _arrow_stream}
     columns, table = read[found](path, wanted)
     if twice := [name for name in wanted if columns.count(name) > 1]:
@@ -53,6 +59,19 @@ def _content(path: Path, found: Format, wanted: Sequence[str]) -> Content:
     chosen.validate(full=True)  # texts that are no UTF-8, lists that end before they begin
     rows = chosen.to_pylist(maps_as_pydicts="strict")
     return Content(columns, [(f"row {number}", row) for number, row in enumerate(rows, 1)])
+
+
+def _check_single(path: Path, magic: bytes) -> None:
+    """Raises InputError for several files in one: the last one's footer would be read with the first one's data."""
+    with path.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as raw:
+        end = raw.find(magic * 2)
+        while end >= 0:
+            # An end has the length of its footer before it; a text that holds the same letters has none.
+            if 0 < int.from_bytes(raw[max(end - 4, 0) : end], "little") < end:
+                raise InputError(
+                    f"{path} is several files that were joined; write one of them all, or name one of them."
+                )
+            end = raw.find(magic * 2, end + 1)
 
 
 def _parquet(path: Path, wanted: Sequence[str]) -> tuple[list[str], "pa.Table"]:

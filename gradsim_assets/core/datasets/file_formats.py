@@ -103,7 +103,7 @@ def layout_of(columns: Iterable[str]) -> str | None:
 
 def _text(head: bytes, suffix: str) -> tuple[str, str]:
     """What a text is and the mend; empty for one that may be JSON lines, whose own reader names the line at fault."""
-    if suffix in (".parquet", ".arrow"):
+    if suffix in (".parquet", ".arrow") and not head.startswith(b"{"):
         return f"is no file of the kind {suffix[1:]}, or its beginning is lost", "write or copy it anew"
     if b"\0" in head[:4]:
         return "is no text in UTF-8 (it begins with bytes of 0, as UTF-16 does, or a file that was never written)", (
@@ -127,14 +127,14 @@ def _text(head: bytes, suffix: str) -> tuple[str, str]:
 
 
 def _spans_lines(text: str, first: str, suffix: str) -> bool:
-    """Whether a text begins a JSON object that goes on after its first line, or is alone in a file of the kind .json."""
-    if not first.startswith("{"):
+    """Whether a text begins a JSON object that goes on after its first line."""
+    if not first.startswith("{") or "\n" not in text:
         return False
     try:
         json.loads(first)
     except (ValueError, RecursionError):
         return first == "{" or suffix == ".json"
-    return suffix == ".json" and not text[len(first) :].strip()
+    return False
 
 
 def _is_header(line: str) -> bool:
