@@ -50,7 +50,7 @@ def read_columns(path: Path, found: Format, wanted: Sequence[str]) -> Content:
 
 def _content(path: Path, found: Format, wanted: Sequence[str]) -> Content:
     if found in _MAGIC:
-        _check_single(path, _MAGIC[found])
+        _check_single(path, found)
     read = {Format.PARQUET: _parquet, Format.ARROW_FILE: _arrow_file, Format.ARROW_STREAM: _arrow_stream}
     columns, table = read[found](path, wanted)
     if twice := [name for name in wanted if columns.count(name) > 1]:
@@ -61,17 +61,26 @@ def _content(path: Path, found: Format, wanted: Sequence[str]) -> Content:
     return Content(columns, [(f"row {number}", row) for number, row in enumerate(rows, 1)])
 
 
-def _check_single(path: Path, magic: bytes) -> None:
+def _check_single(path: Path, found: Format) -> None:
     """Raises InputError for several files in one: the last one's footer would be read with the first one's data."""
+    magic = _MAGIC[found]
     with path.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as raw:
         end = raw.find(magic * 2)
         while end >= 0:
-            # An end has the length of its footer before it; a text that holds the same letters has none.
-            if 0 < int.from_bytes(raw[max(end - 4, 0) : end], "little") < end:
-                raise InputError(
-                    f"{path} is several files that were joined; write one of them all, or name one of them."
-                )
+            if _is_whole(raw[: end + len(magic)], found):  # and no text that holds these letters
+                raise InputError(f"{path} is several files that were joined; write all rows anew, or name one file.")
             end = raw.find(magic * 2, end + 1)
+
+
+def _is_whole(raw: bytes, found: Format) -> bool:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        (pq.read_metadata if found is Format.PARQUET else pa.ipc.open_file)(pa.BufferReader(raw))
+    except (pa.ArrowException, OSError):
+        return False
+    return True
 
 
 def _parquet(path: Path, wanted: Sequence[str]) -> tuple[list[str], "pa.Table"]:
