@@ -15,7 +15,8 @@ from gradsim_assets.defs.table_results import column_schema, plot_metadata, tabl
 from gradsim_assets.orchestration.asset_keys import asset_key
 from gradsim_assets.orchestration.failures import fails_in_one_sentence
 from gradsim_assets.orchestration.groups import ANALYSIS, TABLE_KINDS
-from gradsim_assets.orchestration.partitions import ALL, MODELS
+from gradsim_assets.orchestration.model_registry import registered
+from gradsim_assets.orchestration.partitions import ALL
 from gradsim_assets.resources.table_store import TableStore
 
 
@@ -31,7 +32,7 @@ def build() -> dg.AssetsDefinition:
     )
     @fails_in_one_sentence
     def model_comparison_(context: dg.AssetExecutionContext, store: TableStore) -> dg.MaterializeResult[pl.DataFrame]:
-        slugs = context.instance.get_dynamic_partitions(str(MODELS.name))
+        slugs = registered(context.instance)
         found = _retrievals(slugs, store)
         context.log.info(f"{len({model for model, _ in found})} of {len(slugs)} models have results")
         frame = model_comparison(found)
