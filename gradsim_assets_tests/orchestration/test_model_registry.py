@@ -4,10 +4,12 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+from dagster._core.definitions.observe import observe
 
 from gradsim_assets.configuration import Settings
 from gradsim_assets.core.partition_keys import model_slug
 from gradsim_assets.definitions import build_definitions
+from gradsim_assets.defs.models.hf_model import build
 from gradsim_assets.orchestration.backfills import launch_backfill, targets
 from gradsim_assets.orchestration.model_registry import put_right, register, registered, wrong_keys
 from gradsim_assets.resources.model_hub import ModelHub
@@ -66,8 +68,6 @@ def test_a_wrong_key_is_no_part_of_what_is_missing(instance: dg.DagsterInstance,
 def test_observing_the_models_heals_the_registry(instance: dg.DagsterInstance, hub: ModelHub, tmp_path: Path) -> None:
     raw = str(tmp_path / "model")
     instance.add_dynamic_partitions("model", [raw])
-    definitions = build_definitions(Settings(home=tmp_path, tables=str(tmp_path)))
-    assert definitions.get_implicit_global_asset_job_def()
-    (hf_model,) = [asset for asset in definitions.assets or () if isinstance(asset, dg.SourceAsset)]
-    assert dg.observe([hf_model], instance=instance, resources={"hub": hub}).success
+    (hf_model,) = build()
+    assert observe([hf_model], instance=instance, resources={"hub": hub}).success
     assert registered(instance) == [model_slug(raw)] and wrong_keys(instance) == []

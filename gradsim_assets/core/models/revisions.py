@@ -50,7 +50,10 @@ def resolve(model_id: str, fallback: bool = True) -> Revision:
     """
     if not is_folder(model_id):
         return _hub_revision(model_id, fallback)
-    folder = Path(model_id).expanduser()
+    try:
+        folder = Path(model_id).expanduser()
+    except RuntimeError as error:
+        raise InputError(f"{model_id} begins at the home of a user whom there is not; give the whole path.") from error
     _check_folder(folder, model_id)
     return Revision(_folder_hash(folder), str(folder))
 
@@ -102,6 +105,7 @@ def _hub_revision(model_id: str, fallback: bool) -> Revision:
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
     repo, wanted = split_revision(model_id)
+    _check_repo(repo)
     if constants.HF_HUB_OFFLINE:
         return _cached_revision(repo, wanted)
     try:
@@ -126,6 +130,18 @@ def _hub_revision(model_id: str, fallback: bool) -> Revision:
             "folder of a saved model."
         ) from error
     return Revision(str(sha), repo, str(sha))
+
+
+def _check_repo(repo: str) -> None:
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(repo)
+    except HFValidationError as error:
+        raise InputError(
+            f"{repo} is neither a folder nor the id of a model on the hub; write owner/name, or the path of a saved model."
+        ) from error
 
 
 def may_pass(error: BaseException | None) -> bool:
