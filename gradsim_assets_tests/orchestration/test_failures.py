@@ -58,6 +58,13 @@ def attempts(error: Exception) -> tuple[int, str]:
     result = dg.materialize([table], raise_on_error=False)
     assert not result.success
     (failure,) = [event for event in result.all_events if event.is_step_failure]
+    last = result.all_events[-1]
+    assert last.is_run_failure, "the last line of a run in the UI"
+    first_words = last.job_failure_data.error.message.strip()
+    assert (
+        first_words
+        == f"dagster._core.definitions.events.Failure: {failure.step_failure_data.user_failure_data.description}"
+    )
     return len(tried), str(failure.step_failure_data.user_failure_data.description)
 
 
