@@ -134,7 +134,7 @@ def _hub_revision(model_id: str, fallback: bool) -> Revision:
 
 def _check_repo(repo: str) -> None:
     from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
+    from huggingface_hub.utils._validators import validate_repo_id
 
     try:
         validate_repo_id(repo)
