@@ -48,7 +48,7 @@ def build_definitions(settings: Settings, profiles: Mapping[str, Profile] | None
 def _build(settings: Settings, partitions: Partitions, profiles: Mapping[str, Profile]) -> dg.Definitions:
     heavy, light = tags_for(profiles, HEAVY), tags_for(profiles, LIGHT)
     tables = [
-        lima.build(),
+        lima.build(settings),
         paraphrased.build(settings, partitions),
         model_generated.build(partitions, heavy),
         *bm25_candidates.build(settings, partitions),

@@ -46,12 +46,16 @@ def run(model: str, only: str | None, force: bool) -> None:
 def _run(model_id: str, part: str, force: bool, settings: Settings) -> None:
     from gradsim_assets.cli.summary import print_summary
     from gradsim_assets.defs.stages import STAGES
+    from gradsim_assets.resources.by_name import resources
 
     runs = launcher(launches=True)
+    absent = _absent_settings(model_id, settings) if part == "analyses" else set()
+    if part != "analyses":
+        resources(settings).hub.version_now(model_id)  # what is no model is not registered
     runs.add_model(model_id)
     stages = [stage for stage in STAGES if stage.job in PARTS[part]]
     rounds = 0
-    while _one_round(runs, stages, model_id, part, force and not rounds, settings):
+    while _one_round(runs, stages, model_id, part, force and not rounds, settings, absent):
         rounds += 1
         if rounds == _ROUNDS:
             click.echo(
@@ -69,7 +73,13 @@ def _run(model_id: str, part: str, force: bool, settings: Settings) -> None:
 
 
 def _one_round(
-    runs: "Launcher", stages: Sequence["Stage"], model_id: str, part: str, force: bool, settings: Settings
+    runs: "Launcher",
+    stages: Sequence["Stage"],
+    model_id: str,
+    part: str,
+    force: bool,
+    settings: Settings,
+    absent: set[str],
 ) -> int:
     """Computes what is missing or stale now, stage by stage, and returns how many runs that took."""
     if part != "analyses":
@@ -77,7 +87,7 @@ def _one_round(
     ran = 0
     for stage in stages:
         for partition, assets in runs.work(stage, model_id, force).items():
-            assets = _with_inputs(assets, model_id, settings) if part == "analyses" else assets
+            assets = _with_inputs(assets, model_id, settings, absent) if part == "analyses" else assets
             if not assets:
                 continue
             ran += 1
@@ -119,12 +129,11 @@ def _refuse_stale_inputs(runs: "Launcher", stages: Sequence["Stage"], model_id: 
         sys.exit(FAILED)
 
 
-def _with_inputs(assets: list[Any], model_id: str, settings: Settings) -> list[Any]:
-    """Those analyses whose gradient tables are there: imported results may hold one setting alone, and sizes of their own."""
+def _absent_settings(model_id: str, settings: Settings) -> set[str]:
+    """Settings that a model has no gradient tables of: imported results may hold one alone; InputError where it has none."""
     from gradsim_assets.core.partition_keys import model_slug
-    from gradsim_assets.core.tables.schemas import DOT_PRODUCTS, PARAMETERS_PER_COMPONENT, SETTINGS, TABLES
+    from gradsim_assets.core.tables.schemas import DOT_PRODUCTS, SETTINGS
     from gradsim_assets.core.tables.storage import Partition, Tables
-    from gradsim_assets.orchestration.asset_keys import asset_key
 
     tables, slug = Tables(settings.tables), model_slug(model_id)
     absent = {s for s in SETTINGS if not tables.exists([DOT_PRODUCTS.name, s], Partition(slug, "00"))}
@@ -132,6 +141,17 @@ def _with_inputs(assets: list[Any], model_id: str, settings: Settings) -> list[A
         raise InputError(
             f"{model_id} has no gradient tables yet; run it without --only analyses, or import its results."
         )
+    return absent
+
+
+def _with_inputs(assets: list[Any], model_id: str, settings: Settings, absent: set[str]) -> list[Any]:
+    """Those analyses whose gradient tables are there; imported results may hold sizes of their own, too."""
+    from gradsim_assets.core.partition_keys import model_slug
+    from gradsim_assets.core.tables.schemas import PARAMETERS_PER_COMPONENT, TABLES
+    from gradsim_assets.core.tables.storage import Partition, Tables
+    from gradsim_assets.orchestration.asset_keys import asset_key
+
+    tables, slug = Tables(settings.tables), model_slug(model_id)
     sizes = [PARAMETERS_PER_COMPONENT.name]
     imported = tables.exists(sizes, Partition(slug)) and "imported" in tables.provenance(sizes, Partition(slug))
     left_out = {asset_key(schema.name, s) for schema in TABLES.values() for s in absent & set(schema.parts)}

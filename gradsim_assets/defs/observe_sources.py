@@ -15,6 +15,7 @@ from gradsim_assets.defs.datasets.originals_source import ORIGINALS_SOURCE
 from gradsim_assets.defs.datasets.paraphrases_source import PARAPHRASES_SOURCE, paraphrase_versions
 from gradsim_assets.defs.models.hf_model import HF_MODEL
 from gradsim_assets.defs.reruns import NEEDED, STALE, rerun_job
+from gradsim_assets.orchestration.model_registry import put_right
 from gradsim_assets.orchestration.observations import observation, observed_versions
 from gradsim_assets.orchestration.partitions import MODELS, Partitions
 from gradsim_assets.resources.model_hub import ModelHub
@@ -67,12 +68,14 @@ def _observe(settings: Settings, partitions: Partitions) -> dg.SensorDefinition:
     def observe_sources(
         context: dg.SensorEvaluationContext, hub: ModelHub, sources: SampleSources, store: TableStore
     ) -> dg.SensorResult | dg.SkipReason:
+        healed = put_right(context.instance, hub.check)
         slugs = context.instance.get_dynamic_partitions(str(MODELS.name))
-        added = [slug for slug in map(model_slug, configured) if slug not in slugs]
-        watched = [*models(hub, [*slugs, *added]), *samples(sources, store, partitions.shard_count)]
+        new = [slug for slug in map(model_slug, configured) if slug not in slugs]
+        watched = [*models(hub, [*slugs, *new]), *samples(sources, store, partitions.shard_count)]
         found = observations(watched, last_observed(context.instance, watched), context.cursor, time.time())
-        for sentence in found.problems:
+        for sentence in (*healed, *found.problems):
             context.log.warning(sentence)
+        added = [slug for slug in new if slug not in found.failures]  # what cannot be resolved is not registered
         return dg.SensorResult(
             dynamic_partitions_requests=[MODELS.build_add_request(added)] if added else [],
             asset_events=[observation(key, version, part) for (key, part), version in found.changed.items()],

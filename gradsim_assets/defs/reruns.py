@@ -5,8 +5,9 @@ import dagster as dg
 from gradsim_assets.core.partition_keys import shard_keys
 from gradsim_assets.core.tables.table_names import PATHS
 from gradsim_assets.orchestration.backfills import launch_backfill, unfinished_backfills
+from gradsim_assets.orchestration.failures import fails_in_one_sentence
 from gradsim_assets.orchestration.lost_files import LostFiles
-from gradsim_assets.orchestration.partitions import MODELS
+from gradsim_assets.orchestration.model_registry import registered
 from gradsim_assets.orchestration.planner import targets
 from gradsim_assets.resources.compute import Compute
 from gradsim_assets.resources.table_store import TableStore
@@ -17,7 +18,7 @@ STALE, NEEDED = "rerun_stale", "run_needed"
 def _sweep(context: dg.OpExecutionContext, store: TableStore) -> int:
     """Removes what another number of shards has left of tables whose models are registered; how many files."""
     shards = shard_keys(store.shards)
-    slugs = context.instance.get_dynamic_partitions(str(MODELS.name))
+    slugs = registered(context.instance)
     return sum(len(store.tables.sweep(path, shards, slug)) for path in PATHS.values() for slug in slugs)
 
 
@@ -26,6 +27,7 @@ def rerun_job(name: str, missing: bool) -> dg.JobDefinition:
     what = "stale or missing" if missing else "stale"
 
     @dg.op(name=f"{name}_op")
+    @fails_in_one_sentence
     def launch(context: dg.OpExecutionContext, store: TableStore, compute: Compute) -> None:
         graph = context.repository_def.asset_graph
         wanted = targets(context.instance, graph, LostFiles(store.tables, compute.places), missing=missing)

@@ -7,6 +7,7 @@ from dagster._core.definitions.assets.graph.base_asset_graph import BaseAssetGra
 from dagster._core.definitions.data_version import StaleStatus
 from dagster._core.definitions.events import AssetKeyPartitionKey
 
+from gradsim_assets.core.partition_keys import is_slug
 from gradsim_assets.core.tables.storage import Partition
 from gradsim_assets.orchestration.asset_keys import waits_only
 from gradsim_assets.orchestration.lost_files import LostFiles
@@ -79,10 +80,12 @@ def _partitions(
     definition = graph.get(key).partitions_def
     if definition is None:
         return [(AssetKeyPartitionKey(key), Partition())]
-    return [
+    found = [
         (AssetKeyPartitionKey(key, partition), place_of(partition, definition))
         for partition in definition.get_partition_keys(dynamic_partitions_store=instance)
     ]
+    # A wrong key out of the dialog is no model, and nothing could be computed of it.
+    return [(target, where) for target, where in found if where.model is None or is_slug(where.model)]
 
 
 def _touches(one: Partition, other: Partition) -> bool:

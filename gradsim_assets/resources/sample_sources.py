@@ -1,10 +1,11 @@
 """Originals and paraphrases by configuration: the embedded demo, a file, or the hub."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import dagster as dg
 
-from gradsim_assets.core.datasets.lima import load_originals
+from gradsim_assets.core.datasets.lima import LIMA_HUB, load_originals
 from gradsim_assets.core.datasets.originals_source import originals_version
 from gradsim_assets.core.datasets.paraphrased import load_paraphrases
 from gradsim_assets.core.datasets.paraphrases_source import paraphrase_versions
@@ -15,15 +16,16 @@ from gradsim_assets.demo.data import SAMPLES
 
 
 class SampleSources(dg.ConfigurableResource):
-    """Where originals and paraphrases come from, as in `[data]` of gradsim.toml."""
+    """Where originals and paraphrases come from, as in `[data]` of gradsim.toml; relative paths begin at its `folder`."""
 
     originals: str
     paraphrases: str
     samples: int
+    folder: str = "."
 
     def load_originals(self) -> list[Sample]:
         """The originals in force, in order; raises InputError as `core.datasets.lima.load_originals`."""
-        return load_originals(_location(self.originals), self.samples)
+        return load_originals(self._location(self.originals), self.samples)
 
     def load_paraphrases(self) -> list[Sample | Missing]:
         """The given paraphrases of the originals in force, in the order of the originals; missing where a row holds none.
@@ -32,17 +34,19 @@ class SampleSources(dg.ConfigurableResource):
             InputError: as `core.datasets.paraphrased.load_paraphrases`; or the demo's are asked for of other originals.
         """
         self._check()
-        return load_paraphrases(_location(self.paraphrases), _location(self.originals), self.samples)
+        return load_paraphrases(self._location(self.paraphrases), self._location(self.originals), self.samples)
 
     def originals_version(self) -> str:
         """The version at which the originals stand; raises as `core.datasets.originals_source.originals_version`."""
-        return originals_version(_location(self.originals), self.samples)
+        return originals_version(self._location(self.originals), self.samples)
 
     def paraphrase_versions(self, shards: int, known: Sequence[str] | None) -> dict[str, str]:
         """The version of the given paraphrases of every shard; arguments and errors as those of
         `core.datasets.paraphrases_source.paraphrase_versions`, and the errors of `load_paraphrases`."""
         self._check()
-        return paraphrase_versions(_location(self.paraphrases), _location(self.originals), self.samples, shards, known)
+        return paraphrase_versions(
+            self._location(self.paraphrases), self._location(self.originals), self.samples, shards, known
+        )
 
     def _check(self) -> None:
         if self.paraphrases == DEMO and self.originals != DEMO:
@@ -51,7 +55,10 @@ class SampleSources(dg.ConfigurableResource):
                 'name a file with id and messages, or set it to "openai".'
             )
 
-
-def _location(source: str) -> str:
-    """The file behind a source; of the demo, the one that holds both originals and paraphrases."""
-    return str(SAMPLES) if source == DEMO else source
+    def _location(self, source: str) -> str:
+        """The file behind a source; of the demo, the one that holds both originals and paraphrases."""
+        if source == DEMO:
+            return str(SAMPLES)
+        if source == LIMA_HUB or source.startswith("~") or "://" in source:
+            return source
+        return str(Path(self.folder, source))

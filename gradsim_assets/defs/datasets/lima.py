@@ -3,6 +3,7 @@
 import dagster as dg
 import polars as pl
 
+from gradsim_assets.configuration import Settings
 from gradsim_assets.core.datasets.lima import LIMA_HUB
 from gradsim_assets.core.datasets.originals_source import content_version
 from gradsim_assets.core.errors import ServiceError
@@ -10,14 +11,14 @@ from gradsim_assets.core.samples import Sample, sample_frame
 from gradsim_assets.core.tables.schemas import LIMA
 from gradsim_assets.defs.code_version import code_version
 from gradsim_assets.defs.datasets.originals_source import ORIGINALS_SOURCE
-from gradsim_assets.defs.failures import input_errors
 from gradsim_assets.defs.table_results import column_schema, table_result
+from gradsim_assets.orchestration.failures import RETRIES, fails_in_one_sentence
 from gradsim_assets.orchestration.groups import DATASETS
 from gradsim_assets.orchestration.observations import made_from, observed
 from gradsim_assets.resources.sample_sources import SampleSources
 
 
-def build() -> dg.AssetsDefinition:
+def build(settings: Settings) -> dg.AssetsDefinition:
     @dg.asset(
         group_name=DATASETS,
         kinds={"polars", "parquet"},
@@ -28,11 +29,12 @@ def build() -> dg.AssetsDefinition:
             "core.tables.schemas:LIMA",
         ),
         deps=[ORIGINALS_SOURCE],
+        retry_policy=RETRIES if settings.data.originals == LIMA_HUB else None,
         description="The originals: single-turn training samples that the model was fine-tuned on. The first `data.samples` of them.",
     )
+    @fails_in_one_sentence
     def lima(context: dg.AssetExecutionContext, sources: SampleSources) -> dg.MaterializeResult[pl.DataFrame]:
-        with input_errors():
-            samples = sources.load_originals()
+        samples = sources.load_originals()
         context.log.info(f"{len(samples)} originals from {sources.originals}")
         tags = _made_from(context, sources, samples)
         return table_result(LIMA, sample_frame(samples), provenance={"source": sources.originals}, tags=tags)

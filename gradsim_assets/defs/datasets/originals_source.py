@@ -2,7 +2,7 @@
 
 import dagster as dg
 
-from gradsim_assets.defs.failures import unanswered
+from gradsim_assets.orchestration.failures import fails_in_one_sentence
 from gradsim_assets.orchestration.groups import DATASETS
 from gradsim_assets.resources.sample_sources import SampleSources
 
@@ -20,8 +20,8 @@ def build() -> dg.SourceAsset:
             "the hub: an edited file leaves what depends on the originals stale, a moved one nothing."
         ),
     )
+    @fails_in_one_sentence
     def originals_source(sources: SampleSources) -> dg.DataVersion:
-        with unanswered():
-            return dg.DataVersion(sources.originals_version())
+        return dg.DataVersion(sources.originals_version())
 
     return originals_source

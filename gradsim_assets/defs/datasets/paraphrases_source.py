@@ -7,7 +7,7 @@ import dagster as dg
 from gradsim_assets.configuration import Settings
 from gradsim_assets.core.datasets.paraphrased import OPENAI
 from gradsim_assets.core.tables.schemas import LIMA
-from gradsim_assets.defs.failures import unanswered
+from gradsim_assets.orchestration.failures import fails_in_one_sentence
 from gradsim_assets.orchestration.groups import DATASETS
 from gradsim_assets.orchestration.partitions import Partitions
 from gradsim_assets.resources.sample_sources import SampleSources
@@ -28,9 +28,9 @@ def build(settings: Settings, partitions: Partitions) -> list[dg.SourceAsset]:
             "paraphrases: an edited one leaves its own shard stale, and what follows from it."
         ),
     )
+    @fails_in_one_sentence
     def paraphrases_source(sources: SampleSources, store: TableStore) -> dg.DataVersionsByPartition:
-        with unanswered():
-            return dg.DataVersionsByPartition(paraphrase_versions(sources, store, partitions.shard_count))
+        return dg.DataVersionsByPartition(paraphrase_versions(sources, store, partitions.shard_count))
 
     return [] if settings.data.paraphrases == OPENAI else [paraphrases_source]
 
