@@ -259,6 +259,7 @@ DECIDES_NOTHING_THERE = {
     "core.candidates.bm25_candidates:top_candidates": "for the data version",
     "core.candidates.bm25_candidates:zero_score_places": "counted beside the table",
     "core.candidates.candidate_count:top_k": "for the data version",
+    "core.datasets.originals_source:content_version": "says what was read of a source; what is read is the table",
     "core.datasets.lacking:lacking": "counted beside a table in the UI; what the report tells is followed",
 }
 
