@@ -140,7 +140,7 @@ class GradientPass:
         """Computes one block, unless it is there; returns the plan, which does less at a time if memory ran out."""
         if scratch and scratch.finished(number):
             self.report.blocks_restored += 1
-            self._gradients.restore(scratch.losses(number))
+            self._gradients.restore(plan.blocks[number], scratch.losses(number), results)
             return plan
         while not fits_in_memory(partial(self._compute, number, plan, results), self.device):
             plan = plan.with_less(number, self._note)
