@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import numpy as np
 import torch
 
+from gradsim_assets.core.gradients.engine.device_profile import DeviceProfile
 from gradsim_assets.core.gradients.engine.meetings import Meeting, pair_blocks
 from gradsim_assets.core.gradients.engine.pair_index import PairIndex
 from gradsim_assets.core.gradients.engine.planning.pass_graph import VariantKey
@@ -34,6 +35,7 @@ class BlockGradients:
         index: PairIndex,
         request: PassRequest,
         projectors: Mapping[float, list[Projector]],
+        profile: DeviceProfile,
         counted: Counted,
     ) -> None:
         #: Of every sample that has gone through.
@@ -43,7 +45,7 @@ class BlockGradients:
         #: By what is held as factors.
         self._layouts: dict[frozenset[int], Layout] = {}
         self._hooks, self._index, self._request = hooks, index, request
-        self._projectors, self._counted = dict(projectors), counted
+        self._projectors, self._profile, self._counted = dict(projectors), profile, counted
 
     def compute(self, block: list[VariantKey], plan: Plan) -> Iterator[PairBlock]:
         """The rows of all pairs of a block's variants, tile by tile."""
@@ -77,8 +79,8 @@ class BlockGradients:
 
     def _layout(self, plan: Plan) -> Layout:
         if plan.factored not in self._layouts:
-            products = bool(self._request.products)
-            self._layouts[plan.factored] = Layout.of(self._hooks, plan.factored, self._projectors, products)
+            wanted = self._projectors, bool(self._request.products)
+            self._layouts[plan.factored] = Layout.of(self._hooks, plan.factored, *wanted, self._profile)
         return self._layouts[plan.factored]
 
     def _meetings(self, variants: list[VariantKey], users: dict[str, list[int]]) -> list[Meeting]:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from gradsim_assets.core.errors import InputError
-from gradsim_assets.core.gradients.engine.device_profile import DeviceProfile, profile_of
+from gradsim_assets.core.gradients.engine.device_profile import profile_of
 from gradsim_assets.core.gradients.engine.planning.batches import padded_batches, tiles
 from gradsim_assets.core.gradients.engine.planning.blocks import MemoryBudget, VariantGroup, make_blocks
 from gradsim_assets.core.gradients.engine.planning.cost_model import RESULT_BYTES, flop_per_token, work_of_pass
@@ -122,15 +122,14 @@ def plan_pass(
     graph: PassGraph,
     memory_bytes: int,
     options: PassOptions | None = None,
-    profile: DeviceProfile | None = None,
 ) -> Plan:
-    """The cheapest plan that fits `memory_bytes` beside the model, on a device of this profile.
+    """The cheapest plan that fits `memory_bytes` beside the model.
 
     Raises:
         InputError: not even one variant and one original fit.
     """
     options = options or PassOptions()
-    profile = profile or profile_of(options.device, shape.dtype, options.precision)
+    profile = options.profile or profile_of(options.device, shape.dtype, options.precision)
     planners = [
         _Planner(MemoryModel(shape, graph, factored, profile), memory_bytes, options)
         for factored in _choices_of_factors(shape, graph, options)
