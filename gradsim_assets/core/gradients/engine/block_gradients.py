@@ -69,7 +69,9 @@ class BlockGradients:
             streamed.clear()
             self._fill(streamed, tile)
             names = [sample.id for batch in tile for _, sample in batch]
-            yield from pair_blocks(held, streamed, self._meetings(variants, {n: users[n] for n in names}), self._request)
+            yield from pair_blocks(
+                held, streamed, self._meetings(variants, {n: users[n] for n in names}), self._request
+            )
             if self._request.products and len(plan.blocks) > 1:
                 self._original_selves |= zip(names, streamed.self_products(range(len(names))), strict=True)
 

@@ -27,6 +27,8 @@ class DeviceProfile:
     batch_overhead_tokens: int
     #: Originals whose formed gradients meet the held ones at a time: with more columns no product is faster.
     tile: int
+    #: Products of formed gradients are taken as a grid where that is at most so many times as many as are wanted.
+    grid_advantage: float
 
 
 #: Two cores of a server.
@@ -40,6 +42,7 @@ CPU = DeviceProfile(
     batch_tokens=(512,),
     batch_overhead_tokens=24,
     tile=16,
+    grid_advantage=6,  # a matrix product makes so many in the time that reading two gradients takes
 )
 
 #: An H100 in strict fp32, as measured.
@@ -53,6 +56,7 @@ CUDA = DeviceProfile(
     batch_tokens=(4096, 2048, 1024, 512),
     batch_overhead_tokens=128,
     tile=64,
+    grid_advantage=float("inf"),  # rather useless work than a kernel for each pair
 )
 
 #: The same with TF32, as measured, and with bf16 weights, which is an estimate.
@@ -60,7 +64,9 @@ CUDA_TF32 = replace(CUDA, pass_rate=140e12, product_rate=200e12, batch_overhead_
 CUDA_BF16 = replace(CUDA, pass_rate=300e12, product_rate=350e12, batch_overhead_tokens=800)
 
 
-def profile_of(device: torch.device | str, dtype: torch.dtype = torch.float32, precision: str = "fp32") -> DeviceProfile:
+def profile_of(
+    device: torch.device | str, dtype: torch.dtype = torch.float32, precision: str = "fp32"
+) -> DeviceProfile:
     """The profile of a kind of device where nothing was measured."""
     if torch.device(device).type != "cuda":
         return CPU

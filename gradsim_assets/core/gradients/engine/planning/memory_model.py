@@ -27,9 +27,7 @@ ID_BYTES = 8
 class MemoryModel:
     """Sizes of what a pass holds where `factored` components are held as factors and the others formed."""
 
-    def __init__(
-        self, shape: ModelShape, graph: PassGraph, factored: frozenset[int], profile: DeviceProfile
-    ) -> None:
+    def __init__(self, shape: ModelShape, graph: PassGraph, factored: frozenset[int], profile: DeviceProfile) -> None:
         self.shape, self.graph, self.factored, self.profile = shape, graph, factored, profile
         #: Numbers of one gradient's formed components.
         self.formed_numbers = sum(

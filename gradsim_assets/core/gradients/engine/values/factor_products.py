@@ -77,7 +77,9 @@ class FactorProducts:
 
     def _is_worth_gathering(self, tokens: np.ndarray, labelled: np.ndarray) -> bool:
         """Whether copying a pair's factors takes less time than calling the operations for it alone."""
-        copied = 2 * sum(_bytes_of(stack, int((labelled if stack.labelled else tokens).sum())) for stack in self._stacks.stacks)
+        copied = 2 * sum(
+            _bytes_of(stack, int((labelled if stack.labelled else tokens).sum())) for stack in self._stacks.stacks
+        )
         return copied / self._profile.bytes_per_second < self._operations * self._profile.launch_seconds
 
     @property
@@ -96,7 +98,9 @@ class FactorProducts:
         for stack in self._stacks.stacks:
             rows = labelled if stack.labelled else tokens
             products = sum(1 + len(left.components) / stack.count for left in stack.lefts) * stack.count
-            most = max(most, _bytes_of(stack, int(rows.sum())) + int(products * rows[0] * rows[1]) * self._dtype.itemsize)
+            most = max(
+                most, _bytes_of(stack, int(rows.sum())) + int(products * rows[0] * rows[1]) * self._dtype.itemsize
+            )
         return max(1, most)
 
     # The products of pairs that are taken together.

@@ -111,7 +111,9 @@ class FactorStore:
             right.copy_(factors.right)
             self._memory[use] = factors.right.data_ptr()
         elif self._memory[known] != factors.right.data_ptr() and not torch.equal(right, factors.right.to(right.dtype)):
-            raise RuntimeError(f"the inputs of a {type(use.module).__name__} were the same when the model was looked at.")
+            raise RuntimeError(
+                f"the inputs of a {type(use.module).__name__} were the same when the model was looked at."
+            )
 
     def _written(self, tensor: torch.Tensor, stack: int) -> torch.Tensor:
         """The rows of the batch without those behind it: [layers, B, T or L, ...]."""

@@ -102,8 +102,10 @@ class FormedGradients:
         """Float64 [pairs, components]: products of own slots with another's, pair by pair."""
         if not self.components:
             return None
+        advantage = self._layout.profile.grid_advantage
         found = [
-            inner_products.of_pairs(self._of(alike), others._of(alike), slots, other_slots) for alike in self._alike
+            inner_products.of_pairs(self._of(alike), others._of(alike), slots, other_slots, advantage)
+            for alike in self._alike
         ]
         return self._pending(torch.cat([values for values, _ in found]), found[0][1], np.arange(len(slots)))
 

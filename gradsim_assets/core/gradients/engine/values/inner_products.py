@@ -13,11 +13,6 @@ PIECE, DOT_PIECE = 2**11, 2**14
 #: Entries of the products of pieces that are held before they are summed up.
 _GRID_ENTRIES = 2**22
 
-#: Multiply-adds per number read at which a full grid of products is as fast as pair by pair (measured on CPU; a GPU
-#: would rather do useless work than launch a kernel per pair).
-GRID_ADVANTAGE = 6
-
-
 def whole_pieces(length: int) -> int:
     """The length, filled up to whole pieces where it is longer than one."""
     return length if length <= PIECE else -(-length // PIECE) * PIECE
@@ -71,21 +66,16 @@ def _grid(ones: torch.Tensor, others: torch.Tensor, piece: int) -> torch.Tensor:
 
 
 def of_pairs(
-    ones: torch.Tensor, others: torch.Tensor, rows: np.ndarray, columns: np.ndarray
+    ones: torch.Tensor, others: torch.Tensor, rows: np.ndarray, columns: np.ndarray, grid_advantage: float
 ) -> tuple[torch.Tensor, np.ndarray]:
     """Float64 [C, cells] on the device, of which the int64 [pairs] that come with it tell each pair's cell.
 
-    It is the product of row `rows` of `ones` [m, C, n] with row `columns` of `others` [k, C, n]. They are taken as a
-    grid, or pair by pair.
+    It is the product of row `rows` of `ones` [m, C, n] with row `columns` of `others` [k, C, n]. They are taken pair by
+    pair, or as a grid where that takes at most `grid_advantage` times as many products.
     """
-    if _as_grid(rows, columns, ones.device):
+    if len(np.unique(rows)) * len(np.unique(columns)) <= grid_advantage * len(rows):
         low, width = int(rows.min()), int(columns.max()) + 1
         return grid(ones[low : int(rows.max()) + 1], others[:width]).flatten(1), (rows - low) * width + columns
     pairs = [(ones[row], others[column]) for row, column in zip(rows, columns, strict=True)]
     found = [torch.stack([dot(a, b) for a, b in zip(one, other, strict=True)]) for one, other in pairs]
     return torch.stack(found, 1), np.arange(len(pairs))
-
-
-def _as_grid(rows: np.ndarray, columns: np.ndarray, device: torch.device) -> bool:
-    size = len(np.unique(rows)) * len(np.unique(columns))
-    return device.type != "cpu" or size <= GRID_ADVANTAGE * len(rows)

@@ -12,6 +12,7 @@ class ProjectedGradients:
 
     def __init__(self, layout: Layout, proportion: float, capacity: int) -> None:
         self._projectors = layout.projectors[proportion]
+        self._grid_advantage = layout.profile.grid_advantage
         self._columns = adjacent([projector.dimension for projector in self._projectors])
         width = inner_products.whole_pieces(self._columns[-1].stop)
         #: [capacity, sum of d_c, filled up with zeros to whole pieces], in the layout's dtype
@@ -29,7 +30,9 @@ class ProjectedGradients:
 
     def cosines(self, others: "ProjectedGradients", slots: np.ndarray, other_slots: np.ndarray) -> np.ndarray:
         """Float64 [pairs]: cosines of one's slots with another's, pair by pair; NaN where one has no length."""
-        found, cells = inner_products.of_pairs(self.rows[:, None], others.rows[:, None], slots, other_slots)
+        found, cells = inner_products.of_pairs(
+            self.rows[:, None], others.rows[:, None], slots, other_slots, self._grid_advantage
+        )
         count = found.shape[1]
         fetched = torch.cat([found[0], self.squares, others.squares]).cpu().numpy()  # the device is waited for once
         mine, theirs = fetched[count : count + len(self.squares)], fetched[count + len(self.squares) :]
