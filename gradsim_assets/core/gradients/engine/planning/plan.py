@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -182,7 +183,8 @@ class _Planner:
         more = self.memory.working_bytes(*sizes) - self.memory.working_bytes(1, 0, 0)
         if least + more > self.memory_bytes:
             sizes = _Sizes(1, 0, 0)  # what was asked for does not fit
-        budget = MemoryBudget(self.memory_bytes, lambda longest: self.memory.working_bytes(*sizes, longest))
+        working_bytes = cache(lambda longest: self.memory.working_bytes(*sizes, longest))  # asked a million times
+        budget = MemoryBudget(self.memory_bytes, working_bytes)
         keys, groups = _variant_groups(self.memory, budget)
         blocks = [[key for number in block for key in keys[number]] for block in make_blocks(groups, budget, improve)]
         return self._costed(blocks, sizes)

@@ -32,30 +32,19 @@ class Factors:
 
     def add_to(self, out: torch.Tensor, fresh: bool) -> None:
         """Writes (`fresh`) or adds the formed gradients to `out` [B, O, I], accumulating in out's dtype."""
-        if not out.is_cuda:  # a batched operation on rows that lie apart is slow there
-            for one, left, right in zip(out, self.left, self.right, strict=True):
-                _add(one, left, right.to(out.dtype), fresh)
-        elif self.one_hot:
-            if fresh:
-                out.zero_()
-            samples = torch.arange(len(out), device=out.device)[:, None].expand_as(self.left)
-            # Accumulating, it sorts the ids first, so that sums do not depend on the order of threads.
-            out.index_put_((samples, self.left), self.right.to(out.dtype), accumulate=True)
-        else:
+        if out.is_cuda and not self.one_hot:
             left, right = self.left.to(out.dtype).mT, self.right.to(out.dtype)
             torch.baddbmm(out, left, right, beta=0 if fresh else 1, out=out)
-
-
-def _add(out: torch.Tensor, left: torch.Tensor, right: torch.Tensor, fresh: bool) -> None:
-    """Writes or adds one sample's left^T right to `out` [O, I]."""
-    if left.dtype == torch.int64:
-        if fresh:
-            out.zero_()
-        out.index_add_(0, left, right)
-    elif fresh:
-        torch.mm(left.to(out.dtype).T, right, out=out)
-    else:
-        out.addmm_(left.to(out.dtype).T, right)
+            return
+        for one, left, right in zip(out, self.left, self.right.to(out.dtype), strict=True):
+            if fresh and self.one_hot:
+                one.zero_()
+            if not self.one_hot:  # on CPU a batched product into rows that lie apart is slow
+                torch.addmm(one, left.to(out.dtype).T, right, beta=0 if fresh else 1, out=one)
+            elif out.is_cuda:  # accumulating sorts the ids first, so that sums do not depend on the order of threads
+                one.index_put_((left,), right, accumulate=True)
+            else:
+                one.index_add_(0, left, right)
 
 
 def batched_products(ones: torch.Tensor, others: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

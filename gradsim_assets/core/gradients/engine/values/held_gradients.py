@@ -94,7 +94,7 @@ class HeldGradients:
     def self_products(self, slots: Sequence[int] | np.ndarray) -> np.ndarray:
         """Float64 [slots, components]."""
         for components, pending in self._pending:
-            self._self_products[np.ix_(pending.places, components)] = pending.fetch()
+            self._self_products[pending.places[:, None], components] = pending.fetch()
         self._pending = []
         return self._self_products[np.asarray(slots, np.int64)]
 
@@ -107,5 +107,5 @@ class HeldGradients:
         out = np.zeros((len(slots), len(self.layout.shapes)))
         for components, found in pending:
             if found is not None:
-                out[np.ix_(found.places, components)] = found.fetch()
+                out[found.places[:, None], components] = found.fetch()
         return out
