@@ -56,14 +56,19 @@ class RolledSketch:
         self.size, self.dimension = size, dimension
         rows = -(-size // dimension)
         random = np.random.Generator(np.random.PCG64(stable_seed(seed, name)))
-        self._row_signs = (random.integers(0, 2, rows) * 2 - 1).tolist()
-        self._shifts = random.integers(0, dimension, rows).tolist()
+        self._row_signs = random.integers(0, 2, rows) * 2 - 1
+        self._shifts = random.integers(0, dimension, rows)
         self._signs = torch.from_numpy((random.integers(0, 2, dimension) * 2 - 1).astype(np.float32))
 
     def __call__(self, gradients: torch.Tensor) -> torch.Tensor:
-        signs = self._signs = self._signs.to(gradients)
+        self._signs = self._signs.to(gradients)
+        return self.all_rows(gradients) if gradients.is_cuda else self.row_by_row(gradients)
+
+    def row_by_row(self, gradients: torch.Tensor) -> torch.Tensor:
+        """Reads every number once, in two operations a row."""
+        signs = self._signs
         out = gradients.new_zeros(len(gradients), self.dimension)
-        for row, (sign, shift) in enumerate(zip(self._row_signs, self._shifts, strict=True)):
+        for row, (sign, shift) in enumerate(zip(self._row_signs.tolist(), self._shifts.tolist(), strict=True)):
             part = gradients[:, row * self.dimension : (row + 1) * self.dimension]
             head = min(part.shape[1], self.dimension - shift)  # what stays in front of the wrap
             out[:, shift : shift + head].addcmul_(part[:, :head], signs[:head], value=sign)
@@ -71,6 +76,19 @@ class RolledSketch:
                 tail = part.shape[1] - head
                 out[:, :tail].addcmul_(part[:, head:], signs[head : head + tail], value=sign)
         return out
+
+    def all_rows(self, gradients: torch.Tensor) -> torch.Tensor:
+        """Rolls all rows in one copy, in a handful of operations whatever their number: for devices slow to call."""
+        rows, count = len(self._shifts), len(gradients)
+        missing = rows * self.dimension - gradients.shape[1]
+        filled = torch.nn.functional.pad(gradients, (0, missing)) if missing else gradients
+        signed = (filled.unflatten(1, (rows, self.dimension)) * self._signs).flatten(1)
+        # A row rolled by k is its last k numbers, then its first d - k.
+        parts = signed.split([size for k in self._shifts.tolist() for size in (self.dimension - k, k)], 1)
+        positive, negative = (np.flatnonzero(self._row_signs == sign).tolist() for sign in (1, -1))
+        rolled = torch.cat([part for row in [*positive, *negative] for part in (parts[2 * row + 1], parts[2 * row])], 1)
+        added, subtracted = rolled.view(count, rows, self.dimension).split([len(positive), len(negative)], 1)
+        return added.sum(1) - subtracted.sum(1)
 
 
 class TrakProjector:

@@ -2,12 +2,14 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import torch
 
 from gradsim_assets.core.gradients.engine.block_gradients import BlockGradients
+from gradsim_assets.core.gradients.engine.device_profile import profile_of
 from gradsim_assets.core.gradients.engine.pair_index import PairIndex
 from gradsim_assets.core.gradients.engine.planning.model_shape import measure
 from gradsim_assets.core.gradients.engine.planning.pass_graph import PassGraph
@@ -48,7 +50,12 @@ class GradientPass:
         self.report = PassReport(samples=self.graph.minimum)
         self._hooks = GradientHooks(model, self.device)
         self._index = PairIndex(request)
-        self._gradients = BlockGradients(self._hooks, self._index, request, self._projectors(), self._count)
+        self.profile = self.options.profile or profile_of(
+            self.device, self._hooks.parameters[0].dtype, self.options.precision
+        )
+        self._gradients = BlockGradients(
+            self._hooks, self._index, request, self._projectors(), self.profile, self._count
+        )
         self._progress: Progress = _unheard
         self._log: Log = _unheard
         #: Gradients that this try is to compute.
@@ -133,14 +140,14 @@ class GradientPass:
             measure(self._hooks),
             self.graph,
             free_bytes(self.device, "most") if memory is None else memory,
-            self.options,
+            replace(self.options, profile=self.profile),
         )
 
     def _block(self, number: int, plan: Plan, results: Results, scratch: Scratch | None) -> Plan:
         """Computes one block, unless it is there; returns the plan, which does less at a time if memory ran out."""
         if scratch and scratch.finished(number):
             self.report.blocks_restored += 1
-            self._gradients.restore(scratch.losses(number))
+            self._gradients.restore(plan.blocks[number], scratch.losses(number), results)
             return plan
         while not fits_in_memory(partial(self._compute, number, plan, results), self.device):
             plan = plan.with_less(number, self._note)

@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 
 from gradsim_assets.core.errors import InputError
+from gradsim_assets.core.gradients.engine.device_profile import DeviceProfile
 from gradsim_assets.core.gradients.engine.values.precision import Precision
 from gradsim_assets.core.gradients.projections import ProjectionKind, Weighting
 from gradsim_assets.core.models.encoded_sample import EncodedSample
@@ -90,6 +91,8 @@ class PassOptions:
     #: The error of such a pair, relative to the lengths of both gradients, above which the pass fails; None: what
     #: rounding explains.
     tolerance: float | None = None
+    #: What the device is fast and slow at; None: what was measured on it, or what devices of its kind are.
+    profile: DeviceProfile | None = None
     #: A folder that keeps the results in files, finished block by block: a killed pass goes on, and results may be
     #: larger than memory. None keeps them in memory.
     scratch: Path | None = None

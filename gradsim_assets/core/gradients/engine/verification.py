@@ -9,7 +9,8 @@ from gradsim_assets.core.gradients.engine.request import PassRequest
 from gradsim_assets.core.gradients.engine.values.gradient_hooks import GradientHooks
 from gradsim_assets.core.gradients.engine.values.held_gradients import HeldGradients
 from gradsim_assets.core.gradients.engine.values.layers import UnbatchableError
-from gradsim_assets.core.gradients.engine.values.layout import Layout
+from gradsim_assets.core.gradients.engine.values.layout import Layout, Room
+from gradsim_assets.core.gradients.engine.values.padded_batch import PaddedBatch
 from gradsim_assets.core.gradients.engine.values.precision import default_tolerance
 from gradsim_assets.core.gradients.engine.values.reference import plain_gradient
 from gradsim_assets.core.models.encoded_sample import IGNORED, EncodedSample
@@ -133,12 +134,14 @@ def shortened(sample: EncodedSample, tokens: int) -> EncodedSample:
 
 def _self_products(hooks: GradientHooks, *samples: EncodedSample) -> np.ndarray:
     """Float64 [components]: self products of the first sample, in a batch with the others."""
+    batch = PaddedBatch.of([samples], hooks.device)[0]
+    layout = Layout.of(hooks)
     # One component's gradient at a time would do, but a row is at most one gradient of a short sample.
-    held = HeldGradients(Layout(hooks.shapes, hooks.factorable, {}, hooks.dtype, hooks.device), len(samples))
-    held.begin(len(samples))
+    held = HeldGradients(layout, Room.of([batch.shape], layout.profile.row_multiple))
+    held.begin(batch.shape)
     with hooks.open():
-        hooks.backward(samples, held)
-    held.finish(len(samples))
+        hooks.backward(batch, held)
+    held.finish()
     return held.self_products([0])[0]
 
 

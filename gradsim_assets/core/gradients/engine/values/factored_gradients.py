@@ -6,73 +6,84 @@ import numpy as np
 import torch
 
 from gradsim_assets.core.gradients.engine.values import inner_products
-from gradsim_assets.core.gradients.engine.values.factors import Factors, Grams, ghost_product
-from gradsim_assets.core.gradients.engine.values.layout import Layout
+from gradsim_assets.core.gradients.engine.values.factor_products import FactorProducts
+from gradsim_assets.core.gradients.engine.values.factor_stacks import Place
+from gradsim_assets.core.gradients.engine.values.factor_store import FactorStore
+from gradsim_assets.core.gradients.engine.values.factors import Factors
+from gradsim_assets.core.gradients.engine.values.layers import ParameterUse
+from gradsim_assets.core.gradients.engine.values.layout import Layout, Room
+from gradsim_assets.core.gradients.engine.values.padded_batch import BatchShape
+from gradsim_assets.core.gradients.engine.values.pending import Pending
 from gradsim_assets.core.gradients.engine.values.projected_gradients import ProjectedGradients
 
 
 class FactoredGradients:
-    """The factored components of up to `capacity` gradients."""
+    """The factored components of the gradients that are held in one place."""
 
-    def __init__(self, layout: Layout, capacity: int, projected: Mapping[float, ProjectedGradients]) -> None:
-        self.components = sorted(layout.factored)
+    def __init__(self, layout: Layout, room: Room, projected: Mapping[float, ProjectedGradients]) -> None:
+        self.components = layout.stacks.components
         self._layout, self._projected = layout, projected
-        #: By slot, then component: the summands of its gradient. A component without any has a gradient of zero.
-        self._summands: list[dict[int, list[Factors]]] = [{} for _ in range(capacity)]
-        self._batched = False
+        self._store = FactorStore(layout, room)
+        self._products = FactorProducts(layout.stacks, layout.profile, layout.dtype)
+        #: Columns of `components` by the rows of products.
+        self._columns = np.searchsorted(self.components, self._products.components)
+        self._places: dict[int, list[Place]] = {component: [] for component in self.components}
+        for use, places in layout.stacks.places.items():
+            self._places[use.components["weight"]] += places
 
-    def begin(self, slots: slice, batched: bool) -> None:
-        """Empties slots that a batch (`batched`) or one sample alone is about to fill."""
-        self._batched = batched
-        for slot in range(slots.start, slots.stop):
-            self._summands[slot] = {}
+    def clear(self) -> None:
+        """Forgets all samples."""
+        self._store.clear()
 
-    def add(self, component: int, slot: int, factors: Factors) -> None:
-        """Adds a summand."""
-        kept = factors.copied() if self._batched else factors
-        self._summands[slot].setdefault(component, []).append(kept)
+    def begin(self, slots: slice, batch: BatchShape) -> None:
+        """The slots are about to be filled by this batch."""
+        self._store.begin(slots.start, batch)
 
-    def finish(self, slots: slice, self_products: torch.Tensor) -> None:
-        """The slots are filled: a component without a summand is zero; writes float64 [slots, all components]."""
-        for slot in range(slots.start, slots.stop):
-            self._finish(slot, self_products[slot - slots.start])
+    def add(self, use: ParameterUse, factors: Factors) -> None:
+        """Adds a summand of every sample of the batch."""
+        self._store.add(use, factors)
 
-    def _finish(self, slot: int, self_products: torch.Tensor) -> None:
-        grams = Grams(self._layout.dtype)
+    def finish(self, slots: slice, wanted: np.ndarray) -> Pending | None:
+        """The slots are filled; returns float64 self products [wanted slots, components]."""
+        self._store.finish()
+        if not self.components:
+            return None
+        if self._projected:
+            return self._project(slots, wanted)
+        if not self._layout.products or not len(wanted):
+            return None
+        found, order = self._products.of_pairs(self._store, self._store, wanted, wanted)
+        return Pending(found, np.arange(len(order)), wanted[order], self._columns, len(self.components))
+
+    def _project(self, slots: slice, wanted: np.ndarray) -> Pending:
+        """Projects every component's gradients, formed for a moment; their self products come with it."""
+        squares = []
         for component in self.components:
-            summands = self._summands[slot].get(component)
-            if summands is None:
-                self_products[component] = 0
+            size = self._layout.shapes[component].numel() * self._layout.dtype.itemsize
+            step = max(1, self._layout.profile.work_bytes // size)
+            for start in range(slots.start, slots.stop, step):
+                part = slice(start, min(start + step, slots.stop))
+                gradients = self._formed(component, part)
                 for projected in self._projected.values():
-                    projected.put_zero(component, slot)
-            elif self._projected:
-                gradient = self._formed(component, summands).view(1, -1)
-                for projected in self._projected.values():
-                    projected.put(component, slice(slot, slot + 1), gradient)
-                self_products[component] = inner_products.squares(gradient)[0]
-            else:
-                self_products[component] = ghost_product(summands, summands, grams, self._layout.dtype)
-        if not self._layout.products:
-            self._summands[slot] = {}
+                    projected.put(component, part, gradients)
+                squares.append(inner_products.squares(gradients))
+        found, columns = torch.cat(squares).view(len(self.components), -1), np.arange(len(self.components))
+        return Pending(found, wanted - slots.start, wanted, columns, len(self.components))
 
-    def _formed(self, component: int, summands: list[Factors]) -> torch.Tensor:
-        out = torch.empty(self._layout.shapes[component], dtype=self._layout.dtype, device=self._layout.device)
-        for position, factors in enumerate(summands):
-            factors.add_to(out, fresh=position == 0)
-        return out
+    def _formed(self, component: int, slots: slice) -> torch.Tensor:
+        """The gradients [slots, numbers] of a component."""
+        shape = (slots.stop - slots.start, *self._layout.shapes[component])
+        out = torch.empty(shape, dtype=self._layout.dtype, device=self._layout.device)
+        for number, place in enumerate(self._places[component]):
+            self._store.factors(place, slots).add_to(out, fresh=number == 0)
+        return out.flatten(1)
 
     def project(self, slots: slice) -> None:
         """Does nothing: a gradient that is formed for a moment is projected in that moment (see `finish`)."""
 
-    def products(self, others: "FactoredGradients", slots: np.ndarray, other_slots: np.ndarray) -> torch.Tensor:
-        """Float64 [pairs, factored components]: products of one's slots with another's, pair by pair."""
-        out = torch.zeros(len(slots), len(self.components), dtype=torch.float64, device=self._layout.device)
+    def products(self, others: "FactoredGradients", slots: np.ndarray, other_slots: np.ndarray) -> Pending | None:
+        """Float64 [pairs, components]: products of own slots with another's, pair by pair."""
         if not self.components:
-            return out
-        for pair, (slot, other_slot) in enumerate(zip(slots.tolist(), other_slots.tolist(), strict=True)):
-            grams = Grams(self._layout.dtype)
-            mine, theirs = self._summands[slot], others._summands[other_slot]
-            for number, component in enumerate(self.components):
-                if component in mine and component in theirs:
-                    out[pair, number] = ghost_product(mine[component], theirs[component], grams, self._layout.dtype)
-        return out
+            return None
+        found, order = self._products.of_pairs(self._store, others._store, slots, other_slots)
+        return Pending(found, np.arange(len(order)), order, self._columns, len(self.components))

@@ -1,63 +1,96 @@
 """Gradients that are held formed: every component's numbers side by side in one row a sample."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from gradsim_assets.core.gradients.engine.values import inner_products
 from gradsim_assets.core.gradients.engine.values.factors import Factors
-from gradsim_assets.core.gradients.engine.values.layout import Layout, adjacent
+from gradsim_assets.core.gradients.engine.values.layers import ParameterUse
+from gradsim_assets.core.gradients.engine.values.layout import Layout, Room
+from gradsim_assets.core.gradients.engine.values.padded_batch import BatchShape
+from gradsim_assets.core.gradients.engine.values.pending import Pending
 from gradsim_assets.core.gradients.engine.values.projected_gradients import ProjectedGradients
 
 
+@dataclass(frozen=True)
+class _Alike:
+    """Components of n numbers each, which stand next to each other in every row."""
+
+    components: list[int]
+    #: Of all of them.
+    columns: slice
+    #: Columns of each: n, filled up with zeros to whole pieces.
+    width: int
+
+
 class FormedGradients:
-    """The formed components of up to `capacity` gradients."""
+    """The formed components of the gradients that are held in one place."""
 
-    def __init__(self, layout: Layout, capacity: int, projected: Mapping[float, ProjectedGradients]) -> None:
-        self.components = layout.formed
+    def __init__(self, layout: Layout, room: Room, projected: Mapping[float, ProjectedGradients]) -> None:
         self._layout, self._projected = layout, projected
-        columns = adjacent([layout.shapes[component].numel() for component in self.components])
-        self._columns = dict(zip(self.components, columns, strict=True))
-        width = columns[-1].stop if columns else 0
-        #: [capacity, numbers of all formed components], in the layout's dtype
-        self._rows = torch.empty(capacity, width, dtype=layout.dtype, device=layout.device)
-        #: Components of each slot that got a first summand.
-        self._written: list[set[int]] = [set() for _ in range(capacity)]
+        self._alike = _alike(layout)
+        self.components = [component for alike in self._alike for component in alike.components]
+        #: Columns of each component, without what it is filled up with.
+        self._columns = {
+            component: slice(start, start + layout.shapes[component].numel())
+            for alike in self._alike
+            for component, start in zip(
+                alike.components, range(alike.columns.start, alike.columns.stop, alike.width), strict=True
+            )
+        }
+        width = self._alike[-1].columns.stop if self._alike else 0
+        #: [samples, numbers of all formed components], in the layout's dtype
+        self._rows = torch.zeros(room.samples, width, dtype=layout.dtype, device=layout.device)
+        #: Of the batch in progress: its slots, and the components that got a first summand.
+        self._slots, self._written = slice(0, 0), set[int]()
 
-    def begin(self, slots: slice, batched: bool) -> None:
-        """Empties slots that are about to be filled; factors are formed at once, so it is all the same who fills them."""
-        for slot in range(slots.start, slots.stop):
-            self._written[slot] = set()
+    def clear(self) -> None:
+        """Forgets all samples; whoever comes writes every number anew."""
 
-    def add(self, component: int, slot: int, factors: Factors) -> None:
+    def begin(self, slots: slice, batch: BatchShape) -> None:
+        """The slots are about to be filled by a batch."""
+        self._slots, self._written = slots, set()
+
+    def add(self, use: ParameterUse, factors: Factors) -> None:
         """Adds a summand that comes as factors."""
-        factors.add_to(self._gradient(component, slot), fresh=self._is_first(component, slot))
+        component = use.components["weight"]
+        factors.add_to(self._gradients(component), fresh=self._is_first(component))
 
-    def add_formed(self, component: int, slot: int, gradient: torch.Tensor) -> None:
-        """Adds a summand in the parameter's own shape."""
-        out = self._gradient(component, slot)
-        if self._is_first(component, slot):
-            out.copy_(gradient)
+    def add_formed(self, component: int, gradients: torch.Tensor) -> None:
+        """Adds a summand [B, *shape]."""
+        out = self._gradients(component)
+        if self._is_first(component):
+            out.copy_(gradients)
         else:
-            out.add_(gradient)
+            out.add_(gradients)
 
-    def _gradient(self, component: int, slot: int) -> torch.Tensor:
-        return self._rows[slot, self._columns[component]].view(self._layout.shapes[component])
+    def _gradients(self, component: int) -> torch.Tensor:
+        """Those of the batch [B, *shape]."""
+        return self._rows[self._slots, self._columns[component]].unflatten(1, self._layout.shapes[component])
 
-    def _is_first(self, component: int, slot: int) -> bool:
-        first = component not in self._written[slot]
-        self._written[slot].add(component)
+    def _is_first(self, component: int) -> bool:
+        first = component not in self._written
+        self._written.add(component)
         return first
 
-    def finish(self, slots: slice, self_products: torch.Tensor) -> None:
-        """The slots are filled: a component without a summand is zero; writes float64 [slots, all components]."""
-        for component, columns in self._columns.items():
-            for slot in range(slots.start, slots.stop):
-                if component not in self._written[slot]:  # an expert that no token chose, say
-                    self._rows[slot, columns] = 0
-            if self._layout.products:
-                self_products[:, component] = inner_products.squares(self._rows[slots, columns])
+    def finish(self, slots: slice, wanted: np.ndarray) -> Pending | None:
+        """The slots are filled; returns float64 self products [wanted slots, components]."""
+        for component in set(self.components) - self._written:  # an expert that no token chose, say
+            self._gradients(component).zero_()
+        if not self.components or not self._layout.products or not len(wanted):
+            return None
+        found = torch.cat([inner_products.squares(self._of(alike)[slots]) for alike in self._alike], 1).T
+        return self._pending(found, wanted - slots.start, wanted)
+
+    def _of(self, alike: _Alike) -> torch.Tensor:
+        """[samples, components that are alike, their columns]"""
+        return self._rows[:, alike.columns].unflatten(1, (-1, alike.width))
+
+    def _pending(self, values: torch.Tensor, cells: np.ndarray, places: np.ndarray) -> Pending:
+        return Pending(values, cells, places, np.arange(len(self.components)), len(self.components))
 
     def project(self, slots: slice) -> None:
         """Projects filled slots; many at a time are cheaper."""
@@ -65,10 +98,26 @@ class FormedGradients:
             for component, columns in self._columns.items():
                 projected.put(component, slots, self._rows[slots, columns])
 
-    def products(self, others: "FormedGradients", slots: np.ndarray, other_slots: np.ndarray) -> torch.Tensor:
-        """Float64 [pairs, formed components]: products of one's slots with another's, pair by pair."""
-        out = torch.zeros(len(slots), len(self.components), dtype=torch.float64, device=self._layout.device)
-        for number, columns in enumerate(self._columns.values()):
-            one, other = self._rows[:, columns], others._rows[:, columns]
-            out[:, number] = inner_products.of_pairs(one, other, slots, other_slots)
-        return out
+    def products(self, others: "FormedGradients", slots: np.ndarray, other_slots: np.ndarray) -> Pending | None:
+        """Float64 [pairs, components]: products of own slots with another's, pair by pair."""
+        if not self.components:
+            return None
+        advantage = self._layout.profile.grid_advantage
+        found = [
+            inner_products.of_pairs(self._of(alike), others._of(alike), slots, other_slots, advantage)
+            for alike in self._alike
+        ]
+        return self._pending(torch.cat([values for values, _ in found]), found[0][1], np.arange(len(slots)))
+
+
+def _alike(layout: Layout) -> list[_Alike]:
+    """The formed components by their numbers of numbers."""
+    by_size: dict[int, list[int]] = {}
+    for component in layout.formed:
+        by_size.setdefault(layout.shapes[component].numel(), []).append(component)
+    found, end = [], 0
+    for size, components in by_size.items():
+        width = inner_products.whole_pieces(size)
+        start, end = end, end + width * len(components)
+        found.append(_Alike(components, slice(start, end), width))
+    return found

@@ -1,7 +1,7 @@
 """Hooks on a model that collect every sample's gradients during one forward and backward pass of a batch."""
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,9 +21,8 @@ from gradsim_assets.core.gradients.engine.values.layers import (
     repeated_use,
     tensors_of,
 )
-from gradsim_assets.core.gradients.engine.values.padded_batch import PaddedBatch, loss_gradient
+from gradsim_assets.core.gradients.engine.values.padded_batch import BatchShape, PaddedBatch, loss_gradient
 from gradsim_assets.core.gradients.engine.values.precision import wide
-from gradsim_assets.core.models.encoded_sample import EncodedSample
 
 
 @dataclass
@@ -33,21 +32,10 @@ class _Passing:
     rows: BatchRows
     #: Where gradients go; None in a forward pass without a backward one.
     sink: Sink | None = None
-    #: int64 [N]: positions of the flattened batch that the head makes logits of; None for all.
+    #: int64 [B * L]: positions of the flattened batch that the head makes logits of; None for all.
     predicting: torch.Tensor | None = None
-    #: The input of the layer before, and the same off the graph.
-    last_input: tuple[torch.Tensor, torch.Tensor] | None = None
     #: Uses that are not immediate, what they remember, and the gradients of their outputs by position.
     waiting: list[tuple[ParameterUse, Any, dict[int, torch.Tensor]]] = field(default_factory=list)
-
-    def detached(self, tensor: torch.Tensor) -> torch.Tensor:
-        """A layer's input off the graph: one object for layers that follow each other with one input.
-
-        They come to share its products that way.
-        """
-        if self.last_input is None or self.last_input[0] is not tensor:
-            self.last_input = (tensor, tensor.detach())
-        return self.last_input[1]
 
     def emit(self, use: ParameterUse, remembered: Any, gradient: Any) -> None:
         """Hands the gradients of one use to the sink."""
@@ -159,7 +147,8 @@ class GradientHooks:
         if self._passing is None or self._passing.predicting is None:
             return args
         hidden = args[0]
-        return (hidden.reshape(-1, hidden.shape[-1])[self._passing.predicting][None], *args[1:])
+        selected = hidden.reshape(-1, hidden.shape[-1]).index_select(0, self._passing.predicting)
+        return (selected[None], *args[1:])
 
     def _hook(self, use: ParameterUse) -> Callable[..., None]:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
@@ -170,7 +159,7 @@ class GradientHooks:
                 if not tensor.requires_grad:  # the first layers: with frozen weights the graph begins here
                     tensor.requires_grad_(True)
             if use.immediate:
-                remembered = self._passing.detached(args[0] if args else next(iter(kwargs.values())))
+                remembered = (args[0] if args else next(iter(kwargs.values()))).detach()
                 outputs[0].register_hook(lambda gradient: self._emit(use, remembered, gradient))
                 return
             found: dict[int, torch.Tensor] = {}
@@ -196,40 +185,39 @@ class GradientHooks:
     def forward_only(self, input_ids: torch.Tensor) -> torch.Tensor:
         """Logits [1, T, V] of one sample with the graph of a pass, of which no gradient is taken."""
         length = input_ids.shape[1]
-        with self._pass(_Passing(BatchRows([length], length))):
+        with self._pass(_Passing(BatchRows(BatchShape((length,), (length,)), head_sees_labelled=False))):
             logits: torch.Tensor = self.model(input_ids=input_ids, **self._arguments(input_ids.shape)).logits
         return logits
 
-    def backward(self, samples: Sequence[EncodedSample], sink: Sink) -> list[float]:
-        """Collects every component's gradient of every sample; returns the losses (nats per response token).
+    def backward(self, batch: PaddedBatch, sink: Sink) -> torch.Tensor:
+        """Collects every component's gradient of every sample; returns the losses [B] (nats per response token).
+
+        Nothing waits for the device: the losses are on it.
 
         Raises:
             UnbatchableError: there are several samples, and they cannot be told apart.
         """
-        if len(samples) > 1 and not self.batchable:
+        if batch.shape.samples > 1 and not self.batchable:
             raise UnbatchableError
-        batch = PaddedBatch.of(samples, self.device)
         known = self.head is not None
-        rows = BatchRows(batch.lengths, batch.input_ids.shape[1], batch.labelled if known else None)
-        passing = _Passing(rows, sink, batch.predicting if known else None)
+        passing = _Passing(BatchRows(batch.shape, known), sink, batch.predicting if known else None)
         with self._pass(passing):
             losses = self._forward_and_backward(batch)
         # Behind the pass, so that repeated forward passes of modules are not taken for the batch again.
         for use, remembered, gradients in passing.waiting:
             passing.emit(use, remembered, gradients)
         self._emit_whole_model(sink)
-        found: list[float] = losses.tolist()
-        return found
+        return losses
 
     def _forward_and_backward(self, batch: PaddedBatch) -> torch.Tensor:
         """Losses [B] of a batch whose gradients have come by at the hooks."""
         with torch.enable_grad():
             logits = self.model(input_ids=batch.input_ids, **self._arguments(batch.input_ids.shape)).logits
         logits = logits.reshape(-1, logits.shape[-1])
-        selected = logits.detach() if self.head is not None else logits.detach()[batch.predicting]
-        losses, gradient = loss_gradient(selected, batch.targets, batch.labelled)
-        if self.head is None:
-            gradient = torch.zeros_like(logits).index_copy_(0, batch.predicting, gradient)
+        selected = logits.detach() if self.head is not None else logits.detach().index_select(0, batch.predicting)
+        losses, gradient = loss_gradient(selected, batch.targets, batch.shares, batch.shape.samples)
+        if self.head is None:  # what is repeated to fill up has a gradient of zero
+            gradient = torch.zeros_like(logits).index_add_(0, batch.predicting, gradient)
         torch.autograd.backward(logits, gradient)
         return losses
 
@@ -237,7 +225,7 @@ class GradientHooks:
         for number in self.whole_model:
             parameter = self.parameters[number]
             if parameter.grad is not None:
-                sink.formed(number, 0, parameter.grad)
+                sink.formed(number, parameter.grad[None])
                 parameter.grad = None
 
     def _arguments(self, shape: torch.Size) -> dict[str, Any]:

@@ -4,7 +4,7 @@ A use sees its module's input in the forward pass and the gradient of its output
 its parameters are made of these two alone. Parameters themselves are frozen during a pass, so autograd neither forms
 their (batch-summed) gradients nor fills `.grad`.
 
-Shapes: B samples of a batch, T padded tokens of each, S tokens of one sample, O outputs and I inputs of a matrix.
+Shapes: B samples of a batch, T padded tokens of each, O outputs and I inputs of a matrix.
 """
 
 from typing import Any, Protocol
@@ -14,18 +14,19 @@ import torch.nn.functional as F
 from torch import nn
 
 from gradsim_assets.core.gradients.engine.values.factors import Factors
+from gradsim_assets.core.gradients.engine.values.padded_batch import BatchShape
 from gradsim_assets.core.gradients.engine.values.precision import wide
 
 
 class Sink(Protocol):
-    """Takes gradients, sample by sample of a batch, as the backward pass brings them up."""
+    """Takes the gradients of a batch's samples as the backward pass brings them up."""
 
-    def factors(self, component: int, sample: int, factors: Factors) -> None:
-        """Takes one summand of a matrix's gradient as its factors."""
+    def factors(self, use: "ParameterUse", factors: Factors) -> None:
+        """Takes one summand of the gradients of a use's weight, as factors."""
         ...
 
-    def formed(self, component: int, sample: int, gradient: torch.Tensor) -> None:
-        """Takes one summand of a gradient in the parameter's own shape."""
+    def formed(self, component: int, gradients: torch.Tensor) -> None:
+        """Takes one summand of a component's gradients [B, *shape of the parameter]."""
         ...
 
 
@@ -36,33 +37,25 @@ class UnbatchableError(Exception):
 class BatchRows:
     """Which rows of a module's tensors belong to which sample of the batch."""
 
-    def __init__(self, lengths: list[int], padded: int, labelled: list[int] | None = None) -> None:
-        #: S of each sample [B].
-        self.lengths = lengths
-        #: T
-        self.padded = padded
-        #: Labelled tokens of each sample [B], which are all that the head sees; None where it sees every token.
-        self.labelled = labelled
-        self._last: tuple[torch.Tensor, list[torch.Tensor]] | None = None
+    def __init__(self, shape: BatchShape, head_sees_labelled: bool) -> None:
+        self.samples = shape.samples
+        self._tokens = shape.tokens
+        self._head_sees_labelled = head_sees_labelled
 
-    def split(self, tensor: torch.Tensor, labelled: bool) -> list[torch.Tensor]:
-        """Per sample [S, features] of [B, T, features]; `labelled` tells a tensor of labelled tokens alone.
+    def of(self, tensor: torch.Tensor, labelled: bool) -> torch.Tensor:
+        """The tensor as [B, rows, features]; `labelled` tells one of the layer that may see labelled tokens alone.
 
-        Asked twice in a row for one tensor it returns the same objects: layers that share an input follow each other
-        in the backward pass, so they come to share its factors.
+        Rows that are padding come too: their gradients are zero. It is the same memory wherever it can be, so that
+        layers which share an input are seen to share it.
         """
-        if self._last is None or self._last[0] is not tensor:
-            self._last = (tensor, self._split(tensor, labelled))
-        return self._last[1]
-
-    def _split(self, tensor: torch.Tensor, labelled: bool) -> list[torch.Tensor]:
-        if labelled and self.labelled is not None:
-            return list(tensor.reshape(-1, tensor.shape[-1]).split(self.labelled))
-        if len(self.lengths) == 1:  # whatever rows there are, they are this sample's
-            return [tensor.reshape(-1, tensor.shape[-1])]
-        if tensor.dim() != 3 or tensor.shape[:2] != (len(self.lengths), self.padded):
-            raise UnbatchableError
-        return [tensor[position, :length] for position, length in enumerate(self.lengths)]
+        features = tensor.shape[-1]
+        if labelled and self._head_sees_labelled:
+            return tensor.reshape(self.samples, -1, features)
+        if tensor.dim() == 3 and tensor.shape[:2] == (self.samples, self._tokens):
+            return tensor
+        if self.samples == 1:  # whatever rows there are, they are this sample's
+            return tensor.reshape(1, -1, features)
+        raise UnbatchableError
 
 
 class ParameterUse:
@@ -95,18 +88,14 @@ class MatrixUse(ParameterUse):
 
     def __init__(self, module: nn.Module, components: dict[str, int], transposed: bool) -> None:
         super().__init__(module, components)
-        self._transposed = transposed
+        self.transposed = transposed
 
     def emit(self, remembered: torch.Tensor, gradient: torch.Tensor, rows: BatchRows, sink: Sink) -> None:
-        outputs = rows.split(gradient, self.labelled)
-        inputs = rows.split(remembered, self.labelled)  # last, so that the next layer finds it if it has the same input
-        weight, bias = self.components.get("weight"), self.components.get("bias")
-        if weight is not None:
-            for sample, (g, x) in enumerate(zip(outputs, inputs, strict=True)):
-                sink.factors(weight, sample, Factors(x, g) if self._transposed else Factors(g, x))
-        if bias is not None:
-            for sample, g in enumerate(outputs):
-                sink.formed(bias, sample, g.to(wide(g.dtype)).sum(0))
+        g, x = rows.of(gradient, self.labelled), rows.of(remembered, self.labelled)
+        if "weight" in self.components:
+            sink.factors(self, Factors(x, g) if self.transposed else Factors(g, x))
+        if "bias" in self.components:
+            sink.formed(self.components["bias"], g.sum(1, dtype=wide(g.dtype)))
 
 
 class EmbeddingUse(ParameterUse):
@@ -117,13 +106,11 @@ class EmbeddingUse(ParameterUse):
         self._padding = module.padding_idx
 
     def emit(self, remembered: torch.Tensor, gradient: torch.Tensor, rows: BatchRows, sink: Sink) -> None:
-        outputs = rows.split(gradient, False)
-        tokens = remembered.expand(len(rows.lengths), -1)  # learned positions come as one row for the whole batch
-        for sample, g in enumerate(outputs):
-            ids = tokens[sample, : len(g)]
-            if self._padding is not None:
-                g = g * (ids != self._padding)[:, None]
-            sink.factors(self.components["weight"], sample, Factors(ids, g))
+        g = rows.of(gradient, False)
+        ids = remembered.expand(g.shape[:2])  # learned positions come as one row for the whole batch
+        if self._padding is not None:
+            g = g * (ids != self._padding)[..., None]
+        sink.factors(self, Factors(ids, g))
 
 
 class NormUse(ParameterUse):
@@ -146,12 +133,11 @@ class NormUse(ParameterUse):
             self._emit(self.components["bias"], g, rows, sink)
 
     def _emit(self, component: int, summands: torch.Tensor, rows: BatchRows, sink: Sink) -> None:
-        if len(rows.lengths) > 1 and summands.shape[0] != len(rows.lengths):
+        if rows.samples > 1 and summands.shape[0] != rows.samples:
             raise UnbatchableError
         # A norm over heads has [batch, S, heads, features] or [batch, heads, S, features]: padded tokens have a
         # gradient of exactly zero, so nothing needs to be cut off.
-        for sample, total in enumerate(summands.reshape(len(rows.lengths), -1, summands.shape[-1]).sum(1)):
-            sink.formed(component, sample, total)
+        sink.formed(component, summands.reshape(rows.samples, -1, summands.shape[-1]).sum(1))
 
 
 class RepeatedUse(ParameterUse):
@@ -164,7 +150,7 @@ class RepeatedUse(ParameterUse):
     immediate = False
 
     def emit(self, remembered: Any, gradient: dict[int, torch.Tensor], rows: BatchRows, sink: Sink) -> None:
-        if len(rows.lengths) > 1:
+        if rows.samples > 1:
             raise UnbatchableError
         args, kwargs = _detached(remembered)
         names = list(self.components)
@@ -180,7 +166,7 @@ class RepeatedUse(ParameterUse):
                 found = torch.autograd.grad(tops, parameters, gradients, allow_unused=True)
                 for name, one in zip(names, found, strict=True):
                     if one is not None:
-                        sink.formed(self.components[name], 0, one)
+                        sink.formed(self.components[name], one[None])
         finally:
             for parameter in parameters:
                 parameter.requires_grad_(False)
