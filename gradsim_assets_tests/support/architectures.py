@@ -186,6 +186,7 @@ _EXCEPTIONS: dict[str, dict[str, Any]] = {
     "bamba": {**_MAMBA_HEADS, "num_hidden_layers": 2, "attn_layer_indices": [1]},
     "beam": {"num_experts": _GROUPED_EXPERTS},
     "blt": {"encoder_hash_byte_group_vocab": 64},
+    "blt_local_decoder": {"hidden_size_global": 32},
     "cohere_compass_text": {
         "rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 1, 1]}}
     },
