@@ -13,8 +13,9 @@ import torch
 
 from bench.workload import demo_model, lima_lengths, make_request
 from gradsim_assets.core.gradients.engine import GradientPass, PassOptions, PassRequest, PassResult
+from gradsim_assets.core.gradients.engine.pair_checks import plain_products, relative_error
 from gradsim_assets.core.gradients.engine.values.precision import Precision, matmul_precision
-from gradsim_assets.core.gradients.engine.verification import plain_products, relative_error
+from gradsim_assets.core.gradients.engine.values.reference import PlainAutograd
 
 
 def gemm_rate(size: int = 8192, seconds: float = 2.0) -> float:
@@ -62,9 +63,8 @@ def _error(model: torch.nn.Module, request: PassRequest, result: PassResult, che
     variants = {sample.id: sample for sample in request.variants[setting]}
     originals = {sample.id: sample for sample in request.originals}
     model.double()
-    exact = plain_products(
-        model, [(variants[v], originals[o]) for v, o in pairs[:check]], list(model.parameters()), "cuda"
-    )
+    plain = PlainAutograd(model, list(model.parameters()), "cuda")
+    exact = plain_products(plain, [(variants[v], originals[o]) for v, o in pairs[:check]])
     model.float()
     found = result.dot_products[setting][:check]
     return float(relative_error(found, exact[:, 0], exact[:, 1], exact[:, 2]).max())

@@ -1,5 +1,6 @@
 """The gradients of one block: its variants are held, and the originals that they meet are streamed past them."""
 
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from gradsim_assets.core.gradients.engine.meetings import Meeting, pair_blocks
@@ -8,11 +9,18 @@ from gradsim_assets.core.gradients.engine.planning.batches import padded_batches
 from gradsim_assets.core.gradients.engine.planning.pass_graph import VariantKey
 from gradsim_assets.core.gradients.engine.planning.plan import Plan
 from gradsim_assets.core.gradients.engine.request import ORIGINAL, Losses, PairBlock, PassRequest
-from gradsim_assets.core.gradients.engine.values.gradient_hooks import GradientHooks
+from gradsim_assets.core.gradients.engine.values.gradient_hooks import UnprovenError
 from gradsim_assets.core.gradients.engine.values.held_gradients import HeldGradients
+from gradsim_assets.core.gradients.engine.values.layers import UnbatchableError
 from gradsim_assets.core.gradients.engine.values.layout import Layout
+from gradsim_assets.core.gradients.engine.verification import Verification
 from gradsim_assets.core.gradients.projections import Projector
 from gradsim_assets.core.models.encoded_sample import EncodedSample
+
+
+class HooksChangedError(Exception):
+    """How gradients are collected has changed on the way, so that what is held does not fit what is to come."""
+
 
 #: Called with the number of samples whose gradients a batch has brought, and the setting or "original".
 Counted = Callable[[int, str], None]
@@ -23,7 +31,7 @@ class BlockGradients:
 
     def __init__(
         self,
-        hooks: GradientHooks,
+        verification: Verification,
         index: PairIndex,
         request: PassRequest,
         projectors: Mapping[float, list[Projector]],
@@ -31,11 +39,19 @@ class BlockGradients:
     ) -> None:
         #: Of every sample that has gone through.
         self.losses: Losses = {ORIGINAL: {}, **{setting: {} for setting in request.settings}}
-        self._hooks, self._index, self._request = hooks, index, request
+        #: Padded tokens beside a sample in its batch, by (setting or ORIGINAL, id), of the block at hand.
+        self.padding: dict[VariantKey, int] = {}
+        self._verification, self._hooks = verification, verification.hooks
+        self._index, self._request = index, request
         self._projectors, self._counted = dict(projectors), counted
 
     def compute(self, block: list[VariantKey], plan: Plan) -> Iterator[PairBlock]:
-        """The rows of all pairs of a block's variants, tile by tile."""
+        """The rows of all pairs of a block's variants, tile by tile.
+
+        Raises:
+            HooksChangedError: the block is to be begun anew.
+        """
+        self.padding.clear()
         layout = self._layout(plan)
         variants = self._index.longest_first(block)
         held = HeldGradients(layout, len(variants))
@@ -70,15 +86,34 @@ class BlockGradients:
 
     def _fill(self, held: HeldGradients, samples: Sequence[tuple[str, EncodedSample]], plan: Plan) -> None:
         """Collects the gradients of samples (of falling length, with their setting) into the next slots."""
-        with self._hooks.open():
-            for batch in padded_batches(samples, plan.batch_tokens if self._hooks.batchable else 0):
-                held.begin(len(batch))
-                losses = self._hooks.backward([sample for _, sample in batch], held)
-                held.finish(len(batch))
-                for (setting, sample), loss in zip(batch, losses, strict=True):
-                    self.losses[setting][sample.id] = loss
-                self._counted(len(batch), batch[0][0])
+        left = deque(padded_batches(samples, plan.batch_tokens if self._hooks.batchable else 0))
+        while left:
+            try:
+                with self._hooks.open():
+                    while left:
+                        self._collect(left[0], held)
+                        left.popleft()
+            except UnprovenError as error:
+                unproven = error
+            except UnbatchableError as error:
+                self._verification.forbid_batches()
+                raise HooksChangedError from error
+            else:
+                continue
+            if not self._verification.cover(unproven.samples, unproven.components):
+                raise HooksChangedError
         held.project()
+
+    def _collect(self, batch: Sequence[tuple[str, EncodedSample]], held: HeldGradients) -> None:
+        """One batch; slots that an interrupted one has begun to fill are filled anew."""
+        held.begin(len(batch))
+        losses = self._hooks.backward([sample for _, sample in batch], held)
+        held.finish(len(batch))
+        longest = max(sample.length for _, sample in batch)
+        for (setting, sample), loss in zip(batch, losses, strict=True):
+            self.losses[setting][sample.id] = loss
+            self.padding[setting, sample.id] = longest - sample.length
+        self._counted(len(batch), batch[0][0])
 
     def losses_of(self, block: list[VariantKey]) -> Losses:
         """The losses of a block that was computed."""

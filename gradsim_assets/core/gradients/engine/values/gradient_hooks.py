@@ -3,7 +3,8 @@
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,12 +19,20 @@ from gradsim_assets.core.gradients.engine.values.layers import (
     Sink,
     UnbatchableError,
     find_use,
-    repeated_use,
-    tensors_of,
 )
+from gradsim_assets.core.gradients.engine.values.model_state import undisturbed
 from gradsim_assets.core.gradients.engine.values.padded_batch import PaddedBatch, loss_gradient
 from gradsim_assets.core.gradients.engine.values.precision import wide
+from gradsim_assets.core.gradients.engine.values.reference import PlainAutograd
 from gradsim_assets.core.models.encoded_sample import EncodedSample
+
+
+class UnprovenError(Exception):
+    """Samples brought a gradient to components whose gradients were never compared with those of plain autograd."""
+
+    def __init__(self, samples: Sequence[EncodedSample], components: set[int]) -> None:
+        super().__init__(f"{len(components)} components")
+        self.samples, self.components = list(samples), components
 
 
 @dataclass
@@ -37,8 +46,6 @@ class _Passing:
     predicting: torch.Tensor | None = None
     #: The input of the layer before, and the same off the graph.
     last_input: tuple[torch.Tensor, torch.Tensor] | None = None
-    #: Uses that are not immediate, what they remember, and the gradients of their outputs by position.
-    waiting: list[tuple[ParameterUse, Any, dict[int, torch.Tensor]]] = field(default_factory=list)
 
     def detached(self, tensor: torch.Tensor) -> torch.Tensor:
         """A layer's input off the graph: one object for layers that follow each other with one input.
@@ -49,14 +56,12 @@ class _Passing:
             self.last_input = (tensor, tensor.detach())
         return self.last_input[1]
 
-    def emit(self, use: ParameterUse, remembered: Any, gradient: Any) -> None:
-        """Hands the gradients of one use to the sink."""
-        assert self.sink is not None
-        use.emit(remembered, gradient, self.rows, self.sink)
-
 
 class GradientHooks:
     """Hooks on every use of a model's trainable parameters. Use `with hooks.open():` around calls of `backward`.
+
+    What has a closed form is made of what passes by. All else is left to autograd: those parameters stay trainable during
+    a pass, which brings up the gradient of one sample at a time.
 
     Raises:
         InputError: nothing is trainable.
@@ -68,11 +73,15 @@ class GradientHooks:
         #: Names and parameters of the components, in model order.
         self.names = [name for name, _ in named]
         self.parameters = [parameter for _, parameter in named]
+        #: The same gradients, slowly; it also knows the state that samples meet the model in.
+        self.plain = PlainAutograd(model, self.parameters, self.device)
         #: Whether several samples can go through at a time.
         self.batchable = True
         self.uses: list[ParameterUse] = []
-        #: Components that only autograd through the whole model gives.
-        self.whole_model: set[int] = set()
+        #: Components whose gradients autograd forms.
+        self.by_autograd: set[int] = set()
+        #: Components of which no gradient but zero was compared with that of plain autograd.
+        self.unproven = set(range(len(named)))
         #: The layer that makes logits of hidden states, if it is known.
         self.head = _head_of(model)
         self._passing: _Passing | None = None
@@ -80,38 +89,32 @@ class GradientHooks:
         for module in model.modules():
             own = {n: numbers[id(p)] for n, p in module._parameters.items() if p is not None and id(p) in numbers}
             if own:
-                self._add(find_use(module, own), own)
+                self._add(find_use(module, own), set(own.values()))
 
-    def _add(self, use: ParameterUse | None, own: dict[str, int]) -> None:
+    def _add(self, use: ParameterUse | None, components: set[int]) -> None:
         if use is None:
-            self._give_up(set(own.values()))
+            self.demote(components)
             return
         use.labelled = use.module is self.head
         self.uses.append(use)
-        if self.whole_model & set(own.values()):
-            self._give_up(set(own.values()))
+        if self.by_autograd & components:
+            self.demote(components)
 
-    def _give_up(self, components: set[int]) -> None:
+    def demote(self, components: set[int]) -> None:
+        """Leaves `components` to autograd, and with them batches."""
         # A component is collected at all of its uses or at none: a sum must not lose a summand or count one twice.
-        self.whole_model |= components
-        self.batchable = False
+        self.by_autograd |= components
+        self.batchable = self.batchable and not components
         for use in list(self.uses):
-            use.components = {n: c for n, c in use.components.items() if c not in self.whole_model}
+            use.components = {n: c for n, c in use.components.items() if c not in self.by_autograd}
             if not use.components:
                 self.uses.remove(use)
 
-    def demote(self, components: set[int]) -> None:
-        """Replaces what gave wrong gradients for `components` by the next more general way of getting them."""
-        for use in list(self.uses):
-            wrong = {n: c for n, c in use.components.items() if c in components}
-            if not wrong:
-                continue
-            general = repeated_use(use.module, use.components)
-            if type(use) is MatrixUse or general is None or type(general) is type(use):
-                self._give_up(set(wrong.values()))
-            else:
-                self.uses[self.uses.index(use)] = general
-                self.batchable = False
+    def forget_head(self) -> None:
+        """Has logits made of all positions, labelled or not."""
+        self.head = None
+        for use in self.uses:
+            use.labelled = False
 
     @property
     def shapes(self) -> list[torch.Size]:
@@ -128,31 +131,23 @@ class GradientHooks:
         """Components whose gradients come as factors from every one of their uses."""
         possible = {use.components["weight"] for use in self.uses if "weight" in use.components and _factors(use)}
         formed = {c for use in self.uses for n, c in use.components.items() if n != "weight" or not _factors(use)}
-        return frozenset(possible - formed - self.whole_model)
+        return frozenset(possible - formed - self.by_autograd)
 
     @contextmanager
     def open(self) -> Iterator[None]:
         """Hooks in place and parameters frozen; everything is as it was afterwards."""
-        wanted = [(parameter, parameter.requires_grad, parameter.grad) for parameter in self.model.parameters()]
-        training = self.model.training
-        handles = []
-        try:
-            self.model.eval()
-            for number, parameter in enumerate(self.parameters):
-                parameter.requires_grad_(number in self.whole_model)
-                parameter.grad = None
-            for use in self.uses:
-                handles.append(use.module.register_forward_hook(self._hook(use), with_kwargs=True))
-            if self.head is not None:
-                handles.append(self.head.register_forward_pre_hook(self._select))
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
-            for parameter, required, gradient in wanted:
-                parameter.requires_grad_(required)
-                parameter.grad = gradient
-            self.model.train(training)
+        ends: list[Callable[[], None]] = []
+        with undisturbed(self.model):
+            try:
+                for parameter in self.model.parameters():
+                    parameter.requires_grad_(False)
+                ends += [use.watch(partial(self._seen, use)) for use in self.uses]
+                if self.head is not None:
+                    ends.append(self.head.register_forward_pre_hook(self._select).remove)
+                yield
+            finally:
+                for end in ends:
+                    end()
 
     def _select(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         # Logits at labelled positions only: the loss does not see the others, and a vocabulary is wide.
@@ -161,50 +156,53 @@ class GradientHooks:
         hidden = args[0]
         return (hidden.reshape(-1, hidden.shape[-1])[self._passing.predicting][None], *args[1:])
 
-    def _hook(self, use: ParameterUse) -> Callable[..., None]:
-        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-            if self._passing is None:
-                return
-            outputs = tensors_of(output)
-            for tensor in outputs:
-                if not tensor.requires_grad:  # the first layers: with frozen weights the graph begins here
-                    tensor.requires_grad_(True)
-            if use.immediate:
-                remembered = self._passing.detached(args[0] if args else next(iter(kwargs.values())))
-                outputs[0].register_hook(lambda gradient: self._emit(use, remembered, gradient))
-                return
-            found: dict[int, torch.Tensor] = {}
-            self._passing.waiting.append((use, (args, kwargs), found))
-            for position, tensor in enumerate(outputs):
-                tensor.register_hook(lambda gradient, position=position: found.__setitem__(position, gradient))
+    def _seen(self, use: ParameterUse, given: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
+        """Has the use emit when the gradient of `output` comes up; returns what goes on in its place."""
+        if self._passing is None or not isinstance(given, torch.Tensor):
+            return output
+        emit = partial(self._emit, use, self._passing.detached(given))
+        if output.requires_grad:
+            output.register_hook(emit)
+            return output
+        # The first layers: with frozen weights the graph begins here, and may go on with a change in place.
+        first = output.detach().requires_grad_(True)
+        first.register_hook(emit)
+        return first.clone()
 
-        return hook
-
-    def _emit(self, use: ParameterUse, remembered: Any, gradient: torch.Tensor) -> None:
+    def _emit(self, use: ParameterUse, given: torch.Tensor, gradient: torch.Tensor) -> None:
         # By way of `self`: a graph that held on to its batch would be a cycle, freed only when the collector runs.
         assert self._passing is not None
-        self._passing.emit(use, remembered, gradient)
+        assert self._passing.sink is not None
+        use.emit(given, gradient, self._passing.rows, self._passing.sink)
 
     @contextmanager
-    def _pass(self, passing: _Passing) -> Iterator[None]:
+    def _pass(self, passing: _Passing, trainable: set[int]) -> Iterator[None]:
+        """One batch through the model in its fresh state, with `trainable` left to autograd."""
+        self.plain.state.restore()
+        for number in trainable:
+            self.parameters[number].requires_grad_(True)
         self._passing = passing
         try:
             yield
         finally:
             self._passing = None
+            for number in trainable:
+                self.parameters[number].requires_grad_(False)
 
     def forward_only(self, input_ids: torch.Tensor) -> torch.Tensor:
         """Logits [1, T, V] of one sample with the graph of a pass, of which no gradient is taken."""
         length = input_ids.shape[1]
-        with self._pass(_Passing(BatchRows([length], length))):
+        with self._pass(_Passing(BatchRows([length], length)), self.by_autograd):
             logits: torch.Tensor = self.model(input_ids=input_ids, **self._arguments(input_ids.shape)).logits
         return logits
 
-    def backward(self, samples: Sequence[EncodedSample], sink: Sink) -> list[float]:
+    def backward(self, samples: Sequence[EncodedSample], sink: Sink, proving: bool = False) -> list[float]:
         """Collects every component's gradient of every sample; returns the losses (nats per response token).
 
         Raises:
             UnbatchableError: there are several samples, and they cannot be told apart.
+            UnprovenError: a component got a gradient that was never compared with plain autograd's, and this is not the
+                pass that does so (`proving`).
         """
         if len(samples) > 1 and not self.batchable:
             raise UnbatchableError
@@ -212,14 +210,24 @@ class GradientHooks:
         known = self.head is not None
         rows = BatchRows(batch.lengths, batch.input_ids.shape[1], batch.labelled if known else None)
         passing = _Passing(rows, sink, batch.predicting if known else None)
-        with self._pass(passing):
+        # Autograd tells which components took part, whatever the hooks saw, and costs nothing where none did.
+        watched = set() if proving else self.unproven - self.by_autograd
+        with self._pass(passing, self.by_autograd | watched):
             losses = self._forward_and_backward(batch)
-        # Behind the pass, so that repeated forward passes of modules are not taken for the batch again.
-        for use, remembered, gradients in passing.waiting:
-            passing.emit(use, remembered, gradients)
-        self._emit_whole_model(sink)
+        reached = {number for number, gradient in self._taken(watched) if gradient.any()}
+        if reached:
+            raise UnprovenError(samples, reached)
+        for number, gradient in self._taken(self.by_autograd):
+            sink.formed(number, 0, gradient)
         found: list[float] = losses.tolist()
         return found
+
+    def _taken(self, numbers: set[int]) -> Iterator[tuple[int, torch.Tensor]]:
+        """The gradients that autograd left at some components, which have them no longer then."""
+        for number in numbers:
+            gradient, self.parameters[number].grad = self.parameters[number].grad, None
+            if gradient is not None:
+                yield number, gradient
 
     def _forward_and_backward(self, batch: PaddedBatch) -> torch.Tensor:
         """Losses [B] of a batch whose gradients have come by at the hooks."""
@@ -232,13 +240,6 @@ class GradientHooks:
             gradient = torch.zeros_like(logits).index_copy_(0, batch.predicting, gradient)
         torch.autograd.backward(logits, gradient)
         return losses
-
-    def _emit_whole_model(self, sink: Sink) -> None:
-        for number in self.whole_model:
-            parameter = self.parameters[number]
-            if parameter.grad is not None:
-                sink.formed(number, 0, parameter.grad)
-                parameter.grad = None
 
     def _arguments(self, shape: torch.Size) -> dict[str, Any]:
         """What the model is called with beside token ids of this shape [B, T]."""

@@ -1,17 +1,19 @@
-"""Uses of parameters: the modules of a model where parameters meet activations, and the gradient's form at each.
+"""Uses of parameters that have a closed form: the layers where parameters meet activations, and the gradient at each.
 
-A use sees its module's input in the forward pass and the gradient of its output in the backward pass. The gradients of
+A use sees its layer's input in the forward pass and the gradient of its output in the backward pass. The gradients of
 its parameters are made of these two alone. Parameters themselves are frozen during a pass, so autograd neither forms
 their (batch-summed) gradients nor fills `.grad`.
 
 Shapes: B samples of a batch, T padded tokens of each, S tokens of one sample, O outputs and I inputs of a matrix.
 """
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from gradsim_assets.core.gradients.engine.values.factors import Factors
 from gradsim_assets.core.gradients.engine.values.precision import wide
@@ -65,12 +67,12 @@ class BatchRows:
         return [tensor[position, :length] for position, length in enumerate(self.lengths)]
 
 
+#: Is shown a layer's input and output, and returns what goes on in the output's place.
+Seen = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
 class ParameterUse:
     """One module with trainable parameters of its own."""
-
-    #: Whether the gradient is known as soon as that of the module's output is. If so the use remembers the module's
-    #: input tensor; else it remembers the module's (args, kwargs) and waits for the end of the backward pass.
-    immediate = True
 
     def __init__(self, module: nn.Module, components: dict[str, int]) -> None:
         self.module = module
@@ -79,10 +81,19 @@ class ParameterUse:
         #: Whether the module sees labelled tokens alone, as the head does.
         self.labelled = False
 
-    def emit(self, remembered: Any, gradient: Any, rows: BatchRows, sink: Sink) -> None:
-        """Hands the gradients of the module's parameters to the sink.
+    def watch(self, seen: Seen) -> Callable[[], None]:
+        """Shows `seen` every use of the module; the function that it returns ends that."""
 
-        `gradient` is that of the output, or of several outputs by their position where the use is not immediate.
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+            given = args[0] if args else next(iter(kwargs.values()))
+            if isinstance(output, tuple):
+                return (seen(given, output[0]), *output[1:])
+            return seen(given, output)
+
+        return self.module.register_forward_hook(hook, with_kwargs=True).remove
+
+    def emit(self, given: torch.Tensor, gradient: torch.Tensor, rows: BatchRows, sink: Sink) -> None:
+        """Hands the gradients of the module's parameters, made of its input and its output's gradient, to the sink.
 
         Raises:
             UnbatchableError: samples of the batch cannot be told apart here.
@@ -97,9 +108,9 @@ class MatrixUse(ParameterUse):
         super().__init__(module, components)
         self._transposed = transposed
 
-    def emit(self, remembered: torch.Tensor, gradient: torch.Tensor, rows: BatchRows, sink: Sink) -> None:
+    def emit(self, given: torch.Tensor, gradient: torch.Tensor, rows: BatchRows, sink: Sink) -> None:
         outputs = rows.split(gradient, self.labelled)
-        inputs = rows.split(remembered, self.labelled)  # last, so that the next layer finds it if it has the same input
+        inputs = rows.split(given, self.labelled)  # last, so that the next layer finds it if it has the same input
         weight, bias = self.components.get("weight"), self.components.get("bias")
         if weight is not None:
             for sample, (g, x) in enumerate(zip(outputs, inputs, strict=True)):
@@ -110,20 +121,60 @@ class MatrixUse(ParameterUse):
 
 
 class EmbeddingUse(ParameterUse):
-    """nn.Embedding; the row of `padding_idx` gets no gradient, as in PyTorch."""
+    """nn.Embedding; the row of `padding_idx` gets no gradient, as in PyTorch.
+
+    Of a class derived from it, which may scale what it looks up or shift positions, every lookup inside is seen.
+    """
 
     def __init__(self, module: nn.Embedding, components: dict[str, int]) -> None:
         super().__init__(module, components)
         self._padding = module.padding_idx
 
-    def emit(self, remembered: torch.Tensor, gradient: torch.Tensor, rows: BatchRows, sink: Sink) -> None:
+    def watch(self, seen: Seen) -> Callable[[], None]:
+        """Shows `seen` every lookup; the function that it returns ends that."""
+        module, forward = self.module, self.module.forward
+        if type(module).forward is nn.Embedding.forward:
+            return super().watch(seen)
+        replaced = vars(module).get("forward")
+
+        def watched(*args: Any, **kwargs: Any) -> Any:
+            with _Lookups(module.get_parameter("weight"), seen):
+                return forward(*args, **kwargs)
+
+        def restore() -> None:
+            if replaced is None:
+                del vars(module)["forward"]
+            else:
+                vars(module)["forward"] = replaced
+
+        vars(module)["forward"] = watched  # the instance's own comes before that of its class
+        return restore
+
+    def emit(self, given: torch.Tensor, gradient: torch.Tensor, rows: BatchRows, sink: Sink) -> None:
         outputs = rows.split(gradient, False)
-        tokens = remembered.expand(len(rows.lengths), -1)  # learned positions come as one row for the whole batch
+        # Learned positions come as one row for the whole batch.
+        tokens = given.expand(len(rows.lengths), -1) if len(rows.lengths) > 1 else given.reshape(1, -1)
         for sample, g in enumerate(outputs):
             ids = tokens[sample, : len(g)]
             if self._padding is not None:
                 g = g * (ids != self._padding)[:, None]
             sink.factors(self.components["weight"], sample, Factors(ids, g))
+
+
+class _Lookups(TorchFunctionMode):
+    """Shows `seen` every lookup in one table."""
+
+    def __init__(self, table: torch.Tensor, seen: Seen) -> None:
+        super().__init__()
+        self._table, self._seen = table, seen
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        found = func(*args, **(kwargs or {}))
+        if func is F.embedding and len(args) > 1 and args[1] is self._table:
+            return self._seen(args[0], found)
+        return found
 
 
 class NormUse(ParameterUse):
@@ -134,8 +185,8 @@ class NormUse(ParameterUse):
         self._epsilon = epsilon
         self._layer_norm = isinstance(module, nn.LayerNorm)
 
-    def emit(self, remembered: torch.Tensor, gradient: torch.Tensor, rows: BatchRows, sink: Sink) -> None:
-        x, g = remembered.to(wide(remembered.dtype)), gradient.to(wide(gradient.dtype))
+    def emit(self, given: torch.Tensor, gradient: torch.Tensor, rows: BatchRows, sink: Sink) -> None:
+        x, g = given.to(wide(given.dtype)), gradient.to(wide(gradient.dtype))
         if "weight" in self.components:
             if self._layer_norm:
                 normal = F.layer_norm(x, x.shape[-1:], eps=self._epsilon)
@@ -154,56 +205,8 @@ class NormUse(ParameterUse):
             sink.formed(component, sample, total)
 
 
-class RepeatedUse(ParameterUse):
-    """Any module that alone uses its parameters: its forward pass is repeated with them in the graph.
-
-    This is how mixture-of-experts blocks with fused 3-D weights, routers and odd norms come by exact gradients. It
-    costs one more forward pass of the module and works at batch size 1.
-    """
-
-    immediate = False
-
-    def emit(self, remembered: Any, gradient: dict[int, torch.Tensor], rows: BatchRows, sink: Sink) -> None:
-        if len(rows.lengths) > 1:
-            raise UnbatchableError
-        args, kwargs = _detached(remembered)
-        names = list(self.components)
-        parameters = [self.module.get_parameter(name) for name in names]
-        for parameter in parameters:
-            parameter.requires_grad_(True)
-        try:
-            with torch.enable_grad():
-                outputs = tensors_of(self.module.forward(*args, **kwargs))
-            used = [(outputs[position], g) for position, g in gradient.items() if outputs[position].requires_grad]
-            if used:
-                tops, gradients = zip(*used, strict=True)
-                found = torch.autograd.grad(tops, parameters, gradients, allow_unused=True)
-                for name, one in zip(names, found, strict=True):
-                    if one is not None:
-                        sink.formed(self.components[name], 0, one)
-        finally:
-            for parameter in parameters:
-                parameter.requires_grad_(False)
-
-
-def tensors_of(output: Any) -> list[torch.Tensor]:
-    """The floating tensors among a module's outputs, in order."""
-    outputs = output if isinstance(output, (tuple, list)) else (output,)
-    return [one for one in outputs if isinstance(one, torch.Tensor) and one.is_floating_point()]
-
-
-def _detached(value: Any) -> Any:
-    if isinstance(value, torch.Tensor):
-        return value.detach()
-    if isinstance(value, tuple):
-        return tuple(_detached(one) for one in value)
-    if isinstance(value, dict):
-        return {key: _detached(one) for key, one in value.items()}
-    return value
-
-
 def find_use(module: nn.Module, components: dict[str, int]) -> ParameterUse | None:
-    """The use of a module whose own trainable parameters are `components`; None if only whole-model autograd can.
+    """The use of a module whose own trainable parameters are `components`; None if it has no closed form.
 
     A module is judged by its looks here; every use is verified against autograd before a pass trusts it.
     """
@@ -211,17 +214,12 @@ def find_use(module: nn.Module, components: dict[str, int]) -> ParameterUse | No
         return MatrixUse(module, components, transposed=False)
     if type(module).__name__ == "Conv1D" and hasattr(module, "nf"):
         return MatrixUse(module, components, transposed=True)
-    if isinstance(module, nn.Embedding) and type(module).forward is nn.Embedding.forward:
+    if isinstance(module, nn.Embedding):
         plain = module.max_norm is None and not module.scale_grad_by_freq and not module.sparse
-        return EmbeddingUse(module, components) if plain else None
+        return EmbeddingUse(module, components) if plain and set(components) == {"weight"} else None
     if type(module) is nn.LayerNorm and len(module.normalized_shape) == 1:
         return NormUse(module, components, module.eps)
     epsilon = getattr(module, "variance_epsilon", getattr(module, "eps", None))
     if "RMSNorm" in type(module).__name__ and set(components) == {"weight"} and epsilon is not None:
         return NormUse(module, components, epsilon)
-    return repeated_use(module, components)
-
-
-def repeated_use(module: nn.Module, components: dict[str, int]) -> ParameterUse | None:
-    """A use that repeats the module's forward pass; None where that would repeat other modules as well."""
-    return RepeatedUse(module, components) if not list(module.children()) else None
+    return None
