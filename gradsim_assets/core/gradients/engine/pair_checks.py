@@ -11,8 +11,8 @@ from gradsim_assets.core.gradients.engine.planning.pass_graph import VariantKey
 from gradsim_assets.core.gradients.engine.request import ORIGINAL, CheckReport, PassOptions, PassRequest
 from gradsim_assets.core.gradients.engine.results import Results
 from gradsim_assets.core.gradients.engine.values.precision import Arithmetic
-from gradsim_assets.core.gradients.engine.values.reference import PlainAutograd, norm
-from gradsim_assets.core.gradients.engine.verification import HALF_TOLERANCE, NOISE_SLACK, ZERO, Verification
+from gradsim_assets.core.gradients.engine.values.reference import NOISE_SLACK, PlainAutograd, noise_slack, norm
+from gradsim_assets.core.gradients.engine.verification import ZERO, Verification
 from gradsim_assets.core.gradients.projections import Projector, projected_by_entry
 from gradsim_assets.core.models.encoded_sample import EncodedSample
 from gradsim_assets.core.seeds import stable_seed
@@ -80,7 +80,7 @@ class PairChecks:
         try:
             return self._check(rows, results)
         except MemoryError as error:  # fp32 copies of weights in half precision
-            self._strict, self.tolerance = self._arithmetic, HALF_TOLERANCE
+            self._strict = self._arithmetic
             self._note(f"results are held against {self._arithmetic} alone, which hides small errors: {error}")
             return self._check(rows, results)
 
@@ -119,34 +119,35 @@ class PairChecks:
 
     def _noisy(self, pair: Pair, found: np.ndarray, exact: np.ndarray, doubtful: Sequence[int]) -> set[int]:
         """The doubtful components whose products are no further off than rounding of plain autograd explains."""
-        wider = self._arithmetic.wider
-        if wider is None:
-            full = ZERO**2 * exact[1:].sum(1, keepdims=True)
-            return {n for n in doubtful if (np.maximum(exact[1:, n], found[1:, n]) <= full[:, 0]).all()}
+        if self._arithmetic.dtype == torch.float64:
+            full = ZERO**2 * exact[1:].sum(1)
+            return {n for n in doubtful if (np.maximum(exact[1:, n], found[1:, n]) <= full).all()}
         noisy: set[int] = set()
-        if self.tolerance == HALF_TOLERANCE:
-            return noisy
-        try:
-            for group in self._plain.groups(doubtful, 2 * wider.dtype.itemsize):
-                noisy |= self._noisy_in(group, pair, found, wider)
-        except (RuntimeError, MemoryError) as error:  # a kernel may know no float64
-            self._note(f"whether {len(doubtful)} components are noise shows in {wider} alone, but: {error}")
+        for group in self._plain.groups(doubtful, 2 * self._arithmetic.strict.dtype.itemsize):
+            (one, own_one), (other, own_other) = (
+                self._plain.rounding(sample, group, self._arithmetic) for sample in pair
+            )
+            for number, *gradients in zip(group, one, own_one, other, own_other, strict=True):
+                if self._explained(found[:, number], *gradients):
+                    noisy.add(number)
         return noisy
 
-    def _noisy_in(self, group: Sequence[int], pair: Pair, found: np.ndarray, wider: Arithmetic) -> set[int]:
-        wide = [self._plain.gradient(sample, group, wider)[1] for sample in pair]
-        own = [self._plain.gradient(sample, group, self._arithmetic)[1] for sample in pair]
-        noisy = set()
-        for place, number in enumerate(group):
-            both = wide[0][place], wide[1][place]
-            first, second = (_share(norm(o[place] - x), norm(x)) for o, x in zip(own, both, strict=True))
-            # Of gradients (1 + e) g and (1 + e') g'; of what is zero but for rounding, the product of both errors counts.
-            of_one, of_other = 1 + NOISE_SLACK * first, 1 + NOISE_SLACK * second
-            allowed = np.array([of_one * of_other, of_one**2, of_other**2]) - 1
-            off = product_errors(found[:, [number]], _products(*both)[:, None])[:, 0]
-            if (off <= np.maximum(allowed, self.tolerance)).all():
-                noisy.add(number)
-        return noisy
+    def _explained(
+        self,
+        found: np.ndarray,
+        one: torch.Tensor,
+        rounded_one: torch.Tensor,
+        other: torch.Tensor,
+        rounded_other: torch.Tensor,
+    ) -> bool:
+        """Whether products [3] of a component are no further off than gradients (1 + e) one and (1 + e') other explain."""
+        of_one, of_other = (
+            1 + noise_slack(exact) * _share(norm(rounded - exact), norm(exact))
+            for exact, rounded in ((one, rounded_one), (other, rounded_other))
+        )
+        allowed = np.array([of_one * of_other, of_one**2, of_other**2]) - 1
+        off = product_errors(found[:, None], _products(one, other)[:, None])[:, 0]
+        return bool((off <= np.maximum(allowed, self.tolerance)).all())
 
     def _check_projections(self, row: Row, results: Results, report: CheckReport) -> list[WrongPair]:
         pair = self._index.pair(*row)
@@ -174,9 +175,8 @@ class PairChecks:
             return 0.0
         off = length = 0.0
         for group in self._plain.groups(range(len(self._names)), self._strict.dtype.itemsize):
-            wide = self._plain.gradient(sample, group, self._strict)[1]
-            for exact, own in zip(wide, self._plain.gradient(sample, group, self._arithmetic)[1], strict=True):
-                off, length = off + norm(own - exact) ** 2, length + norm(exact) ** 2
+            for exact, rounded in zip(*self._plain.rounding(sample, group, self._arithmetic), strict=True):
+                off, length = off + norm(rounded - exact) ** 2, length + norm(exact) ** 2
         return (off / length) ** 0.5 if length else 0.0
 
     def _named(self, row: Row) -> str:
@@ -206,8 +206,8 @@ def plain_products(
     for group in plain.groups(chosen, how.dtype.itemsize):
         columns = [places[number] for number in group]
         for row, (one, other) in enumerate(pairs):
-            first = plain.gradient(one, group, how)[1]
-            second = first if other is one else plain.gradient(other, group, how)[1]
+            first = plain.gradient(one, group, how)
+            second = first if other is one else plain.gradient(other, group, how)
             out[row][:, columns] = np.stack([_products(a, b) for a, b in zip(first, second, strict=True)], axis=1)
     return out
 
@@ -221,7 +221,7 @@ def plain_projected_cosines(
     """
     terms = np.zeros((3, len(projectors)))
     for group in plain.groups(range(len(plain.parameters)), arithmetic.dtype.itemsize):
-        both = [plain.gradient(sample, group, arithmetic)[1] for sample in pair]
+        both = [plain.gradient(sample, group, arithmetic) for sample in pair]
         for number, one, other in zip(group, *both, strict=True):
             for place, of_components in enumerate(projectors):
                 projector = of_components[number]

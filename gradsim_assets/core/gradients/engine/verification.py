@@ -12,18 +12,12 @@ from gradsim_assets.core.gradients.engine.values.factors import Factors
 from gradsim_assets.core.gradients.engine.values.gradient_hooks import GradientHooks
 from gradsim_assets.core.gradients.engine.values.layers import UnbatchableError
 from gradsim_assets.core.gradients.engine.values.precision import matmul_precision
-from gradsim_assets.core.gradients.engine.values.reference import norm
+from gradsim_assets.core.gradients.engine.values.reference import noise_slack, norm
 from gradsim_assets.core.memory import ran_out
 from gradsim_assets.core.models.encoded_sample import EncodedSample
 
 #: Tokens of the samples that hooks are verified on: this share of all tokens of a pass, or so many where that is less.
 VERIFIED_SHARE, VERIFIED_TOKENS = 0.01, 128
-
-#: Two ways of summing the same numbers may differ by so many times what rounding does to either.
-NOISE_SLACK = 10
-
-#: Errors of gradients in half precision that are no proof of a mistake; used only where fp32 copies do not fit.
-HALF_TOLERANCE = 0.5
 
 #: The share of a float64 gradient's length at which a component is zero but for rounding.
 ZERO = 1e-12
@@ -76,6 +70,8 @@ class Verification:
         self.lengths: list[int] = []
         #: The largest error of what is not noise.
         self.largest = 0.0
+        #: Components that a gradient other than zero was seen of.
+        self._reached: set[int] = set()
         #: Whether the last batch had other losses than plain autograd gives, or went through with an error.
         self._loss_differs = False
         #: What errors are held against.
@@ -90,6 +86,8 @@ class Verification:
         with self._exactly():
             while wrong := self._wrong_among(samples_to_verify(samples)):
                 self._generalise(wrong)
+            # What no sample reaches, a part that sees images say, may be left to autograd and samples go in batches.
+            self.hooks.batchable = not self.hooks.by_autograd & self._reached
             tokens = batch_tokens
             while self.hooks.batchable and (ragged := ragged_batch(samples, tokens)):
                 if fits_in_memory(partial(self._try_batch, ragged), self.plain.device):
@@ -156,22 +154,21 @@ class Verification:
         """One sentence for the log and the metadata."""
         hooks = self.hooks
         lengths = ", ".join(map(str, sorted(self.lengths)))
+        unknown = f"; {self.plain.without_wider}" if self.plain.without_wider else ""
         return (
             f"gradients of {len(hooks.names)} components compared with plain autograd on samples of {lengths} tokens: "
             f"largest error {self.largest:.0e} of a component's own length; {len(hooks.by_autograd)} taken by autograd, "
             f"{len(hooks.unproven)} not reached yet; samples go through {'in batches' if hooks.batchable else 'one by one'}"
+            f"{unknown}"
         )
 
     @contextmanager
     def _exactly(self) -> Iterator[None]:
         """At least fp32 for weights of fewer bits, where memory allows."""
-        strict = self.plain.arithmetic.strict
         with ExitStack() as stack:
             try:
-                stack.enter_context(self.plain.widened(strict.dtype))
-                self.tolerance = strict.tolerance
+                stack.enter_context(self.plain.widened(self.plain.arithmetic.strict.dtype))
             except MemoryError as error:
-                self.tolerance = HALF_TOLERANCE
                 self.note(
                     f"hooks are verified in {self.plain.arithmetic} alone, which hides their small errors: {error}"
                 )
@@ -228,8 +225,9 @@ class Verification:
         for number in collected.components(position) - errors.keys():
             errors[number] = math.inf if norm(collected.gradient(number, position)) else 0.0
         reached = {number for number, length in lengths.items() if length}
+        self._reached |= reached
         doubtful = {number for number, error in errors.items() if not error <= self.tolerance}  # NaN is not right
-        if self.plain.arithmetic.wider is None:
+        if self.plain.arithmetic.dtype == torch.float64:
             zero = ZERO * math.hypot(*lengths.values())
             noisy = {n for n in doubtful if max(lengths.get(n, 0.0), norm(collected.gradient(n, position))) <= zero}
         else:
@@ -244,23 +242,14 @@ class Verification:
         return wrong
 
     def _noisy(self, sample: EncodedSample, doubtful: set[int], collected: Collected, position: int) -> set[int]:
-        """The doubtful components in which wider arithmetic shows plain autograd to be about as far off."""
+        """The doubtful components that plain autograd itself rounds about as far off."""
         noisy: set[int] = set()
         own = self.plain.arithmetic
-        if self.tolerance == HALF_TOLERANCE or own.wider is None:
-            return noisy
-        try:
-            for group in self.plain.groups(sorted(doubtful), own.wider.dtype.itemsize):
-                wide = self.plain.gradient(sample, group, own.wider)[1]
-                plain = self.plain.gradient(sample, group)[1]
-                for number, exact, rounded in zip(group, wide, plain, strict=True):
-                    off, noise = norm(collected.gradient(number, position) - exact), norm(rounded - exact)
-                    if off <= max(NOISE_SLACK * noise, self.tolerance * norm(exact)):
-                        noisy.add(number)
-        except (RuntimeError, MemoryError) as error:  # a kernel may know no float64
-            self.note(
-                f"whether {len(doubtful)} components are noise shows in {own.wider} alone, but: {str(error).partition(chr(10))[0]}"
-            )
+        for group in self.plain.groups(sorted(doubtful), 2 * own.strict.dtype.itemsize):
+            for number, exact, rounded in zip(group, *self.plain.rounding(sample, group, own), strict=True):
+                off = norm(collected.gradient(number, position) - exact)
+                if off <= max(noise_slack(exact) * norm(rounded - exact), self.tolerance * norm(exact)):
+                    noisy.add(number)
         return noisy
 
 

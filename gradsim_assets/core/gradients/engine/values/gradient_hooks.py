@@ -101,10 +101,10 @@ class GradientHooks:
             self.demote(components)
 
     def demote(self, components: set[int]) -> None:
-        """Leaves `components` to autograd, and with them batches."""
+        """Leaves `components` to autograd, which knows no batches of samples."""
         # A component is collected at all of its uses or at none: a sum must not lose a summand or count one twice.
         self.by_autograd |= components
-        self.batchable = self.batchable and not components
+        self.batchable = False
         for use in list(self.uses):
             use.components = {n: c for n, c in use.components.items() if c not in self.by_autograd}
             if not use.components:
@@ -161,6 +161,9 @@ class GradientHooks:
         if self._passing is None or not isinstance(given, torch.Tensor):
             return output
         emit = partial(self._emit, use, self._passing.detached(given))
+        if isinstance(use, EmbeddingUse) and output.dim() == 3 and len(output) == 1:
+            # One row of positions serves all samples: one each, or its gradient were a sum over them.
+            output = output.expand(len(self._passing.rows.lengths), -1, -1)
         if output.requires_grad:
             output.register_hook(emit)
             return output
@@ -193,7 +196,7 @@ class GradientHooks:
         """Logits [1, T, V] of one sample with the graph of a pass, of which no gradient is taken."""
         length = input_ids.shape[1]
         with self._pass(_Passing(BatchRows([length], length)), self.by_autograd):
-            logits: torch.Tensor = self.model(input_ids=input_ids, **self._arguments(input_ids.shape)).logits
+            logits: torch.Tensor = self.model(input_ids=input_ids, **self._arguments()).logits
         return logits
 
     def backward(self, samples: Sequence[EncodedSample], sink: Sink, proving: bool = False) -> list[float]:
@@ -218,6 +221,8 @@ class GradientHooks:
         if reached:
             raise UnprovenError(samples, reached)
         for number, gradient in self._taken(self.by_autograd):
+            if len(samples) > 1:
+                raise UnbatchableError
             sink.formed(number, 0, gradient)
         found: list[float] = losses.tolist()
         return found
@@ -232,7 +237,7 @@ class GradientHooks:
     def _forward_and_backward(self, batch: PaddedBatch) -> torch.Tensor:
         """Losses [B] of a batch whose gradients have come by at the hooks."""
         with torch.enable_grad():
-            logits = self.model(input_ids=batch.input_ids, **self._arguments(batch.input_ids.shape)).logits
+            logits = self.model(input_ids=batch.input_ids, **self._arguments()).logits
         logits = logits.reshape(-1, logits.shape[-1])
         selected = logits.detach() if self.head is not None else logits.detach()[batch.predicting]
         losses, gradient = loss_gradient(selected, batch.targets, batch.labelled)
@@ -241,18 +246,10 @@ class GradientHooks:
         torch.autograd.backward(logits, gradient)
         return losses
 
-    def _arguments(self, shape: torch.Size) -> dict[str, Any]:
-        """What the model is called with beside token ids of this shape [B, T]."""
+    def _arguments(self) -> dict[str, Any]:
+        """What the model is called with beside token ids."""
         accepted = inspect.signature(self.model.forward).parameters
-        arguments: dict[str, Any] = {"use_cache": False} if "use_cache" in accepted or "kwargs" in accepted else {}
-        if shape[0] > 1 and self._learned_positions and "position_ids" in accepted:
-            # Left alone, models look up one row of positions for the whole batch, which sums its samples' gradients.
-            arguments["position_ids"] = torch.arange(shape[1], device=self.device).expand(shape)
-        return arguments
-
-    @property
-    def _learned_positions(self) -> bool:
-        return sum(isinstance(use, EmbeddingUse) for use in self.uses) > 1
+        return {"use_cache": False} if "use_cache" in accepted or "kwargs" in accepted else {}
 
 
 def _head_of(model: nn.Module) -> nn.Linear | None:

@@ -20,6 +20,13 @@ from gradsim_assets.core.models.encoded_sample import IGNORED, EncodedSample
 #: Parameters whose plain gradients are held at a time.
 GROUP_BYTES = 2**30
 
+#: No power of two, which would round as before.
+_OTHER_SCALE = 1.1
+
+#: Two ways of summing the same numbers may differ by so many times what rounding does to either. Of components with few
+#: numbers it is more, for either may come out right by chance.
+NOISE_SLACK, FEW = 10, 16
+
 #: Called with a component's number and its gradient, as soon as that is complete.
 Take = Callable[[int, torch.Tensor], None]
 
@@ -39,7 +46,8 @@ def plain_gradient(
     device: torch.device | str = "cpu",
 ) -> tuple[float, list[torch.Tensor]]:
     """Loss and d loss / d parameter for each parameter; a parameter that took no part has a gradient of zero."""
-    return PlainAutograd(model, parameters, device).gradient(sample, range(len(parameters)))
+    plain, found = PlainAutograd(model, parameters, device), list(map(torch.zeros_like, parameters))
+    return plain.each(sample, found.__setitem__), found
 
 
 class PlainAutograd:
@@ -54,6 +62,8 @@ class PlainAutograd:
     ) -> None:
         self.model, self.parameters, self.device = model, list(parameters), torch.device(device)
         self.state = ModelState(model)
+        #: Why no wider arithmetic shows what is rounding, if that was found out.
+        self.without_wider: str | None = None
 
     @property
     def arithmetic(self) -> Arithmetic:
@@ -88,8 +98,11 @@ class PlainAutograd:
         take: Take,
         numbers: Sequence[int] | None = None,
         arithmetic: Arithmetic | None = None,
+        scale: float = 1.0,
     ) -> float:
         """The loss; `take` gets the gradients of the parameters (or of `numbers` alone) that took part, one at a time.
+
+        They are those of `scale` times the loss, which rounds otherwise.
 
         Raises:
             MemoryError: wider weights than the model has were asked for, and do not fit.
@@ -104,21 +117,40 @@ class PlainAutograd:
                 with torch.enable_grad():
                     loss = sample_loss(self.model, sample, self.device)
                 if loss.requires_grad:
-                    loss.backward()
+                    (scale * loss).backward()
             finally:
                 for handle in handles:
                     handle.remove()
         return loss.item()
 
     def gradient(
-        self, sample: EncodedSample, numbers: Sequence[int], arithmetic: Arithmetic | None = None
-    ) -> tuple[float, list[torch.Tensor]]:
-        """The loss, and the gradients of the parameters `numbers` all at a time, zero where one took no part."""
+        self,
+        sample: EncodedSample,
+        numbers: Sequence[int],
+        arithmetic: Arithmetic | None = None,
+        scale: float = 1.0,
+    ) -> list[torch.Tensor]:
+        """The gradients of the parameters `numbers` all at a time, zero where one took no part; see `each`."""
         found: dict[int, torch.Tensor] = {}
-        loss = self.each(sample, found.__setitem__, numbers, arithmetic)
-        return loss, [
-            found[number] if number in found else torch.zeros_like(self.parameters[number]) for number in numbers
-        ]
+        self.each(sample, found.__setitem__, numbers, arithmetic, scale)
+        return [found[number] if number in found else torch.zeros_like(self.parameters[number]) for number in numbers]
+
+    def rounding(
+        self, sample: EncodedSample, numbers: Sequence[int], arithmetic: Arithmetic
+    ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        """The gradients of some parameters as exactly as can be, and how they come out in `arithmetic`.
+
+        Exactly is in wider arithmetic. Where there is no memory or no kernel for it, it is in `arithmetic` itself, and how
+        they come out is seen by another scale of the loss, at which all sums are rounded otherwise.
+        """
+        wider = arithmetic.wider
+        if wider is not None and self.without_wider is None:
+            try:
+                return self.gradient(sample, numbers, wider), self.gradient(sample, numbers, arithmetic)
+            except (RuntimeError, MemoryError) as error:
+                self.without_wider = f"{wider} is not possible ({str(error).partition(chr(10))[0]})"
+        scaled = self.gradient(sample, numbers, arithmetic, _OTHER_SCALE)
+        return self.gradient(sample, numbers, arithmetic), [one / _OTHER_SCALE for one in scaled]
 
     def groups(self, numbers: Sequence[int], bytes_per_number: int) -> Iterator[list[int]]:
         """The parameters `numbers` in groups of at most GROUP_BYTES or of one: a whole gradient need not fit in memory."""
@@ -153,6 +185,11 @@ def _taking(take: Take, number: int) -> Callable[[torch.nn.Parameter], None]:
         take(number, gradient)
 
     return taking
+
+
+def noise_slack(parameter: torch.Tensor) -> float:
+    """By how many times the rounding of plain autograd another way of taking a gradient may be off."""
+    return NOISE_SLACK * max(1.0, FEW / parameter.numel())
 
 
 def norm(tensor: torch.Tensor) -> float:
