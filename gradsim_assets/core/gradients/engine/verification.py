@@ -7,12 +7,13 @@ from functools import partial
 
 import torch
 
+from gradsim_assets.core.errors import InputError
 from gradsim_assets.core.gradients.engine.recovery import fits_in_memory
 from gradsim_assets.core.gradients.engine.values.factors import Factors
 from gradsim_assets.core.gradients.engine.values.gradient_hooks import GradientHooks
 from gradsim_assets.core.gradients.engine.values.layers import UnbatchableError
 from gradsim_assets.core.gradients.engine.values.precision import matmul_precision
-from gradsim_assets.core.gradients.engine.values.reference import noise_slack, norm
+from gradsim_assets.core.gradients.engine.values.reference import Take, noise_slack, norm
 from gradsim_assets.core.memory import ran_out
 from gradsim_assets.core.models.encoded_sample import EncodedSample
 
@@ -42,6 +43,15 @@ class Collected:
     def components(self, sample: int) -> set[int]:
         """The components that a sample brought gradients to."""
         return set(self._summands.get(sample, {}))
+
+    def error(self, component: int, sample: int, exact: torch.Tensor) -> float:
+        """The length of the difference to the `exact` gradient; infinite if there can be none of its shape."""
+        try:
+            return norm(self.gradient(component, sample) - exact)
+        except RuntimeError as error:
+            if ran_out(error):
+                raise
+            return math.inf
 
     def gradient(self, component: int, sample: int) -> torch.Tensor:
         """A component's gradient, formed; zero if there was no summand."""
@@ -218,18 +228,18 @@ class Verification:
                 raise ArithmeticError(
                     f"{sample.id}, {self.hooks.names[number]}: the gradient is no finite number; are the model's weights?"
                 )
-            off = norm(collected.gradient(number, position) - exact)
+            off = collected.error(number, position, exact)
             errors[number] = off / lengths[number] if lengths[number] else (math.inf if off else 0.0)
 
-        exact_loss = self.plain.each(sample, take)
+        exact_loss = self._differentiated(sample, take)
         for number in collected.components(position) - errors.keys():
-            errors[number] = math.inf if norm(collected.gradient(number, position)) else 0.0
+            take(number, torch.zeros_like(self.hooks.parameters[number]))
         reached = {number for number, length in lengths.items() if length}
         self._reached |= reached
         doubtful = {number for number, error in errors.items() if not error <= self.tolerance}  # NaN is not right
         if self.plain.arithmetic.dtype == torch.float64:
             zero = ZERO * math.hypot(*lengths.values())
-            noisy = {n for n in doubtful if max(lengths.get(n, 0.0), norm(collected.gradient(n, position))) <= zero}
+            noisy = {n for n in doubtful if max(lengths[n], errors[n] * lengths[n]) <= zero}
         else:
             noisy = self._noisy(sample, doubtful, collected, position)
         wrong = doubtful - noisy
@@ -241,13 +251,24 @@ class Verification:
         self.hooks.unproven -= reached - wrong
         return wrong
 
+    def _differentiated(self, sample: EncodedSample, take: Take) -> float:
+        try:
+            return self.plain.each(sample, take)
+        except Exception as error:
+            if ran_out(error) or isinstance(error, ArithmeticError):
+                raise
+            raise InputError(
+                f"{sample.id}: the model cannot be differentiated from token ids alone, in evaluation mode "
+                f"({str(error).partition(chr(10))[0]}); choose a causal language model that can."
+            ) from error
+
     def _noisy(self, sample: EncodedSample, doubtful: set[int], collected: Collected, position: int) -> set[int]:
         """The doubtful components that plain autograd itself rounds about as far off."""
         noisy: set[int] = set()
         own = self.plain.arithmetic
         for group in self.plain.groups(sorted(doubtful), 2 * own.strict.dtype.itemsize):
             for number, exact, rounded in zip(group, *self.plain.rounding(sample, group, own), strict=True):
-                off = norm(collected.gradient(number, position) - exact)
+                off = collected.error(number, position, exact)
                 if off <= max(noise_slack(exact) * norm(rounded - exact), self.tolerance * norm(exact)):
                     noisy.add(number)
         return noisy

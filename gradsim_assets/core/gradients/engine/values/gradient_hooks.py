@@ -24,6 +24,7 @@ from gradsim_assets.core.gradients.engine.values.model_state import undisturbed
 from gradsim_assets.core.gradients.engine.values.padded_batch import PaddedBatch, loss_gradient
 from gradsim_assets.core.gradients.engine.values.precision import wide
 from gradsim_assets.core.gradients.engine.values.reference import PlainAutograd
+from gradsim_assets.core.memory import ran_out
 from gradsim_assets.core.models.encoded_sample import EncodedSample
 
 
@@ -44,6 +45,8 @@ class _Passing:
     sink: Sink | None = None
     #: int64 [N]: positions of the flattened batch that the head makes logits of; None for all.
     predicting: torch.Tensor | None = None
+    #: Whether what hooks collect is only to be looked at.
+    proving: bool = False
     #: The input of the layer before, and the same off the graph.
     last_input: tuple[torch.Tensor, torch.Tensor] | None = None
 
@@ -158,7 +161,8 @@ class GradientHooks:
 
     def _seen(self, use: ParameterUse, given: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
         """Has the use emit when the gradient of `output` comes up; returns what goes on in its place."""
-        if self._passing is None or not isinstance(given, torch.Tensor):
+        # Without a graph it is a use that calls its own module.
+        if self._passing is None or not torch.is_grad_enabled() or not isinstance(given, torch.Tensor):
             return output
         emit = partial(self._emit, use, self._passing.detached(given))
         if isinstance(use, EmbeddingUse) and output.dim() == 3 and len(output) == 1:
@@ -176,7 +180,14 @@ class GradientHooks:
         # By way of `self`: a graph that held on to its batch would be a cycle, freed only when the collector runs.
         assert self._passing is not None
         assert self._passing.sink is not None
-        use.emit(given, gradient, self._passing.rows, self._passing.sink)
+        try:
+            use.emit(given, gradient, self._passing.rows, self._passing.sink)
+        except UnbatchableError:
+            raise
+        except RuntimeError as error:
+            # A layer that is not what it looks like: that nothing comes of it will show.
+            if not self._passing.proving or ran_out(error):
+                raise
 
     @contextmanager
     def _pass(self, passing: _Passing, trainable: set[int]) -> Iterator[None]:
@@ -212,7 +223,7 @@ class GradientHooks:
         batch = PaddedBatch.of(samples, self.device)
         known = self.head is not None
         rows = BatchRows(batch.lengths, batch.input_ids.shape[1], batch.labelled if known else None)
-        passing = _Passing(rows, sink, batch.predicting if known else None)
+        passing = _Passing(rows, sink, batch.predicting if known else None, proving)
         # Autograd tells which components took part, whatever the hooks saw, and costs nothing where none did.
         watched = set() if proving else self.unproven - self.by_autograd
         with self._pass(passing, self.by_autograd | watched):

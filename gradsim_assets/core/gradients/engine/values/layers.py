@@ -7,12 +7,14 @@ their (batch-summed) gradients nor fills `.grad`.
 Shapes: B samples of a batch, T padded tokens of each, S tokens of one sample, O outputs and I inputs of a matrix.
 """
 
+import inspect
 from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 
 from gradsim_assets.core.gradients.engine.values.factors import Factors
@@ -48,7 +50,10 @@ class BatchRows:
         self._last: tuple[torch.Tensor, list[torch.Tensor]] | None = None
 
     def split(self, tensor: torch.Tensor, labelled: bool) -> list[torch.Tensor]:
-        """Per sample [S, features] of [B, T, features]; `labelled` tells a tensor of labelled tokens alone.
+        """Per sample [rows, features] of a layer's tensor; `labelled` tells a tensor of labelled tokens alone.
+
+        Of [B, T, features] and [B * T, features] the rows are a sample's S tokens. Of [B, .., features] they are all that
+        there are, for padding has a gradient of zero.
 
         Asked twice in a row for one tensor it returns the same objects: layers that share an input follow each other
         in the backward pass, so they come to share its factors.
@@ -62,9 +67,14 @@ class BatchRows:
             return list(tensor.reshape(-1, tensor.shape[-1]).split(self.labelled))
         if len(self.lengths) == 1:  # whatever rows there are, they are this sample's
             return [tensor.reshape(-1, tensor.shape[-1])]
-        if tensor.dim() != 3 or tensor.shape[:2] != (len(self.lengths), self.padded):
-            raise UnbatchableError
-        return [tensor[position, :length] for position, length in enumerate(self.lengths)]
+        whole = (len(self.lengths), self.padded)
+        if tensor.dim() == 2 and len(tensor) == len(self.lengths) * self.padded:
+            tensor = tensor.unflatten(0, whole)
+        if tensor.dim() == 3 and tensor.shape[:2] == whole:
+            return [tensor[position, :length] for position, length in enumerate(self.lengths)]
+        if tensor.dim() > 3 and len(tensor) == len(self.lengths):
+            return list(tensor.flatten(1, -2))
+        raise UnbatchableError
 
 
 #: Is shown a layer's input and output, and returns what goes on in the output's place.
@@ -178,23 +188,35 @@ class _Lookups(TorchFunctionMode):
 
 
 class NormUse(ParameterUse):
-    """LayerNorm and RMSNorm (weight w or 1 + w): d loss / d w = sum_s g_s * normalised x_s."""
+    """Layers that scale what they have made of their input x, w n(x) or (1 + w) n(x), and may shift it by b.
 
-    def __init__(self, module: nn.Module, components: dict[str, int], epsilon: float) -> None:
+    d loss / d w = sum_s g_s * n(x_s) and d loss / d b = sum_s g_s. LayerNorm and RMSNorm are computed by PyTorch's own
+    functions; any other layer tells its n(x) itself, as the difference between w = 1 and w = 0.
+    """
+
+    def __init__(self, module: nn.Module, components: dict[str, int], epsilon: float | None) -> None:
         super().__init__(module, components)
         self._epsilon = epsilon
         self._layer_norm = isinstance(module, nn.LayerNorm)
 
     def emit(self, given: torch.Tensor, gradient: torch.Tensor, rows: BatchRows, sink: Sink) -> None:
-        x, g = given.to(wide(given.dtype)), gradient.to(wide(gradient.dtype))
+        g = gradient.to(wide(gradient.dtype))
         if "weight" in self.components:
-            if self._layer_norm:
-                normal = F.layer_norm(x, x.shape[-1:], eps=self._epsilon)
-            else:
-                normal = F.rms_norm(x, x.shape[-1:], eps=self._epsilon)
-            self._emit(self.components["weight"], g * normal, rows, sink)
+            self._emit(self.components["weight"], g * self._normal(given.to(wide(given.dtype))), rows, sink)
         if "bias" in self.components:
             self._emit(self.components["bias"], g, rows, sink)
+
+    def _normal(self, x: torch.Tensor) -> torch.Tensor:
+        if self._epsilon is None:
+            weight = self.module.get_parameter("weight")
+            one, zero = (
+                functional_call(self.module, {"weight": torch.full_like(weight, value)}, (x,)) for value in (1, 0)
+            )
+            difference: torch.Tensor = one - zero
+            return difference
+        if self._layer_norm:
+            return F.layer_norm(x, x.shape[-1:], eps=self._epsilon)
+        return F.rms_norm(x, x.shape[-1:], eps=self._epsilon)
 
     def _emit(self, component: int, summands: torch.Tensor, rows: BatchRows, sink: Sink) -> None:
         if len(rows.lengths) > 1 and summands.shape[0] != len(rows.lengths):
@@ -222,4 +244,10 @@ def find_use(module: nn.Module, components: dict[str, int]) -> ParameterUse | No
     epsilon = getattr(module, "variance_epsilon", getattr(module, "eps", None))
     if "RMSNorm" in type(module).__name__ and set(components) == {"weight"} and epsilon is not None:
         return NormUse(module, components, epsilon)
-    return None
+    return NormUse(module, components, None) if _scales(module) and set(components) <= {"weight", "bias"} else None
+
+
+def _scales(module: nn.Module) -> bool:
+    """Whether a module looks like a norm of one input."""
+    vectors = all(parameter.dim() == 1 for parameter in module.parameters())
+    return "Norm" in type(module).__name__ and vectors and len(inspect.signature(module.forward).parameters) == 1
