@@ -25,8 +25,9 @@ import torch
 from bench.baselines import one_by_one, packed, plain_passes
 from bench.workload import demo_model, distinct_samples, lima_lengths, make_request
 from gradsim_assets.core.gradients.engine import GradientPass, PassOptions, PassRequest, PassResult
+from gradsim_assets.core.gradients.engine.pair_checks import plain_products, relative_error
 from gradsim_assets.core.gradients.engine.values.precision import Precision, matmul_precision
-from gradsim_assets.core.gradients.engine.verification import plain_products, relative_error
+from gradsim_assets.core.gradients.engine.values.reference import PlainAutograd
 
 GIB = 2**30
 CUDA = torch.device("cuda")
@@ -156,9 +157,8 @@ def _reference(model: torch.nn.Module, request: PassRequest, count: int = 12) ->
     variants, originals = ({s.id: s for s in samples} for samples in (request.variants[setting], request.originals))
     dtype = next(model.parameters()).dtype
     model.double()
-    found = plain_products(
-        model, [(variants[v], originals[o]) for v, o in pairs[:count]], list(model.parameters()), CUDA
-    )
+    plain = PlainAutograd(model, list(model.parameters()), CUDA)
+    found = plain_products(plain, [(variants[v], originals[o]) for v, o in pairs[:count]])
     model.to(dtype)
     return found
 

@@ -12,7 +12,7 @@ from gradsim_assets.core.home import Home
 from gradsim_assets.core.models.loading import LoadedModel
 
 if TYPE_CHECKING:
-    from gradsim_assets.core.gradients.engine import PassRequest, PassResult
+    from gradsim_assets.core.gradients.engine import PassReport, PassRequest, PassResult
 
 
 class Compute(dg.ConfigurableResource):
@@ -71,8 +71,25 @@ class Compute(dg.ConfigurableResource):
             "distinct_samples": report.samples,
             "pass_seconds": report.seconds,
             "peak_memory_bytes": report.peak_memory_bytes,
-            "max_relative_error": dg.MetadataValue.float(float(report.max_relative_error)),
-            "checked_pairs": report.checked_pairs,
+            "verified": report.verified,
+            **_checked(report),
             "plan": dg.MetadataValue.md(f"```\n{report.plan}\n```"),
             **({"notes": dg.MetadataValue.text("\n".join(report.notes))} if report.notes else {}),
         }
+
+
+def _checked(report: "PassReport") -> dict[str, Any]:
+    """What was recomputed by plain autograd, and what that showed; what was not is said to be "not checked"."""
+    checks = report.checks
+    shown: dict[str, Any] = {
+        "checked_pairs": checks.pairs,
+        "max_relative_error": checks.error if checks.pairs else "not checked",
+        "max_projection_error": checks.projected_error if checks.projected_pairs else "not checked",
+    }
+    if checks.cosine_cost:
+        shown |= {
+            "rounding_of_cosines": checks.cosine_cost,
+            "rounding_of_component_cosines": checks.component_cost,
+            "largest_rounding_of_component_cosines": checks.largest_component_cost,
+        }
+    return {name: dg.MetadataValue.float(value) if isinstance(value, float) else value for name, value in shown.items()}

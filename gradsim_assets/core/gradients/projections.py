@@ -53,7 +53,7 @@ class RolledSketch:
     """
 
     def __init__(self, name: str, size: int, dimension: int, seed: int) -> None:
-        self.size, self.dimension = size, dimension
+        self.name, self.size, self.dimension, self.seed = name, size, dimension, seed
         rows = -(-size // dimension)
         random = np.random.Generator(np.random.PCG64(stable_seed(seed, name)))
         self._row_signs = random.integers(0, 2, rows) * 2 - 1
@@ -122,12 +122,15 @@ class TrakProjector:
 
 
 @dataclass(frozen=True)
-class _Scaled:
+class Scaled:
+    """A projector's projections, times a scale."""
+
     projector: Projector
     scale: float
 
     @property
     def dimension(self) -> int:
+        """Number of dimensions d of the projection."""
         return self.projector.dimension
 
     def __call__(self, gradients: torch.Tensor) -> torch.Tensor:
@@ -163,4 +166,34 @@ def make_projector(
         projector = TrakProjector(f"{name}:{dimension}", size, dimension, seed, torch.device(device))
     else:
         raise InputError(f'unknown projection kind {kind!r}; choose "fast" or "trak".')
-    return _Scaled(projector, dimension**0.5) if weighting == "script" else projector
+    return Scaled(projector, dimension**0.5) if weighting == "script" else projector
+
+
+#: Numbers of a gradient that are projected at a time where each goes by itself.
+_ENTRIES = 2**22
+
+
+def projected_by_entry(projector: Projector, gradient: torch.Tensor) -> torch.Tensor:
+    """Float64 [d]: a gradient [n], projected number by number from the definition of the matrix alone, to check a projector.
+
+    Entry j = (r, c) of the gradient, read in rows of d, goes to place (c + k_r) mod d with sign u_r v_c (see
+    `RolledSketch`). traker's matrix is known to traker alone, so that its projector projects by itself.
+    """
+    if isinstance(projector, Scaled):
+        return projected_by_entry(projector.projector, gradient) * projector.scale
+    if not isinstance(projector, RolledSketch):
+        return projector(gradient[None])[0].double()
+    width, device = projector.dimension, gradient.device
+    random = np.random.Generator(np.random.PCG64(stable_seed(projector.seed, projector.name)))
+    rows = -(-projector.size // width)
+    row_signs, shifts, signs = (
+        torch.from_numpy(random.integers(0, high, length)).to(device)
+        for high, length in ((2, rows), (width, rows), (2, width))
+    )
+    out = torch.zeros(width, dtype=torch.float64, device=device)
+    for start in range(0, projector.size, _ENTRIES):
+        entries = torch.arange(start, min(start + _ENTRIES, projector.size), device=device)
+        row, column = entries // width, entries % width
+        negative = (row_signs[row] + signs[column]) % 2  # u v = -1 where one of them is
+        out.index_add_(0, (column + shifts[row]) % width, gradient[entries].double() * (1 - 2 * negative))
+    return out

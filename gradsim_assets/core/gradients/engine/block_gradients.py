@@ -12,12 +12,20 @@ from gradsim_assets.core.gradients.engine.planning.pass_graph import VariantKey
 from gradsim_assets.core.gradients.engine.planning.plan import Plan
 from gradsim_assets.core.gradients.engine.request import ORIGINAL, Losses, PairBlock, PassRequest
 from gradsim_assets.core.gradients.engine.results import Results
-from gradsim_assets.core.gradients.engine.values.gradient_hooks import GradientHooks
+from gradsim_assets.core.gradients.engine.values.factor_store import IrregularError
+from gradsim_assets.core.gradients.engine.values.gradient_hooks import UnprovenError
 from gradsim_assets.core.gradients.engine.values.held_gradients import HeldGradients
+from gradsim_assets.core.gradients.engine.values.layers import UnbatchableError
 from gradsim_assets.core.gradients.engine.values.layout import Layout, Room
 from gradsim_assets.core.gradients.engine.values.padded_batch import PaddedBatch, batch_shape
+from gradsim_assets.core.gradients.engine.verification import Verification
 from gradsim_assets.core.gradients.projections import Projector
 from gradsim_assets.core.models.encoded_sample import EncodedSample
+
+
+class HooksChangedError(Exception):
+    """How gradients are collected has changed on the way, so that what is held does not fit what is to come."""
+
 
 #: Called with the number of samples whose gradients a batch has brought, and the setting or "original".
 Counted = Callable[[int, str], None]
@@ -31,7 +39,7 @@ class BlockGradients:
 
     def __init__(
         self,
-        hooks: GradientHooks,
+        verification: Verification,
         index: PairIndex,
         request: PassRequest,
         projectors: Mapping[float, list[Projector]],
@@ -40,15 +48,26 @@ class BlockGradients:
     ) -> None:
         #: Of every sample that has gone through.
         self.losses: Losses = {ORIGINAL: {}, **{setting: {} for setting in request.settings}}
+        #: Padded tokens beside a sample in its batch, by (setting or ORIGINAL, id), of the block at hand.
+        self.padding: dict[VariantKey, int] = {}
         #: Float64 [components] of originals that later blocks meet again.
         self._original_selves: dict[str, np.ndarray] = {}
         #: By what is held as factors.
         self._layouts: dict[frozenset[int], Layout] = {}
-        self._hooks, self._index, self._request = hooks, index, request
+        self._verification, self._hooks = verification, verification.hooks
+        #: Changes of the hooks that layouts and self products know of.
+        self._changes = self._hooks.changes
+        self._index, self._request = index, request
         self._projectors, self._profile, self._counted = dict(projectors), profile, counted
 
     def compute(self, block: list[VariantKey], plan: Plan) -> Iterator[PairBlock]:
-        """The rows of all pairs of a block's variants, tile by tile."""
+        """The rows of all pairs of a block's variants, tile by tile.
+
+        Raises:
+            HooksChangedError: the block is to be begun anew.
+        """
+        self._forget_if_changed()
+        self.padding.clear()
         layout = self._layout(plan)
         variants = self._index.longest_first(block)
         own = [(key[0], self._index.variants[key]) for key in variants]
@@ -85,6 +104,13 @@ class BlockGradients:
             self._layouts[plan.factored] = Layout.of(self._hooks, plan.factored, *wanted, self._profile)
         return self._layouts[plan.factored]
 
+    def _forget_if_changed(self) -> None:
+        """Forgets what was made of gradients that are collected otherwise by now."""
+        if self._changes != self._hooks.changes:
+            self._changes = self._hooks.changes
+            self._layouts.clear()
+            self._original_selves.clear()
+
     def _meetings(self, variants: list[VariantKey], users: dict[str, list[int]]) -> list[Meeting]:
         """The meetings of a tile: `users` holds its originals, and the slots of the variants that meet them."""
         return [
@@ -95,18 +121,40 @@ class BlockGradients:
 
     def _fill(self, held: HeldGradients, batches: Sequence[Batch]) -> None:
         """Collects the gradients of samples (with their setting) into the next slots."""
-        losses = []
-        with self._hooks.open():
-            prepared = PaddedBatch.of([[sample for _, sample in batch] for batch in batches], self._hooks.device)
-            for batch, padded in zip(batches, prepared, strict=True):
-                held.begin(padded.shape)
-                losses.append(self._hooks.backward(padded, held))
-                held.finish([self._original_selves.get(s.id) if setting == ORIGINAL else None for setting, s in batch])
-                self._counted(len(batch), batch[0][0])
+        prepared = PaddedBatch.of([[sample for _, sample in batch] for batch in batches], self._hooks.device)
+        losses: list[torch.Tensor] = []
+        while len(losses) < len(batches):
+            try:
+                with self._hooks.open():
+                    for batch, padded in list(zip(batches, prepared, strict=True))[len(losses) :]:
+                        losses.append(self._collect(batch, padded, held))
+            except UnprovenError as error:
+                unproven = error.components
+            except UnbatchableError as error:
+                self._verification.forbid_batches()
+                raise HooksChangedError from error
+            except IrregularError as error:
+                self._hooks.leave_formed(error.component)
+                raise HooksChangedError from error
+            else:
+                break
+            # Behind the pass: plain autograd wants the model for itself.
+            if not self._verification.cover([sample for _, sample in batches[len(losses)]], unproven):
+                raise HooksChangedError
         held.project()
         samples = [one for batch in batches for one in batch]
         for (setting, sample), loss in zip(samples, torch.cat(losses).tolist(), strict=True):
             self.losses[setting][sample.id] = loss
+
+    def _collect(self, batch: Batch, padded: PaddedBatch, held: HeldGradients) -> torch.Tensor:
+        """Losses [B] of one batch, on the device; slots that an interrupted one has begun to fill are filled anew."""
+        held.begin(padded.shape)
+        losses = self._hooks.backward(padded, held)
+        held.finish([self._original_selves.get(s.id) if setting == ORIGINAL else None for setting, s in batch])
+        for setting, sample in batch:
+            self.padding[setting, sample.id] = padded.shape.tokens - sample.length
+        self._counted(len(batch), batch[0][0])
+        return losses
 
     def losses_of(self, block: list[VariantKey]) -> Losses:
         """The losses of a block that was computed."""

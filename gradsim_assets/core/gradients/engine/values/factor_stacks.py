@@ -6,7 +6,7 @@ stack; so do the output gradients of what reads them. An input that several matr
 stack once.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -158,8 +158,7 @@ def _seen(hooks: GradientHooks) -> dict[ParameterUse, list[int | None]]:
     inputs: list[torch.Tensor] = []
     seen: dict[ParameterUse, list[int | None]] = {}
 
-    def remember(use: ParameterUse, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        given = args[0] if args else next(iter(kwargs.values()))
+    def remember(use: ParameterUse, given: torch.Tensor) -> None:
         calls = seen.setdefault(use, [])
         rows = given.numel() if isinstance(use, EmbeddingUse) else given.numel() // given.shape[-1]
         if rows != LOOKED_AT_TOKENS and not use.labelled:
@@ -184,15 +183,19 @@ def _seen(hooks: GradientHooks) -> dict[ParameterUse, list[int | None]]:
 
 
 @contextmanager
-def _watched(hooks: GradientHooks, remember: Any) -> Iterator[None]:
-    """`remember` hears of every call of a use's module."""
+def _watched(hooks: GradientHooks, remember: Callable[[ParameterUse, torch.Tensor], None]) -> Iterator[None]:
+    """`remember` hears of every call of a use, and of its input."""
 
-    def watch(use: ParameterUse) -> Any:
-        return lambda module, args, kwargs: remember(use, args, kwargs)
+    def watch(use: ParameterUse) -> Callable[[], None]:
+        def seen(given: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
+            remember(use, given)
+            return output
 
-    handles = [use.module.register_forward_pre_hook(watch(use), with_kwargs=True) for use in hooks.uses]
+        return use.watch(seen)
+
+    ends = [watch(use) for use in hooks.uses]
     try:
         yield
     finally:
-        for handle in handles:
-            handle.remove()
+        for end in reversed(ends):
+            end()

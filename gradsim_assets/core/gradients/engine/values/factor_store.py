@@ -13,6 +13,14 @@ from gradsim_assets.core.gradients.engine.values.padded_batch import BatchShape
 KINDS = (False, True)
 
 
+class IrregularError(Exception):
+    """A layer was called otherwise than when the model was looked at: how many rows come, and when, is not to be told."""
+
+    def __init__(self, component: int) -> None:
+        super().__init__(f"component {component}")
+        self.component = component
+
+
 class FactorStore:
     """The factors of up to `room.samples` samples, stacked as the layout says.
 
@@ -34,6 +42,8 @@ class FactorStore:
         #: By kind of row: each sample's first one, and how many there are, zeros included.
         self.starts = {kind: np.zeros(room.samples, np.int64) for kind in KINDS}
         self.sizes = {kind: np.zeros(room.samples, np.int64) for kind in KINDS}
+        #: By kind of row: how many the finished batches take, and how many with the one that is on its way.
+        self._finished = dict.fromkeys(KINDS, 0)
         self._used = dict.fromkeys(KINDS, 0)
         self._batch: BatchShape | None = None
         #: In the batch so far: calls of each use, and which use stored each right factor, from which memory.
@@ -52,13 +62,13 @@ class FactorStore:
 
     def clear(self) -> None:
         """Forgets all samples."""
-        self._used = dict.fromkeys(KINDS, 0)
+        self._finished = dict.fromkeys(KINDS, 0)
 
     def begin(self, first: int, batch: BatchShape) -> None:
-        """The samples from slot `first` on are about to come as this batch."""
+        """The samples from slot `first` on are about to come as this batch, in the place of one that was not finished."""
         self._batch, self._calls, self._stored, self._memory = batch, {}, {}, {}
         for kind in KINDS:
-            self._used[kind] += self._reserve(kind, first, batch)
+            self._used[kind] = self._finished[kind] + self._reserve(kind, first, batch)
         for number, stack in enumerate(self.stacks.stacks):
             self._clear_padding(number, stack)
 
@@ -66,7 +76,7 @@ class FactorStore:
         """Gives rows to each sample of the batch; returns how many."""
         longest = padded(batch.labelled_tokens if kind else batch.tokens, self._multiple)
         for sample, rows in enumerate(batch.labelled if kind else batch.lengths):
-            self.starts[kind][first + sample] = self._used[kind] + sample * longest
+            self.starts[kind][first + sample] = self._finished[kind] + sample * longest
             self.sizes[kind][first + sample] = padded(rows, self._multiple)
         return longest * batch.samples
 
@@ -97,23 +107,25 @@ class FactorStore:
         """Stores the factors of one call of a use.
 
         Raises:
-            RuntimeError: the module is called more often, or shares its input with others, than when it was looked at.
+            IrregularError: the layer is called more often, with other rows, or with another input than that of the layers
+                that it shares it with, than when the model was looked at.
         """
         call, places = self._calls.get(use, 0), self.stacks.places[use]
         self._calls[use] = call + 1
         if call == len(places):
-            raise RuntimeError(f"a {type(use.module).__name__} is called more often than when the model was looked at.")
+            raise IrregularError(use.components["weight"])
         place = places[call]
-        self._written(self.lefts[place.stack][place.left_stack], place.stack)[place.left].copy_(factors.left)
+        left = self._written(self.lefts[place.stack][place.left_stack], place.stack)[place.left]
         right = self._written(self.rights[place.stack], place.stack)[place.right]
+        if factors.left.shape != left.shape or factors.right.shape != right.shape:
+            raise IrregularError(use.components["weight"])
+        left.copy_(factors.left)
         known = self._stored.setdefault((place.stack, place.right), use)
         if known is use:
             right.copy_(factors.right)
             self._memory[use] = factors.right.data_ptr()
         elif self._memory[known] != factors.right.data_ptr() and not torch.equal(right, factors.right.to(right.dtype)):
-            raise RuntimeError(
-                f"the inputs of a {type(use.module).__name__} were the same when the model was looked at."
-            )
+            raise IrregularError(use.components["weight"])
 
     def _written(self, tensor: torch.Tensor, stack: int) -> torch.Tensor:
         """The rows of the batch without those behind it: [layers, B, T or L, ...]."""
@@ -122,6 +134,7 @@ class FactorStore:
 
     def finish(self) -> None:
         """The batch is through: modules that it never came by have a gradient of zero."""
+        self._finished = dict(self._used)
         for use, places in self.stacks.places.items():
             for place in places[self._calls.get(use, 0) :]:
                 stack = self.stacks.stacks[place.stack]

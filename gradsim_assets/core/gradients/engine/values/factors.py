@@ -30,6 +30,10 @@ class Factors:
         """Whether `left` holds token ids."""
         return self.left.dtype == torch.int64
 
+    def of_sample(self, sample: int) -> "Factors":
+        """The summand of one sample."""
+        return Factors(self.left[sample : sample + 1], self.right[sample : sample + 1])
+
     def add_to(self, out: torch.Tensor, fresh: bool) -> None:
         """Writes (`fresh`) or adds the formed gradients to `out` [B, O, I], accumulating in out's dtype."""
         if out.is_cuda and not self.one_hot:

@@ -69,7 +69,8 @@ class FormedGradients:
 
     def _gradients(self, component: int) -> torch.Tensor:
         """Those of the batch [B, *shape]."""
-        return self._rows[self._slots, self._columns[component]].unflatten(1, self._layout.shapes[component])
+        rows, shape = self._rows[self._slots, self._columns[component]], self._layout.shapes[component]
+        return rows.unflatten(1, shape) if shape else rows[:, 0]
 
     def _is_first(self, component: int) -> bool:
         first = component not in self._written

@@ -3,7 +3,8 @@
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,11 +19,20 @@ from gradsim_assets.core.gradients.engine.values.layers import (
     Sink,
     UnbatchableError,
     find_use,
-    repeated_use,
-    tensors_of,
 )
+from gradsim_assets.core.gradients.engine.values.model_state import undisturbed
 from gradsim_assets.core.gradients.engine.values.padded_batch import BatchShape, PaddedBatch, loss_gradient
 from gradsim_assets.core.gradients.engine.values.precision import wide
+from gradsim_assets.core.gradients.engine.values.reference import PlainAutograd
+from gradsim_assets.core.memory import ran_out
+
+
+class UnprovenError(Exception):
+    """A batch brought a gradient to components whose gradients were never compared with those of plain autograd."""
+
+    def __init__(self, components: set[int]) -> None:
+        super().__init__(f"{len(components)} components")
+        self.components = components
 
 
 @dataclass
@@ -34,17 +44,15 @@ class _Passing:
     sink: Sink | None = None
     #: int64 [B * L]: positions of the flattened batch that the head makes logits of; None for all.
     predicting: torch.Tensor | None = None
-    #: Uses that are not immediate, what they remember, and the gradients of their outputs by position.
-    waiting: list[tuple[ParameterUse, Any, dict[int, torch.Tensor]]] = field(default_factory=list)
-
-    def emit(self, use: ParameterUse, remembered: Any, gradient: Any) -> None:
-        """Hands the gradients of one use to the sink."""
-        assert self.sink is not None
-        use.emit(remembered, gradient, self.rows, self.sink)
+    #: Whether what hooks collect is only to be looked at.
+    proving: bool = False
 
 
 class GradientHooks:
     """Hooks on every use of a model's trainable parameters. Use `with hooks.open():` around calls of `backward`.
+
+    What has a closed form is made of what passes by. All else is left to autograd: those parameters stay trainable during
+    a pass, which brings up the gradient of one sample at a time.
 
     Raises:
         InputError: nothing is trainable.
@@ -56,11 +64,19 @@ class GradientHooks:
         #: Names and parameters of the components, in model order.
         self.names = [name for name, _ in named]
         self.parameters = [parameter for _, parameter in named]
+        #: The same gradients, slowly; it also knows the state that samples meet the model in.
+        self.plain = PlainAutograd(model, self.parameters, self.device)
         #: Whether several samples can go through at a time.
         self.batchable = True
         self.uses: list[ParameterUse] = []
-        #: Components that only autograd through the whole model gives.
-        self.whole_model: set[int] = set()
+        #: Components whose gradients autograd forms.
+        self.by_autograd: set[int] = set()
+        #: Components of which no gradient but zero was compared with that of plain autograd.
+        self.unproven = set(range(len(named)))
+        #: Components with a layer that was seen to take other rows than one for every token, in other calls at every batch.
+        self.irregular: set[int] = set()
+        #: How often the way of collecting was changed.
+        self.changes = 0
         #: The layer that makes logits of hidden states, if it is known.
         self.head = _head_of(model)
         self._passing: _Passing | None = None
@@ -68,38 +84,44 @@ class GradientHooks:
         for module in model.modules():
             own = {n: numbers[id(p)] for n, p in module._parameters.items() if p is not None and id(p) in numbers}
             if own:
-                self._add(find_use(module, own), own)
+                self._add(find_use(module, own), set(own.values()))
 
-    def _add(self, use: ParameterUse | None, own: dict[str, int]) -> None:
+    def _add(self, use: ParameterUse | None, components: set[int]) -> None:
         if use is None:
-            self._give_up(set(own.values()))
+            self.demote(components)
             return
         use.labelled = use.module is self.head
         self.uses.append(use)
-        if self.whole_model & set(own.values()):
-            self._give_up(set(own.values()))
+        if self.by_autograd & components:
+            self.demote(components)
 
-    def _give_up(self, components: set[int]) -> None:
+    def demote(self, components: set[int]) -> None:
+        """Leaves `components` to autograd, which knows no batches of samples."""
         # A component is collected at all of its uses or at none: a sum must not lose a summand or count one twice.
-        self.whole_model |= components
+        self.changes += 1
+        self.by_autograd |= components
         self.batchable = False
         for use in list(self.uses):
-            use.components = {n: c for n, c in use.components.items() if c not in self.whole_model}
+            use.components = {n: c for n, c in use.components.items() if c not in self.by_autograd}
             if not use.components:
                 self.uses.remove(use)
 
-    def demote(self, components: set[int]) -> None:
-        """Replaces what gave wrong gradients for `components` by the next more general way of getting them."""
-        for use in list(self.uses):
-            wrong = {n: c for n, c in use.components.items() if c in components}
-            if not wrong:
-                continue
-            general = repeated_use(use.module, use.components)
-            if type(use) is MatrixUse or general is None or type(general) is type(use):
-                self._give_up(set(wrong.values()))
-            else:
-                self.uses[self.uses.index(use)] = general
-                self.batchable = False
+    def forbid_batches(self) -> None:
+        """Has samples go through one by one."""
+        self.changes += 1
+        self.batchable = False
+
+    def forget_head(self) -> None:
+        """Has logits made of all positions, labelled or not."""
+        self.changes += 1
+        self.head = None
+        for use in self.uses:
+            use.labelled = False
+
+    def leave_formed(self, component: int) -> None:
+        """Has the gradient of a component formed as it comes, for its factors have no rows to be told beforehand."""
+        self.changes += 1
+        self.irregular.add(component)
 
     @property
     def shapes(self) -> list[torch.Size]:
@@ -113,34 +135,26 @@ class GradientHooks:
 
     @property
     def factorable(self) -> frozenset[int]:
-        """Components whose gradients come as factors from every one of their uses."""
+        """Components whose gradients come as factors, with a row for every token, from every one of their uses."""
         possible = {use.components["weight"] for use in self.uses if "weight" in use.components and _factors(use)}
         formed = {c for use in self.uses for n, c in use.components.items() if n != "weight" or not _factors(use)}
-        return frozenset(possible - formed - self.whole_model)
+        return frozenset(possible - formed - self.by_autograd - self.irregular)
 
     @contextmanager
     def open(self) -> Iterator[None]:
         """Hooks in place and parameters frozen; everything is as it was afterwards."""
-        wanted = [(parameter, parameter.requires_grad, parameter.grad) for parameter in self.model.parameters()]
-        training = self.model.training
-        handles = []
-        try:
-            self.model.eval()
-            for number, parameter in enumerate(self.parameters):
-                parameter.requires_grad_(number in self.whole_model)
-                parameter.grad = None
-            for use in self.uses:
-                handles.append(use.module.register_forward_hook(self._hook(use), with_kwargs=True))
-            if self.head is not None:
-                handles.append(self.head.register_forward_pre_hook(self._select))
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
-            for parameter, required, gradient in wanted:
-                parameter.requires_grad_(required)
-                parameter.grad = gradient
-            self.model.train(training)
+        ends: list[Callable[[], None]] = []
+        with undisturbed(self.model):
+            try:
+                for parameter in self.model.parameters():
+                    parameter.requires_grad_(False)
+                ends += [use.watch(partial(self._seen, use)) for use in self.uses]
+                if self.head is not None:
+                    ends.append(self.head.register_forward_pre_hook(self._select).remove)
+                yield
+            finally:
+                for end in ends:
+                    end()
 
     def _select(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         # Logits at labelled positions only: the loss does not see the others, and a vocabulary is wide.
@@ -150,69 +164,98 @@ class GradientHooks:
         selected = hidden.reshape(-1, hidden.shape[-1]).index_select(0, self._passing.predicting)
         return (selected[None], *args[1:])
 
-    def _hook(self, use: ParameterUse) -> Callable[..., None]:
-        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-            if self._passing is None:
-                return
-            outputs = tensors_of(output)
-            for tensor in outputs:
-                if not tensor.requires_grad:  # the first layers: with frozen weights the graph begins here
-                    tensor.requires_grad_(True)
-            if use.immediate:
-                remembered = (args[0] if args else next(iter(kwargs.values()))).detach()
-                outputs[0].register_hook(lambda gradient: self._emit(use, remembered, gradient))
-                return
-            found: dict[int, torch.Tensor] = {}
-            self._passing.waiting.append((use, (args, kwargs), found))
-            for position, tensor in enumerate(outputs):
-                tensor.register_hook(lambda gradient, position=position: found.__setitem__(position, gradient))
+    def _seen(self, use: ParameterUse, given: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
+        """Has the use emit when the gradient of `output` comes up; returns what goes on in its place."""
+        # Without a graph it is a use that calls its own module.
+        if self._passing is None or not torch.is_grad_enabled() or not isinstance(given, torch.Tensor):
+            return output
+        emit = partial(self._emit, use, given.detach())
+        if isinstance(use, EmbeddingUse) and output.dim() == 3 and len(output) == 1:
+            # One row of positions serves all samples: one each, or its gradient were a sum over them.
+            output = output.expand(self._passing.rows.samples, -1, -1)
+        if output.requires_grad:
+            output.register_hook(emit)
+            return output
+        # The first layers: with frozen weights the graph begins here, and may go on with a change in place.
+        first = output.detach().requires_grad_(True)
+        first.register_hook(emit)
+        return first.clone()
 
-        return hook
-
-    def _emit(self, use: ParameterUse, remembered: Any, gradient: torch.Tensor) -> None:
+    def _emit(self, use: ParameterUse, given: torch.Tensor, gradient: torch.Tensor) -> None:
         # By way of `self`: a graph that held on to its batch would be a cycle, freed only when the collector runs.
         assert self._passing is not None
-        self._passing.emit(use, remembered, gradient)
+        assert self._passing.sink is not None
+        try:
+            use.emit(given, gradient, self._passing.rows, self._passing.sink)
+        except UnbatchableError:
+            raise
+        except RuntimeError as error:
+            # A layer that is not what it looks like: that nothing comes of it will show.
+            if not self._passing.proving or ran_out(error):
+                raise
 
     @contextmanager
-    def _pass(self, passing: _Passing) -> Iterator[None]:
+    def _pass(self, passing: _Passing, trainable: set[int]) -> Iterator[None]:
+        """One batch through the model in its fresh state, with `trainable` left to autograd."""
+        self.plain.state.restore()
+        for number in trainable:
+            self.parameters[number].requires_grad_(True)
         self._passing = passing
         try:
             yield
         finally:
             self._passing = None
+            for number in trainable:
+                self.parameters[number].requires_grad_(False)
 
     def forward_only(self, input_ids: torch.Tensor) -> torch.Tensor:
         """Logits [1, T, V] of one sample with the graph of a pass, of which no gradient is taken."""
         length = input_ids.shape[1]
-        with self._pass(_Passing(BatchRows(BatchShape((length,), (length,)), head_sees_labelled=False))):
-            logits: torch.Tensor = self.model(input_ids=input_ids, **self._arguments(input_ids.shape)).logits
+        rows = BatchRows(BatchShape((length,), (length,)), head_sees_labelled=False)
+        with self._pass(_Passing(rows), self.by_autograd):
+            logits: torch.Tensor = self.model(input_ids=input_ids, **self._arguments()).logits
         return logits
 
-    def backward(self, batch: PaddedBatch, sink: Sink) -> torch.Tensor:
+    def backward(self, batch: PaddedBatch, sink: Sink, proving: bool = False) -> torch.Tensor:
         """Collects every component's gradient of every sample; returns the losses [B] (nats per response token).
 
-        Nothing waits for the device: the losses are on it.
+        Nothing waits for the device, unless a component is unproven and takes part: the losses are on it.
 
         Raises:
             UnbatchableError: there are several samples, and they cannot be told apart.
+            UnprovenError: a component got a gradient that was never compared with plain autograd's, and this is not the
+                pass that does so (`proving`).
         """
         if batch.shape.samples > 1 and not self.batchable:
             raise UnbatchableError
         known = self.head is not None
-        passing = _Passing(BatchRows(batch.shape, known), sink, batch.predicting if known else None)
-        with self._pass(passing):
+        passing = _Passing(BatchRows(batch.shape, known), sink, batch.predicting if known else None, proving)
+        # Autograd tells which components took part, whatever the hooks saw, and costs nothing where none did.
+        watched = set() if proving else self.unproven - self.by_autograd
+        with self._pass(passing, self.by_autograd | watched):
             losses = self._forward_and_backward(batch)
-        # Behind the pass, so that repeated forward passes of modules are not taken for the batch again.
-        for use, remembered, gradients in passing.waiting:
-            passing.emit(use, remembered, gradients)
-        self._emit_whole_model(sink)
+        taken = list(self._taken(watched))
+        if taken:
+            any_number = torch.stack([gradient.any() for _, gradient in taken]).tolist()
+            if any(any_number):
+                raise UnprovenError({number for (number, _), one in zip(taken, any_number, strict=True) if one})
+        for number, gradient in self._taken(self.by_autograd):
+            if batch.shape.samples > 1:
+                raise UnbatchableError
+            sink.formed(number, gradient[None])
         return losses
+
+    def _taken(self, numbers: set[int]) -> Iterator[tuple[int, torch.Tensor]]:
+        """The gradients that autograd left at some components, which have them no longer then."""
+        for number in numbers:
+            gradient, self.parameters[number].grad = self.parameters[number].grad, None
+            if gradient is not None:
+                yield number, gradient
 
     def _forward_and_backward(self, batch: PaddedBatch) -> torch.Tensor:
         """Losses [B] of a batch whose gradients have come by at the hooks."""
         with torch.enable_grad():
-            logits = self.model(input_ids=batch.input_ids, **self._arguments(batch.input_ids.shape)).logits
+            logits = self.model(input_ids=batch.input_ids, **self._arguments()).logits
         logits = logits.reshape(-1, logits.shape[-1])
         selected = logits.detach() if self.head is not None else logits.detach().index_select(0, batch.predicting)
         losses, gradient = loss_gradient(selected, batch.targets, batch.shares, batch.shape.samples)
@@ -221,25 +264,10 @@ class GradientHooks:
         torch.autograd.backward(logits, gradient)
         return losses
 
-    def _emit_whole_model(self, sink: Sink) -> None:
-        for number in self.whole_model:
-            parameter = self.parameters[number]
-            if parameter.grad is not None:
-                sink.formed(number, parameter.grad[None])
-                parameter.grad = None
-
-    def _arguments(self, shape: torch.Size) -> dict[str, Any]:
-        """What the model is called with beside token ids of this shape [B, T]."""
+    def _arguments(self) -> dict[str, Any]:
+        """What the model is called with beside token ids."""
         accepted = inspect.signature(self.model.forward).parameters
-        arguments: dict[str, Any] = {"use_cache": False} if "use_cache" in accepted or "kwargs" in accepted else {}
-        if shape[0] > 1 and self._learned_positions and "position_ids" in accepted:
-            # Left alone, models look up one row of positions for the whole batch, which sums its samples' gradients.
-            arguments["position_ids"] = torch.arange(shape[1], device=self.device).expand(shape)
-        return arguments
-
-    @property
-    def _learned_positions(self) -> bool:
-        return sum(isinstance(use, EmbeddingUse) for use in self.uses) > 1
+        return {"use_cache": False} if "use_cache" in accepted or "kwargs" in accepted else {}
 
 
 def _head_of(model: nn.Module) -> nn.Linear | None:

@@ -35,7 +35,8 @@ class HeldGradients:
         #: Float64 [slots, components], once they are fetched; and what is still to be.
         self._self_products = np.full((room.samples, len(layout.shapes)), np.nan)
         self._pending: list[tuple[list[int], Pending]] = []
-        self._slots = slice(0, 0)
+        #: Those of the batch on its way, and how many the finished ones take.
+        self._slots, self._count = slice(0, 0), 0
         self._projected_count = 0
 
     @property
@@ -44,13 +45,13 @@ class HeldGradients:
 
     def clear(self) -> None:
         """Forgets all samples; the memory stays for the next ones."""
-        self._slots, self._projected_count, self._pending = slice(0, 0), 0, []
+        self._count, self._projected_count, self._pending = 0, 0, []
         for form in self._forms:
             form.clear()
 
     def begin(self, batch: BatchShape) -> None:
-        """The next slots are to be filled by this batch."""
-        self._slots = slice(self._slots.stop, self._slots.stop + batch.samples)
+        """The next slots are to be filled by this batch, anew where another began to but was not finished."""
+        self._slots = slice(self._count, self._count + batch.samples)
         for form in self._forms:
             form.begin(self._slots, batch)
 
@@ -71,6 +72,7 @@ class HeldGradients:
         `known` are those of each sample [components] that need not be computed again.
         """
         slots = self._slots
+        self._count = slots.stop
         known = known or [None] * (slots.stop - slots.start)
         wanted = np.asarray([slots.start + place for place, own in enumerate(known) if own is None], np.int64)
         for slot, own in enumerate(known, slots.start):
@@ -83,13 +85,13 @@ class HeldGradients:
 
     def project(self) -> None:
         """Projects the gradients that are not yet projected."""
-        for start in range(self._projected_count, self._slots.stop, PROJECTED_ROWS):
-            slots = slice(start, min(start + PROJECTED_ROWS, self._slots.stop))
+        for start in range(self._projected_count, self._count, PROJECTED_ROWS):
+            slots = slice(start, min(start + PROJECTED_ROWS, self._count))
             for form in self._forms:
                 form.project(slots)
             for projected in self.projected.values():
                 projected.measure(slots)
-        self._projected_count = self._slots.stop
+        self._projected_count = self._count
 
     def self_products(self, slots: Sequence[int] | np.ndarray) -> np.ndarray:
         """Float64 [slots, components]."""

@@ -13,6 +13,7 @@ PIECE, DOT_PIECE = 2**11, 2**14
 #: Entries of the products of pieces that are held before they are summed up.
 _GRID_ENTRIES = 2**22
 
+
 def whole_pieces(length: int) -> int:
     """The length, filled up to whole pieces where it is longer than one."""
     return length if length <= PIECE else -(-length // PIECE) * PIECE

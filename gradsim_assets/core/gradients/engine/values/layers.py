@@ -1,17 +1,21 @@
-"""Uses of parameters: the modules of a model where parameters meet activations, and the gradient's form at each.
+"""Uses of parameters that have a closed form: the layers where parameters meet activations, and the gradient at each.
 
-A use sees its module's input in the forward pass and the gradient of its output in the backward pass. The gradients of
+A use sees its layer's input in the forward pass and the gradient of its output in the backward pass. The gradients of
 its parameters are made of these two alone. Parameters themselves are frozen during a pass, so autograd neither forms
 their (batch-summed) gradients nor fills `.grad`.
 
 Shapes: B samples of a batch, T padded tokens of each, O outputs and I inputs of a matrix.
 """
 
+import inspect
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.func import functional_call
+from torch.overrides import TorchFunctionMode
 
 from gradsim_assets.core.gradients.engine.values.factors import Factors
 from gradsim_assets.core.gradients.engine.values.padded_batch import BatchShape
@@ -51,19 +55,24 @@ class BatchRows:
         features = tensor.shape[-1]
         if labelled and self._head_sees_labelled:
             return tensor.reshape(self.samples, -1, features)
-        if tensor.dim() == 3 and tensor.shape[:2] == (self.samples, self._tokens):
+        whole = (self.samples, self._tokens)
+        if tensor.dim() == 3 and tensor.shape[:2] == whole:
             return tensor
         if self.samples == 1:  # whatever rows there are, they are this sample's
             return tensor.reshape(1, -1, features)
+        if tensor.dim() == 2 and len(tensor) == self.samples * self._tokens:
+            return tensor.unflatten(0, whole)
+        if tensor.dim() > 3 and len(tensor) == self.samples:
+            return tensor.flatten(1, -2)
         raise UnbatchableError
+
+
+#: Is shown a layer's input and output, and returns what goes on in the output's place.
+Seen = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 class ParameterUse:
     """One module with trainable parameters of its own."""
-
-    #: Whether the gradient is known as soon as that of the module's output is. If so the use remembers the module's
-    #: input tensor; else it remembers the module's (args, kwargs) and waits for the end of the backward pass.
-    immediate = True
 
     def __init__(self, module: nn.Module, components: dict[str, int]) -> None:
         self.module = module
@@ -72,10 +81,19 @@ class ParameterUse:
         #: Whether the module sees labelled tokens alone, as the head does.
         self.labelled = False
 
-    def emit(self, remembered: Any, gradient: Any, rows: BatchRows, sink: Sink) -> None:
-        """Hands the gradients of the module's parameters to the sink.
+    def watch(self, seen: Seen) -> Callable[[], None]:
+        """Shows `seen` every use of the module; the function that it returns ends that."""
 
-        `gradient` is that of the output, or of several outputs by their position where the use is not immediate.
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+            given = args[0] if args else next(iter(kwargs.values()))
+            if isinstance(output, tuple):
+                return (seen(given, output[0]), *output[1:])
+            return seen(given, output)
+
+        return self.module.register_forward_hook(hook, with_kwargs=True).remove
+
+    def emit(self, given: torch.Tensor, gradient: torch.Tensor, rows: BatchRows, sink: Sink) -> None:
+        """Hands the gradients of the module's parameters, made of its input and its output's gradient, to the sink.
 
         Raises:
             UnbatchableError: samples of the batch cannot be told apart here.
@@ -90,8 +108,8 @@ class MatrixUse(ParameterUse):
         super().__init__(module, components)
         self.transposed = transposed
 
-    def emit(self, remembered: torch.Tensor, gradient: torch.Tensor, rows: BatchRows, sink: Sink) -> None:
-        g, x = rows.of(gradient, self.labelled), rows.of(remembered, self.labelled)
+    def emit(self, given: torch.Tensor, gradient: torch.Tensor, rows: BatchRows, sink: Sink) -> None:
+        g, x = rows.of(gradient, self.labelled), rows.of(given, self.labelled)
         if "weight" in self.components:
             sink.factors(self, Factors(x, g) if self.transposed else Factors(g, x))
         if "bias" in self.components:
@@ -99,38 +117,90 @@ class MatrixUse(ParameterUse):
 
 
 class EmbeddingUse(ParameterUse):
-    """nn.Embedding; the row of `padding_idx` gets no gradient, as in PyTorch."""
+    """nn.Embedding; the row of `padding_idx` gets no gradient, as in PyTorch.
+
+    Of a class derived from it, which may scale what it looks up or shift positions, every lookup inside is seen.
+    """
 
     def __init__(self, module: nn.Embedding, components: dict[str, int]) -> None:
         super().__init__(module, components)
         self._padding = module.padding_idx
 
-    def emit(self, remembered: torch.Tensor, gradient: torch.Tensor, rows: BatchRows, sink: Sink) -> None:
+    def watch(self, seen: Seen) -> Callable[[], None]:
+        """Shows `seen` every lookup; the function that it returns ends that."""
+        module, forward = self.module, self.module.forward
+        if type(module).forward is nn.Embedding.forward:
+            return super().watch(seen)
+        replaced = vars(module).get("forward")
+
+        def watched(*args: Any, **kwargs: Any) -> Any:
+            with _Lookups(module.get_parameter("weight"), seen):
+                return forward(*args, **kwargs)
+
+        def restore() -> None:
+            if replaced is None:
+                del vars(module)["forward"]
+            else:
+                vars(module)["forward"] = replaced
+
+        vars(module)["forward"] = watched  # the instance's own comes before that of its class
+        return restore
+
+    def emit(self, given: torch.Tensor, gradient: torch.Tensor, rows: BatchRows, sink: Sink) -> None:
         g = rows.of(gradient, False)
-        ids = remembered.expand(g.shape[:2])  # learned positions come as one row for the whole batch
+        # Learned positions come as one row for the whole batch.
+        ids = given.expand(g.shape[:2]) if given.numel() < g.shape[:2].numel() else given.reshape(g.shape[:2])
         if self._padding is not None:
             g = g * (ids != self._padding)[..., None]
         sink.factors(self, Factors(ids, g))
 
 
-class NormUse(ParameterUse):
-    """LayerNorm and RMSNorm (weight w or 1 + w): d loss / d w = sum_s g_s * normalised x_s."""
+class _Lookups(TorchFunctionMode):
+    """Shows `seen` every lookup in one table."""
 
-    def __init__(self, module: nn.Module, components: dict[str, int], epsilon: float) -> None:
+    def __init__(self, table: torch.Tensor, seen: Seen) -> None:
+        super().__init__()
+        self._table, self._seen = table, seen
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        found = func(*args, **(kwargs or {}))
+        if func is F.embedding and len(args) > 1 and args[1] is self._table:
+            return self._seen(args[0], found)
+        return found
+
+
+class NormUse(ParameterUse):
+    """Layers that scale what they have made of their input x, w n(x) or (1 + w) n(x), and may shift it by b.
+
+    d loss / d w = sum_s g_s * n(x_s) and d loss / d b = sum_s g_s. LayerNorm and RMSNorm are computed by PyTorch's own
+    functions; any other layer tells its n(x) itself, as the difference between w = 1 and w = 0.
+    """
+
+    def __init__(self, module: nn.Module, components: dict[str, int], epsilon: float | None) -> None:
         super().__init__(module, components)
         self._epsilon = epsilon
         self._layer_norm = isinstance(module, nn.LayerNorm)
 
-    def emit(self, remembered: torch.Tensor, gradient: torch.Tensor, rows: BatchRows, sink: Sink) -> None:
-        x, g = remembered.to(wide(remembered.dtype)), gradient.to(wide(gradient.dtype))
+    def emit(self, given: torch.Tensor, gradient: torch.Tensor, rows: BatchRows, sink: Sink) -> None:
+        g = gradient.to(wide(gradient.dtype))
         if "weight" in self.components:
-            if self._layer_norm:
-                normal = F.layer_norm(x, x.shape[-1:], eps=self._epsilon)
-            else:
-                normal = F.rms_norm(x, x.shape[-1:], eps=self._epsilon)
-            self._emit(self.components["weight"], g * normal, rows, sink)
+            self._emit(self.components["weight"], g * self._normal(given.to(wide(given.dtype))), rows, sink)
         if "bias" in self.components:
             self._emit(self.components["bias"], g, rows, sink)
+
+    def _normal(self, x: torch.Tensor) -> torch.Tensor:
+        if self._epsilon is None:
+            weight = self.module.get_parameter("weight")
+            one, zero = (
+                functional_call(self.module, {"weight": torch.full_like(weight, value)}, (x,)) for value in (1, 0)
+            )
+            difference: torch.Tensor = one - zero
+            return difference
+        if self._layer_norm:
+            return F.layer_norm(x, x.shape[-1:], eps=self._epsilon)
+        return F.rms_norm(x, x.shape[-1:], eps=self._epsilon)
 
     def _emit(self, component: int, summands: torch.Tensor, rows: BatchRows, sink: Sink) -> None:
         if rows.samples > 1 and summands.shape[0] != rows.samples:
@@ -140,56 +210,8 @@ class NormUse(ParameterUse):
         sink.formed(component, summands.reshape(rows.samples, -1, summands.shape[-1]).sum(1))
 
 
-class RepeatedUse(ParameterUse):
-    """Any module that alone uses its parameters: its forward pass is repeated with them in the graph.
-
-    This is how mixture-of-experts blocks with fused 3-D weights, routers and odd norms come by exact gradients. It
-    costs one more forward pass of the module and works at batch size 1.
-    """
-
-    immediate = False
-
-    def emit(self, remembered: Any, gradient: dict[int, torch.Tensor], rows: BatchRows, sink: Sink) -> None:
-        if rows.samples > 1:
-            raise UnbatchableError
-        args, kwargs = _detached(remembered)
-        names = list(self.components)
-        parameters = [self.module.get_parameter(name) for name in names]
-        for parameter in parameters:
-            parameter.requires_grad_(True)
-        try:
-            with torch.enable_grad():
-                outputs = tensors_of(self.module.forward(*args, **kwargs))
-            used = [(outputs[position], g) for position, g in gradient.items() if outputs[position].requires_grad]
-            if used:
-                tops, gradients = zip(*used, strict=True)
-                found = torch.autograd.grad(tops, parameters, gradients, allow_unused=True)
-                for name, one in zip(names, found, strict=True):
-                    if one is not None:
-                        sink.formed(self.components[name], one[None])
-        finally:
-            for parameter in parameters:
-                parameter.requires_grad_(False)
-
-
-def tensors_of(output: Any) -> list[torch.Tensor]:
-    """The floating tensors among a module's outputs, in order."""
-    outputs = output if isinstance(output, (tuple, list)) else (output,)
-    return [one for one in outputs if isinstance(one, torch.Tensor) and one.is_floating_point()]
-
-
-def _detached(value: Any) -> Any:
-    if isinstance(value, torch.Tensor):
-        return value.detach()
-    if isinstance(value, tuple):
-        return tuple(_detached(one) for one in value)
-    if isinstance(value, dict):
-        return {key: _detached(one) for key, one in value.items()}
-    return value
-
-
 def find_use(module: nn.Module, components: dict[str, int]) -> ParameterUse | None:
-    """The use of a module whose own trainable parameters are `components`; None if only whole-model autograd can.
+    """The use of a module whose own trainable parameters are `components`; None if it has no closed form.
 
     A module is judged by its looks here; every use is verified against autograd before a pass trusts it.
     """
@@ -197,17 +219,18 @@ def find_use(module: nn.Module, components: dict[str, int]) -> ParameterUse | No
         return MatrixUse(module, components, transposed=False)
     if type(module).__name__ == "Conv1D" and hasattr(module, "nf"):
         return MatrixUse(module, components, transposed=True)
-    if isinstance(module, nn.Embedding) and type(module).forward is nn.Embedding.forward:
+    if isinstance(module, nn.Embedding):
         plain = module.max_norm is None and not module.scale_grad_by_freq and not module.sparse
-        return EmbeddingUse(module, components) if plain else None
+        return EmbeddingUse(module, components) if plain and set(components) == {"weight"} else None
     if type(module) is nn.LayerNorm and len(module.normalized_shape) == 1:
         return NormUse(module, components, module.eps)
     epsilon = getattr(module, "variance_epsilon", getattr(module, "eps", None))
     if "RMSNorm" in type(module).__name__ and set(components) == {"weight"} and epsilon is not None:
         return NormUse(module, components, epsilon)
-    return repeated_use(module, components)
+    return NormUse(module, components, None) if _scales(module) and set(components) <= {"weight", "bias"} else None
 
 
-def repeated_use(module: nn.Module, components: dict[str, int]) -> ParameterUse | None:
-    """A use that repeats the module's forward pass; None where that would repeat other modules as well."""
-    return RepeatedUse(module, components) if not list(module.children()) else None
+def _scales(module: nn.Module) -> bool:
+    """Whether a module looks like a norm of one input."""
+    vectors = all(parameter.dim() == 1 for parameter in module.parameters())
+    return "Norm" in type(module).__name__ and vectors and len(inspect.signature(module.forward).parameters) == 1
