@@ -105,9 +105,7 @@ def test_pairs_gathered_together_have_the_products_of_pairs_taken_alone(name):
     request = small_request()
     gathering = replace(CUDA, row_multiple=8)
     alone = replace(gathering, launch_seconds=0.0)
-    together, one_by_one, as_ever = (
-        run(name, request, profile) for profile in (gathering, alone, CPU)
-    )
+    together, one_by_one, as_ever = (run(name, request, profile) for profile in (gathering, alone, CPU))
     for setting in SETTINGS:
         selves = together.variant_self[setting], together.original_self[setting]
         for other in (one_by_one, as_ever):

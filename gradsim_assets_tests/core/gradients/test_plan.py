@@ -11,6 +11,7 @@ from transformers import LlamaConfig, OlmoConfig
 
 from gradsim_assets.core.errors import InputError
 from gradsim_assets.core.gradients.engine import PassGraph, PassOptions, plan_pass, shape_of_config
+from gradsim_assets.core.gradients.engine.device_profile import CUDA
 from gradsim_assets.core.gradients.engine.planning.blocks import MemoryBudget, VariantGroup, make_blocks
 from gradsim_assets.core.gradients.engine.planning.memory_model import MemoryModel
 from gradsim_assets.core.gradients.engine.planning.pass_graph import originals_of
@@ -67,7 +68,7 @@ def test_factors_of_the_billion_parameter_model_have_the_known_size(billion):
     # Per token and layer: 6 x 2048 around attention (q, k and v share their input), 2048 + 3 x 8192 + 2048 in the MLP.
     graph = graph_of(*lima_like(20))
     layers = frozenset(n for n in billion.factorable if "embed" not in billion.components[n].name)
-    assert MemoryModel(billion, graph, layers).numbers_per_token == 655_360
+    assert MemoryModel(billion, graph, layers, CUDA).numbers_per_token == 655_360
 
 
 def test_a_thousand_ids_in_80_gb_need_at_most_1_6_times_the_minimum(billion):

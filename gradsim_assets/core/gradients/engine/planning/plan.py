@@ -26,6 +26,9 @@ WORKING_SHARE = 1 / 8
 #: FLOP tell time to a tenth or so, passes are sure: among plans that cost at most so much more, the fewest passes win.
 ABOUT_AS_CHEAP = 1.1
 
+#: Times that blocks are made smaller at most, until they fit with all their padding.
+TRIES = 3
+
 #: Shares of the factorable components, the most worthwhile first, that are tried as factors.
 FACTORED_SHARES = (0, 0.02, 0.1, 0.25, 0.5, 0.75, 1)
 
@@ -182,12 +185,22 @@ class _Planner:
         sizes = self._sizes()
         more = self.memory.working_bytes(*sizes) - self.memory.working_bytes(1, 0, 0)
         if least + more > self.memory_bytes:
-            sizes = _Sizes(1, 0, 0)  # what was asked for does not fit
+            sizes, more = _Sizes(1, 0, 0), 0  # what was asked for does not fit
+        allowed: float = self.memory_bytes
+        plan = self._costed(self._blocks(sizes, allowed, improve), sizes)
+        for _ in range(TRIES):
+            if plan.memory_bytes <= self.memory_bytes:
+                break
+            # Samples that go through in one batch are padded to the longest of it, which blocks do not know yet.
+            allowed = max(least + more, allowed * self.memory_bytes / plan.memory_bytes)
+            plan = self._costed(self._blocks(sizes, allowed, improve), sizes)
+        return plan
+
+    def _blocks(self, sizes: "_Sizes", memory_bytes: float, improve: bool) -> list[list[VariantKey]]:
         working_bytes = cache(lambda longest: self.memory.working_bytes(*sizes, longest))  # asked a million times
-        budget = MemoryBudget(self.memory_bytes, working_bytes)
+        budget = MemoryBudget(memory_bytes, working_bytes)
         keys, groups = _variant_groups(self.memory, budget)
-        blocks = [[key for number in block for key in keys[number]] for block in make_blocks(groups, budget, improve)]
-        return self._costed(blocks, sizes)
+        return [[key for number in block for key in keys[number]] for block in make_blocks(groups, budget, improve)]
 
     def _sizes(self) -> "_Sizes":
         batch_tokens = self._batch_tokens()
