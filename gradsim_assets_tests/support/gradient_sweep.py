@@ -1,6 +1,6 @@
 """One small pass over an architecture, in every way of holding gradients, against float64 by a fresh model per sample."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -24,6 +24,9 @@ SETTING, PROPORTION = "paraphrased", 0.05
 #: What is promised, and by how many times plain fp32's own rounding another way of summing may be off. Of components with
 #: few numbers it is more, for either may come out right by chance.
 PROMISED, SLACK, FEW = 1e-5, 10, 16
+
+#: Of a float64 gradient's length: what is zero but for rounding. Of a full gradient's: what rounding of fp32 makes of zero.
+ZERO, FP32 = 1e-12, 1e-6
 
 #: How gradients are held: the options and whether projections are wanted, which are made of every gradient as it is formed.
 WAYS = {"formed": ("formed", False), "factored": ("factored", False), "projected": ("auto", True)}
@@ -88,41 +91,39 @@ class Exact:
         self._request, (named, self._dtype) = request, _components(build)
         self.names, self._sizes = list(named), np.array([p.numel() for p in named.values()])
         samples = [("variant", s) for s in request.variants[SETTING]] + [("original", s) for s in request.originals]
-        #: By side and id: the gradients, and what rounding of fp32 does to each, as a share of its length.
+        #: By side and id: the gradients, their lengths, and how far rounding may move another way of taking them.
         self._gradients: dict[tuple[str, str], list[torch.Tensor]] = {}
-        self._noise: dict[tuple[str, str], np.ndarray] = {}
+        self._lengths: dict[tuple[str, str], np.ndarray] = {}
+        self._rounding: dict[tuple[str, str], np.ndarray] = {}
+        slack = SLACK * np.maximum(1, FEW / self._sizes)
         for side, sample in samples:
             exact = gradients(build, sample, self._dtype)
             rounded = gradients(build, sample, torch.float32)
             lengths = _lengths(exact)
-            off = _lengths([a - b for a, b in zip(exact, rounded, strict=True)])
-            self._gradients[side, sample.id] = exact
-            self._noise[side, sample.id] = np.divide(off, lengths, out=np.zeros_like(off), where=lengths > 0)
+            off = slack * _lengths([a - b for a, b in zip(exact, rounded, strict=True)])
+            full = float(np.linalg.norm(lengths))
+            self._gradients[side, sample.id], self._lengths[side, sample.id] = exact, lengths
+            # What is zero by the model's own algebra is rounding alone, of numbers about as large as the others.
+            self._rounding[side, sample.id] = np.where(lengths > ZERO * full, off, np.maximum(off, FP32 * full))
 
     def check_products(self, what: str, result: PassResult, row: int) -> None:
         """Asserts that a pair's products are right to what is promised, or to what rounding of plain fp32 explains."""
         assert result.components == self.names
         variant, original = self._request.pairs[SETTING][row]
-        one, other = self._gradients["variant", variant], self._gradients["original", original]
-        found = [of[SETTING][row] for of in (result.dot_products, result.variant_self, result.original_self)]
-        dots, mine, theirs = ([float(a @ b) for a, b in zip(*of, strict=True)] for of in _terms(one, other))
-        noise = [
-            1 + SLACK * np.maximum(1, FEW / self._sizes) * share
-            for share in (self._noise["variant", variant], self._noise["original", original])
-        ]
-        for term, values, exact, (a, b) in zip(
-            ("dot product", "variant's self product", "original's self product"),
-            found,
-            map(np.array, (dots, mine, theirs)),
-            ((0, 1), (0, 0), (1, 1)),
-            strict=True,
+        one, other = ("variant", variant), ("original", original)
+        for term, of_result, a, b in (
+            ("dot product", result.dot_products, one, other),
+            ("variant's self product", result.variant_self, one, one),
+            ("original's self product", result.original_self, other, other),
         ):
-            length = np.sqrt(np.array((mine, theirs)[a]) * np.array((mine, theirs)[b]))
-            allowed = np.maximum(PROMISED, noise[a] * noise[b] - 1) * length
-            wrong = np.flatnonzero(~(np.abs(values - exact) <= allowed))
+            found = of_result[SETTING][row]
+            exact = np.array([float(x @ y) for x, y in zip(self._gradients[a], self._gradients[b], strict=True)])
+            length = self._lengths[a] * self._lengths[b]
+            rounded = (self._lengths[a] + self._rounding[a]) * (self._lengths[b] + self._rounding[b]) - length
+            wrong = np.flatnonzero(~(np.abs(found - exact) <= np.maximum(PROMISED * length, rounded)))
             assert not len(wrong), (
                 f"{what}, {variant} and {original}: the {term} of {[self.names[n] for n in wrong[:5]]} is "
-                f"{values[wrong[:5]]} and should be {exact[wrong[:5]]}"
+                f"{found[wrong[:5]]} and should be {exact[wrong[:5]]}"
             )
 
     def check_projection(self, what: str, result: PassResult, row: int) -> None:
@@ -132,17 +133,11 @@ class Exact:
         terms = np.zeros(3)
         for name, size, *both in zip(self.names, self._sizes.tolist(), *pair, strict=True):
             projector = make_projector(name, size, PROPORTION, 0, "fast", "unbiased", "cpu")
-            projected = [[projected_by_entry(projector, gradient)] for gradient in both]
-            terms += [float(a[0] @ b[0]) for a, b in _terms(*projected)]
+            one, other = (projected_by_entry(projector, gradient) for gradient in both)
+            terms += [float(one @ other), float(one @ one), float(other @ other)]
         exact = terms[0] / np.sqrt(terms[1] * terms[2])
         found = result.projected[SETTING][PROPORTION][row]
         assert abs(found - exact) <= PROMISED, f"{what}, {variant} and {original}: {found} instead of {exact}"
-
-
-def _terms(
-    one: Sequence[torch.Tensor], other: Sequence[torch.Tensor]
-) -> Iterator[tuple[Sequence[torch.Tensor], Sequence[torch.Tensor]]]:
-    yield from ((one, other), (one, one), (other, other))
 
 
 def _components(build: Build) -> tuple[dict[str, torch.nn.Parameter], torch.dtype]:

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -145,6 +146,19 @@ def test_improving_blocks_beats_file_order_and_never_hurts():
     assert sorted(group for block in improved for group in block) == list(range(300))
     assert max(map(len, improved)) <= 12
     assert improved == make_blocks(groups, budget)
+
+
+def test_blocks_take_memory_for_what_they_meet_and_not_for_what_there_is():
+    random = np.random.default_rng(0)
+    groups = [VariantGroup(1.0, np.sort(random.choice(200_000, 5, replace=False)), 1) for _ in range(600)]
+    tracemalloc.start()
+    try:
+        blocks = make_blocks(groups, MemoryBudget(1.0, lambda longest: 0.0))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(blocks) == 600
+    assert peak < 50 * 2**20  # a table of blocks and originals takes 458 MiB
 
 
 def test_too_little_memory_names_what_is_needed(billion):

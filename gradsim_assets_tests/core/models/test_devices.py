@@ -30,7 +30,9 @@ def test_a_cuda_device_must_be_there(tmp_path: Path) -> None:
 def test_processes_take_devices_of_their_own_and_wait_while_all_are_taken(tmp_path: Path) -> None:
     def start() -> subprocess.Popen[str]:
         command = [sys.executable, "-c", CLAIM, str(tmp_path)]
-        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        return subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
 
     def said(stream: IO[str] | None) -> str:
         assert stream is not None
