@@ -38,11 +38,13 @@ class Compute(dg.ConfigurableResource):
         scratch: Path,
         progress: Callable[[int, int, str], None],
         log: Callable[[str], None],
+        code_version: str,
     ) -> "Iterator[PassResult]":
         """One pass over the distinct samples of the request.
 
         Its results lie in files under `scratch`, finished block by block. They are removed when the caller has made its
-        tables of them, and stay for another try where that fails.
+        tables of them. Where anything fails they stay for another try by code of the same version: every finished block
+        has stood its check.
         """
         from gradsim_assets.core.gradients.engine import PassOptions, run_pass
 
@@ -52,12 +54,12 @@ class Compute(dg.ConfigurableResource):
             memory_bytes=int(self.memory_gib * 2**30) or None,
             projection_kind=self.projection,  # type: ignore[arg-type]
             weighting=self.projection_weighting,  # type: ignore[arg-type]
+            code_version=code_version,
             scratch=scratch,
         )
         try:
             result = run_pass(loaded.model, request, options, progress, log)
-        except ArithmeticError as error:  # wrong products: another try would only read them again
-            shutil.rmtree(scratch, ignore_errors=True)
+        except ArithmeticError as error:
             raise dg.Failure(str(error), allow_retries=False) from error
         yield result
         shutil.rmtree(scratch, ignore_errors=True)

@@ -28,6 +28,9 @@ PROMISED, SLACK, FEW = 1e-5, 10, 16
 #: Of a float64 gradient's length: what is zero but for rounding. Of a full gradient's: what rounding of fp32 makes of zero.
 ZERO, FP32 = 1e-12, 1e-6
 
+#: Of the loss, at which all sums are rounded otherwise: that shows rounding where there is no float64.
+OTHER_SCALE = 1.1
+
 #: How gradients are held: the options and whether projections are wanted, which are made of every gradient as it is formed.
 WAYS = {"formed": ("formed", False), "factored": ("factored", False), "projected": ("auto", True)}
 
@@ -98,7 +101,7 @@ class Exact:
         slack = SLACK * np.maximum(1, FEW / self._sizes)
         for side, sample in samples:
             exact = gradients(build, sample, self._dtype)
-            rounded = gradients(build, sample, torch.float32)
+            rounded = gradients(build, sample, torch.float32, OTHER_SCALE if self._dtype == torch.float32 else 1.0)
             lengths = _lengths(exact)
             off = slack * _lengths([a - b for a, b in zip(exact, rounded, strict=True)])
             full = float(np.linalg.norm(lengths))
@@ -152,16 +155,21 @@ def _components(build: Build) -> tuple[dict[str, torch.nn.Parameter], torch.dtyp
     return named, torch.float64
 
 
-def gradients(build: Build, sample: EncodedSample, dtype: torch.dtype) -> list[torch.Tensor]:
-    """Float64 gradients, flat, of the loss as it is defined, by a model that has seen nothing else."""
+def gradients(build: Build, sample: EncodedSample, dtype: torch.dtype, scale: float = 1.0) -> list[torch.Tensor]:
+    """Float64 gradients, flat, of the loss as it is defined, by a model that has seen nothing else.
+
+    They are taken of `scale` times the loss, and divided by it.
+    """
     model = build().to(dtype).eval()
     logits = model(input_ids=torch.from_numpy(sample.input_ids)[None], use_cache=False).logits[0]
     labels = torch.from_numpy(sample.labels)
     loss = F.cross_entropy(logits[:-1].to(dtype), labels[1:], ignore_index=IGNORED)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    found = torch.autograd.grad(loss, parameters, allow_unused=True)
+    found = torch.autograd.grad(scale * loss, parameters, allow_unused=True)
     return [
-        torch.zeros(parameter.numel(), dtype=torch.float64) if gradient is None else gradient.double().reshape(-1)
+        torch.zeros(parameter.numel(), dtype=torch.float64)
+        if gradient is None
+        else gradient.double().reshape(-1) / scale
         for gradient, parameter in zip(found, parameters, strict=True)
     ]
 

@@ -133,7 +133,8 @@ def _gradients(
             },
         )
         scratch = compute.places.scratch("gradients", *keys.values())
-        with compute.run_pass(loaded, inputs.request, scratch, report, context.log.info) as result:
+        version = code_version("core.models.loading:load_model", "core.gradients.engine:run_pass")
+        with compute.run_pass(loaded, inputs.request, scratch, report, context.log.info, version) as result:
             provenance = {
                 **provenance_of(hub, model_id, revision),
                 "candidates": settings.candidates,

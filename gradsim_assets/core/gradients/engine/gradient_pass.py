@@ -227,7 +227,7 @@ class GradientPass:
         samples = [sample for one in wrong for sample in one.pair]
         right = [self._verification.compare(sample) for sample in samples]
         if all(right):
-            if not self._hooks.batchable:
+            if not (self._hooks.batchable and self._plan.batch_tokens):
                 raise ArithmeticError(f"{wrong[0].what}; the results of this block are not kept.")
             self._verification.forbid_batches()
         self._note(f"{wrong[0].what}; the block is done again")

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
 import numpy as np
 import torch
@@ -101,9 +102,11 @@ class PairChecks:
         doubtful = np.flatnonzero(~(errors <= self.tolerance))  # NaN is not right
         noisy = self._noisy(pair, found, exact, doubtful.tolist())
         report.pairs += 1
-        report.noisy = sorted({*report.noisy, *(self._names[number] for number in noisy)})
-        report.error = max(report.error, float(np.delete(errors, doubtful).max(initial=0.0)))
-        if self._arithmetic != self._strict:
+        if self._arithmetic == self._strict:
+            report.noisy = sorted({*report.noisy, *(self._names[number] for number in noisy)})
+            report.error = max(report.error, float(np.delete(errors, doubtful).max(initial=0.0)))
+        else:  # every number is rounded beyond the tolerance, and that is what it costs
+            report.error = max(report.error, float(errors[np.isfinite(errors)].max(initial=0.0)))
             _take_costs(found, exact, report)
         wrong = [number for number in doubtful.tolist() if number not in noisy]
         if not wrong:
@@ -184,9 +187,13 @@ class PairChecks:
 
 
 def _shuffled(request: PassRequest) -> list[Row]:
+    """All rows in an order of chance, a row of every setting in turn: what one setting alone wants is checked, too."""
     places = [(setting, row) for setting in request.settings for row in range(len(request.pairs[setting]))]
     order = np.random.default_rng(stable_seed("check", len(places))).permutation(len(places))
-    return [places[place] for place in order]
+    by_setting = {
+        setting: [places[place] for place in order if places[place][0] == setting] for setting in request.settings
+    }
+    return [row for rows in zip_longest(*by_setting.values()) for row in rows if row is not None]
 
 
 def plain_products(

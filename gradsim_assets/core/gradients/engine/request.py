@@ -120,7 +120,8 @@ class PairBlock:
 class CheckReport:
     """What a pass's checks found."""
 
-    #: Pairs whose products were recomputed, and the largest error of a component that is not noise.
+    #: Pairs whose products were recomputed, and the largest error of a component that is not noise (of any, where all are
+    #: computed in less than strict fp32).
     pairs: int = 0
     error: float = 0.0
     #: Components that are noise in plain autograd itself.

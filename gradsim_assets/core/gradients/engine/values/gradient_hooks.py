@@ -155,6 +155,7 @@ class GradientHooks:
             finally:
                 for end in ends:
                     end()
+                self.plain.state.restore()
 
     def _select(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         # Logits at labelled positions only: the loss does not see the others, and a vocabulary is wide.
@@ -256,7 +257,7 @@ class GradientHooks:
         """Losses [B] of a batch whose gradients have come by at the hooks."""
         with torch.enable_grad():
             logits = self.model(input_ids=batch.input_ids, **self._arguments()).logits
-        logits = logits.reshape(-1, logits.shape[-1])
+            logits = logits.reshape(-1, logits.shape[-1])
         selected = logits.detach() if self.head is not None else logits.detach().index_select(0, batch.predicting)
         losses, gradient = loss_gradient(selected, batch.targets, batch.shares, batch.shape.samples)
         if self.head is None:  # what is repeated to fill up has a gradient of zero

@@ -116,8 +116,8 @@ class PlainAutograd:
             try:
                 with torch.enable_grad():
                     loss = sample_loss(self.model, sample, self.device)
-                if loss.requires_grad:
-                    (scale * loss).backward()
+                    if loss.requires_grad:
+                        (scale * loss).backward()
             finally:
                 for handle in handles:
                     handle.remove()
@@ -175,7 +175,10 @@ class PlainAutograd:
             for parameter in self.model.parameters():
                 if parameter.is_floating_point():
                     parameter.requires_grad_(id(parameter) in chosen)
-            yield
+            try:
+                yield
+            finally:
+                self.state.restore()
 
 
 def _taking(take: Take, number: int) -> Callable[[torch.nn.Parameter], None]:
