@@ -80,20 +80,23 @@ class GradientHooks:
         #: The layer that makes logits of hidden states, if it is known.
         self.head = _head_of(model)
         self._passing: _Passing | None = None
-        numbers = {id(parameter): number for number, parameter in enumerate(self.parameters)}
-        for module in model.modules():
-            own = {n: numbers[id(p)] for n, p in module._parameters.items() if p is not None and id(p) in numbers}
-            if own:
-                self._add(find_use(module, own), set(own.values()))
+        self._find_uses()
 
-    def _add(self, use: ParameterUse | None, components: set[int]) -> None:
-        if use is None:
-            self.demote(components)
-            return
-        use.labelled = use.module is self.head
-        self.uses.append(use)
-        if self.by_autograd & components:
-            self.demote(components)
+    def _find_uses(self) -> None:
+        numbers = {id(parameter): number for number, parameter in enumerate(self.parameters)}
+        without: set[int] = set()
+        for module in self.model.modules():
+            own = {n: numbers[id(p)] for n, p in module._parameters.items() if p is not None and id(p) in numbers}
+            use = find_use(module, own) if own else None
+            if use is None:
+                without |= set(own.values())
+            else:
+                use.labelled = module is self.head
+                self.uses.append(use)
+        # One that a module of another kind owns as well (the head's bias, in BERT) may still be used by its layer alone.
+        without -= {component for use in self.uses for component in use.components.values()}
+        if without:
+            self.demote(without)
 
     def demote(self, components: set[int]) -> None:
         """Leaves `components` to autograd, which knows no batches of samples."""
@@ -171,9 +174,8 @@ class GradientHooks:
         if self._passing is None or not torch.is_grad_enabled() or not isinstance(given, torch.Tensor):
             return output
         emit = partial(self._emit, use, given.detach())
-        if isinstance(use, EmbeddingUse) and output.dim() == 3 and len(output) == 1:
-            # One row of positions serves all samples: one each, or its gradient were a sum over them.
-            output = output.expand(self._passing.rows.samples, -1, -1)
+        if isinstance(use, EmbeddingUse) and self._passing.rows.serves_all(output):
+            output = output.expand(self._passing.rows.samples, -1, -1)  # one each, or its gradient were a sum over them
         if output.requires_grad:
             output.register_hook(emit)
             return output

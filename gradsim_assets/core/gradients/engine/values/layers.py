@@ -66,6 +66,11 @@ class BatchRows:
             return tensor.flatten(1, -2)
         raise UnbatchableError
 
+    def serves_all(self, tensor: torch.Tensor) -> bool:
+        """Whether the tensor is one row of T tokens, of positions say, for all samples of a batch: [1, T, features] or [T, ..]."""
+        tokens = tensor.shape[:-1]
+        return self.samples > 1 and tuple(tokens) in ((1, self._tokens), (self._tokens,))
+
 
 #: Is shown a layer's input and output, and returns what goes on in the output's place.
 Seen = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -203,8 +208,8 @@ class NormUse(ParameterUse):
         return F.rms_norm(x, x.shape[-1:], eps=self._epsilon)
 
     def _emit(self, component: int, summands: torch.Tensor, rows: BatchRows, sink: Sink) -> None:
-        if rows.samples > 1 and summands.shape[0] != rows.samples:
-            raise UnbatchableError
+        if len(summands) != rows.samples:
+            summands = rows.of(summands, False)
         # A norm over heads has [batch, S, heads, features] or [batch, heads, S, features]: padded tokens have a
         # gradient of exactly zero, so nothing needs to be cut off.
         sink.formed(component, summands.reshape(rows.samples, -1, summands.shape[-1]).sum(1))
