@@ -149,7 +149,7 @@ class PairChecks:
             for exact, rounded in ((one, rounded_one), (other, rounded_other))
         )
         allowed = np.array([of_one * of_other, of_one**2, of_other**2]) - 1
-        off = product_errors(found[:, None], _products(one, other)[:, None])[:, 0]
+        off = product_errors(found[:, None], _products(one, other).cpu().numpy()[:, None])[:, 0]
         return bool((off <= np.maximum(allowed, self.tolerance)).all())
 
     def _check_projections(self, row: Row, results: Results, report: CheckReport) -> list[WrongPair]:
@@ -215,7 +215,8 @@ def plain_products(
         for row, (one, other) in enumerate(pairs):
             first = plain.gradient(one, group, how)
             second = first if other is one else plain.gradient(other, group, how)
-            out[row][:, columns] = np.stack([_products(a, b) for a, b in zip(first, second, strict=True)], axis=1)
+            products = [_products(a, b) for a, b in zip(first, second, strict=True)]
+            out[row][:, columns] = torch.stack(products, 1).cpu().numpy()  # one wait for the device
     return out
 
 
@@ -226,7 +227,7 @@ def plain_projected_cosines(
 
     `projectors` holds every component's, by proportion. One that cannot tell its matrix projects by itself.
     """
-    terms = np.zeros((3, len(projectors)))
+    terms = torch.zeros(3, len(projectors), dtype=torch.float64, device=plain.device)
     for group in plain.groups(range(len(plain.parameters)), arithmetic.dtype.itemsize):
         both = [plain.gradient(sample, group, arithmetic) for sample in pair]
         for number, one, other in zip(group, *both, strict=True):
@@ -234,8 +235,7 @@ def plain_projected_cosines(
                 projector = of_components[number]
                 terms[:, place] += _products(*(projected_by_entry(projector, x.reshape(-1)) for x in (one, other)))
     with np.errstate(invalid="ignore", divide="ignore"):
-        cosines: np.ndarray = terms[0] / np.sqrt(terms[1] * terms[2])
-    return cosines
+        return _cosine(terms.cpu().numpy())
 
 
 def product_errors(found: np.ndarray, exact: np.ndarray) -> np.ndarray:
@@ -256,14 +256,15 @@ def relative_error(found: np.ndarray, exact: np.ndarray, one_self: np.ndarray, o
     return np.where(found == exact, 0.0, error)
 
 
-def _products(one: torch.Tensor, other: torch.Tensor) -> np.ndarray:
-    return np.array([_dot(one, other), _dot(one, one), _dot(other, other)])
+def _products(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """Float64 [3] on the device: the dot product of two tensors, and those of each with itself."""
+    return torch.stack([_dot(one, other), _dot(one, one), _dot(other, other)])
 
 
-def _dot(one: torch.Tensor, other: torch.Tensor) -> float:
+def _dot(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
     # In float64 chunk by chunk: the reference must not round as the products under test do.
     chunks = zip(one.reshape(-1).split(2**22), other.reshape(-1).split(2**22), strict=True)
-    return sum(torch.dot(a.double(), b.double()).item() for a, b in chunks)
+    return torch.stack([torch.dot(a.double(), b.double()) for a, b in chunks]).sum()
 
 
 def _share(part: float, whole: float) -> float:
