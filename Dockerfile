@@ -57,7 +57,7 @@ ENV PATH=/opt/venv/bin:$PATH \
     HOME=/tmp \
     MPLCONFIGDIR=/tmp/matplotlib
 
-# What nobody runs goes: packages' tests, source maps of the UI, the Kubernetes client's second half for asyncio, symbols; and
+# What nobody runs goes: packages' tests, source maps of the UI, the Kubernetes client's second half for asyncio, Arrow's RPC, symbols; and
 # the bytecode of modules that nobody imports, 60 in place of 150 MB (one that is forgotten here is compiled when it is used).
 FROM base AS control-packages
 RUN apt-get update -qq && apt-get install -y -qq --no-install-recommends binutils
@@ -68,10 +68,10 @@ RUN --mount=type=bind,from=tools,source=/opt/tools,target=/opt/tools \
  && cd /opt/venv/lib/python3*/site-packages \
  && find . -type d -name tests -prune -exec rm -rf {} + \
  && find . -name '*.js.map' -delete \
- && rm -rf kubernetes/aio \
+ && rm -rf kubernetes/aio pyarrow/include pyarrow/*flight* \
  && find . -name '*.so' -size +5M -not -path '*.libs/*' -exec strip --strip-unneeded {} + \
  && python -c "import dagster_webserver.cli, dagster._cli, dagster._daemon.cli, dagster._core.executor.step_delegating; \
-import dagster_k8s, dagster_postgres, psycopg2, polars, rank_bm25, sacrebleu.metrics.chrf, tokenizers, upath, huggingface_hub, openai, jinja2, hf_xet; \
+import dagster_k8s, dagster_postgres, psycopg2, polars, pyarrow.ipc, pyarrow.parquet, rank_bm25, sacrebleu.metrics.chrf, tokenizers, upath, huggingface_hub, openai, jinja2, hf_xet; \
 import matplotlib.figure, matplotlib.backends.backend_agg, matplotlib.backends.backend_svg, plotly.offline; \
 from plotly.graph_objects import Bar, Box, Figure, Heatmap, Scatter"
 

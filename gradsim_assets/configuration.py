@@ -21,6 +21,13 @@ from gradsim_assets.demo import DEMO
 #: The compute profile of gradients and generation, unless a model chooses another one.
 HEAVY = "gpu"
 
+#: Settings that say where things lie, which changes no value. In a file they are unknown keys; what to do instead.
+_PLACES = {
+    "home": "set GRADSIM_HOME in the environment instead",
+    "tables": "set GRADSIM_TABLES in the environment instead",
+    "folder": "relative paths begin at the folder of this file",
+}
+
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -108,6 +115,8 @@ class Settings(_Section):
     models: tuple[ModelSettings, ...] = (ModelSettings(id=DEMO),)
     home: Path
     tables: str
+    #: Where relative paths in the file begin: its own folder.
+    folder: Path = Path()
 
     @property
     def most_candidates(self) -> Candidates:
@@ -140,7 +149,7 @@ class Settings(_Section):
     @property
     def fingerprint(self) -> str:
         """Hash of everything that is configured, whatever the places on disk; 12 hex digits."""
-        text = self.model_dump_json(exclude={"home", "tables"})
+        text = self.model_dump_json(exclude=set(_PLACES))
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
@@ -173,12 +182,13 @@ def load_settings(environment: Mapping[str, str] = os.environ) -> Settings:
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise InputError(f"{path} is not valid TOML: {error}.") from error
     home = gradsim_home(environment)
-    places = {"home": home.folder, "tables": environment.get("GRADSIM_TABLES") or str(home.tables)}
-    # The places are the environment's business: in the file they are unknown keys like any other.
+    places = {
+        "home": home.folder,
+        "tables": environment.get("GRADSIM_TABLES") or str(home.tables),
+        "folder": path.absolute().parent if path else Path().absolute(),
+    }
     if stray := [key for key in places if key in document]:
-        raise InputError(
-            f"{path}: unknown key {stray[0]}; set {'GRADSIM_' + stray[0].upper()} in the environment instead."
-        )
+        raise InputError(f"{path}: unknown key {stray[0]}; {_PLACES[stray[0]]}.")
     try:
         settings = Settings.model_validate({**document, **places})
     except ValidationError as error:
@@ -200,7 +210,7 @@ def _sentence(path: str, error: ValidationError) -> str:
         *parents, key = fault["loc"]
         section = Settings.model_fields[str(parents[0])].annotation if parents else Settings
         section = ModelSettings if parents[:1] == ["models"] else section
-        known = [name for name in getattr(section, "model_fields", {}) if name not in ("home", "tables")]
+        known = [name for name in getattr(section, "model_fields", {}) if name not in _PLACES]
         close = difflib.get_close_matches(str(key), known, n=1)
         hint = f"did you mean {close[0]}?" if close else f"known here: {', '.join(known)}."
         return f"{path}: unknown key {where}; {hint}"

@@ -53,6 +53,7 @@ def test_the_example_file_shows_the_defaults_and_knows_every_key(tmp_path: Path)
         ),
         ('[compute]\nexecutor = "celery"', "compute.executor = 'celery' is not accepted"),
         ('[compute]\ndevice = "gpu"', "compute.device = 'gpu' is not accepted"),
+        ('folder = "/tmp"', "unknown key folder; relative paths begin at the folder of this file"),
         ('home = "/tmp"', "unknown key home; set GRADSIM_HOME in the environment instead"),
         ('[[models]]\nid = "a/b"\n[[models]]\nid = "a/b"', "model a/b is listed twice"),
         ('[data]\nretriever_tokens = "words"', "data.retriever_tokens = 'words' is not accepted"),

@@ -2,6 +2,7 @@
 
 import click
 
+from gradsim_assets.configuration import load_settings
 from gradsim_assets.core.errors import InputError
 
 
@@ -20,7 +21,7 @@ def backfill(
     The runs start while `gradsim ui` is up; progress is under Runs > Backfills there.
     """
     from gradsim_assets.cli.instance import launcher as open_launcher
-    from gradsim_assets.core.partition_keys import model_slug
+    from gradsim_assets.core.partition_keys import model_slug, shard_keys
     from gradsim_assets.defs.stages import STAGES
     from gradsim_assets.orchestration.backfills import launch_backfill, targets
 
@@ -28,6 +29,9 @@ def backfill(
     graph = launcher.repository.asset_graph
     if unknown := [model for model in models if model not in launcher.models()]:
         raise InputError(f"{unknown[0]} is not registered; add it with `gradsim models add {unknown[0]}`.")
+    existing = shard_keys(load_settings().data.shards)
+    if strange := [shard for shard in shards if shard not in existing]:
+        raise InputError(f"there is no shard {strange[0]}; choose from {', '.join(existing)}.")
     stages = {stage.job: stage.selection for stage in STAGES}
     if only is not None and only not in stages:
         raise InputError(f"there is no stage {only}; choose one of {', '.join(stages)}.")

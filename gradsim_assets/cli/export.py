@@ -38,7 +38,10 @@ def export(table: str, folder: Path, model: str | None, license_: str | None, pu
         name=f"{table} of {model}" if model else table,
         description=f"The table `{table}` of gradsim {__version__}.",
         license=license_,
-        lineage={"configuration": settings.model_dump(mode="json", exclude={"home"}), "partitions": provenance},
+        lineage={
+            "configuration": settings.model_dump(mode="json", exclude={"home", "folder"}),
+            "partitions": provenance,
+        },
         counts=counts,
         columns={name: column.description for name, column in schema.columns.items()},
     )

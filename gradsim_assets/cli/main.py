@@ -11,7 +11,7 @@ from gradsim_assets.cli.instance import BAD_INPUT, FAILED, launcher
 from gradsim_assets.core.errors import InputError, ServiceError
 
 #: What a control plane's environment lacks.
-_COMPUTE = ("torch", "transformers", "datasets", "pyarrow", "trak")
+_COMPUTE = ("torch", "transformers", "datasets", "trak")
 
 
 class _Commands(click.Group):
@@ -26,6 +26,13 @@ class _Commands(click.Group):
         except (InputError, ServiceError) as error:
             click.echo(f"Error: {error}", err=True)
             ctx.exit(BAD_INPUT if isinstance(error, InputError) else FAILED)
+        except OSError as error:
+            if error.filename is None:  # no file or folder of the user's
+                raise
+            click.echo(
+                f"Error: {error.filename} cannot be used ({error.strerror}); check the path and its rights.", err=True
+            )
+            ctx.exit(BAD_INPUT)
         except ModuleNotFoundError as error:
             if error.name not in _COMPUTE:
                 raise

@@ -2,7 +2,8 @@
 
 import click
 
-from gradsim_assets.cli.instance import launcher
+from gradsim_assets.cli.instance import bare_launcher, launcher
+from gradsim_assets.configuration import load_settings
 
 
 @click.group()
@@ -14,20 +15,29 @@ def models() -> None:
 @click.argument("model")
 def models_add(model: str) -> None:
     """Register MODEL: a hub id, `id@revision`, or a local folder."""
-    click.echo(launcher().add_model(model))
+    from gradsim_assets.resources.by_name import resources
+
+    found = launcher()
+    resources(load_settings()).hub.check(model)
+    click.echo(found.add_model(model))
 
 
 @models.command("list")
 def models_list() -> None:
     """Show the registered models with their partition keys."""
     from gradsim_assets.core.partition_keys import model_slug
+    from gradsim_assets.orchestration.model_registry import wrong_keys
 
-    for model in launcher().models():
+    found = launcher()
+    for model in found.models():
         click.echo(f"{model}\t{model_slug(model)}")
+    for key in wrong_keys(found.instance):
+        click.echo(f"! {key} is no model's key; remove it with `gradsim models remove '{key}'`", err=True)
 
 
 @models.command("remove")
 @click.argument("model")
 def models_remove(model: str) -> None:
     """Take MODEL out of the registry; its tables stay. Refused while its runs are in flight."""
-    launcher().remove_model(model)
+    load_settings()
+    bare_launcher().remove_model(model)

@@ -40,16 +40,21 @@ def _run(model_id: str, part: str, force: bool, settings: Settings) -> None:
     from gradsim_assets.defs.stages import STAGES
     from gradsim_assets.resources.by_name import resources
 
+    absent: set[str] = set()
     runs = launcher()
-    runs.add_model(model_id)
-    if part != "analyses":
-        runs.observe(model_id, resources(settings).hub.version_now(model_id))
+    if part == "analyses":
+        absent = _absent_settings(model_id, settings)
+        runs.add_model(model_id)
+    else:
+        version = resources(settings).hub.version_now(model_id)
+        runs.add_model(model_id)
+        runs.observe(model_id, version)
     ran = 0
     for stage in STAGES:
         if stage.job not in PARTS[part]:
             continue
         for partition, assets in runs.work(stage, model_id, force).items():
-            assets = _with_inputs(assets, model_id, settings) if part == "analyses" else assets
+            assets = _with_inputs(assets, model_id, settings, absent) if part == "analyses" else assets
             if not assets:
                 continue
             ran += 1
@@ -69,12 +74,11 @@ def _run(model_id: str, part: str, force: bool, settings: Settings) -> None:
         print_summary(settings, model_id)
 
 
-def _with_inputs(assets: list[Any], model_id: str, settings: Settings) -> list[Any]:
-    """Those analyses whose gradient tables are there: imported results may hold one setting alone, and sizes of their own."""
+def _absent_settings(model_id: str, settings: Settings) -> set[str]:
+    """Settings that a model has no gradient tables of: imported results may hold one alone; InputError where it has none."""
     from gradsim_assets.core.partition_keys import model_slug
-    from gradsim_assets.core.tables.schemas import DOT_PRODUCTS, PARAMETERS_PER_COMPONENT, SETTINGS, TABLES
+    from gradsim_assets.core.tables.schemas import DOT_PRODUCTS, SETTINGS
     from gradsim_assets.core.tables.storage import Partition, Tables
-    from gradsim_assets.orchestration.asset_keys import asset_key
 
     tables, slug = Tables(settings.tables), model_slug(model_id)
     absent = {s for s in SETTINGS if not tables.exists([DOT_PRODUCTS.name, s], Partition(slug, "00"))}
@@ -82,6 +86,17 @@ def _with_inputs(assets: list[Any], model_id: str, settings: Settings) -> list[A
         raise InputError(
             f"{model_id} has no gradient tables yet; run it without --only analyses, or import its results."
         )
+    return absent
+
+
+def _with_inputs(assets: list[Any], model_id: str, settings: Settings, absent: set[str]) -> list[Any]:
+    """Those analyses whose gradient tables are there; imported results may hold sizes of their own, too."""
+    from gradsim_assets.core.partition_keys import model_slug
+    from gradsim_assets.core.tables.schemas import PARAMETERS_PER_COMPONENT, TABLES
+    from gradsim_assets.core.tables.storage import Partition, Tables
+    from gradsim_assets.orchestration.asset_keys import asset_key
+
+    tables, slug = Tables(settings.tables), model_slug(model_id)
     sizes = [PARAMETERS_PER_COMPONENT.name]
     imported = tables.exists(sizes, Partition(slug)) and "imported" in tables.provenance(sizes, Partition(slug))
     left_out = {asset_key(schema.name, s) for schema in TABLES.values() for s in absent & set(schema.parts)}

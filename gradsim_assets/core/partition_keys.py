@@ -9,6 +9,9 @@ from gradsim_assets.core.errors import InputError
 #: Dagster's stale status ignores a dependency on 100 or more upstream partitions.
 MAX_SHARDS = 99
 
+#: Names of files have at most 255 bytes; a folder that is being written has 39 more than its own.
+MAX_SLUG = 200
+
 _PLAIN = re.compile(r"[A-Za-z0-9._@-]")
 _SLUG = re.compile(r"(?:[A-Za-z0-9._@-]|~[0-9A-F]{2})+")
 
@@ -28,6 +31,33 @@ def model_slug(model_id: str) -> str:
     return "--".join(parts)
 
 
+def checked_slug(model_id: str) -> str:
+    """The partition key of a model that is to be registered.
+
+    Raises:
+        InputError: tables and reports could not be kept in a folder of that name.
+    """
+    slug = model_slug(model_id)
+    if len(slug) > MAX_SLUG:
+        raise InputError(
+            f"{_short(model_id)} makes a partition key of {len(slug)} characters (each byte that is no ASCII letter or digit "
+            f"takes three), and folders are named by it: {MAX_SLUG} are the most. Give the model a shorter path, such as a "
+            "symbolic link."
+        )
+    if not slug:
+        raise InputError("a model without an id cannot be registered; give a hub id or the folder of a saved model.")
+    return slug
+
+
+def is_slug(key: str) -> bool:
+    """Whether a partition key is that of a model, as `model_slug` makes it."""
+    return bool(_SLUG.fullmatch(key)) and (model_id := _unslug(key)) is not None and model_slug(model_id) == key
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 80 else f"{text[:40]}...{text[-37:]}"
+
+
 def _escape(character: str) -> str:
     return "".join(f"~{byte:02X}" for byte in character.encode())
 
@@ -38,12 +68,12 @@ def model_id_of(slug: str) -> str:
     Raises:
         InputError: the key is no slug (somebody typed a raw id into the UI's dialog); the sentence gives the right key.
     """
-    if not _SLUG.fullmatch(slug) or (model_id := _unslug(slug)) is None or model_slug(model_id) != slug:
+    if not is_slug(slug):
         raise InputError(
             f"{slug!r} is not the partition key of a model; the right key is {model_slug(slug)!r}. Remove the wrong one "
             f"with `gradsim models remove '{slug}'` and add the model with `gradsim models add '{slug}'`."
         )
-    return model_id
+    return str(_unslug(slug))
 
 
 def _unslug(slug: str) -> str | None:

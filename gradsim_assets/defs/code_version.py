@@ -25,6 +25,7 @@ FOLLOWED = ("core", "demo")
 DECIDES_NOTHING = (
     "core.errors",  # sentences for people
     "core.files",  # how bytes reach the disk
+    "core.healing",  # what is tried again
     "core.home",  # where they lie
     "core.memory",  # how much is free
     "core.tables.storage",  # where tables lie

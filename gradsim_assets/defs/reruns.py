@@ -3,6 +3,7 @@
 import dagster as dg
 
 from gradsim_assets.orchestration.backfills import launch_backfill, targets, unfinished_backfills
+from gradsim_assets.orchestration.failures import fails_in_one_sentence
 
 STALE, NEEDED = "rerun_stale", "run_needed"
 
@@ -12,6 +13,7 @@ def rerun_job(name: str, missing: bool) -> dg.JobDefinition:
     what = "stale or missing" if missing else "stale"
 
     @dg.op(name=f"{name}_op")
+    @fails_in_one_sentence
     def launch(context: dg.OpExecutionContext) -> None:
         graph = context.repository_def.asset_graph
         wanted = targets(context.instance, graph, missing=missing)

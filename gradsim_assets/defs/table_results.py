@@ -13,7 +13,6 @@ from gradsim_assets.core.tables.column_lineage import VARIANTS, sources
 from gradsim_assets.core.tables.schemas import DOT_PRODUCTS, TABLES
 from gradsim_assets.core.tables.storage import Partition, fingerprint
 from gradsim_assets.core.tables.table_schema import TableSchema
-from gradsim_assets.defs.failures import input_errors
 from gradsim_assets.orchestration.asset_keys import table_path
 from gradsim_assets.orchestration.partitions import partition_of
 from gradsim_assets.resources.table_store import PROVENANCE_PREFIX, TableStore
@@ -77,8 +76,7 @@ def saved_table_result(
     path = table_path(key)
     data_version, entries = _described(TABLES[path[0]], frame, metadata, provenance)
     code_version = context.assets_def.specs_by_key[key].code_version
-    with input_errors():
-        saved = store.save(path, frame, partition, context.run.run_id, entries, code_version)
+    saved = store.save(path, frame, partition, context.run.run_id, entries, code_version)
     return dg.MaterializeResult(
         asset_key=key, data_version=dg.DataVersion(data_version), metadata={**entries, **saved}, tags=tags
     )
@@ -90,8 +88,7 @@ def _described(
     metadata: Mapping[str, Any] | None,
     provenance: Mapping[str, Any] | None,
 ) -> tuple[str, dict[str, Any]]:
-    with input_errors():
-        checked = schema.enforce(frame) if isinstance(frame, pl.DataFrame) else frame
+    checked = schema.enforce(frame) if isinstance(frame, pl.DataFrame) else frame
     data_version = fingerprint(checked)
     return data_version, {
         **{PROVENANCE_PREFIX + name: value for name, value in (provenance or {}).items() if value is not None},

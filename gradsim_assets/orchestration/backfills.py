@@ -11,6 +11,7 @@ from dagster._core.definitions.events import AssetKeyPartitionKey
 from dagster._core.execution.backfill import BulkActionsFilter, BulkActionStatus, PartitionBackfill
 from dagster._core.utils import make_new_backfill_id
 
+from gradsim_assets.core.partition_keys import is_slug
 from gradsim_assets.core.tables.storage import Partition
 from gradsim_assets.orchestration.partitions import place_of
 from gradsim_assets.orchestration.stale_status import StatusResolver
@@ -61,10 +62,12 @@ def _partitions(
     definition = graph.get(key).partitions_def
     if definition is None:
         return [(AssetKeyPartitionKey(key), Partition())]
-    return [
+    found = [
         (AssetKeyPartitionKey(key, partition), place_of(partition, definition))
         for partition in definition.get_partition_keys(dynamic_partitions_store=instance)
     ]
+    # A wrong key out of the dialog is no model, and nothing could be computed of it.
+    return [(target, where) for target, where in found if where.model is None or is_slug(where.model)]
 
 
 def _touches(one: Partition, other: Partition) -> bool:

@@ -29,7 +29,10 @@ def resources(settings: Settings) -> Resources:
         store=store,
         io_manager=ParquetIOManager(store=store),
         sources=SampleSources(
-            originals=settings.data.originals, paraphrases=settings.data.paraphrases, samples=settings.data.samples
+            originals=settings.data.originals,
+            paraphrases=settings.data.paraphrases,
+            samples=settings.data.samples,
+            folder=str(settings.folder),
         ),
         hub=ModelHub(
             home=str(settings.home),

@@ -23,6 +23,7 @@ from gradsim_assets.core.models.loading import (
 )
 from gradsim_assets.core.models.revisions import Revision, is_folder, resolve, split_revision
 from gradsim_assets.core.models.tokenization import ChatTokenizer
+from gradsim_assets.core.partition_keys import checked_slug
 from gradsim_assets.demo import DEMO
 
 _log = logging.getLogger(__name__)
@@ -57,6 +58,12 @@ class ModelHub(dg.ConfigurableResource):
 
             return resolve(str(build_demo_model(Home(Path(self.home)).models / DEMO)))
         return resolve(model_id, fallback)
+
+    def check(self, model_id: str) -> None:
+        """Makes sure that a model can be registered; raises as `resolve`, and InputError for an id that is too long."""
+        checked_slug(model_id)
+        if model_id != DEMO:  # which is built when it is needed, where torch is
+            self.resolve(model_id)
 
     def version_now(self, model_id: str, fallback: bool = True) -> str:
         """The version that a model stands at now; arguments and errors are those of `resolve`."""

@@ -4,6 +4,7 @@ import os
 from importlib.resources import files
 from pathlib import Path
 
+from gradsim_assets.core.errors import InputError
 from gradsim_assets.core.files import write_whole
 from gradsim_assets.core.home import gradsim_home
 
@@ -14,6 +15,9 @@ def prepare_environment() -> Path:
     """Makes GRADSIM_HOME absolute and DAGSTER_HOME a folder in it with our dagster.yaml; both for child processes too.
 
     Returns the Dagster home. A DAGSTER_HOME that the user set is left alone.
+
+    Raises:
+        InputError: the home cannot be written.
     """
     home = gradsim_home()
     os.environ["GRADSIM_HOME"] = str(home.folder)
@@ -22,7 +26,12 @@ def prepare_environment() -> Path:
     os.environ.setdefault("DAGSTER_BACKFILL_RETRY_DEFINITION_CHANGED_ERROR", "yes")
     if named := os.environ.get("DAGSTER_HOME"):
         return Path(named)
-    write_whole(home.dagster / "dagster.yaml", instance_file().read_bytes())
+    try:
+        write_whole(home.dagster / "dagster.yaml", instance_file().read_bytes())
+    except OSError as error:
+        raise InputError(
+            f"{home.folder} cannot be written ({error.strerror}); set GRADSIM_HOME to a folder of yours."
+        ) from error
     os.environ["DAGSTER_HOME"] = str(home.dagster)
     return home.dagster
 

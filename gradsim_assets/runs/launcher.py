@@ -11,15 +11,13 @@ import dagster as dg
 from dagster._core.definitions.data_version import StaleStatus
 from dagster._core.definitions.reconstruct import ReconstructableRepository
 from dagster._core.execution.api import execute_job
-from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
 
-from gradsim_assets.core.errors import InputError
 from gradsim_assets.core.partition_keys import model_id_of, model_slug
 from gradsim_assets.defs.models.hf_model import observation
 from gradsim_assets.defs.progress import draw_progress_on_terminal
 from gradsim_assets.defs.stages import Stage
-from gradsim_assets.orchestration.backfills import unfinished_backfills, works_on
-from gradsim_assets.orchestration.partitions import MODELS, place_of
+from gradsim_assets.orchestration.model_registry import register, registered, remove
+from gradsim_assets.orchestration.partitions import place_of
 from gradsim_assets.orchestration.stale_status import StatusResolver
 from gradsim_assets.runs.environment import MODULE
 
@@ -57,35 +55,15 @@ class Launcher:
 
     def models(self) -> list[str]:
         """Ids of the registered models."""
-        return [model_id_of(slug) for slug in self.instance.get_dynamic_partitions(str(MODELS.name))]
+        return [model_id_of(slug) for slug in registered(self.instance)]
 
     def add_model(self, model_id: str) -> str:
-        """Registers a model and returns its partition key; a model that is there already stays."""
-        slug = model_slug(model_id)
-        self.instance.add_dynamic_partitions(str(MODELS.name), [slug])
-        return slug
+        """As `model_registry.register`."""
+        return register(self.instance, model_id)
 
     def remove_model(self, model_id: str) -> None:
-        """Takes a model out of the registry; its tables stay on disk.
-
-        Raises:
-            InputError: the model is not registered, or its runs are in flight (their work would be discarded).
-        """
-        slugs = set(self.instance.get_dynamic_partitions(str(MODELS.name)))
-        # A raw key typed into the UI's dialog is no slug; it must be removable all the same.
-        slug = model_id if model_id in slugs else model_slug(model_id)
-        if slug not in slugs:
-            raise InputError(f"{model_id} is not registered; `gradsim models list` shows what is.")
-        unfinished = dg.RunsFilter(statuses=list(NOT_FINISHED_STATUSES))
-        if busy := [run.run_id for run in self.instance.get_runs(unfinished) if slug in model_tags(run.tags)]:
-            raise InputError(
-                f"{model_id} has {len(busy)} runs in flight (such as {busy[0][:8]}); wait for them or cancel them first."
-            )
-        if working := [
-            one.backfill_id for one in self.instance.get_backfills(unfinished_backfills()) if works_on(one, slug)
-        ]:
-            raise InputError(f"{model_id} is part of backfill {working[0]}; wait for it or cancel it first.")
-        self.instance.delete_dynamic_partition(str(MODELS.name), slug)
+        """As `model_registry.remove`."""
+        remove(self.instance, model_id)
 
     def observe(self, model_id: str, version: str) -> None:
         """Records the version that a model stands at, so that tables of another one show as stale."""
@@ -136,11 +114,6 @@ class Launcher:
         )
         seconds = time.monotonic() - started
         return RunOutcome(job.job_name, partition, result.run_id, seconds, error, warnings)
-
-
-def model_tags(tags: Mapping[str, str]) -> set[str]:
-    """The model slugs that a run's partition tags name."""
-    return {tags[name] for name in ("dagster/partition", "dagster/partition/model") if name in tags}
 
 
 def _first_error(result: dg.JobExecutionResult) -> str:

@@ -8,7 +8,9 @@ from pathlib import Path
 import datasets
 import polars as pl
 
+from gradsim_assets.core.partition_keys import model_slug
 from gradsim_assets.core.tables.storage import Partition, Tables
+from gradsim_assets.core.tables.table_names import PATHS
 from gradsim_assets_tests.conftest import gradsim
 from gradsim_assets_tests.support.chat_server import ChatServer
 
@@ -57,6 +59,14 @@ def test_a_table_that_is_not_there_is_told(demo: tuple[Path, str], tmp_path: Pat
     assert run.returncode == 2 and "there is no table nonsense; known tables: accuracy_per" in run.stderr
     run = gradsim(demo[0], "export", "retrieval/paraphrased", str(tmp_path / "out"), "--model", "org/other")
     assert run.returncode == 2 and "holds nothing of org--other" in run.stderr
+
+
+def test_every_table_is_exported(demo: tuple[Path, str], tmp_path: Path) -> None:
+    home, _ = demo
+    for name in PATHS:
+        run = gradsim(home, "export", name, str(tmp_path / name))
+        assert run.returncode == 0, f"{name}: {run.stderr}"
+        assert datasets.load_dataset(str(tmp_path / name), split="train", cache_dir=str(tmp_path / "cache")).num_rows
 
 
 def test_exported_scripts_files_come_back_with_the_same_figures(demo: tuple[Path, str], tmp_path: Path) -> None:
@@ -158,16 +168,21 @@ def test_a_backfill_is_handed_over_with_what_is_missing_and_keeps_its_model_in_t
     home = tmp_path / "home"
     shutil.copytree(demo[0], home)
     assert gradsim(home, "backfill").stdout == "Everything is there and up to date.\n"
-    assert gradsim(home, "models", "add", "org/new@step100").stdout == "org--new@step100\n"
+    new = str(tmp_path / "new")
+    Path(new).mkdir()
+    Path(new, "config.json").write_text("{}")
+    assert gradsim(home, "models", "add", new).stdout == f"{model_slug(new)}\n"
+    unknown = gradsim(home, "backfill", "--model", new, "--shard", "9")
+    assert (unknown.returncode, unknown.stderr) == (2, "Error: there is no shard 9; choose from 00, 01, 02, 03.\n")
     refused = gradsim(home, "backfill", "--model", "org/other")
     assert (refused.returncode, refused.stderr) == (
         2,
         "Error: org/other is not registered; add it with `gradsim models add org/other`.\n",
     )
-    handed = gradsim(home, "backfill", "--model", "org/new@step100", "--shard", "01", "--only", "gradients").stdout
+    handed = gradsim(home, "backfill", "--model", new, "--shard", "01", "--only", "gradients").stdout
     assert re.fullmatch(r"backfill \w+: 5 partitions of 5 assets; it is worked on while `gradsim ui` is up\n", handed)
-    removed = gradsim(home, "models", "remove", "org/new@step100")
+    removed = gradsim(home, "models", "remove", new)
     assert removed.returncode == 2
     assert re.fullmatch(
-        r"Error: org/new@step100 is part of backfill \w+; wait for it or cancel it first.\n", removed.stderr
+        rf"Error: {re.escape(new)} is part of backfill \w+; wait for it or cancel it first.\n", removed.stderr
     )

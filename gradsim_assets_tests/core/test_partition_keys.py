@@ -1,9 +1,19 @@
 """Slugs of models, keys and slices of shards."""
 
+from pathlib import Path
+
 import pytest
 
 from gradsim_assets.core.errors import InputError
-from gradsim_assets.core.partition_keys import model_id_of, model_slug, shard_keys, shard_slice
+from gradsim_assets.core.files import whole_folder, write_whole
+from gradsim_assets.core.partition_keys import (
+    MAX_SLUG,
+    checked_slug,
+    model_id_of,
+    model_slug,
+    shard_keys,
+    shard_slice,
+)
 
 MODEL_IDS = [
     "gpt2",
@@ -43,6 +53,20 @@ def test_a_raw_key_is_refused_with_the_right_one(key: str) -> None:
         model_id_of(key)
     assert repr(model_slug(key)) in str(caught.value)
     assert f"gradsim models remove '{key}'" in str(caught.value)
+
+
+@pytest.mark.parametrize("model_id", ["org/" + "x" * 300, "/data/" + "模" * 30, "/" + "long folder/" * 20])
+def test_a_model_whose_key_is_no_name_of_a_folder_is_refused_when_it_is_added(model_id: str) -> None:
+    with pytest.raises(InputError, match="folders are named by it: 200 are the most. Give the model a shorter path"):
+        checked_slug(model_id)
+
+
+def test_the_longest_key_is_a_folder_with_all_that_is_written_beside_it(tmp_path: Path) -> None:
+    slug = checked_slug("m" * MAX_SLUG)
+    write_whole(tmp_path / f"model={slug}" / "data.parquet", "rows")
+    with whole_folder(tmp_path / slug):
+        pass
+    assert (tmp_path / slug).is_dir()
 
 
 @pytest.mark.parametrize("count", [1, 4, 10, 99])

@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 
 from gradsim_assets.configuration import load_settings
-from gradsim_assets.core.partition_keys import shard_keys
+from gradsim_assets.core.partition_keys import model_slug, shard_keys
 from gradsim_assets.core.tables.schemas import SETTINGS, TABLES
 from gradsim_assets.core.tables.storage import Partition, Tables
 from gradsim_assets.definitions import build_definitions
@@ -172,10 +172,14 @@ def test_bad_input_ends_in_a_sentence_and_leaves_nothing(
 
 
 def test_models_are_added_listed_and_removed(tmp_path: Path) -> None:
-    assert gradsim(tmp_path, "models", "add", "org/name@v1").stdout.strip() == "org--name@v1"
-    assert "org/name@v1\torg--name@v1" in gradsim(tmp_path, "models", "list").stdout
-    assert gradsim(tmp_path, "models", "remove", "org/name@v1").returncode == 0
-    assert "org/name@v1" not in gradsim(tmp_path, "models", "list").stdout
+    (tmp_path / "step1").mkdir()
+    (tmp_path / "step1/config.json").write_text("{}")
+    model = str(tmp_path / "step1")
+    slug = model_slug(model)
+    assert gradsim(tmp_path, "models", "add", model).stdout.strip() == slug
+    assert f"{model}\t{slug}" in gradsim(tmp_path, "models", "list").stdout
+    assert gradsim(tmp_path, "models", "remove", model).returncode == 0
+    assert model not in gradsim(tmp_path, "models", "list").stdout
 
 
 def test_definitions_load_without_what_is_heavy() -> None:

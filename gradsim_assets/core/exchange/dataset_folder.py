@@ -57,7 +57,7 @@ def export_dataset(source: pl.DataFrame | pl.LazyFrame | Path, folder: Path, inf
     It appears whole or not at all, and replaces an earlier export at the same place. A lazy frame is streamed.
 
     Raises:
-        InputError: the folder exists and is no earlier export, or cannot be written; or pyarrow is not installed.
+        InputError: the folder exists and is no earlier export, or cannot be written.
     """
     folder = Path(folder)
     _check_replaceable(folder)
@@ -125,12 +125,7 @@ def _rewrite(source: Path, target: Path) -> None:
 
     `datasets` would hand the large ones on to its users' features, where they do not concatenate with other datasets.
     """
-    try:
-        import pyarrow.parquet as pq
-    except ImportError as error:
-        raise InputError(
-            "exporting a dataset needs pyarrow; install it with pip install 'gradsim[compute]'."
-        ) from error
+    import pyarrow.parquet as pq
 
     with pq.ParquetFile(source) as file:
         schema = _common_types(file.schema_arrow)

@@ -5,10 +5,9 @@ from typing import Any
 
 import torch
 
-from gradsim_assets.core.errors import InputError
+from gradsim_assets.core.errors import InputError, first_line
 from gradsim_assets.core.memory import ran_out
 from gradsim_assets.core.models.positions import logits_of, named_context, padding_of
-from gradsim_assets.core.models.revisions import first_line
 
 #: Weights that a sentence names one by one.
 _NAMED = 3

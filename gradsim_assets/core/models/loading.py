@@ -7,8 +7,8 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
-from gradsim_assets.core.errors import InputError, ServiceError
-from gradsim_assets.core.models.revisions import ADAPTER, Revision, adapter_error, first_line, may_pass
+from gradsim_assets.core.errors import InputError, ServiceError, first_line
+from gradsim_assets.core.models.revisions import ADAPTER, Revision, adapter_error, may_pass
 from gradsim_assets.core.models.tokenization import ChatTokenizer
 
 #: How transformers writes that a tokenizer has no longest text.

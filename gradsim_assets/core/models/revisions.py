@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from gradsim_assets.core.errors import InputError, ServiceError
+from gradsim_assets.core.errors import InputError, ServiceError, first_line
 
 #: Files of a folder that make a model what it is; anything else (logs, optimizer states) leaves its revision alone.
 _MODEL_FILES = ("*.safetensors", "*.bin", "*.json", "*.model", "*.txt", "*.jinja", "*.tiktoken")
@@ -50,7 +50,10 @@ def resolve(model_id: str, fallback: bool = True) -> Revision:
     """
     if not is_folder(model_id):
         return _hub_revision(model_id, fallback)
-    folder = Path(model_id).expanduser()
+    try:
+        folder = Path(model_id).expanduser()
+    except RuntimeError as error:
+        raise InputError(f"{model_id} begins at the home of a user whom there is not; give the whole path.") from error
     _check_folder(folder, model_id)
     return Revision(_folder_hash(folder), str(folder))
 
@@ -102,6 +105,7 @@ def _hub_revision(model_id: str, fallback: bool) -> Revision:
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
     repo, wanted = split_revision(model_id)
+    _check_repo(repo)
     if constants.HF_HUB_OFFLINE:
         return _cached_revision(repo, wanted)
     try:
@@ -128,6 +132,18 @@ def _hub_revision(model_id: str, fallback: bool) -> Revision:
     return Revision(str(sha), repo, str(sha))
 
 
+def _check_repo(repo: str) -> None:
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils._validators import validate_repo_id
+
+    try:
+        validate_repo_id(repo)
+    except HFValidationError as error:
+        raise InputError(
+            f"{repo} is neither a folder nor the id of a model on the hub; write owner/name, or the path of a saved model."
+        ) from error
+
+
 def may_pass(error: BaseException | None) -> bool:
     """Whether an error of the hub's client, or what led to it, is one of the network or of a busy server."""
     from huggingface_hub.errors import HfHubHTTPError
@@ -141,11 +157,6 @@ def may_pass(error: BaseException | None) -> bool:
             return True
         error = error.__cause__ or error.__context__
     return False
-
-
-def first_line(error: BaseException) -> str:
-    """The kind of an error and the first line of what it says."""
-    return ": ".join([type(error).__name__, *str(error).strip().splitlines()[:1]])
 
 
 def _cached_revision(repo: str, wanted: str | None) -> Revision:

@@ -10,9 +10,9 @@ from gradsim_assets.core.similarity.pair_products import PairProducts
 from gradsim_assets.core.tables.schemas import DOT_PRODUCTS, PARAMETERS_PER_COMPONENT, SETTINGS
 from gradsim_assets.core.tables.table_schema import TableSchema
 from gradsim_assets.defs.code_version import code_version
-from gradsim_assets.defs.failures import input_errors
 from gradsim_assets.defs.table_results import column_schema, model_provenance, plot_metadata, table_result
 from gradsim_assets.orchestration.asset_keys import asset_key
+from gradsim_assets.orchestration.failures import fails_in_one_sentence
 from gradsim_assets.orchestration.groups import ANALYSIS, TABLE_KINDS
 from gradsim_assets.orchestration.partitions import BY_MODEL, MODELS
 from gradsim_assets.resources.table_store import TableStore
@@ -40,11 +40,11 @@ def _build(schema: TableSchema, compute: Compute, description: str, setting: str
         code_version=code_version(compute),
         description=f"{description} Variants: {setting}.",
     )
+    @fails_in_one_sentence
     def run_analysis(
         context: dg.AssetExecutionContext, dot_products: pl.LazyFrame, parameters: pl.DataFrame, store: TableStore
     ) -> dg.MaterializeResult[pl.DataFrame]:
-        with input_errors():
-            frame = compute(PairProducts.from_frame(dot_products, parameters["component"].to_list()), parameters)
+        frame = compute(PairProducts.from_frame(dot_products, parameters["component"].to_list()), parameters)
         provenance = model_provenance(context, store, setting, dot_products)
         return table_result(
             schema, frame, metadata=plot_metadata(plots_of(schema.name, frame, setting)), provenance=provenance

@@ -11,11 +11,12 @@ from gradsim_assets.core.partition_keys import model_id_of, model_slug
 from gradsim_assets.core.tables.schemas import MODEL_COMPARISON, RETRIEVAL, SETTINGS
 from gradsim_assets.core.tables.storage import Partition
 from gradsim_assets.defs.code_version import code_version
-from gradsim_assets.defs.failures import input_errors
 from gradsim_assets.defs.table_results import column_schema, plot_metadata, table_result
 from gradsim_assets.orchestration.asset_keys import asset_key
+from gradsim_assets.orchestration.failures import fails_in_one_sentence
 from gradsim_assets.orchestration.groups import ANALYSIS, TABLE_KINDS
-from gradsim_assets.orchestration.partitions import ALL, MODELS
+from gradsim_assets.orchestration.model_registry import registered
+from gradsim_assets.orchestration.partitions import ALL
 from gradsim_assets.resources.table_store import TableStore
 
 
@@ -29,8 +30,9 @@ def build() -> dg.AssetsDefinition:
         code_version=code_version(model_comparison),
         description="The retrieval figures of every model side by side; models without results yet are left out.",
     )
+    @fails_in_one_sentence
     def model_comparison_(context: dg.AssetExecutionContext, store: TableStore) -> dg.MaterializeResult[pl.DataFrame]:
-        slugs = context.instance.get_dynamic_partitions(str(MODELS.name))
+        slugs = registered(context.instance)
         found = _retrievals(slugs, store)
         context.log.info(f"{len({model for model, _ in found})} of {len(slugs)} models have results")
         frame = model_comparison(found)
@@ -45,13 +47,12 @@ def build() -> dg.AssetsDefinition:
 
 
 def _retrievals(slugs: Iterable[str], store: TableStore) -> dict[tuple[str, str], pl.DataFrame]:
-    with input_errors():
-        return {
-            (model_id_of(slug), setting): store.tables.read([RETRIEVAL.name, setting], Partition(slug))
-            for slug in sorted(slugs)
-            for setting in SETTINGS
-            if store.tables.exists([RETRIEVAL.name, setting], Partition(slug))
-        }
+    return {
+        (model_id_of(slug), setting): store.tables.read([RETRIEVAL.name, setting], Partition(slug))
+        for slug in sorted(slugs)
+        for setting in SETTINGS
+        if store.tables.exists([RETRIEVAL.name, setting], Partition(slug))
+    }
 
 
 def _revisions(found: Iterable[tuple[str, str]], store: TableStore) -> dict[str, str | None]:

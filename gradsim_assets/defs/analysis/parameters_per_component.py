@@ -11,9 +11,9 @@ from gradsim_assets.core.analysis.plots.of_table import plots_of
 from gradsim_assets.core.partition_keys import model_id_of
 from gradsim_assets.core.tables.schemas import PARAMETERS_PER_COMPONENT
 from gradsim_assets.defs.code_version import code_version
-from gradsim_assets.defs.failures import RETRIES, input_errors
 from gradsim_assets.defs.models.hf_model import HF_MODEL, provenance_of, revision_for_run, revision_tags
 from gradsim_assets.defs.table_results import column_schema, plot_metadata, table_result
+from gradsim_assets.orchestration.failures import RETRIES, fails_in_one_sentence
 from gradsim_assets.orchestration.groups import ANALYSIS, TABLE_KINDS
 from gradsim_assets.orchestration.partitions import MODELS
 from gradsim_assets.resources.model_hub import ModelHub
@@ -34,15 +34,15 @@ def build(op_tags: Mapping[str, Any] | None) -> dg.AssetsDefinition:
         ),
         description="How the model's parameters are spread over its components; read off its shapes, without weights.",
     )
+    @fails_in_one_sentence
     def parameters_per_component_(
         context: dg.AssetExecutionContext, hub: ModelHub
     ) -> dg.MaterializeResult[pl.DataFrame]:
         from gradsim_assets.core.gradients.engine import trainable_components
 
-        with input_errors():
-            model_id = model_id_of(context.partition_key)
-            revision = revision_for_run(context, hub, model_id)
-            components = trainable_components(hub.skeleton(model_id, revision))
+        model_id = model_id_of(context.partition_key)
+        revision = revision_for_run(context, hub, model_id)
+        components = trainable_components(hub.skeleton(model_id, revision))
         frame = parameters_per_component({name: parameter.numel() for name, parameter in components})
         return table_result(
             PARAMETERS_PER_COMPONENT,

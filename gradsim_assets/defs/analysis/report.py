@@ -34,8 +34,8 @@ from gradsim_assets.core.tables.schemas import (
 )
 from gradsim_assets.core.tables.storage import Partition, Tables
 from gradsim_assets.defs.code_version import code_version
-from gradsim_assets.defs.failures import input_errors
 from gradsim_assets.orchestration.asset_keys import asset_key
+from gradsim_assets.orchestration.failures import fails_in_one_sentence
 from gradsim_assets.orchestration.groups import ANALYSIS
 from gradsim_assets.orchestration.partitions import ALL, BY_MODEL, MODELS, Partitions
 from gradsim_assets.resources.compute import Compute
@@ -75,10 +75,10 @@ def build(partitions: Partitions) -> list[dg.AssetsDefinition]:
             "by side with the similarity of every candidate over depth. Wrong decisions and divergent samples come first."
         ),
     )
+    @fails_in_one_sentence
     def report(context: dg.AssetExecutionContext, store: TableStore, compute: Compute) -> dg.MaterializeResult:
-        with input_errors():
-            folder = compute.places.report(context.partition_key)
-            return _write(context, Sources(store, context.partition_key, partitions), folder)
+        folder = compute.places.report(context.partition_key)
+        return _write(context, Sources(store, context.partition_key, partitions), folder)
 
     return [report]
 

@@ -18,9 +18,9 @@ from gradsim_assets.core.tables.schemas import (
 )
 from gradsim_assets.core.tables.storage import Partition
 from gradsim_assets.defs.code_version import code_version
-from gradsim_assets.defs.failures import input_errors
 from gradsim_assets.defs.table_results import column_schema, model_provenance, plot_metadata, table_result
 from gradsim_assets.orchestration.asset_keys import asset_key
+from gradsim_assets.orchestration.failures import fails_in_one_sentence
 from gradsim_assets.orchestration.groups import ANALYSIS, TABLE_KINDS
 from gradsim_assets.orchestration.partitions import ALL, BY_MODEL, MODELS, Partitions
 from gradsim_assets.resources.table_store import TableStore
@@ -53,21 +53,19 @@ def _build(setting: str, partitions: Partitions) -> dg.AssetsDefinition:
             "component, chance. Differences whose intervals overlap widely, or with a large p-value, say nothing."
         ),
     )
+    @fails_in_one_sentence
     def run_retrieval(
         context: dg.AssetExecutionContext, dot_products: pl.LazyFrame, parameters: pl.DataFrame, store: TableStore
     ) -> dg.MaterializeResult[pl.DataFrame]:
         model, shards = context.partition_key, partitions.shards.get_partition_keys()
-        with input_errors():
-            pairs = PairProducts.from_frame(dot_products, parameters["component"].to_list())
-            projected = store.optional([PROJECTED_SIMILARITY.name, setting], [Partition(model, s) for s in shards])
-            # Imported results have no scores of ours, only the order of their candidates.
-            imported = store.tables.provenance([DOT_PRODUCTS.name, setting], Partition(model, shards[0])).get(
-                "imported"
-            )
-            bm25 = None if imported else store.optional([BM25_CANDIDATES.name], [Partition(shard=s) for s in shards])
-            variants = None if imported else store.variants(setting, model, shards)
-            verbatim = None if variants is None else dict(variants.select("id", "verbatim").drop_nulls().iter_rows())
-            frame = retrieval(pairs, projected, order_as_bm25(pairs) if bm25 is None else bm25, parameters, verbatim)
+        pairs = PairProducts.from_frame(dot_products, parameters["component"].to_list())
+        projected = store.optional([PROJECTED_SIMILARITY.name, setting], [Partition(model, s) for s in shards])
+        # Imported results have no scores of ours, only the order of their candidates.
+        imported = store.tables.provenance([DOT_PRODUCTS.name, setting], Partition(model, shards[0])).get("imported")
+        bm25 = None if imported else store.optional([BM25_CANDIDATES.name], [Partition(shard=s) for s in shards])
+        variants = None if imported else store.variants(setting, model, shards)
+        verbatim = None if variants is None else dict(variants.select("id", "verbatim").drop_nulls().iter_rows())
+        frame = retrieval(pairs, projected, order_as_bm25(pairs) if bm25 is None else bm25, parameters, verbatim)
         accuracy = dict(frame.select("method", "accuracy").iter_rows())
         paraphrased = store.optional([PARAPHRASED.name], [Partition(shard=s) for s in shards])
         metadata = {

@@ -10,9 +10,9 @@ from gradsim_assets.core.datasets.lacking import lacking
 from gradsim_assets.core.tables.schemas import BM25_CANDIDATES, LIMA, PARAPHRASED
 from gradsim_assets.core.tables.storage import fingerprint
 from gradsim_assets.defs.code_version import code_version
-from gradsim_assets.defs.failures import RETRIES, input_errors
 from gradsim_assets.defs.table_results import column_schema, table_result
 from gradsim_assets.orchestration import groups
+from gradsim_assets.orchestration.failures import RETRIES, fails_in_one_sentence
 from gradsim_assets.orchestration.partitions import Partitions
 from gradsim_assets.resources.model_hub import ModelHub
 
@@ -36,12 +36,12 @@ def build(settings: Settings, partitions: Partitions) -> list[dg.AssetsDefinitio
             "Places that only originals of score 0 could take say nothing of nearness: see `zero_score`."
         ),
     )
+    @fails_in_one_sentence
     def bm25_candidates(
         context: dg.AssetExecutionContext, lima: pl.DataFrame, paraphrased: pl.DataFrame, hub: ModelHub
     ) -> dg.MaterializeResult[pl.DataFrame]:
-        with input_errors():
-            tokens, cut_by = hub.retriever_tokens(model)
-            frame = candidate_frame(lima, paraphrased, most, tokens, zero_scores)
+        tokens, cut_by = hub.retriever_tokens(model)
+        frame = candidate_frame(lima, paraphrased, most, tokens, zero_scores)
         # What models without a number of their own use: for them nothing changes when another model asks for more.
         used = top_candidates(frame, top_k(default))
         forced, zero = int(frame["forced"].sum()), zero_score_places(used, lima.height)

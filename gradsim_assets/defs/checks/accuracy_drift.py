@@ -9,6 +9,7 @@ from gradsim_assets.core.tables import soundness
 from gradsim_assets.core.tables.schemas import RETRIEVAL, SETTINGS
 from gradsim_assets.defs.checks.results import check_result, checked_partition
 from gradsim_assets.orchestration.asset_keys import asset_key
+from gradsim_assets.orchestration.failures import fails_in_one_sentence
 from gradsim_assets.orchestration.partitions import MODELS
 
 DRIFT = "accuracy_drift"
@@ -27,6 +28,7 @@ def drift() -> dg.AssetChecksDefinition:
     ]
 
     @dg.multi_asset_check(name="retrieval_drift", specs=specs, can_subset=True)
+    @fails_in_one_sentence
     def check_drift(context: dg.AssetCheckExecutionContext) -> Iterator[dg.AssetCheckResult]:
         partition = checked_partition(context, "model")
         for check_key in sorted(context.selected_asset_check_keys):

@@ -9,8 +9,8 @@ from gradsim_assets.core.tables import soundness
 from gradsim_assets.core.tables.storage import Tables
 from gradsim_assets.core.tables.table_schema import TableSchema
 from gradsim_assets.defs.checks.results import check_result, checked_partition
-from gradsim_assets.defs.failures import input_errors
 from gradsim_assets.orchestration.asset_keys import asset_key
+from gradsim_assets.orchestration.failures import fails_in_one_sentence
 from gradsim_assets.orchestration.partitions import Partitions
 from gradsim_assets.resources.table_store import TableStore
 
@@ -28,10 +28,10 @@ def shard_warning(
     spec = dg.AssetCheckSpec(name, asset=key, partitions_def=partitions.shards, description=description)
 
     @dg.multi_asset_check(name=op, specs=[spec], can_subset=True)
+    @fails_in_one_sentence
     def check_shard(context: dg.AssetCheckExecutionContext, store: TableStore) -> Iterator[dg.AssetCheckResult]:
         partition = checked_partition(context, "shard")
-        with input_errors():
-            found = findings(store.tables.read([schema.name], partition), store.tables)
+        found = findings(store.tables.read([schema.name], partition), store.tables)
         yield check_result(found, key, partition, name, {}, severity=dg.AssetCheckSeverity.WARN)
 
     return check_shard

@@ -31,6 +31,7 @@ from gradsim_assets.defs.checks.no_flags import flags
 from gradsim_assets.defs.checks.no_zero_scores import zero_scores
 from gradsim_assets.defs.checks.results import check_result, checked_partition
 from gradsim_assets.orchestration.asset_keys import asset_key, table_path
+from gradsim_assets.orchestration.failures import fails_in_one_sentence
 from gradsim_assets.orchestration.partitions import MODELS, Partitions, dimension_of
 from gradsim_assets.resources.table_store import TableStore
 
@@ -83,6 +84,7 @@ def _checks(group: _Group) -> dg.AssetChecksDefinition:
     ]
 
     @dg.multi_asset_check(name=group.name, specs=specs, can_subset=True)
+    @fails_in_one_sentence
     def check_tables(context: dg.AssetCheckExecutionContext, store: TableStore) -> Iterator[dg.AssetCheckResult]:
         partition = checked_partition(context, dimension_of(group.partitions_def))
         for check_key in sorted(context.selected_asset_check_keys):

@@ -9,7 +9,8 @@ from dagster._core.definitions.data_version import StaleStatus
 
 from gradsim_assets.core.tables.schemas import MODEL_COMPARISON
 from gradsim_assets.orchestration.asset_keys import asset_key, is_table
-from gradsim_assets.orchestration.partitions import MODELS
+from gradsim_assets.orchestration.failures import fails_in_one_sentence
+from gradsim_assets.orchestration.model_registry import registered
 from gradsim_assets.orchestration.stale_status import LoaderContext, StatusResolver
 
 UP_TO_DATE = "tables_up_to_date"
@@ -28,6 +29,7 @@ def build_status() -> list[dg.AssetChecksDefinition]:
         name=UP_TO_DATE,
         description="Lists partitions that are stale (with the reason), failed or missing, for every table.",
     )
+    @fails_in_one_sentence
     def tables_up_to_date(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
         graph = context.op_execution_context.repository_def.asset_graph
         records = status_records(context.instance, graph)
@@ -36,7 +38,7 @@ def build_status() -> list[dg.AssetChecksDefinition]:
         return dg.AssetCheckResult(
             passed=not records,
             severity=dg.AssetCheckSeverity.WARN,
-            description=f"{said} of {len(context.instance.get_dynamic_partitions(str(MODELS.name)))} models' tables"
+            description=f"{said} of {len(registered(context.instance))} models' tables"
             if records
             else "every table is up to date",
             metadata={

@@ -11,10 +11,10 @@ from gradsim_assets.core.partition_keys import model_id_of
 from gradsim_assets.core.tables.schemas import LIMA, MODEL_GENERATED
 from gradsim_assets.core.tables.storage import fingerprint
 from gradsim_assets.defs.code_version import code_version
-from gradsim_assets.defs.failures import RETRIES, input_errors
 from gradsim_assets.defs.models.hf_model import HF_MODEL, provenance_of, revision_for_run, revision_tags
 from gradsim_assets.defs.progress import progress
 from gradsim_assets.defs.table_results import column_schema, table_result
+from gradsim_assets.orchestration.failures import RETRIES, fails_in_one_sentence
 from gradsim_assets.orchestration.groups import DATASETS
 from gradsim_assets.orchestration.partitions import BY_MODEL, BY_SHARD, Partitions
 from gradsim_assets.resources.compute import Compute
@@ -40,6 +40,7 @@ def build(partitions: Partitions, op_tags: Mapping[str, Any] | None) -> dg.Asset
         ),
         description="The paraphrased prompts answered by the model under study (greedy decoding).",
     )
+    @fails_in_one_sentence
     def model_generated_(
         context: dg.AssetExecutionContext,
         paraphrased: pl.DataFrame,
@@ -50,7 +51,7 @@ def build(partitions: Partitions, op_tags: Mapping[str, Any] | None) -> dg.Asset
         from gradsim_assets.core.datasets.model_generated import model_generated
 
         keys = context.partition_key.keys_by_dimension
-        with input_errors(), progress(context, f"answers {context.partition_key}", "samples") as report:
+        with progress(context, f"answers {context.partition_key}", "samples") as report:
             model_id = model_id_of(keys["model"])
             revision = revision_for_run(context, hub, model_id)
             loaded = hub.load(model_id, revision, context.log.info)

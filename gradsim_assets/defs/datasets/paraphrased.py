@@ -15,10 +15,10 @@ from gradsim_assets.core.samples import Sample
 from gradsim_assets.core.tables.schemas import LIMA, PARAPHRASED
 from gradsim_assets.core.tables.storage import fingerprint
 from gradsim_assets.defs.code_version import code_version
-from gradsim_assets.defs.failures import RETRIES, input_errors
 from gradsim_assets.defs.progress import progress
 from gradsim_assets.defs.table_results import column_schema, table_result
 from gradsim_assets.demo import DEMO
+from gradsim_assets.orchestration.failures import RETRIES, fails_in_one_sentence
 from gradsim_assets.orchestration.groups import DATASETS
 from gradsim_assets.orchestration.partitions import Partitions
 from gradsim_assets.resources.paraphraser import Paraphraser
@@ -46,17 +46,17 @@ def build(settings: Settings, partitions: Partitions) -> dg.AssetsDefinition:
             "is missing: its messages are null, `flag` says why, and nothing stands in for it."
         ),
     )
+    @fails_in_one_sentence
     def paraphrased(
         context: dg.AssetExecutionContext, lima: pl.DataFrame, sources: SampleSources, paraphraser: Paraphraser
     ) -> dg.MaterializeResult[pl.DataFrame]:
-        with input_errors():
-            if sources.paraphrases == OPENAI:
-                samples = shard_slice(sources.load_originals(), context.partition_key, partitions.shard_count)
-                return _written_by_chat_model(context, lima, samples, paraphraser)
-            given = sources.load_paraphrases()
-            variants = shard_slice(given, context.partition_key, partitions.shard_count)
-            unwritten = len(sources.load_originals()) - len(given)
-            frame = given_paraphrases(variants, lima, DEMO if sources.paraphrases == DEMO else "file")
+        if sources.paraphrases == OPENAI:
+            samples = shard_slice(sources.load_originals(), context.partition_key, partitions.shard_count)
+            return _written_by_chat_model(context, lima, samples, paraphraser)
+        given = sources.load_paraphrases()
+        variants = shard_slice(given, context.partition_key, partitions.shard_count)
+        unwritten = len(sources.load_originals()) - len(given)
+        frame = given_paraphrases(variants, lima, DEMO if sources.paraphrases == DEMO else "file")
         context.log.info(f"{len(variants)} paraphrases from {sources.paraphrases}")
         metadata = {**_counted(context, frame), "originals_without_row": unwritten}
         return _result(frame, lima, metadata, {"source": sources.paraphrases})

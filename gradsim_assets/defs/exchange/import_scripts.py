@@ -14,9 +14,9 @@ from gradsim_assets.core.exchange.scripts_format import Imported, read_scripts
 from gradsim_assets.core.partition_keys import model_slug, shard_slice
 from gradsim_assets.core.tables.schemas import DOT_PRODUCTS, PARAMETERS_PER_COMPONENT, PROJECTED_SIMILARITY
 from gradsim_assets.core.tables.storage import Partition, fingerprint
-from gradsim_assets.defs.failures import input_errors
 from gradsim_assets.demo import DEMO
 from gradsim_assets.orchestration.asset_keys import asset_key
+from gradsim_assets.orchestration.failures import fails_in_one_sentence
 from gradsim_assets.orchestration.partitions import MODELS, Partitions
 from gradsim_assets.resources.model_hub import ModelHub
 from gradsim_assets.resources.sample_sources import SampleSources
@@ -39,13 +39,13 @@ def build(partitions: Partitions) -> dg.JobDefinition:
     """The job for one configuration."""
 
     @dg.op(name=IMPORT_OP, description="Reads the scripts' JSON files and records a materialisation per partition.")
+    @fails_in_one_sentence
     def import_files(
         context: dg.OpExecutionContext, config: ImportConfig, hub: ModelHub, store: TableStore, sources: SampleSources
     ) -> None:
-        with input_errors():
-            # The demo's ids say nothing of results that were made elsewhere; configured originals do.
-            known = None if sources.originals == DEMO else {sample.id for sample in sources.load_originals()}
-            _import(context, config, hub, store, partitions.shards.get_partition_keys(), known)
+        # The demo's ids say nothing of results that were made elsewhere; configured originals do.
+        known = None if sources.originals == DEMO else {sample.id for sample in sources.load_originals()}
+        _import(context, config, hub, store, partitions.shards.get_partition_keys(), known)
 
     @dg.job(
         name=IMPORT_JOB,

@@ -19,11 +19,11 @@ from gradsim_assets.core.tables.schemas import (
 )
 from gradsim_assets.core.tables.storage import Partition, fingerprint
 from gradsim_assets.defs.code_version import code_version
-from gradsim_assets.defs.failures import RETRIES, input_errors
 from gradsim_assets.defs.models.hf_model import HF_MODEL, provenance_of, revision_for_run, revision_tags
 from gradsim_assets.defs.progress import progress
 from gradsim_assets.defs.table_results import column_schema, saved_table_result
 from gradsim_assets.orchestration.asset_keys import asset_key, table_path
+from gradsim_assets.orchestration.failures import RETRIES, fails_in_one_sentence
 from gradsim_assets.orchestration.groups import GRADIENTS
 from gradsim_assets.orchestration.partitions import BY_MODEL, BY_SHARD, Partitions
 from gradsim_assets.resources.compute import Compute
@@ -60,6 +60,7 @@ def build(
         op_tags=op_tags,
         retry_policy=RETRIES,
     )
+    @fails_in_one_sentence
     def gradients(
         context: dg.AssetExecutionContext, hub: ModelHub, store: TableStore, compute: Compute
     ) -> Iterator[dg.MaterializeResult]:
@@ -112,13 +113,12 @@ def _gradients(
 
     selected = {key: table_path(key) for key in sorted(context.selected_asset_keys)}
     keys = context.partition_key.keys_by_dimension
-    with input_errors():  # before anything is read: a raw key is told apart from a missing table
-        model_id = model_id_of(keys["model"])
+    model_id = model_id_of(keys["model"])
     partition = Partition(keys["model"], keys["shard"])
     settings = hub.settings(model_id)
     tables = _read_tables(store, partition, {setting for _, setting in selected.values()}, settings)
     variants = {name: frame for name, frame in tables.items() if name in SETTINGS}
-    with input_errors(), progress(context, f"gradients {context.partition_key}", "gradients") as report:
+    with progress(context, f"gradients {context.partition_key}", "gradients") as report:
         revision = revision_for_run(context, hub, model_id)
         loaded = hub.load(model_id, revision, context.log.info)
         inputs = pass_inputs(
@@ -162,8 +162,7 @@ def _read_tables(
     shard = Partition(shard=partition.shard)
     where = {LIMA.name: Partition()}
     where |= {name: shard if name == PARAPHRASED.name else partition for name in sorted(variants)}
-    with input_errors():
-        return {
-            BM25_CANDIDATES.name: model_candidates(store.tables, [str(partition.shard)], settings.candidates),
-            **{name: store.tables.read([name], at) for name, at in where.items()},
-        }
+    return {
+        BM25_CANDIDATES.name: model_candidates(store.tables, [str(partition.shard)], settings.candidates),
+        **{name: store.tables.read([name], at) for name, at in where.items()},
+    }

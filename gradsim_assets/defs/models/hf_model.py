@@ -13,6 +13,8 @@ from gradsim_assets.core.errors import InputError, ServiceError
 from gradsim_assets.core.models.revisions import Revision
 from gradsim_assets.core.partition_keys import model_id_of, model_slug
 from gradsim_assets.orchestration import groups
+from gradsim_assets.orchestration.failures import fails_in_one_sentence
+from gradsim_assets.orchestration.model_registry import put_right
 from gradsim_assets.orchestration.partitions import MODELS
 from gradsim_assets.resources.model_hub import ModelHub
 
@@ -41,8 +43,11 @@ def build() -> list[dg.SourceAsset]:
             "GPU; tables of another revision, or made with other settings, then show as stale."
         ),
     )
+    @fails_in_one_sentence
     def hf_model(context: dg.OpExecutionContext, hub: ModelHub) -> dg.DataVersionsByPartition:
         versions, problems = {}, []
+        for sentence in put_right(context.instance, hub.check):
+            context.log.warning(sentence)
         for slug in context.instance.get_dynamic_partitions(str(MODELS.name)):
             try:
                 versions[slug] = hub.version_now(model_id_of(slug), fallback=False)

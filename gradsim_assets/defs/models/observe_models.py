@@ -12,6 +12,7 @@ from gradsim_assets.core.errors import InputError, ServiceError
 from gradsim_assets.core.partition_keys import model_id_of, model_slug
 from gradsim_assets.defs.models.hf_model import HF_MODEL, observation, observed_versions
 from gradsim_assets.defs.reruns import NEEDED, STALE, rerun_job
+from gradsim_assets.orchestration.model_registry import put_right
 from gradsim_assets.orchestration.partitions import MODELS
 from gradsim_assets.resources.model_hub import ModelHub
 
@@ -55,11 +56,13 @@ def _observe(settings: Settings) -> dg.SensorDefinition:
         ),
     )
     def observe_models(context: dg.SensorEvaluationContext, hub: ModelHub) -> dg.SensorResult | dg.SkipReason:
+        healed = put_right(context.instance, hub.check)
         slugs = context.instance.get_dynamic_partitions(str(MODELS.name))
-        added = [slug for slug in map(model_slug, configured) if slug not in slugs]
-        found = observations(hub, [*slugs, *added], observed_versions(context.instance), context.cursor, time.time())
-        for sentence in found.problems:
+        new = [slug for slug in map(model_slug, configured) if slug not in slugs]
+        found = observations(hub, [*slugs, *new], observed_versions(context.instance), context.cursor, time.time())
+        for sentence in (*healed, *found.problems):
             context.log.warning(sentence)
+        added = [slug for slug in new if slug not in found.failures]  # what cannot be resolved is not registered
         return dg.SensorResult(
             dynamic_partitions_requests=[MODELS.build_add_request(added)] if added else [],
             asset_events=[observation(slug, version) for slug, version in found.changed.items()],

@@ -7,10 +7,10 @@ from gradsim_assets.core.similarity.gradient_similarity import gradient_similari
 from gradsim_assets.core.similarity.pair_products import PairProducts
 from gradsim_assets.core.tables.schemas import DOT_PRODUCTS, GRADIENT_SIMILARITY, SETTINGS
 from gradsim_assets.defs.code_version import code_version
-from gradsim_assets.defs.failures import input_errors
 from gradsim_assets.defs.table_results import column_schema, model_provenance, table_result
 from gradsim_assets.orchestration import groups
 from gradsim_assets.orchestration.asset_keys import asset_key
+from gradsim_assets.orchestration.failures import fails_in_one_sentence
 from gradsim_assets.orchestration.partitions import BY_MODEL, MODELS
 from gradsim_assets.resources.table_store import TableStore
 
@@ -34,12 +34,12 @@ def _similarity(setting: str) -> dg.AssetsDefinition:
             "near 1 where variant and original would change the model in the same way."
         ),
     )
+    @fails_in_one_sentence
     def similarity(
         context: dg.AssetExecutionContext, dot_products: pl.LazyFrame, store: TableStore
     ) -> dg.MaterializeResult[pl.DataFrame]:
-        with input_errors():
-            frame = gradient_similarity(PairProducts.from_frame(dot_products))
-            provenance = model_provenance(context, store, setting, dot_products)
+        frame = gradient_similarity(PairProducts.from_frame(dot_products))
+        provenance = model_provenance(context, store, setting, dot_products)
         return table_result(GRADIENT_SIMILARITY, frame, provenance=provenance)
 
     return similarity

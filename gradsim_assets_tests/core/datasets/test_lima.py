@@ -49,7 +49,7 @@ USER, ANSWER = {"role": "user", "content": "Q"}, {"role": "assistant", "content"
         (faulty([ANSWER, USER]), "sample a is not single-turn"),
         (faulty([USER, {**ANSWER, "content": " \n"}]), "sample a has an empty answer, so it has no response tokens"),
         (faulty([{**USER, "content": ""}, ANSWER]), "sample a has an empty user message"),
-        (faulty("hello"), "column messages must hold lists of {role, content}"),
+        (faulty("hello"), "has text as its messages; messages must be a list of {role, content}"),
         ([{"id": "a", "text": "hello"}], "needs the columns id and messages; it has id, text"),
     ],
 )
@@ -59,22 +59,3 @@ def test_an_unsound_sample_is_named(content: list[dict[str, Any]], sentence: str
         load_originals(path)
     assert sentence in str(caught.value)
     assert "data.jsonl" in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "sentence"),
-    [
-        ("none.parquet", None, "does not exist"),
-        ("data.csv", b"id,messages\n", "is of no known kind; use a .parquet, .jsonl or .arrow file"),
-        ("bad.parquet", b"not parquet at all", "cannot be read as parquet"),
-        ("bad.jsonl", b'{"id": "a", "messages": [', "cannot be read as jsonl"),
-        ("bad.arrow", b"ARROW1 and nothing more", "cannot be read as arrow"),
-    ],
-)
-def test_a_missing_or_damaged_file_is_named(name: str, content: bytes | None, sentence: str, tmp_path: Path) -> None:
-    path = tmp_path / name
-    if content is not None:
-        path.write_bytes(content)
-    with pytest.raises(InputError) as caught:
-        load_originals(str(path))
-    assert name in str(caught.value) and sentence in str(caught.value)

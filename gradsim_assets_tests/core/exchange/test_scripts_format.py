@@ -271,6 +271,22 @@ def test_export_of_our_own_tables_is_read_back(run, tmp_path):
     assert read_scripts(tmp_path / "x", MODEL).settings["model_generated"].dot_products.equals(tables.dot_products)
 
 
+@pytest.mark.parametrize("model", ["{}/my-model", "./my-model", "../my-model"])
+def test_results_of_a_model_in_a_folder_are_written_below_the_target_and_not_into_the_model(
+    run, tmp_path, monkeypatch, model
+):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    model, target = model.format(tmp_path), tmp_path / "exported"
+    run.write(tmp_path / "data", "paraphrased")
+    tables = read_scripts(tmp_path / "data", MODEL).settings["paraphrased"]
+    for setting in ("paraphrased", "model_generated"):
+        for path in write_scripts(target, model, setting, tables.dot_products, tables.gradient_similarity):
+            assert ".." not in path.parts and path.is_relative_to(target)
+    for found in read_scripts(target, model).settings.values():
+        assert found.dot_products.equals(tables.dot_products)
+
+
 @pytest.mark.parametrize(
     ("ids", "said"),
     [

@@ -11,10 +11,9 @@ import torch
 from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
 from gradsim_assets.core.datasets.generation.meter import Meter
-from gradsim_assets.core.errors import InputError
+from gradsim_assets.core.errors import InputError, first_line
 from gradsim_assets.core.memory import ran_out
 from gradsim_assets.core.models.positions import logits_of, padding_of, unchanged_state
-from gradsim_assets.core.models.revisions import first_line
 
 #: A margin between the two best logits below this share of the largest logit counts as a tie. fp32 rounds at 6e-8, and
 #: passes of different shapes deviate by about 1e-6 of the largest logit; ten times that is still rare in real text.

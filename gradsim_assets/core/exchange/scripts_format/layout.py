@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gradsim_assets.core.errors import InputError
+from gradsim_assets.core.models.revisions import is_folder
+from gradsim_assets.core.partition_keys import model_slug
 
 DOT_PRODUCTS = "dot_products"
 VARIANT_SELF = "paraphrased_dot_products"  # bears this name in the model-generated setting too
@@ -50,13 +52,18 @@ class Loaded:
 
 def dot_product_folder(folder: Path, setting: str, model: str, size: str) -> Path:
     """Folder of the three kinds of dot product files."""
-    return folder / "dot_products" / setting / model / "sample_size" / size
+    return folder / "dot_products" / setting / _below(model) / "sample_size" / size
 
 
 def similarity_folder(folder: Path, setting: str, model: str, projected: bool) -> Path:
     """Folder of the files of similarities under the full gradient, or under its random projections."""
     root = folder / "gradient_similarity"
-    return (root / "random_projection" if projected else root) / setting / model
+    return (root / "random_projection" if projected else root) / setting / _below(model)
+
+
+def _below(model: str) -> str:
+    """The folder of a model inside another one: its hub id; of a model in a folder, whose path would lead out, its slug."""
+    return model_slug(model) if is_folder(model) else model
 
 
 def find_parts(folder: Path, stem: str) -> list[Part]:
