@@ -7,8 +7,8 @@ import torch.nn.functional as F
 
 from bench.workload import SETTINGS
 from gradsim_assets.core.gradients.engine import PassRequest
-from gradsim_assets.core.gradients.projections import projected_dimension
 from gradsim_assets.core.models.encoded_sample import IGNORED, EncodedSample
+from gradsim_assets.core.sample_gradients.projections import projected_dimension
 
 
 def plain_passes(model: torch.nn.Module, batches: Sequence[Sequence[EncodedSample]]) -> None:

@@ -26,8 +26,8 @@ from bench.baselines import one_by_one, packed, plain_passes
 from bench.workload import demo_model, distinct_samples, lima_lengths, make_request
 from gradsim_assets.core.gradients.engine import GradientPass, PassOptions, PassRequest, PassResult
 from gradsim_assets.core.gradients.engine.pair_checks import plain_products, relative_error
-from gradsim_assets.core.gradients.engine.values.precision import Precision, matmul_precision
-from gradsim_assets.core.gradients.engine.values.reference import PlainAutograd
+from gradsim_assets.core.sample_gradients.precision import Precision, matmul_precision
+from gradsim_assets.core.sample_gradients.reference import PlainAutograd
 
 GIB = 2**30
 CUDA = torch.device("cuda")

@@ -21,8 +21,8 @@ from bench.engine import interleaved, ratio
 from bench.workload import demo_model, lima_lengths, make_samples
 from gradsim_assets.core.gradients.engine import PassOptions, PassRequest, run_pass
 from gradsim_assets.core.gradients.engine.pair_checks import plain_products, relative_error
-from gradsim_assets.core.gradients.engine.values.reference import PlainAutograd
 from gradsim_assets.core.models.encoded_sample import IGNORED, EncodedSample
+from gradsim_assets.core.sample_gradients.reference import PlainAutograd
 
 #: [variants, originals] by component, or by "full_gradient".
 Scores = dict[str, np.ndarray]

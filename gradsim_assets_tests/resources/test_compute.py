@@ -7,9 +7,9 @@ import pytest
 
 from gradsim_assets.core.gradients.dot_products import product_frame
 from gradsim_assets.core.gradients.engine import PassOptions, run_pass
-from gradsim_assets.core.gradients.engine.values.held_gradients import HeldGradients
 from gradsim_assets.core.models.loading import LoadedModel
 from gradsim_assets.core.models.revisions import Revision
+from gradsim_assets.core.sample_gradients.held_gradients import HeldGradients
 from gradsim_assets.resources.compute import Compute
 from gradsim_assets_tests.support.engine_cases import SETTINGS, small_request, tiny
 

@@ -9,9 +9,9 @@ import torch.nn.functional as F
 
 from gradsim_assets.core.errors import InputError
 from gradsim_assets.core.gradients.engine import GradientPass, PassOptions, PassRequest, PassResult
-from gradsim_assets.core.gradients.projections import make_projector, projected_by_entry
 from gradsim_assets.core.models.checkpoints import check_forward
 from gradsim_assets.core.models.encoded_sample import IGNORED, EncodedSample
+from gradsim_assets.core.sample_gradients.projections import make_projector, projected_by_entry
 from gradsim_assets_tests.support.architectures import VOCABULARY
 
 Build = Callable[[], torch.nn.Module]

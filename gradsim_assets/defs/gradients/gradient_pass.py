@@ -31,7 +31,7 @@ from gradsim_assets.resources.model_hub import ModelHub
 from gradsim_assets.resources.table_store import TableStore
 
 #: What makes projections, of which products know nothing.
-_PROJECTIONS = ("core.gradients.projections", "core.gradients.engine.values.projected_gradients")
+_PROJECTIONS = ("core.sample_gradients.projections", "core.sample_gradients.projected_gradients")
 
 _DESCRIPTIONS = {
     DOT_PRODUCTS.name: (

@@ -12,10 +12,10 @@ from transformers import LlamaConfig, OlmoConfig
 
 from gradsim_assets.core.errors import InputError
 from gradsim_assets.core.gradients.engine import PassGraph, PassOptions, plan_pass, shape_of_config
-from gradsim_assets.core.gradients.engine.device_profile import CUDA
 from gradsim_assets.core.gradients.engine.planning.blocks import MemoryBudget, VariantGroup, make_blocks
 from gradsim_assets.core.gradients.engine.planning.memory_model import MemoryModel
 from gradsim_assets.core.gradients.engine.planning.pass_graph import originals_of
+from gradsim_assets.core.sample_gradients.device_profile import CUDA
 
 SETTINGS = ("paraphrased", "model_generated")
 

@@ -340,7 +340,7 @@ REQUEST = {"originals": 8, "variants": 7, "projections": {SETTINGS[0]: (0.05,)}}
 
 
 def test_the_first_block_is_checked_before_the_second_is_computed(monkeypatch):
-    from gradsim_assets.core.gradients.engine.values.held_gradients import HeldGradients
+    from gradsim_assets.core.sample_gradients.held_gradients import HeldGradients
 
     request = small_request(**REQUEST)
     options = several_blocks(llama, request)
@@ -448,7 +448,7 @@ def test_nothing_that_the_process_is_set_to_changes_a_number():
 
 
 def test_convolutions_on_a_gpu_are_strict_as_products_are():
-    from gradsim_assets.core.gradients.engine.values.precision import matmul_precision
+    from gradsim_assets.core.sample_gradients.precision import matmul_precision
 
     convolution = torch.backends.cudnn.conv
     before = convolution.fp32_precision
@@ -463,7 +463,7 @@ def test_convolutions_on_a_gpu_are_strict_as_products_are():
 
 @pytest.mark.parametrize("fault", ["signs", "places", "scale of a component"])
 def test_a_wrong_projection_does_not_pass(fault, monkeypatch):
-    from gradsim_assets.core.gradients.projections import RolledSketch
+    from gradsim_assets.core.sample_gradients.projections import RolledSketch
 
     right = RolledSketch.__call__
 

@@ -5,22 +5,22 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import numpy as np
 import torch
 
-from gradsim_assets.core.gradients.engine.device_profile import DeviceProfile
 from gradsim_assets.core.gradients.engine.meetings import Meeting, pair_blocks
 from gradsim_assets.core.gradients.engine.pair_index import PairIndex
 from gradsim_assets.core.gradients.engine.planning.pass_graph import VariantKey
 from gradsim_assets.core.gradients.engine.planning.plan import Plan
 from gradsim_assets.core.gradients.engine.request import ORIGINAL, Losses, PairBlock, PassRequest
 from gradsim_assets.core.gradients.engine.results import Results
-from gradsim_assets.core.gradients.engine.values.factor_store import IrregularError
-from gradsim_assets.core.gradients.engine.values.gradient_hooks import UnprovenError
-from gradsim_assets.core.gradients.engine.values.held_gradients import HeldGradients
-from gradsim_assets.core.gradients.engine.values.layers import UnbatchableError
-from gradsim_assets.core.gradients.engine.values.layout import Layout, Room
-from gradsim_assets.core.gradients.engine.values.padded_batch import PaddedBatch, batch_shape
 from gradsim_assets.core.gradients.engine.verification import Verification
-from gradsim_assets.core.gradients.projections import Projector
 from gradsim_assets.core.models.encoded_sample import EncodedSample
+from gradsim_assets.core.sample_gradients.device_profile import DeviceProfile
+from gradsim_assets.core.sample_gradients.factor_store import IrregularError
+from gradsim_assets.core.sample_gradients.gradient_hooks import UnprovenError
+from gradsim_assets.core.sample_gradients.held_gradients import HeldGradients
+from gradsim_assets.core.sample_gradients.layers import UnbatchableError
+from gradsim_assets.core.sample_gradients.layout import Layout, Room
+from gradsim_assets.core.sample_gradients.padded_batch import PaddedBatch, batch_shape
+from gradsim_assets.core.sample_gradients.projections import Projector
 
 
 class HooksChangedError(Exception):

@@ -7,7 +7,6 @@ from dataclasses import replace
 import torch
 
 from gradsim_assets.core.gradients.engine.block_gradients import BlockGradients, HooksChangedError
-from gradsim_assets.core.gradients.engine.device_profile import profile_of
 from gradsim_assets.core.gradients.engine.distinct_samples import DistinctSamples
 from gradsim_assets.core.gradients.engine.pair_checks import PairChecks, WrongPair
 from gradsim_assets.core.gradients.engine.pair_index import PairIndex
@@ -18,11 +17,12 @@ from gradsim_assets.core.gradients.engine.recovery import fits_in_memory
 from gradsim_assets.core.gradients.engine.request import PassOptions, PassReport, PassRequest, PassResult
 from gradsim_assets.core.gradients.engine.results import Results
 from gradsim_assets.core.gradients.engine.scratch import Scratch, fingerprint
-from gradsim_assets.core.gradients.engine.values.gradient_hooks import GradientHooks
-from gradsim_assets.core.gradients.engine.values.precision import Arithmetic, matmul_precision
 from gradsim_assets.core.gradients.engine.verification import Verification
-from gradsim_assets.core.gradients.projections import Projector, make_projector, total_dimension
 from gradsim_assets.core.memory import free_bytes, peak_bytes
+from gradsim_assets.core.sample_gradients.device_profile import profile_of
+from gradsim_assets.core.sample_gradients.gradient_hooks import GradientHooks
+from gradsim_assets.core.sample_gradients.precision import Arithmetic, matmul_precision
+from gradsim_assets.core.sample_gradients.projections import Projector, make_projector, total_dimension
 
 #: Called with (gradients done, gradients in all, what is being done).
 Progress = Callable[[int, int, str], None]

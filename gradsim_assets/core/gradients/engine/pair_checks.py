@@ -11,11 +11,11 @@ from gradsim_assets.core.gradients.engine.pair_index import PairIndex
 from gradsim_assets.core.gradients.engine.planning.pass_graph import VariantKey
 from gradsim_assets.core.gradients.engine.request import ORIGINAL, CheckReport, PassOptions, PassRequest
 from gradsim_assets.core.gradients.engine.results import Results
-from gradsim_assets.core.gradients.engine.values.precision import Arithmetic
-from gradsim_assets.core.gradients.engine.values.reference import NOISE_SLACK, PlainAutograd, noise_slack, norm
 from gradsim_assets.core.gradients.engine.verification import ZERO, Verification
-from gradsim_assets.core.gradients.projections import Projector, projected_by_entry
 from gradsim_assets.core.models.encoded_sample import EncodedSample
+from gradsim_assets.core.sample_gradients.precision import Arithmetic
+from gradsim_assets.core.sample_gradients.projections import Projector, projected_by_entry
+from gradsim_assets.core.sample_gradients.reference import NOISE_SLACK, PlainAutograd, noise_slack, norm
 from gradsim_assets.core.seeds import stable_seed
 
 #: (setting, row of its output)

@@ -8,10 +8,10 @@ from typing import Literal
 import numpy as np
 
 from gradsim_assets.core.errors import InputError
-from gradsim_assets.core.gradients.engine.device_profile import DeviceProfile
-from gradsim_assets.core.gradients.engine.values.precision import Precision
-from gradsim_assets.core.gradients.projections import ProjectionKind, Weighting
 from gradsim_assets.core.models.encoded_sample import EncodedSample
+from gradsim_assets.core.sample_gradients.device_profile import DeviceProfile
+from gradsim_assets.core.sample_gradients.precision import Precision
+from gradsim_assets.core.sample_gradients.projections import ProjectionKind, Weighting
 
 #: What the originals' losses stand under, where those of variants stand under their setting.
 ORIGINAL = "original"

@@ -9,14 +9,14 @@ import torch
 
 from gradsim_assets.core.errors import InputError
 from gradsim_assets.core.gradients.engine.recovery import fits_in_memory
-from gradsim_assets.core.gradients.engine.values.factors import Factors
-from gradsim_assets.core.gradients.engine.values.gradient_hooks import GradientHooks
-from gradsim_assets.core.gradients.engine.values.layers import ParameterUse, UnbatchableError
-from gradsim_assets.core.gradients.engine.values.padded_batch import PaddedBatch
-from gradsim_assets.core.gradients.engine.values.precision import matmul_precision
-from gradsim_assets.core.gradients.engine.values.reference import Take, length, noise_slack, norm
 from gradsim_assets.core.memory import ran_out
 from gradsim_assets.core.models.encoded_sample import EncodedSample
+from gradsim_assets.core.sample_gradients.factors import Factors
+from gradsim_assets.core.sample_gradients.gradient_hooks import GradientHooks
+from gradsim_assets.core.sample_gradients.layers import ParameterUse, UnbatchableError
+from gradsim_assets.core.sample_gradients.padded_batch import PaddedBatch
+from gradsim_assets.core.sample_gradients.precision import matmul_precision
+from gradsim_assets.core.sample_gradients.reference import Take, length, noise_slack, norm
 
 #: Tokens of the samples that hooks are verified on: this share of all tokens of a pass, or so many where that is less.
 VERIFIED_SHARE, VERIFIED_TOKENS = 0.01, 128

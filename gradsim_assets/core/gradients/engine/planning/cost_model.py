@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gradsim_assets.core.gradients.engine.device_profile import DeviceProfile
 from gradsim_assets.core.gradients.engine.planning.memory_model import MemoryModel
 from gradsim_assets.core.gradients.engine.planning.pass_graph import Lengths, PassGraph
+from gradsim_assets.core.sample_gradients.device_profile import DeviceProfile
 
 #: A multiplication and an addition.
 FLOP_PER_MULTIPLY_ADD = 2

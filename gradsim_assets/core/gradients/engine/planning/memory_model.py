@@ -3,13 +3,13 @@
 from collections import Counter
 from collections.abc import Sequence
 
-from gradsim_assets.core.gradients.engine.device_profile import DeviceProfile
 from gradsim_assets.core.gradients.engine.planning.model_shape import ModelShape
 from gradsim_assets.core.gradients.engine.planning.pass_graph import Lengths, PassGraph
-from gradsim_assets.core.gradients.engine.values.inner_products import whole_pieces
-from gradsim_assets.core.gradients.engine.values.layout import Room, padded
-from gradsim_assets.core.gradients.engine.values.padded_batch import BatchShape
-from gradsim_assets.core.gradients.projections import projected_dimension
+from gradsim_assets.core.sample_gradients.device_profile import DeviceProfile
+from gradsim_assets.core.sample_gradients.inner_products import whole_pieces
+from gradsim_assets.core.sample_gradients.layout import Room, padded
+from gradsim_assets.core.sample_gradients.padded_batch import BatchShape
+from gradsim_assets.core.sample_gradients.projections import projected_dimension
 
 #: Tensors of the logits' size that stand side by side at the peak: the logits, their softmax, and what is made of it.
 LOGITS_AT_ONCE = 3

@@ -5,9 +5,9 @@ from typing import Any
 
 import torch
 
-from gradsim_assets.core.gradients.engine.values.factor_stacks import stackable_calls
-from gradsim_assets.core.gradients.engine.values.gradient_hooks import GradientHooks
-from gradsim_assets.core.gradients.engine.values.precision import wide
+from gradsim_assets.core.sample_gradients.factor_stacks import stackable_calls
+from gradsim_assets.core.sample_gradients.gradient_hooks import GradientHooks
+from gradsim_assets.core.sample_gradients.precision import wide
 
 #: Tokens of the shortest of three passes that activations are measured in; any context has three times as many.
 SHORT = 10

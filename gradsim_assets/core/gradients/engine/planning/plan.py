@@ -8,7 +8,6 @@ from typing import NamedTuple
 import numpy as np
 
 from gradsim_assets.core.errors import InputError
-from gradsim_assets.core.gradients.engine.device_profile import profile_of
 from gradsim_assets.core.gradients.engine.planning.batches import padded_batches, tiles
 from gradsim_assets.core.gradients.engine.planning.blocks import MemoryBudget, VariantGroup, make_blocks
 from gradsim_assets.core.gradients.engine.planning.cost_model import RESULT_BYTES, flop_per_token, work_of_pass
@@ -16,6 +15,7 @@ from gradsim_assets.core.gradients.engine.planning.memory_model import MemoryMod
 from gradsim_assets.core.gradients.engine.planning.model_shape import ModelShape
 from gradsim_assets.core.gradients.engine.planning.pass_graph import Lengths, PassGraph, VariantKey, originals_of
 from gradsim_assets.core.gradients.engine.request import PassOptions
+from gradsim_assets.core.sample_gradients.device_profile import profile_of
 
 #: The least that a batch is halved to before samples go one by one.
 LEAST_BATCH_TOKENS = 32

@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from gradsim_assets.core.gradients.engine.values.gradient_hooks import GradientHooks
-from gradsim_assets.core.gradients.engine.values.layers import EmbeddingUse, MatrixUse, ParameterUse
+from gradsim_assets.core.sample_gradients.gradient_hooks import GradientHooks
+from gradsim_assets.core.sample_gradients.layers import EmbeddingUse, MatrixUse, ParameterUse
 
 #: Tokens of the pass that a model is looked at in.
 LOOKED_AT_TOKENS = 10

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from gradsim_assets.core.gradients.engine.components import trainable_components
-from gradsim_assets.core.gradients.engine.values.layers import (
+from gradsim_assets.core.memory import ran_out
+from gradsim_assets.core.sample_gradients.components import trainable_components
+from gradsim_assets.core.sample_gradients.layers import (
     BatchRows,
     EmbeddingUse,
     MatrixUse,
@@ -20,11 +21,10 @@ from gradsim_assets.core.gradients.engine.values.layers import (
     UnbatchableError,
     find_use,
 )
-from gradsim_assets.core.gradients.engine.values.model_state import undisturbed
-from gradsim_assets.core.gradients.engine.values.padded_batch import BatchShape, PaddedBatch, loss_gradient
-from gradsim_assets.core.gradients.engine.values.precision import wide
-from gradsim_assets.core.gradients.engine.values.reference import PlainAutograd
-from gradsim_assets.core.memory import ran_out
+from gradsim_assets.core.sample_gradients.model_state import undisturbed
+from gradsim_assets.core.sample_gradients.padded_batch import BatchShape, PaddedBatch, loss_gradient
+from gradsim_assets.core.sample_gradients.precision import wide
+from gradsim_assets.core.sample_gradients.reference import PlainAutograd
 
 
 class UnprovenError(Exception):

@@ -17,9 +17,9 @@ from torch import nn
 from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 
-from gradsim_assets.core.gradients.engine.values.factors import Factors
-from gradsim_assets.core.gradients.engine.values.padded_batch import BatchShape
-from gradsim_assets.core.gradients.engine.values.precision import wide
+from gradsim_assets.core.sample_gradients.factors import Factors
+from gradsim_assets.core.sample_gradients.padded_batch import BatchShape
+from gradsim_assets.core.sample_gradients.precision import wide
 
 
 class Sink(Protocol):

@@ -6,11 +6,11 @@ from itertools import accumulate
 
 import torch
 
-from gradsim_assets.core.gradients.engine.device_profile import DeviceProfile, profile_of
-from gradsim_assets.core.gradients.engine.values.factor_stacks import FactorStacks, stackable_calls
-from gradsim_assets.core.gradients.engine.values.gradient_hooks import GradientHooks
-from gradsim_assets.core.gradients.engine.values.padded_batch import BatchShape
-from gradsim_assets.core.gradients.projections import Projector
+from gradsim_assets.core.sample_gradients.device_profile import DeviceProfile, profile_of
+from gradsim_assets.core.sample_gradients.factor_stacks import FactorStacks, stackable_calls
+from gradsim_assets.core.sample_gradients.gradient_hooks import GradientHooks
+from gradsim_assets.core.sample_gradients.padded_batch import BatchShape
+from gradsim_assets.core.sample_gradients.projections import Projector
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ import torch
 
 from bench.workload import demo_model, make_request
 from gradsim_assets.core.gradients.engine import GradientPass, PassOptions
-from gradsim_assets.core.gradients.engine.device_profile import CPU, CUDA
-from gradsim_assets.core.gradients.engine.values.gradient_hooks import GradientHooks
-from gradsim_assets.core.gradients.engine.values.held_gradients import HeldGradients
-from gradsim_assets.core.gradients.projections import RolledSketch
+from gradsim_assets.core.sample_gradients.device_profile import CPU, CUDA
+from gradsim_assets.core.sample_gradients.gradient_hooks import GradientHooks
+from gradsim_assets.core.sample_gradients.held_gradients import HeldGradients
+from gradsim_assets.core.sample_gradients.projections import RolledSketch
 from gradsim_assets_tests.support.engine_cases import SETTINGS, relative_error, small_request, tiny
 from gradsim_assets_tests.support.operations import CountedOperations
 

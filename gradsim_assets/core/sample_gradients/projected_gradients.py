@@ -3,8 +3,8 @@
 import numpy as np
 import torch
 
-from gradsim_assets.core.gradients.engine.values import inner_products
-from gradsim_assets.core.gradients.engine.values.layout import Layout, adjacent
+from gradsim_assets.core.sample_gradients import inner_products
+from gradsim_assets.core.sample_gradients.layout import Layout, adjacent
 
 
 class ProjectedGradients:

@@ -7,8 +7,8 @@ from typing import Self
 import numpy as np
 import torch
 
-from gradsim_assets.core.gradients.engine.values.precision import wide
 from gradsim_assets.core.models.encoded_sample import IGNORED, EncodedSample
+from gradsim_assets.core.sample_gradients.precision import wide
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from gradsim_assets.core.errors import InputError
-from gradsim_assets.core.gradients.projections import make_projector, projected_dimension, total_dimension
+from gradsim_assets.core.sample_gradients.projections import make_projector, projected_dimension, total_dimension
 
 #: A small component is scattered into more dimensions than it has; the others are folded 7 and 100 times.
 SIZES = (100, 3_600, 51_300)
@@ -95,7 +95,7 @@ def test_components_are_projected_independently():
 def test_processes_with_other_hash_seeds_project_alike():
     code = (
         "import torch, hashlib\n"
-        "from gradsim_assets.core.gradients.projections import make_projector\n"
+        "from gradsim_assets.core.sample_gradients.projections import make_projector\n"
         "x = torch.arange(3600.0).reshape(1, -1).sin()\n"
         "print(hashlib.sha256(make_projector('layer', 3600, 0.05, 3)(x).numpy().tobytes()).hexdigest())\n"
     )

@@ -3,11 +3,11 @@
 import numpy as np
 import torch
 
-from gradsim_assets.core.gradients.engine.values.factor_stacks import Place, RightStack
-from gradsim_assets.core.gradients.engine.values.factors import Factors
-from gradsim_assets.core.gradients.engine.values.layers import ParameterUse
-from gradsim_assets.core.gradients.engine.values.layout import Layout, Room, padded
-from gradsim_assets.core.gradients.engine.values.padded_batch import BatchShape
+from gradsim_assets.core.sample_gradients.factor_stacks import Place, RightStack
+from gradsim_assets.core.sample_gradients.factors import Factors
+from gradsim_assets.core.sample_gradients.layers import ParameterUse
+from gradsim_assets.core.sample_gradients.layout import Layout, Room, padded
+from gradsim_assets.core.sample_gradients.padded_batch import BatchShape
 
 #: Rows of tokens, and rows of labelled tokens.
 KINDS = (False, True)

@@ -5,14 +5,14 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from gradsim_assets.core.gradients.engine.values.factored_gradients import FactoredGradients
-from gradsim_assets.core.gradients.engine.values.factors import Factors
-from gradsim_assets.core.gradients.engine.values.formed_gradients import FormedGradients
-from gradsim_assets.core.gradients.engine.values.layers import ParameterUse
-from gradsim_assets.core.gradients.engine.values.layout import Layout, Room
-from gradsim_assets.core.gradients.engine.values.padded_batch import BatchShape
-from gradsim_assets.core.gradients.engine.values.pending import Pending
-from gradsim_assets.core.gradients.engine.values.projected_gradients import ProjectedGradients
+from gradsim_assets.core.sample_gradients.factored_gradients import FactoredGradients
+from gradsim_assets.core.sample_gradients.factors import Factors
+from gradsim_assets.core.sample_gradients.formed_gradients import FormedGradients
+from gradsim_assets.core.sample_gradients.layers import ParameterUse
+from gradsim_assets.core.sample_gradients.layout import Layout, Room
+from gradsim_assets.core.sample_gradients.padded_batch import BatchShape
+from gradsim_assets.core.sample_gradients.pending import Pending
+from gradsim_assets.core.sample_gradients.projected_gradients import ProjectedGradients
 
 #: Gradients that are projected together.
 PROJECTED_ROWS = 16

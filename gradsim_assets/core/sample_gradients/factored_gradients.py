@@ -5,16 +5,16 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
-from gradsim_assets.core.gradients.engine.values import inner_products
-from gradsim_assets.core.gradients.engine.values.factor_products import FactorProducts
-from gradsim_assets.core.gradients.engine.values.factor_stacks import Place
-from gradsim_assets.core.gradients.engine.values.factor_store import FactorStore
-from gradsim_assets.core.gradients.engine.values.factors import Factors
-from gradsim_assets.core.gradients.engine.values.layers import ParameterUse
-from gradsim_assets.core.gradients.engine.values.layout import Layout, Room
-from gradsim_assets.core.gradients.engine.values.padded_batch import BatchShape
-from gradsim_assets.core.gradients.engine.values.pending import Pending
-from gradsim_assets.core.gradients.engine.values.projected_gradients import ProjectedGradients
+from gradsim_assets.core.sample_gradients import inner_products
+from gradsim_assets.core.sample_gradients.factor_products import FactorProducts
+from gradsim_assets.core.sample_gradients.factor_stacks import Place
+from gradsim_assets.core.sample_gradients.factor_store import FactorStore
+from gradsim_assets.core.sample_gradients.factors import Factors
+from gradsim_assets.core.sample_gradients.layers import ParameterUse
+from gradsim_assets.core.sample_gradients.layout import Layout, Room
+from gradsim_assets.core.sample_gradients.padded_batch import BatchShape
+from gradsim_assets.core.sample_gradients.pending import Pending
+from gradsim_assets.core.sample_gradients.projected_gradients import ProjectedGradients
 
 
 class FactoredGradients:

@@ -6,16 +6,16 @@ from contextlib import contextmanager
 import torch
 import torch.nn.functional as F
 
-from gradsim_assets.core.gradients.engine.values.model_state import ModelState, undisturbed
-from gradsim_assets.core.gradients.engine.values.precision import (
+from gradsim_assets.core.memory import free_bytes
+from gradsim_assets.core.models.encoded_sample import IGNORED, EncodedSample
+from gradsim_assets.core.sample_gradients.model_state import ModelState, undisturbed
+from gradsim_assets.core.sample_gradients.precision import (
     Arithmetic,
     matmul_precision,
     wide,
     widened,
     widening_bytes,
 )
-from gradsim_assets.core.memory import free_bytes
-from gradsim_assets.core.models.encoded_sample import IGNORED, EncodedSample
 
 #: Parameters whose plain gradients are held at a time.
 GROUP_BYTES = 2**30

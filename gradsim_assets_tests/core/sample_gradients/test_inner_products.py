@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from gradsim_assets.core.gradients.engine.values import inner_products
+from gradsim_assets.core.sample_gradients import inner_products
 
 
 def heavy_tailed(rows, length, seed=0):

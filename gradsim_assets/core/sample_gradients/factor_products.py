@@ -10,11 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from gradsim_assets.core.gradients.engine.device_profile import DeviceProfile
-from gradsim_assets.core.gradients.engine.values import inner_products
-from gradsim_assets.core.gradients.engine.values.factor_stacks import FactorStacks, LeftStack, Place, RightStack
-from gradsim_assets.core.gradients.engine.values.factor_store import KINDS, FactorStore
-from gradsim_assets.core.gradients.engine.values.factors import batched_products
+from gradsim_assets.core.sample_gradients import inner_products
+from gradsim_assets.core.sample_gradients.device_profile import DeviceProfile
+from gradsim_assets.core.sample_gradients.factor_stacks import FactorStacks, LeftStack, Place, RightStack
+from gradsim_assets.core.sample_gradients.factor_store import KINDS, FactorStore
+from gradsim_assets.core.sample_gradients.factors import batched_products
 
 #: Operations for a stack's products of right factors and for those of each of its left factors, for one place that
 #: crosses another, and for every pair or gathering beside.
