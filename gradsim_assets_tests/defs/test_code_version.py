@@ -186,7 +186,10 @@ EDITS: Mapping[str, tuple[Edit, set[str]]] = {
         PRODUCTS | PROJECTED,
     ),
     "the projections": (inserted("core/sample_gradients/projections.py", "total_dimension"), PROJECTED),
-    "how projected gradients are compared": (inserted("core/sample_gradients/projected_gradients.py", "cosines"), PROJECTED),
+    "how projected gradients are compared": (
+        inserted("core/sample_gradients/projected_gradients.py", "cosines"),
+        PROJECTED,
+    ),
     "the table of the projections": (inserted("core/gradients/projected_similarity.py", "projection_frame"), PROJECTED),
     "the table of the products": (inserted("core/gradients/dot_products.py", "product_frame"), PRODUCTS),
     "the labels of a sample": (

@@ -33,7 +33,6 @@ from gradsim_assets.core.gradients.engine.planning.model_shape import ModelShape
 from gradsim_assets.core.gradients.engine.planning.pass_graph import PassGraph
 from gradsim_assets.core.gradients.engine.planning.plan import Plan, plan_pass
 from gradsim_assets.core.gradients.engine.request import PairBlock, PassOptions, PassReport, PassRequest, PassResult
-from gradsim_assets.core.sample_gradients.components import trainable_components
 from gradsim_assets.core.sample_gradients.reference import plain_gradient, sample_loss
 
 __all__ = [
@@ -52,5 +51,4 @@ __all__ = [
     "run_pass",
     "sample_loss",
     "shape_of_config",
-    "trainable_components",
 ]
