@@ -66,8 +66,8 @@ class GradientHooks:
         self.parameters = [parameter for _, parameter in named]
         #: The same gradients, slowly; it also knows the state that samples meet the model in.
         self.plain = PlainAutograd(model, self.parameters, self.device)
-        #: Whether several samples can go through at a time.
-        self.batchable = True
+        #: Whether several samples can go through at a time, and whether it was found that they must not.
+        self.batchable, self.batches_forbidden = True, False
         self.uses: list[ParameterUse] = []
         #: Components whose gradients autograd forms.
         self.by_autograd: set[int] = set()
@@ -112,7 +112,7 @@ class GradientHooks:
     def forbid_batches(self) -> None:
         """Has samples go through one by one."""
         self.changes += 1
-        self.batchable = False
+        self.batchable, self.batches_forbidden = False, True
 
     def forget_head(self) -> None:
         """Has logits made of all positions, labelled or not."""
@@ -120,6 +120,24 @@ class GradientHooks:
         self.head = None
         for use in self.uses:
             use.labelled = False
+
+    @property
+    def ways(self) -> dict[str, Any]:
+        """In what more general ways gradients are taken than the model's looks promise, for `take_up`."""
+        return {
+            "by_autograd": sorted(self.by_autograd),
+            "without_head": self.head is None,
+            "batches_forbidden": self.batches_forbidden,
+        }
+
+    def take_up(self, ways: dict[str, Any]) -> None:
+        """Goes on in the ways that an earlier try has found out to be needed."""
+        if missing := set(ways["by_autograd"]) - self.by_autograd:
+            self.demote(missing)
+        if ways["without_head"] and self.head is not None:
+            self.forget_head()
+        if ways["batches_forbidden"]:
+            self.forbid_batches()
 
     def leave_formed(self, component: int) -> None:
         """Has the gradient of a component formed as it comes, for its factors have no rows to be told beforehand."""

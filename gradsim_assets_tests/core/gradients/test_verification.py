@@ -389,10 +389,67 @@ def test_what_the_checks_find_wrong_is_collected_otherwise_and_done_again(tmp_pa
     assert result.report.blocks > 1
     assert any("the block is done again" in note for note in result.report.notes)
     assert any("no closed form" in note and "up_proj" in note for note in result.report.notes)
-    # Blocks that were right are kept: each sample but those of the wrong block is computed as often as planned.
     again = run_pass(build(), request, options)
     assert again.report.gradients_computed == 0
     assert np.array_equal(again.dot_products["x"], result.dot_products["x"])
+
+
+class DoubledFor(nn.Linear):
+    """A layer that is not what it looks like where the model reads a certain token."""
+
+    reading = False
+
+    def forward(self, x):
+        return F.linear(x, (2 if DoubledFor.reading else 1) * self.weight)
+
+
+def with_layer_that_minds_token_7():
+    model = llama(max_position_embeddings=256)
+    model.model.layers[0].mlp.up_proj.__class__ = DoubledFor
+    inner = model.forward
+
+    def forward(input_ids, use_cache=False):
+        DoubledFor.reading = bool((input_ids == 7).any())
+        return inner(input_ids=input_ids, use_cache=use_cache)
+
+    model.forward = forward
+    return model
+
+
+def test_what_was_finished_before_something_was_found_wrong_is_done_again(tmp_path):
+    build, random = with_layer_that_minds_token_7, np.random.default_rng(0)
+
+    def sample(name, tokens, token=8):
+        ids = random.integers(8, 211, tokens)
+        ids[6] = token
+        return EncodedSample(name, ids, np.where(np.arange(tokens) < 4, IGNORED, ids))
+
+    # Two variants in different blocks have the token; the checks see the longest, which is in the last block.
+    originals = [sample(f"lima_{i}", 20 + i) for i in range(8)]
+    variants = [sample(f"lima_{i}", 120 if i == 6 else 40 - i, 7 if i in (1, 6) else 8) for i in range(8)]
+    pairs = [(f"lima_{i}", f"lima_{(i + k) % 8}") for i in range(8) for k in range(2)]
+    request = PassRequest(originals, {"x": variants}, {"x": pairs}, frozenset({"x"}))
+    options = replace(several_blocks(build, request), check_pairs=2, scratch=tmp_path)
+    unchecked = GradientPass(build(), request, replace(options, scratch=None, check_pairs=0))
+    unchecked.run()
+    planned = len(unchecked.plan.blocks)
+    assert ("x", "lima_1") in unchecked.plan.blocks[0]
+    assert ("x", "lima_6") in unchecked.plan.blocks[-1]
+    assert planned > 1
+    work = GradientPass(build(), request, options)
+
+    def killed(done, total, what):
+        if len(work.plan.blocks) > planned:  # the earlier ones are being done again
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        work.run(killed)
+    resumed = assert_exact(build, request, options)
+    assert resumed.report.blocks_restored
+    assert resumed.report.blocks > planned
+    whole = assert_exact(build, request, replace(options, scratch=None))
+    assert any("the block is done again" in note for note in whole.report.notes)
+    assert run_pass(build(), request, options).report.gradients_computed == 0
 
 
 def test_a_component_that_a_late_sample_reaches_first_is_compared_there():

@@ -1,7 +1,7 @@
 """The pass: every distinct sample's gradient as few times as memory allows, all products and projections out of it."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -14,7 +14,7 @@ from gradsim_assets.core.gradients.engine.planning.model_shape import measure
 from gradsim_assets.core.gradients.engine.planning.pass_graph import PassGraph, VariantKey
 from gradsim_assets.core.gradients.engine.planning.plan import Plan, plan_pass
 from gradsim_assets.core.gradients.engine.recovery import fits_in_memory
-from gradsim_assets.core.gradients.engine.request import PassOptions, PassReport, PassRequest, PassResult
+from gradsim_assets.core.gradients.engine.request import CheckReport, PassOptions, PassReport, PassRequest, PassResult
 from gradsim_assets.core.gradients.engine.results import Results
 from gradsim_assets.core.gradients.engine.scratch import Scratch, fingerprint
 from gradsim_assets.core.gradients.engine.verification import Verification
@@ -67,6 +67,8 @@ class GradientPass:
         self._expected = 0
         #: Blocks that were finished before a later one showed that gradients were wrong.
         self._doubtful: set[int] = set()
+        #: Those of them whose variants are in later blocks once more.
+        self._done_again: set[int] = set()
 
     def _projectors(self) -> dict[float, list[Projector]]:
         """By proportion: the projector of each component."""
@@ -131,6 +133,8 @@ class GradientPass:
 
     def _prepare(self, scratch: Scratch | None) -> Plan:
         """The plan of a pass through a model whose hooks are known to be right."""
+        if scratch and (ways := scratch.ways()):
+            self._hooks.take_up(ways)
         self._verify()
         plan = scratch.plan(self._make_plan) if scratch else self._make_plan()
         self.report.plan = plan.describe()
@@ -178,7 +182,10 @@ class GradientPass:
             if not wrong:
                 break
             self._mend(wrong)
-            self._doubt(range(number), scratch)
+            self._doubtful |= set(range(number))
+            if scratch:
+                scratch.remember_ways(self._hooks.ways)
+                scratch.doubt(self._doubtful)
             self.plan = self._replanned(number)
             if scratch:
                 scratch.replan(self._plan)
@@ -232,29 +239,20 @@ class GradientPass:
             self._verification.forbid_batches()
         self._note(f"{wrong[0].what}; the block is done again")
 
-    def _doubt(self, blocks: Iterable[int], scratch: Scratch | None) -> None:
-        """Takes finished blocks for unfinished until they stand their checks again."""
-        self._doubtful |= set(blocks)
-        if scratch:
-            scratch.doubt(self._doubtful)
-
     def _has_blocks_left(self, results: Results, scratch: Scratch | None) -> bool:
         """Whether any block is to be computed: one of the plan (which grows as memory runs out), or one again.
 
-        Blocks that were finished before gradients were found wrong are checked when all are done. What does not stand it
-        is planned anew, behind the others.
+        Blocks that were finished before gradients were found wrong are done again, behind the others: what went wrong for
+        one sample may have gone wrong for others that no check has seen.
         """
         if self.report.blocks < len(self._plan.blocks):
             return True
-        again: set[VariantKey] = set()
-        for number in sorted(self._doubtful):
-            block = self._plan.blocks[number]
-            wrong, checks = self._checks.check(self._checks.rows_of(block, {}), results)
-            if wrong:
-                again |= set(block)
-            elif scratch:
-                scratch.finish(number, self._gradients.losses_of(block), checks)
-        self._doubtful.clear()
+        if scratch:
+            results.flush()
+            for number in self._done_again:
+                scratch.finish(number, self._gradients.losses_of(self._plan.blocks[number]), CheckReport())
+        again = {key for number in self._doubtful for key in self._plan.blocks[number]}
+        self._done_again, self._doubtful = self._doubtful, set()
         if again:
             added = self._make_plan(self.graph.only(again)).blocks
             self.plan = replace(self._plan, blocks=[*self._plan.blocks, *added])

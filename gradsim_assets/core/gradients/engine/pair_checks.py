@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
 
 import numpy as np
 import torch
@@ -51,13 +50,13 @@ class PairChecks:
         self._arithmetic, self._strict = arithmetic, arithmetic.strict
         self.tolerance = options.tolerance or arithmetic.strict.tolerance
         self._count = options.check_pairs
-        self._rows = _shuffled(request)
+        self._rows = self._in_order()
 
     def rows_of(self, block: Sequence[VariantKey], padding: Mapping[VariantKey, int] | None = None) -> list[Row]:
         """The rows of a block that are to be checked; `padding` (see `BlockGradients`) makes it the first of a pass.
 
-        The first block brings the row whose samples stood beside the most padding, the others are drawn at random, the
-        same in every run of a request.
+        The first block brings the row whose samples stood beside the most padding. Then comes the longest pair, and others
+        are drawn at random, the same in every run of a request.
         """
         if padding is not None and self._count:
             first = self._most_padded(block, padding)
@@ -68,12 +67,26 @@ class PairChecks:
     def _variant(self, row: Row) -> VariantKey:
         return row[0], self._request.pairs[row[0]][row[1]][0]
 
+    def _in_order(self) -> list[Row]:
+        """All rows: the longest pair, one of every other setting (what that alone wants is checked, too), the others."""
+        rows = _shuffled(self._request)
+        longest = max(rows, key=self._tokens, default=None)
+        if longest is None:
+            return []
+        of_setting = {longest[0]: longest}
+        for row in rows:
+            of_setting.setdefault(row[0], row)
+        return list(dict.fromkeys([longest, *of_setting.values(), *rows]))
+
+    def _tokens(self, row: Row) -> int:
+        return sum(sample.length for sample in self._index.pair(*row))
+
     def _most_padded(self, block: Sequence[VariantKey], padding: Mapping[VariantKey, int]) -> Row:
-        def beside(key: VariantKey, original: str) -> int:
-            return padding.get(key, 0) + padding.get((ORIGINAL, original), 0)
+        def beside(key: VariantKey, original: str, row: int) -> tuple[int, int]:
+            return padding.get(key, 0) + padding.get((ORIGINAL, original), 0), self._tokens((key[0], row))
 
         rows = [(key, other, numbers[0]) for key in block for other, numbers in self._index.rows[key].items()]
-        key, _, number = max(rows, key=lambda one: beside(one[0], one[1]))
+        key, _, number = max(rows, key=lambda one: beside(*one))
         return key[0], number
 
     def check(self, rows: Sequence[Row], results: Results) -> tuple[list[WrongPair], CheckReport]:
@@ -187,13 +200,9 @@ class PairChecks:
 
 
 def _shuffled(request: PassRequest) -> list[Row]:
-    """All rows in an order of chance, a row of every setting in turn: what one setting alone wants is checked, too."""
     places = [(setting, row) for setting in request.settings for row in range(len(request.pairs[setting]))]
     order = np.random.default_rng(stable_seed("check", len(places))).permutation(len(places))
-    by_setting = {
-        setting: [places[place] for place in order if places[place][0] == setting] for setting in request.settings
-    }
-    return [row for rows in zip_longest(*by_setting.values()) for row in rows if row is not None]
+    return [places[place] for place in order]
 
 
 def plain_products(

@@ -116,6 +116,15 @@ class Scratch:
         """Marks a block as complete and checked; its rows must have reached the disk."""
         write_whole(self._done(block), json.dumps({"losses": losses, "checks": asdict(checks)}))
 
+    def remember_ways(self, ways: dict[str, Any]) -> None:
+        """Keeps in what ways gradients are to be taken (see `GradientHooks.ways`), which only some samples show."""
+        write_whole(self.folder / "ways.json", json.dumps(ways))
+
+    def ways(self) -> dict[str, Any] | None:
+        """The ways that an earlier try has found out to be needed, if any."""
+        path = self.folder / "ways.json"
+        return json.loads(path.read_text()) if path.exists() else None
+
     def doubt(self, blocks: Iterable[int]) -> None:
         """Takes blocks for unfinished."""
         for block in blocks:

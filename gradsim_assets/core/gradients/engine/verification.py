@@ -99,7 +99,7 @@ class Verification:
             while wrong := self._wrong_among(samples_to_verify(samples)):
                 self._generalise(wrong)
             # What no sample reaches, a part that sees images say, may be left to autograd and samples go in batches.
-            self.hooks.batchable = not self.hooks.by_autograd & self._reached
+            self.hooks.batchable = not self.hooks.batches_forbidden and not self.hooks.by_autograd & self._reached
             tokens = batch_tokens
             while self.hooks.batchable and (ragged := ragged_batch(samples, tokens)):
                 if fits_in_memory(partial(self._try_batch, ragged), self.plain.device):
