@@ -59,10 +59,23 @@ class RolledSketch:
         self._row_signs = random.integers(0, 2, rows) * 2 - 1
         self._shifts = random.integers(0, dimension, rows)
         self._signs = torch.from_numpy((random.integers(0, 2, dimension) * 2 - 1).astype(np.float32))
+        #: u [R] and k [R] on the device, once a kernel has asked for them.
+        self._on_device: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def __call__(self, gradients: torch.Tensor) -> torch.Tensor:
         self._signs = self._signs.to(gradients)
-        return self.all_rows(gradients) if gradients.is_cuda else self.row_by_row(gradients)
+        if not gradients.is_cuda:
+            return self.row_by_row(gradients)
+        return self.by_kernel(gradients) if _has_kernel(gradients.device) else self.all_rows(gradients)
+
+    def by_kernel(self, gradients: torch.Tensor) -> torch.Tensor:
+        """Reads every number once, in one operation."""
+        from gradsim_assets.core.sample_gradients.sketch_kernel import rolled_sum
+
+        if self._on_device is None:
+            row_signs, shifts = torch.from_numpy(self._row_signs), torch.from_numpy(self._shifts)
+            self._on_device = row_signs.to(gradients), shifts.to(gradients.device)
+        return rolled_sum(gradients, *self._on_device, self._signs)
 
     def row_by_row(self, gradients: torch.Tensor) -> torch.Tensor:
         """Reads every number once, in two operations a row."""
@@ -89,6 +102,14 @@ class RolledSketch:
         rolled = torch.cat([part for row in [*positive, *negative] for part in (parts[2 * row + 1], parts[2 * row])], 1)
         added, subtracted = rolled.view(count, rows, self.dimension).split([len(positive), len(negative)], 1)
         return added.sum(1) - subtracted.sum(1)
+
+
+def _has_kernel(device: torch.device) -> bool:
+    if importlib.util.find_spec("triton") is None:
+        return False
+    from gradsim_assets.core.sample_gradients.sketch_kernel import works_on
+
+    return works_on(device)
 
 
 class TrakProjector:
