@@ -266,8 +266,8 @@ class GradientPass:
         if noisy:
             named = ", ".join(noisy[:3]) + (", .." if len(noisy) > 3 else "")
             self._note(
-                f"{len(noisy)} components ({named}) are rounding beyond {self.report.tolerance:.0e} of their length in "
-                "plain autograd itself; their cosines say as little"
+                f"plain autograd itself rounds {len(noisy)} components ({named}) by more than "
+                f"{self.report.tolerance:.0e} of their length; what is made of them is as exact as that, and no more"
             )
 
     def _count(self, samples: int, what: str) -> None:
