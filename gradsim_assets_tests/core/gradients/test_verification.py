@@ -237,7 +237,7 @@ def test_what_is_rounding_in_plain_autograd_itself_is_named_and_does_not_fail():
         return model
 
     result = run_pass(build(), small_request())
-    named = [note for note in result.report.notes if "rounding" in note]
+    named = [note for note in result.report.notes if "autograd itself rounds" in note]
     assert len(named) == 1
     assert "key_bias" in named[0]
     assert result.report.max_relative_error < PROMISED  # of what is not
