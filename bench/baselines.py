@@ -7,32 +7,55 @@ import torch.nn.functional as F
 
 from bench.workload import SETTINGS
 from gradsim_assets.core.gradients.engine import PassRequest
-from gradsim_assets.core.gradients.projections import projected_dimension
 from gradsim_assets.core.models.encoded_sample import IGNORED, EncodedSample
+from gradsim_assets.core.sample_gradients.projections import projected_dimension
 
 
-def plain_passes(model: torch.nn.Module, samples: Sequence[EncodedSample]) -> None:
-    """One forward and backward pass per sample at batch size 1; gradients are thrown away."""
-    for sample in samples:
-        ids, labels = torch.from_numpy(sample.input_ids)[None], torch.from_numpy(sample.labels)[None]
-        model(input_ids=ids, labels=labels, use_cache=False).loss.backward()
+def plain_passes(model: torch.nn.Module, batches: Sequence[Sequence[EncodedSample]]) -> None:
+    """One forward and backward pass per batch; gradients, which batches sum up, are thrown away.
+
+    Logits are made at labelled positions alone, as the engine does: a bare `model(labels=...)` would make the others as
+    well, for nothing.
+    """
+    for batch in batches:
+        _loss(model, batch).backward()
         model.zero_grad(set_to_none=True)
 
 
-def padded_passes(model: torch.nn.Module, samples: Sequence[EncodedSample], size: int) -> None:
-    """The same in padded batches of samples of similar length; the gradients of a batch are summed, so useless here."""
+def _loss(model: torch.nn.Module, batch: Sequence[EncodedSample]) -> torch.Tensor:
+    """The mean loss of a batch, padded on the right, over its labelled tokens."""
+    padded = max(sample.length for sample in batch)
+    ids, labels = torch.zeros(len(batch), padded, dtype=torch.int64), torch.full((len(batch), padded), IGNORED)
+    for row, sample in enumerate(batch):
+        ids[row, : sample.length] = torch.from_numpy(sample.input_ids)
+        labels[row, : sample.length] = torch.from_numpy(sample.labels)
+    device = next(model.parameters()).device
+    positions = (labels[:, 1:] != IGNORED).reshape(-1).nonzero()[:, 0]
+    targets = labels[:, 1:].reshape(-1)[positions].to(device)
+    hidden = model.base_model(input_ids=ids.to(device), use_cache=False).last_hidden_state[:, :-1]
+    logits = model.get_output_embeddings()(hidden.reshape(-1, hidden.shape[-1]).index_select(0, positions.to(device)))
+    return F.cross_entropy(logits.float(), targets)
+
+
+def one_by_one(samples: Sequence[EncodedSample]) -> list[list[EncodedSample]]:
+    """Each sample alone."""
+    return [[sample] for sample in samples]
+
+
+def in_batches(samples: Sequence[EncodedSample], size: int) -> list[list[EncodedSample]]:
+    """Batches of so many samples of similar length."""
     ordered = sorted(samples, key=lambda sample: sample.length)
-    for start in range(0, len(ordered), size):
-        batch = ordered[start : start + size]
-        width = batch[-1].length
-        ids = torch.zeros(len(batch), width, dtype=torch.int64)
-        labels = torch.full_like(ids, IGNORED)
-        for row, sample in enumerate(batch):
-            ids[row, : sample.length] = torch.from_numpy(sample.input_ids)
-            labels[row, : sample.length] = torch.from_numpy(sample.labels)
-        logits = model(input_ids=ids, use_cache=False).logits[:, :-1]
-        F.cross_entropy(logits.reshape(-1, logits.shape[-1]), labels[:, 1:].reshape(-1)).backward()
-        model.zero_grad(set_to_none=True)
+    return [ordered[start : start + size] for start in range(0, len(ordered), size)]
+
+
+def packed(samples: Sequence[EncodedSample], tokens: int) -> list[list[EncodedSample]]:
+    """Batches of samples of similar length with at most so many padded tokens, or of one sample."""
+    batches: list[list[EncodedSample]] = []
+    for sample in sorted(samples, key=lambda sample: -sample.length):
+        if not batches or batches[-1][0].length * (len(batches[-1]) + 1) > tokens:
+            batches.append([])
+        batches[-1].append(sample)
+    return batches
 
 
 def _flat_gradients(model: torch.nn.Module, sample: EncodedSample) -> list[torch.Tensor]:

@@ -20,8 +20,9 @@ import torch.nn.functional as F
 from bench.engine import interleaved, ratio
 from bench.workload import demo_model, lima_lengths, make_samples
 from gradsim_assets.core.gradients.engine import PassOptions, PassRequest, run_pass
-from gradsim_assets.core.gradients.engine.verification import plain_products, relative_error
+from gradsim_assets.core.gradients.engine.pair_checks import plain_products, relative_error
 from gradsim_assets.core.models.encoded_sample import IGNORED, EncodedSample
+from gradsim_assets.core.sample_gradients.reference import PlainAutograd
 
 #: [variants, originals] by component, or by "full_gradient".
 Scores = dict[str, np.ndarray]
@@ -144,9 +145,8 @@ def error(work: Workload, scores: Scores, rows: Sequence[int]) -> dict[str, floa
     model = demo_model().double()
     named = dict(model.named_parameters())
     one, other = {s.id: s for s in work.variants}, {s.id: s for s in work.originals}
-    exact = plain_products(
-        model, [(one[work.pairs[r][0]], other[work.pairs[r][1]]) for r in rows], list(named.values()), "cpu"
-    )
+    plain = PlainAutograd(model, list(named.values()), "cpu")
+    exact = plain_products(plain, [(one[work.pairs[r][0]], other[work.pairs[r][1]]) for r in rows])
     if "full_gradient" in scores:
         exact, names = exact.sum(-1, keepdims=True), ["full_gradient"]
     else:

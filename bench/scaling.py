@@ -125,7 +125,7 @@ def measure() -> None:
     import torch
 
     from gradsim_assets.core.gradients.engine.planning.model_shape import measure as shape_of_model
-    from gradsim_assets.core.gradients.engine.values.gradient_hooks import GradientHooks
+    from gradsim_assets.core.sample_gradients.gradient_hooks import GradientHooks
 
     torch.set_num_threads(1)
     for hidden, layers, vocabulary, count in (

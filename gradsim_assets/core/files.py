@@ -17,6 +17,9 @@ if TYPE_CHECKING:  # local files need no more than the standard library
 #: How long after its last write something unfinished counts as left behind by a process that was killed.
 _ABANDONED_SECONDS = 3600.0
 
+#: How often a folder is removed that somebody still writes into.
+_REMOVALS = 40
+
 
 @contextmanager
 def whole_file(target: "Path | UPath") -> Iterator[Path]:
@@ -103,10 +106,14 @@ def _last_write(path: Path) -> float:
 
 
 def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
+    if not path.is_dir():
         path.unlink(missing_ok=True)
+        return
+    for _ in range(_REMOVALS):
+        shutil.rmtree(path, ignore_errors=True)
+        if not path.exists():
+            break
+        time.sleep(0.05)  # a writer that has failed (polars, say) may have a thread left that makes one more file
 
 
 def _sync(file: Path) -> None:

@@ -12,7 +12,7 @@ from gradsim_assets.core.home import Home
 from gradsim_assets.core.models.loading import LoadedModel
 
 if TYPE_CHECKING:
-    from gradsim_assets.core.gradients.engine import PassRequest, PassResult
+    from gradsim_assets.core.gradients.engine import PassReport, PassRequest, PassResult
 
 
 class Compute(dg.ConfigurableResource):
@@ -38,11 +38,13 @@ class Compute(dg.ConfigurableResource):
         scratch: Path,
         progress: Callable[[int, int, str], None],
         log: Callable[[str], None],
+        code_version: str,
     ) -> "Iterator[PassResult]":
         """One pass over the distinct samples of the request.
 
         Its results lie in files under `scratch`, finished block by block. They are removed when the caller has made its
-        tables of them, and stay for another try where that fails.
+        tables of them. Where anything fails they stay for another try by code of the same version: every finished block
+        has stood its check.
         """
         from gradsim_assets.core.gradients.engine import PassOptions, run_pass
 
@@ -52,12 +54,12 @@ class Compute(dg.ConfigurableResource):
             memory_bytes=int(self.memory_gib * 2**30) or None,
             projection_kind=self.projection,  # type: ignore[arg-type]
             weighting=self.projection_weighting,  # type: ignore[arg-type]
+            code_version=code_version,
             scratch=scratch,
         )
         try:
             result = run_pass(loaded.model, request, options, progress, log)
-        except ArithmeticError as error:  # wrong products: another try would only read them again
-            shutil.rmtree(scratch, ignore_errors=True)
+        except ArithmeticError as error:
             raise dg.Failure(str(error), allow_retries=False) from error
         yield result
         shutil.rmtree(scratch, ignore_errors=True)
@@ -71,8 +73,25 @@ class Compute(dg.ConfigurableResource):
             "distinct_samples": report.samples,
             "pass_seconds": report.seconds,
             "peak_memory_bytes": report.peak_memory_bytes,
-            "max_relative_error": dg.MetadataValue.float(float(report.max_relative_error)),
-            "checked_pairs": report.checked_pairs,
+            "verified": report.verified,
+            **_checked(report),
             "plan": dg.MetadataValue.md(f"```\n{report.plan}\n```"),
             **({"notes": dg.MetadataValue.text("\n".join(report.notes))} if report.notes else {}),
         }
+
+
+def _checked(report: "PassReport") -> dict[str, Any]:
+    """What was recomputed by plain autograd, and what that showed; what was not is said to be "not checked"."""
+    checks = report.checks
+    shown: dict[str, Any] = {
+        "checked_pairs": checks.pairs,
+        "max_relative_error": checks.error if checks.pairs else "not checked",
+        "max_projection_error": checks.projected_error if checks.projected_pairs else "not checked",
+    }
+    if checks.cosine_cost:
+        shown |= {
+            "rounding_of_cosines": checks.cosine_cost,
+            "rounding_of_component_cosines": checks.component_cost,
+            "largest_rounding_of_component_cosines": checks.largest_component_cost,
+        }
+    return {name: dg.MetadataValue.float(value) if isinstance(value, float) else value for name, value in shown.items()}

@@ -7,7 +7,9 @@ import subprocess
 import sys
 import textwrap
 import time
+from contextlib import suppress
 from pathlib import Path
+from threading import Thread
 
 import pytest
 from upath import UPath
@@ -75,6 +77,23 @@ def test_a_failed_folder_leaves_what_was_there(replaced: bool, left: str | None,
         raise OSError("the disk is full")
     assert names(tmp_path) == (["folder"] if left else [])
     assert left is None or (target / "file").read_text() == left
+
+
+def test_a_failed_folder_goes_although_a_thread_still_writes_into_it(tmp_path: Path) -> None:
+    def write_on(folder: Path) -> None:
+        with suppress(FileNotFoundError):  # there is nothing left to write into
+            for number in range(5000):
+                (folder / str(number)).mkdir()
+
+    writer: Thread
+    with pytest.raises(ZeroDivisionError), whole_folder(tmp_path / "folder", replace=True) as unfinished:
+        writer = Thread(target=write_on, args=[unfinished])
+        writer.start()
+        while not (unfinished / "5").exists():
+            time.sleep(0.001)
+        1 / 0  # noqa: B018
+    writer.join()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_replaces_another_with_all_that_is_in_it(tmp_path: Path) -> None:

@@ -182,11 +182,14 @@ EDITS: Mapping[str, tuple[Edit, set[str]]] = {
     ),
     "the comparison": (inserted("core/analysis/model_comparison.py", "model_comparison"), {"model_comparison"}),
     "a constant of inner products": (
-        replaced(f"{ENGINE}/values/inner_products.py", r"2\*\*11", "2**12"),
+        replaced("core/sample_gradients/inner_products.py", r"2\*\*11", "2**12"),
         PRODUCTS | PROJECTED,
     ),
-    "the projections": (inserted("core/gradients/projections.py", "total_dimension"), PROJECTED),
-    "how projected gradients are compared": (inserted(f"{ENGINE}/values/projected_gradients.py", "cosines"), PROJECTED),
+    "the projections": (inserted("core/sample_gradients/projections.py", "total_dimension"), PROJECTED),
+    "how projected gradients are compared": (
+        inserted("core/sample_gradients/projected_gradients.py", "cosines"),
+        PROJECTED,
+    ),
     "the table of the projections": (inserted("core/gradients/projected_similarity.py", "projection_frame"), PROJECTED),
     "the table of the products": (inserted("core/gradients/dot_products.py", "product_frame"), PRODUCTS),
     "the labels of a sample": (

@@ -23,7 +23,7 @@ def brute_force(model, encoded):
     picked = [
         -log_p[t, label] for t, label in enumerate(torch.from_numpy(encoded.labels)[1:].tolist()) if label != IGNORED
     ]
-    named = dict(model.named_parameters())
+    named = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     grads = torch.autograd.grad(torch.stack(picked).mean(), list(named.values()), allow_unused=True)
     return {name: torch.zeros_like(named[name]) if g is None else g for name, g in zip(named, grads, strict=True)}
 

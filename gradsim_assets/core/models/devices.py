@@ -1,11 +1,18 @@
 """Which device a process computes on, and which of several GPUs."""
 
 import fcntl
+import logging
+import time
 from functools import cache
 from pathlib import Path
 from typing import IO
 
 from gradsim_assets.core.errors import InputError
+
+_log = logging.getLogger(__name__)
+
+#: Between two looks at GPUs that are all taken: whoever has one keeps it for minutes or hours.
+_LOOK_AGAIN_SECONDS = 0.5
 
 #: Locks of this process; the system takes them back when it ends, however it ends.
 _held: list[IO[str]] = []
@@ -38,11 +45,21 @@ def own_device(device: str, locks: Path) -> str:
 
 @cache
 def claim(count: int, folder: Path) -> int:
-    """A number below `count` that no other living process has claimed in `folder`; 0 if all are taken.
+    """A number below `count` that no other living process has claimed in `folder`; waits for one while all are taken.
 
     It stays this process's own until the process ends.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    told = False
+    while (number := _claim_now(count, folder)) is None:
+        if not told:
+            _log.warning("all %d GPUs are taken by other processes of %s; waiting for one.", count, folder)
+            told = True
+        time.sleep(_LOOK_AGAIN_SECONDS)
+    return number
+
+
+def _claim_now(count: int, folder: Path) -> int | None:
     for number in range(count):
         file = (folder / f"{number}.lock").open("w")
         try:
@@ -52,4 +69,4 @@ def claim(count: int, folder: Path) -> int:
             continue
         _held.append(file)
         return number
-    return 0
+    return None

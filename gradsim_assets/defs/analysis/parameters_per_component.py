@@ -30,7 +30,9 @@ def build(op_tags: Mapping[str, Any] | None) -> dg.AssetsDefinition:
         op_tags=op_tags,
         retry_policy=RETRIES,  # it asks the hub
         code_version=code_version(
-            parameters_per_component, "core.gradients.engine:trainable_components", "core.models.loading:load_config"
+            parameters_per_component,
+            "core.sample_gradients.components:trainable_components",
+            "core.models.loading:load_config",
         ),
         description="How the model's parameters are spread over its components; read off its shapes, without weights.",
     )
@@ -38,7 +40,7 @@ def build(op_tags: Mapping[str, Any] | None) -> dg.AssetsDefinition:
     def parameters_per_component_(
         context: dg.AssetExecutionContext, hub: ModelHub
     ) -> dg.MaterializeResult[pl.DataFrame]:
-        from gradsim_assets.core.gradients.engine import trainable_components
+        from gradsim_assets.core.sample_gradients.components import trainable_components
 
         model_id = model_id_of(context.partition_key)
         revision = revision_for_run(context, hub, model_id)

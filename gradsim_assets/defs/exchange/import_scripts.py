@@ -91,7 +91,7 @@ def _sizes(context: dg.OpExecutionContext, config: ImportConfig, hub: ModelHub) 
         except (OSError, ValueError) as error:
             raise InputError(f"{path} is no readable config.json ({error}); give the model's own.") from error
     try:
-        from gradsim_assets.core.gradients.engine import trainable_components
+        from gradsim_assets.core.sample_gradients.components import trainable_components
 
         skeleton = hub.skeleton(config.model, hub.resolve(config.model))
         return {name: parameter.numel() for name, parameter in trainable_components(skeleton)}

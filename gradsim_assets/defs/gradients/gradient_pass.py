@@ -32,7 +32,7 @@ from gradsim_assets.resources.model_hub import ModelHub
 from gradsim_assets.resources.table_store import TableStore
 
 #: What makes projections, of which products know nothing.
-_PROJECTIONS = ("core.gradients.projections", "core.gradients.engine.values.projected_gradients")
+_PROJECTIONS = ("core.sample_gradients.projections", "core.sample_gradients.projected_gradients")
 
 _DESCRIPTIONS = {
     DOT_PRODUCTS.name: (
@@ -135,7 +135,8 @@ def _gradients(
             },
         )
         scratch = compute.places.scratch("gradients", *keys.values())
-        with compute.run_pass(loaded, inputs.request, scratch, report, context.log.info) as result:
+        version = code_version("core.models.loading:load_model", "core.gradients.engine:run_pass")
+        with compute.run_pass(loaded, inputs.request, scratch, report, context.log.info, version) as result:
             provenance = {
                 **provenance_of(hub, model_id, revision),
                 "candidates": settings.candidates,

@@ -47,7 +47,7 @@ def test_a_pass_runs_where_nothing_but_torch_numpy_and_transformers_can_be_impor
 
 
 def test_a_projection_that_needs_traker_is_refused_where_it_is_not_installed() -> None:
-    make = "from gradsim_assets.core.gradients.projections import make_projector as make\n"
+    make = "from gradsim_assets.core.sample_gradients.projections import make_projector as make\n"
     done = run(f'{BLOCK}{make}make("layer", 100, 0.1)\nmake("layer", 100, 0.1, kind="trak")')
     assert done.stderr.splitlines()[-1] == (
         'gradsim_assets.core.errors.InputError: the projection "trak" needs the package traker; install it, or choose "fast".'

@@ -8,7 +8,7 @@ import torch
 
 from gradsim_assets.core.errors import InputError
 from gradsim_assets.core.gradients.engine import GradientPass, PassOptions, PassRequest, run_pass
-from gradsim_assets.core.gradients.engine.values.held_gradients import HeldGradients
+from gradsim_assets.core.sample_gradients.held_gradients import HeldGradients
 from gradsim_assets_tests.support.engine_cases import SETTINGS, relative_error, sample, small_request, tiny
 
 #: Matrix products of other shapes sum in another order: some 1e-7 of the gradients' lengths each.

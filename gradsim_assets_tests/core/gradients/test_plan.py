@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from gradsim_assets.core.gradients.engine import PassGraph, PassOptions, plan_pa
 from gradsim_assets.core.gradients.engine.planning.blocks import MemoryBudget, VariantGroup, make_blocks
 from gradsim_assets.core.gradients.engine.planning.memory_model import MemoryModel
 from gradsim_assets.core.gradients.engine.planning.pass_graph import originals_of
+from gradsim_assets.core.sample_gradients.device_profile import CUDA
 
 SETTINGS = ("paraphrased", "model_generated")
 
@@ -67,7 +69,7 @@ def test_factors_of_the_billion_parameter_model_have_the_known_size(billion):
     # Per token and layer: 6 x 2048 around attention (q, k and v share their input), 2048 + 3 x 8192 + 2048 in the MLP.
     graph = graph_of(*lima_like(20))
     layers = frozenset(n for n in billion.factorable if "embed" not in billion.components[n].name)
-    assert MemoryModel(billion, graph, layers).numbers_per_token == 655_360
+    assert MemoryModel(billion, graph, layers, CUDA).numbers_per_token == 655_360
 
 
 def test_a_thousand_ids_in_80_gb_need_at_most_1_6_times_the_minimum(billion):
@@ -144,6 +146,19 @@ def test_improving_blocks_beats_file_order_and_never_hurts():
     assert sorted(group for block in improved for group in block) == list(range(300))
     assert max(map(len, improved)) <= 12
     assert improved == make_blocks(groups, budget)
+
+
+def test_blocks_take_memory_for_what_they_meet_and_not_for_what_there_is():
+    random = np.random.default_rng(0)
+    groups = [VariantGroup(1.0, np.sort(random.choice(200_000, 5, replace=False)), 1) for _ in range(600)]
+    tracemalloc.start()
+    try:
+        blocks = make_blocks(groups, MemoryBudget(1.0, lambda longest: 0.0))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(blocks) == 600
+    assert peak < 50 * 2**20  # a table of blocks and originals takes 458 MiB
 
 
 def test_too_little_memory_names_what_is_needed(billion):

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import IO
 
 import pytest
 import torch
@@ -26,17 +27,27 @@ def test_a_cuda_device_must_be_there(tmp_path: Path) -> None:
         pick_device("cuda:1")
 
 
-def test_processes_take_devices_of_their_own_and_leave_them_when_killed(tmp_path: Path) -> None:
-    def start() -> tuple[subprocess.Popen[str], str]:
+def test_processes_take_devices_of_their_own_and_wait_while_all_are_taken(tmp_path: Path) -> None:
+    def start() -> subprocess.Popen[str]:
         command = [sys.executable, "-c", CLAIM, str(tmp_path)]
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        assert process.stdout is not None
-        return process, process.stdout.readline().strip()
+        return subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
 
-    first, second = start(), start()
-    assert [first[1], second[1]] == ["0 0", "1 1"]  # the same one when asked again
-    assert start()[1] == "0 0"  # all taken: shared rather than refused
-    second[0].kill()
-    second[0].wait()
-    assert start()[1] == "1 1"
-    first[0].kill()
+    def said(stream: IO[str] | None) -> str:
+        assert stream is not None
+        return stream.readline().strip()
+
+    processes = [start()]
+    try:
+        assert said(processes[0].stdout) == "0 0"  # the same one when asked again
+        processes.append(start())
+        assert said(processes[1].stdout) == "1 1"
+        processes.append(start())
+        assert "all 2 GPUs are taken" in said(processes[2].stderr)
+        processes[1].kill()
+        assert said(processes[2].stdout) == "1 1"  # not GPU 0, on which the first computes
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()

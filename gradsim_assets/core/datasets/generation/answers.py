@@ -23,8 +23,8 @@ from gradsim_assets.core.datasets.generation.batch_size import fitting_batch_siz
 from gradsim_assets.core.datasets.generation.decoder import Decoder, Row, evaluation
 from gradsim_assets.core.datasets.generation.meter import Meter, Progress
 from gradsim_assets.core.errors import InputError
-from gradsim_assets.core.gradients.engine.values.precision import matmul_precision
 from gradsim_assets.core.models.tokenization import ChatTokenizer
+from gradsim_assets.core.sample_gradients.precision import matmul_precision
 from gradsim_assets.core.samples import Sample
 
 _log = logging.getLogger(__name__)

@@ -2,20 +2,36 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
+import numpy as np
+import torch
+
 from gradsim_assets.core.gradients.engine.meetings import Meeting, pair_blocks
 from gradsim_assets.core.gradients.engine.pair_index import PairIndex
-from gradsim_assets.core.gradients.engine.planning.batches import padded_batches
 from gradsim_assets.core.gradients.engine.planning.pass_graph import VariantKey
 from gradsim_assets.core.gradients.engine.planning.plan import Plan
 from gradsim_assets.core.gradients.engine.request import ORIGINAL, Losses, PairBlock, PassRequest
-from gradsim_assets.core.gradients.engine.values.gradient_hooks import GradientHooks
-from gradsim_assets.core.gradients.engine.values.held_gradients import HeldGradients
-from gradsim_assets.core.gradients.engine.values.layout import Layout
-from gradsim_assets.core.gradients.projections import Projector
+from gradsim_assets.core.gradients.engine.results import Results
+from gradsim_assets.core.gradients.engine.verification import Verification
 from gradsim_assets.core.models.encoded_sample import EncodedSample
+from gradsim_assets.core.sample_gradients.device_profile import DeviceProfile
+from gradsim_assets.core.sample_gradients.factor_store import IrregularError
+from gradsim_assets.core.sample_gradients.gradient_hooks import UnprovenError
+from gradsim_assets.core.sample_gradients.held_gradients import HeldGradients
+from gradsim_assets.core.sample_gradients.layers import UnbatchableError
+from gradsim_assets.core.sample_gradients.layout import Layout, Room
+from gradsim_assets.core.sample_gradients.padded_batch import PaddedBatch, batch_shape
+from gradsim_assets.core.sample_gradients.projections import Projector
+
+
+class HooksChangedError(Exception):
+    """How gradients are collected has changed on the way, so that what is held does not fit what is to come."""
+
 
 #: Called with the number of samples whose gradients a batch has brought, and the setting or "original".
 Counted = Callable[[int, str], None]
+
+#: Samples that go through together, each with its setting or "original".
+Batch = Sequence[tuple[str, EncodedSample]]
 
 
 class BlockGradients:
@@ -23,42 +39,77 @@ class BlockGradients:
 
     def __init__(
         self,
-        hooks: GradientHooks,
+        verification: Verification,
         index: PairIndex,
         request: PassRequest,
         projectors: Mapping[float, list[Projector]],
+        profile: DeviceProfile,
         counted: Counted,
     ) -> None:
         #: Of every sample that has gone through.
         self.losses: Losses = {ORIGINAL: {}, **{setting: {} for setting in request.settings}}
-        self._hooks, self._index, self._request = hooks, index, request
-        self._projectors, self._counted = dict(projectors), counted
+        #: Padded tokens beside a sample in its batch, by (setting or ORIGINAL, id), of the block at hand.
+        self.padding: dict[VariantKey, int] = {}
+        #: Float64 [components] of originals that later blocks meet again.
+        self._original_selves: dict[str, np.ndarray] = {}
+        #: By what is held as factors.
+        self._layouts: dict[frozenset[int], Layout] = {}
+        self._verification, self._hooks = verification, verification.hooks
+        #: Changes of the hooks that layouts and self products know of.
+        self._changes = self._hooks.changes
+        self._index, self._request = index, request
+        self._projectors, self._profile, self._counted = dict(projectors), profile, counted
 
     def compute(self, block: list[VariantKey], plan: Plan) -> Iterator[PairBlock]:
-        """The rows of all pairs of a block's variants, tile by tile."""
+        """The rows of all pairs of a block's variants, tile by tile.
+
+        Raises:
+            HooksChangedError: the block is to be begun anew.
+        """
+        self._forget_if_changed()
+        self.padding.clear()
         layout = self._layout(plan)
         variants = self._index.longest_first(block)
-        held = HeldGradients(layout, len(variants))
-        self._fill(held, [(key[0], self._index.variants[key]) for key in variants], plan)
+        own = [(key[0], self._index.variants[key]) for key in variants]
+        batches = [own[part] for part in plan.batches([sample.length for _, sample in own])]
+        held = HeldGradients(layout, self._room(layout, batches))
+        self._fill(held, batches)
+        yield from self._stream(held, variants, layout, plan)
+
+    def _stream(
+        self, held: HeldGradients, variants: list[VariantKey], layout: Layout, plan: Plan
+    ) -> Iterator[PairBlock]:
+        """The rows of the held variants' pairs: the originals that they meet come by tile by tile."""
         users = self._index.originals_met_by(variants)
-        originals = list(users)
-        streamed = HeldGradients(layout, min(plan.tile, len(originals)))
-        for start in range(0, len(originals), plan.tile):
-            tile = originals[start : start + plan.tile]
+        originals = [(ORIGINAL, self._index.originals[name]) for name in users]
+        tiles = [[originals[part] for part in tile] for tile in plan.tiles([sample.length for _, sample in originals])]
+        streamed = HeldGradients(layout, Room.most([self._room(layout, tile) for tile in tiles]))
+        for tile in tiles:
             streamed.clear()
-            self._fill(streamed, [(ORIGINAL, self._index.originals[name]) for name in tile], plan)
-            meetings = self._meetings(variants, {name: users[name] for name in tile})
-            yield from pair_blocks(held, streamed, meetings, self._request)
+            self._fill(streamed, tile)
+            names = [sample.id for batch in tile for _, sample in batch]
+            yield from pair_blocks(
+                held, streamed, self._meetings(variants, {n: users[n] for n in names}), self._request
+            )
+            if self._request.products and len(plan.blocks) > 1:
+                self._original_selves |= zip(names, streamed.self_products(range(len(names))), strict=True)
+
+    def _room(self, layout: Layout, batches: Sequence[Batch]) -> Room:
+        shapes = [batch_shape([sample for _, sample in batch]) for batch in batches]
+        return Room.of(shapes, layout.profile.row_multiple)
 
     def _layout(self, plan: Plan) -> Layout:
-        return Layout(
-            shapes=self._hooks.shapes,
-            factored=plan.factored & self._hooks.factorable,
-            projectors=self._projectors,
-            dtype=self._hooks.dtype,
-            device=self._hooks.device,
-            products=bool(self._request.products),
-        )
+        if plan.factored not in self._layouts:
+            wanted = self._projectors, bool(self._request.products)
+            self._layouts[plan.factored] = Layout.of(self._hooks, plan.factored, *wanted, self._profile)
+        return self._layouts[plan.factored]
+
+    def _forget_if_changed(self) -> None:
+        """Forgets what was made of gradients that are collected otherwise by now."""
+        if self._changes != self._hooks.changes:
+            self._changes = self._hooks.changes
+            self._layouts.clear()
+            self._original_selves.clear()
 
     def _meetings(self, variants: list[VariantKey], users: dict[str, list[int]]) -> list[Meeting]:
         """The meetings of a tile: `users` holds its originals, and the slots of the variants that meet them."""
@@ -68,17 +119,42 @@ class BlockGradients:
             for held in slots
         ]
 
-    def _fill(self, held: HeldGradients, samples: Sequence[tuple[str, EncodedSample]], plan: Plan) -> None:
-        """Collects the gradients of samples (of falling length, with their setting) into the next slots."""
-        with self._hooks.open():
-            for batch in padded_batches(samples, plan.batch_tokens if self._hooks.batchable else 0):
-                held.begin(len(batch))
-                losses = self._hooks.backward([sample for _, sample in batch], held)
-                held.finish(len(batch))
-                for (setting, sample), loss in zip(batch, losses, strict=True):
-                    self.losses[setting][sample.id] = loss
-                self._counted(len(batch), batch[0][0])
+    def _fill(self, held: HeldGradients, batches: Sequence[Batch]) -> None:
+        """Collects the gradients of samples (with their setting) into the next slots."""
+        prepared = PaddedBatch.of([[sample for _, sample in batch] for batch in batches], self._hooks.device)
+        losses: list[torch.Tensor] = []
+        while len(losses) < len(batches):
+            try:
+                with self._hooks.open():
+                    for batch, padded in list(zip(batches, prepared, strict=True))[len(losses) :]:
+                        losses.append(self._collect(batch, padded, held))
+            except UnprovenError as error:
+                unproven = error.components
+            except UnbatchableError as error:
+                self._verification.forbid_batches()
+                raise HooksChangedError from error
+            except IrregularError as error:
+                self._hooks.leave_formed(error.component)
+                raise HooksChangedError from error
+            else:
+                break
+            # Behind the pass: plain autograd wants the model for itself.
+            if not self._verification.cover([sample for _, sample in batches[len(losses)]], unproven):
+                raise HooksChangedError
         held.project()
+        samples = [one for batch in batches for one in batch]
+        for (setting, sample), loss in zip(samples, torch.cat(losses).tolist(), strict=True):
+            self.losses[setting][sample.id] = loss
+
+    def _collect(self, batch: Batch, padded: PaddedBatch, held: HeldGradients) -> torch.Tensor:
+        """Losses [B] of one batch, on the device; slots that an interrupted one has begun to fill are filled anew."""
+        held.begin(padded.shape)
+        losses = self._hooks.backward(padded, held)
+        held.finish([self._original_selves.get(s.id) if setting == ORIGINAL else None for setting, s in batch])
+        for setting, sample in batch:
+            self.padding[setting, sample.id] = padded.shape.tokens - sample.length
+        self._counted(len(batch), batch[0][0])
+        return losses
 
     def losses_of(self, block: list[VariantKey]) -> Losses:
         """The losses of a block that was computed."""
@@ -87,7 +163,12 @@ class BlockGradients:
             found.setdefault(setting, {})[variant] = self.losses[setting][variant]
         return found
 
-    def restore(self, losses: Losses) -> None:
-        """Takes over the losses of a block that was computed before."""
+    def restore(self, block: list[VariantKey], losses: Losses, results: Results) -> None:
+        """Takes over the losses, and the originals' self products, of a block that was computed before."""
         for setting, values in losses.items():
             self.losses[setting].update(values)
+        for key in block:
+            if key[0] in self._request.products:
+                selves = results.of("original_self")[key[0]]
+                for original, rows in self._index.rows[key].items():
+                    self._original_selves[original] = np.array(selves[rows[0]])

@@ -2,25 +2,27 @@
 
 import time
 from collections.abc import Callable
-from functools import partial
+from dataclasses import replace
 
-import numpy as np
 import torch
 
-from gradsim_assets.core.gradients.engine.block_gradients import BlockGradients
+from gradsim_assets.core.gradients.engine.block_gradients import BlockGradients, HooksChangedError
+from gradsim_assets.core.gradients.engine.distinct_samples import DistinctSamples
+from gradsim_assets.core.gradients.engine.pair_checks import PairChecks, WrongPair
 from gradsim_assets.core.gradients.engine.pair_index import PairIndex
 from gradsim_assets.core.gradients.engine.planning.model_shape import measure
-from gradsim_assets.core.gradients.engine.planning.pass_graph import PassGraph
+from gradsim_assets.core.gradients.engine.planning.pass_graph import PassGraph, VariantKey
 from gradsim_assets.core.gradients.engine.planning.plan import Plan, plan_pass
 from gradsim_assets.core.gradients.engine.recovery import fits_in_memory
-from gradsim_assets.core.gradients.engine.request import PassOptions, PassReport, PassRequest, PassResult
+from gradsim_assets.core.gradients.engine.request import CheckReport, PassOptions, PassReport, PassRequest, PassResult
 from gradsim_assets.core.gradients.engine.results import Results
 from gradsim_assets.core.gradients.engine.scratch import Scratch, fingerprint
-from gradsim_assets.core.gradients.engine.values.gradient_hooks import GradientHooks
-from gradsim_assets.core.gradients.engine.values.precision import default_tolerance, matmul_precision
-from gradsim_assets.core.gradients.engine.verification import rows_to_check, verify_hooks, verify_products
-from gradsim_assets.core.gradients.projections import Projector, make_projector, total_dimension
+from gradsim_assets.core.gradients.engine.verification import Verification
 from gradsim_assets.core.memory import free_bytes, peak_bytes
+from gradsim_assets.core.sample_gradients.device_profile import profile_of
+from gradsim_assets.core.sample_gradients.gradient_hooks import GradientHooks
+from gradsim_assets.core.sample_gradients.precision import Arithmetic, matmul_precision
+from gradsim_assets.core.sample_gradients.projections import Projector, make_projector, total_dimension
 
 #: Called with (gradients done, gradients in all, what is being done).
 Progress = Callable[[int, int, str], None]
@@ -43,16 +45,30 @@ class GradientPass:
     def __init__(self, model: torch.nn.Module, request: PassRequest, options: PassOptions | None = None) -> None:
         self.request, self.options = request, options or PassOptions()
         self.device = torch.device(self.options.device)
+        self._distinct = DistinctSamples.of(request)
+        request = self._distinct.request
         self.graph = PassGraph.of(request)
         self.plan: Plan | None = None
         self.report = PassReport(samples=self.graph.minimum)
         self._hooks = GradientHooks(model, self.device)
+        self._verification = Verification(self._hooks, self._note)
         self._index = PairIndex(request)
-        self._gradients = BlockGradients(self._hooks, self._index, request, self._projectors(), self._count)
+        dtype, precision = self._hooks.parameters[0].dtype, self.options.precision
+        self.profile = self.options.profile or profile_of(self.device, dtype, precision)
+        projectors = self._projectors()
+        self._gradients = BlockGradients(
+            self._verification, self._index, request, projectors, self.profile, self._count
+        )
+        arithmetic = Arithmetic(dtype, precision)
+        self._checks = PairChecks(self._verification, self._index, request, projectors, arithmetic, self.options)
         self._progress: Progress = _unheard
         self._log: Log = _unheard
         #: Gradients that this try is to compute.
         self._expected = 0
+        #: Blocks that were finished before a later one showed that gradients were wrong.
+        self._doubtful: set[int] = set()
+        #: Those of them whose variants are in later blocks once more.
+        self._done_again: set[int] = set()
 
     def _projectors(self) -> dict[float, list[Projector]]:
         """By proportion: the projector of each component."""
@@ -77,7 +93,8 @@ class GradientPass:
 
         Raises:
             InputError: the memory does not suffice for one pair of samples, or the disk not for the results.
-            ArithmeticError: the rows that were recomputed by plain autograd differ by more than the tolerance.
+            ArithmeticError: gradients or results differ from those of plain autograd by more than the tolerance. What was
+                found right stays in `scratch`.
         """
         started = time.perf_counter()
         self._progress, self._log = progress or _unheard, log or _unheard
@@ -86,11 +103,11 @@ class GradientPass:
         if self.graph.minimum:
             self.plan = self._prepare(scratch)
             with matmul_precision(self.options.precision, self.device):
-                while self.report.blocks < len(self.plan.blocks):  # running out of memory makes them more
-                    self.plan = self._block(self.report.blocks, self.plan, results, scratch)
+                while self._has_blocks_left(results, scratch):
+                    self._block(self.report.blocks, results, scratch)
                     self.report.blocks += 1
             self.report.pairs = sum(len(self.request.pairs[setting]) for setting in self.request.settings)
-            self._check(results)
+            self._report_noise()
         self.report.seconds = time.perf_counter() - started
         self.report.peak_memory_bytes = peak_bytes(self.device)
         return self._result(results)
@@ -104,68 +121,154 @@ class GradientPass:
             original_self=results.of("original_self"),
             projected=results.projected,
             dimensions={p: total_dimension(self._sizes, p) for p in self.graph.proportions},
-            losses=self._gradients.losses,
+            losses=self._distinct.losses(self._gradients.losses),
             report=self.report,
         )
 
     def _open_scratch(self) -> Scratch | None:
         if self.options.scratch is None:
             return None
-        name = fingerprint(self._hooks.names, self._hooks.parameters, self.request, self.options)
+        name = fingerprint(self._hooks.model, self.request, self.options)
         return Scratch(self.options.scratch, name)
 
     def _prepare(self, scratch: Scratch | None) -> Plan:
         """The plan of a pass through a model whose hooks are known to be right."""
-        verify_hooks(self._hooks, self._index.shortest, self._note)
+        if scratch and (ways := scratch.ways()):
+            self._hooks.take_up(ways)
+        self._verify()
         plan = scratch.plan(self._make_plan) if scratch else self._make_plan()
         self.report.plan = plan.describe()
         self._log(self.report.plan)
         self._expected = sum(
-            len(block) + len(self._index.originals_met_by(block))
+            self._gradients_of(block)
             for number, block in enumerate(plan.blocks)
             if not (scratch and scratch.finished(number))
         )
         return plan
 
-    def _make_plan(self) -> Plan:
+    def _verify(self) -> None:
+        self.report.tolerance = self._checks.tolerance
+        batch_tokens = self.options.batch_tokens
+        most = max(self.profile.batch_tokens) if batch_tokens is None else batch_tokens
+        self._verification.verify(self._index.samples, most)
+        self.report.verified = self._verification.describe()
+        self._log(self.report.verified)
+
+    def _gradients_of(self, block: list[VariantKey]) -> int:
+        return len(block) + len(self._index.originals_met_by(block))
+
+    def _make_plan(self, graph: PassGraph | None = None) -> Plan:
         memory = self.options.memory_bytes
         return plan_pass(
             measure(self._hooks),
-            self.graph,
+            graph or self.graph,
             free_bytes(self.device, "most") if memory is None else memory,
-            self.options,
+            replace(self.options, profile=self.profile),
         )
 
-    def _block(self, number: int, plan: Plan, results: Results, scratch: Scratch | None) -> Plan:
-        """Computes one block, unless it is there; returns the plan, which does less at a time if memory ran out."""
+    def _block(self, number: int, results: Results, scratch: Scratch | None) -> None:
+        """Computes one block until its checks find nothing wrong, unless it is there."""
         if scratch and scratch.finished(number):
             self.report.blocks_restored += 1
-            self._gradients.restore(scratch.losses(number))
-            return plan
-        while not fits_in_memory(partial(self._compute, number, plan, results), self.device):
-            plan = plan.with_less(number, self._note)
+            losses, checks = scratch.restored(number)
+            self._gradients.restore(self._plan.blocks[number], losses, results)
+            self.report.checks.add(checks)
+            return
+        while True:
+            self._compute(number, results, scratch)
+            block = self._plan.blocks[number]
+            padding = self._gradients.padding if self.report.blocks == self.report.blocks_restored else None
+            wrong, checks = self._checks.check(self._checks.rows_of(block, padding), results)
+            if not wrong:
+                break
+            self._mend(wrong)
+            self._doubtful |= set(range(number))
             if scratch:
-                scratch.replan(plan)
+                scratch.remember_ways(self._hooks.ways)
+                scratch.doubt(self._doubtful)
+            self.plan = self._replanned(number)
+            if scratch:
+                scratch.replan(self._plan)
+        self.report.checks.add(checks)
         if scratch:
             results.flush()
-            scratch.finish(number, self._gradients.losses_of(plan.blocks[number]))
-        return plan
+            scratch.finish(number, self._gradients.losses_of(block), checks)
 
-    def _compute(self, number: int, plan: Plan, results: Results) -> None:
-        for rows in self._gradients.compute(plan.blocks[number], plan):
-            results.put(rows)
+    def _compute(self, number: int, results: Results, scratch: Scratch | None) -> None:
+        """Computes one block, with less at a time if memory runs out."""
 
-    def _check(self, results: Results) -> None:
-        """Recomputes some rows by plain autograd and compares."""
-        rows = rows_to_check(self.request, self.options.check_pairs)
-        dtype = self._hooks.parameters[0].dtype
-        self.report.tolerance = self.options.tolerance or default_tolerance(dtype, self.options.precision)
-        self.report.checked_pairs = len(rows)
-        if rows:
-            found = np.stack([results.row(setting, row) for setting, row in rows])
-            pairs = [self._index.pair(setting, row) for setting, row in rows]
-            names = [f"{setting}, pair {self.request.pairs[setting][row]}" for setting, row in rows]
-            self.report.max_relative_error = verify_products(self._hooks, pairs, found, names, self.report.tolerance)
+        def compute() -> None:
+            for rows in self._gradients.compute(self._plan.blocks[number], self._plan):
+                results.put(rows)
+
+        done = False
+        while not done:
+            try:
+                done = fits_in_memory(compute, self.device)
+            except HooksChangedError:
+                self.plan = self._replanned(number)
+            else:
+                if not done:
+                    self.plan = self._plan.with_less(number, self._note)
+            if scratch and not done:
+                scratch.replan(self._plan)
+
+    @property
+    def _plan(self) -> Plan:
+        assert self.plan is not None
+        return self.plan
+
+    def _replanned(self, number: int) -> Plan:
+        """The plan with the blocks from `number` on planned anew, for hooks that have changed."""
+        left = self.graph.only({key for block in self._plan.blocks[number:] for key in block})
+        plan = self._make_plan(left)
+        self._expected = self.report.gradients_computed + sum(map(self._gradients_of, plan.blocks))
+        return replace(plan, blocks=[*self._plan.blocks[:number], *plan.blocks])
+
+    def _mend(self, wrong: list[WrongPair]) -> None:
+        """Has gradients taken in a more general way.
+
+        Raises:
+            ArithmeticError: they are right, so that what is made of them is not.
+        """
+        samples = [sample for one in wrong for sample in one.pair]
+        right = [self._verification.compare(sample) for sample in samples]
+        if all(right):
+            if not (self._hooks.batchable and self._plan.batch_tokens):
+                raise ArithmeticError(f"{wrong[0].what}; the results of this block are not kept.")
+            self._verification.forbid_batches()
+        self._note(f"{wrong[0].what}; the block is done again")
+
+    def _has_blocks_left(self, results: Results, scratch: Scratch | None) -> bool:
+        """Whether any block is to be computed: one of the plan (which grows as memory runs out), or one again.
+
+        Blocks that were finished before gradients were found wrong are done again, behind the others: what went wrong for
+        one sample may have gone wrong for others that no check has seen.
+        """
+        if self.report.blocks < len(self._plan.blocks):
+            return True
+        if scratch:
+            results.flush()
+            for number in self._done_again:
+                scratch.finish(number, self._gradients.losses_of(self._plan.blocks[number]), CheckReport())
+        again = {key for number in self._doubtful for key in self._plan.blocks[number]}
+        self._done_again, self._doubtful = self._doubtful, set()
+        if again:
+            added = self._make_plan(self.graph.only(again)).blocks
+            self.plan = replace(self._plan, blocks=[*self._plan.blocks, *added])
+            self._expected += sum(map(self._gradients_of, added))
+            if scratch:
+                scratch.replan(self._plan)
+        return bool(again)
+
+    def _report_noise(self) -> None:
+        noisy = sorted({*self.report.checks.noisy, *(self._hooks.names[n] for n in self._verification.noisy)})
+        if noisy:
+            named = ", ".join(noisy[:3]) + (", .." if len(noisy) > 3 else "")
+            self._note(
+                f"plain autograd itself rounds {len(noisy)} components ({named}) by more than "
+                f"{self.report.tolerance:.0e} of their length; what is made of them is as exact as that, and no more"
+            )
 
     def _count(self, samples: int, what: str) -> None:
         self.report.gradients_computed += samples

@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 
 from gradsim_assets.core.gradients.engine.request import PairBlock, PassRequest
-from gradsim_assets.core.gradients.engine.values.held_gradients import HeldGradients
+from gradsim_assets.core.sample_gradients.held_gradients import HeldGradients
 
 
 @dataclass(frozen=True)

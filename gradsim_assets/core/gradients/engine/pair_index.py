@@ -20,9 +20,9 @@ class PairIndex:
                 self.rows.setdefault((setting, variant), {}).setdefault(original, []).append(row)
 
     @property
-    def shortest(self) -> EncodedSample:
-        """The sample with fewest tokens."""
-        return min([*self.originals.values(), *self.variants.values()], key=lambda sample: sample.length)
+    def samples(self) -> list[EncodedSample]:
+        """All samples, originals and variants."""
+        return [*self.originals.values(), *self.variants.values()]
 
     def longest_first(self, variants: list[VariantKey]) -> list[VariantKey]:
         """Variants by falling length."""

@@ -8,9 +8,10 @@ from typing import Literal
 import numpy as np
 
 from gradsim_assets.core.errors import InputError
-from gradsim_assets.core.gradients.engine.values.precision import Precision
-from gradsim_assets.core.gradients.projections import ProjectionKind, Weighting
 from gradsim_assets.core.models.encoded_sample import EncodedSample
+from gradsim_assets.core.sample_gradients.device_profile import DeviceProfile
+from gradsim_assets.core.sample_gradients.precision import Precision
+from gradsim_assets.core.sample_gradients.projections import ProjectionKind, Weighting
 
 #: What the originals' losses stand under, where those of variants stand under their setting.
 ORIGINAL = "original"
@@ -85,11 +86,15 @@ class PassOptions:
     tile: int | None = None
     #: Padded tokens of a batch, 0 for one sample at a time; None leaves it to the plan.
     batch_tokens: int | None = None
-    #: Pairs that are recomputed by plain autograd when all is done.
+    #: Pairs that are recomputed by plain autograd as soon as their block is done, one of them in the first block.
     check_pairs: int = 3
-    #: The error of such a pair, relative to the lengths of both gradients, above which the pass fails; None: what
-    #: rounding explains.
+    #: The error of such a pair, relative to the lengths of both gradients in a component, that rounding must explain; None:
+    #: what it always may be (see `Arithmetic.tolerance`).
     tolerance: float | None = None
+    #: What the device is fast and slow at; None: what was measured on it, or what devices of its kind are.
+    profile: DeviceProfile | None = None
+    #: What stands for the code that computes: a pass goes on with results of the same code alone.
+    code_version: str = ""
     #: A folder that keeps the results in files, finished block by block: a killed pass goes on, and results may be
     #: larger than memory. None keeps them in memory.
     scratch: Path | None = None
@@ -112,6 +117,34 @@ class PairBlock:
 
 
 @dataclass
+class CheckReport:
+    """What a pass's checks found."""
+
+    #: Pairs whose products were recomputed, and the largest error of a component that is not noise (of any, where all are
+    #: computed in less than strict fp32).
+    pairs: int = 0
+    error: float = 0.0
+    #: Components that are noise in plain autograd itself.
+    noisy: list[str] = field(default_factory=list)
+    #: Pairs whose projected cosines were recomputed, and the largest difference.
+    projected_pairs: int = 0
+    projected_error: float = 0.0
+    #: What arithmetic of less than strict fp32 costs: differences of cosines from those in fp32, the full gradient's and the
+    #: components' (their median, and the largest), the largest among the pairs.
+    cosine_cost: float = 0.0
+    component_cost: float = 0.0
+    largest_component_cost: float = 0.0
+
+    def add(self, other: "CheckReport") -> None:
+        """Takes in the checks of another block."""
+        self.pairs += other.pairs
+        self.projected_pairs += other.projected_pairs
+        self.noisy = sorted({*self.noisy, *other.noisy})
+        for name in ("error", "projected_error", "cosine_cost", "component_cost", "largest_component_cost"):
+            setattr(self, name, max(getattr(self, name), getattr(other, name)))
+
+
+@dataclass
 class PassReport:
     """What a pass did: for the table's metadata and the log."""
 
@@ -124,13 +157,24 @@ class PassReport:
     blocks_restored: int = 0
     seconds: float = 0.0
     peak_memory_bytes: int = 0
-    #: Pairs that were recomputed by plain autograd, their largest error, and what was allowed.
-    checked_pairs: int = 0
-    max_relative_error: float = 0.0
+    #: What was recomputed by plain autograd, and the error that was allowed.
+    checks: CheckReport = field(default_factory=CheckReport)
     tolerance: float = 0.0
+    #: On what the hooks were verified.
+    verified: str = ""
     plan: str = ""
     #: What turned out otherwise than planned, a sentence each.
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def checked_pairs(self) -> int:
+        """Pairs whose products were recomputed by plain autograd."""
+        return self.checks.pairs
+
+    @property
+    def max_relative_error(self) -> float | None:
+        """The largest error of those products, relative to the lengths of both gradients; None if there are none."""
+        return self.checks.error if self.checks.pairs else None
 
 
 @dataclass(frozen=True)

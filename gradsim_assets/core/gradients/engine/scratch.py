@@ -3,35 +3,44 @@
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import transformers
 
 from gradsim_assets.core.errors import InputError
 from gradsim_assets.core.files import whole_file, write_whole
 from gradsim_assets.core.gradients.engine.planning.plan import Plan
-from gradsim_assets.core.gradients.engine.request import Losses, PassOptions, PassRequest
+from gradsim_assets.core.gradients.engine.request import CheckReport, Losses, PassOptions, PassRequest
+
+#: Numbers of a weight that are read at a time.
+_CHUNK = 2**22
 
 
-def fingerprint(
-    names: list[str], parameters: list[torch.nn.Parameter], request: PassRequest, options: PassOptions
-) -> str:
-    """A digest of all that the numbers depend on: weights, samples, pairs, what is wanted, and how it is projected."""
+def fingerprint(model: torch.nn.Module, request: PassRequest, options: PassOptions) -> str:
+    """A digest of all that the numbers depend on.
+
+    That is weights (frozen ones too), buffers, the configuration, samples, pairs, what is wanted and how it is projected,
+    the code, and the libraries beneath it.
+    """
     digest = hashlib.sha256()
 
     def add(*values: Any) -> None:
         digest.update(json.dumps(values, sort_keys=True, default=str).encode())
 
-    with torch.no_grad():
-        for name, parameter in zip(names, parameters, strict=True):
-            flat = parameter.detach().reshape(-1)
-            # Sums notice a changed weight anywhere and read a large model in a second; bytes of a part settle order.
-            add(name, list(parameter.shape), str(parameter.dtype), torch.sum(flat, dtype=torch.float64).item())
-            digest.update(flat[:1024].float().cpu().numpy().tobytes())
+    add(options.code_version, torch.__version__, transformers.__version__)
+    config: Any = getattr(model, "config", None)
+    described = config.to_dict() if hasattr(config, "to_dict") else {}
+    described.pop("_name_or_path", None)  # where the same model lies
+    add(type(model).__name__, described)
+    for name, parameter in model.named_parameters():
+        add(name, list(parameter.shape), str(parameter.dtype), parameter.requires_grad, _sums(parameter))
+    for name, buffer in model.named_buffers():
+        add(name, list(buffer.shape), str(buffer.dtype), _sums(buffer))
     for samples in [request.originals, *(request.variants[s] for s in sorted(request.variants))]:
         for sample in samples:
             add(sample.id)
@@ -39,6 +48,18 @@ def fingerprint(
     add({s: list(p) for s, p in request.pairs.items()}, sorted(request.products), dict(request.projections))
     add(options.device, options.precision, options.projection_kind, options.projection_seed, options.weighting)
     return digest.hexdigest()[:24]
+
+
+def _sums(tensor: torch.Tensor) -> list[float]:
+    """Two sums that notice a changed number, and numbers that changed places: a large model is read in a second."""
+    total = torch.zeros(2, dtype=torch.float64, device=tensor.device)
+    with torch.no_grad():
+        for number, chunk in enumerate(tensor.reshape(-1).split(_CHUNK)):
+            wide, first = chunk.to(torch.float64), number * _CHUNK + 1
+            places = torch.arange(first, first + len(wide), dtype=torch.float64, device=tensor.device)
+            total += torch.stack([wide.sum(), torch.dot(wide, places.sqrt())])
+    found: list[float] = total.tolist()
+    return found
 
 
 class Scratch:
@@ -91,14 +112,28 @@ class Scratch:
         """Whether the block's rows are all there."""
         return self._done(block).exists()
 
-    def finish(self, block: int, losses: Losses) -> None:
-        """Marks a block as complete; its rows must have reached the disk."""
-        write_whole(self._done(block), json.dumps(losses))
+    def finish(self, block: int, losses: Losses, checks: CheckReport) -> None:
+        """Marks a block as complete and checked; its rows must have reached the disk."""
+        write_whole(self._done(block), json.dumps({"losses": losses, "checks": asdict(checks)}))
 
-    def losses(self, block: int) -> Losses:
-        """The losses of a finished block."""
-        found: Losses = json.loads(self._done(block).read_text())
-        return found
+    def remember_ways(self, ways: dict[str, Any]) -> None:
+        """Keeps in what ways gradients are to be taken (see `GradientHooks.ways`), which only some samples show."""
+        write_whole(self.folder / "ways.json", json.dumps(ways))
+
+    def ways(self) -> dict[str, Any] | None:
+        """The ways that an earlier try has found out to be needed, if any."""
+        path = self.folder / "ways.json"
+        return json.loads(path.read_text()) if path.exists() else None
+
+    def doubt(self, blocks: Iterable[int]) -> None:
+        """Takes blocks for unfinished."""
+        for block in blocks:
+            self._done(block).unlink(missing_ok=True)
+
+    def restored(self, block: int) -> tuple[Losses, CheckReport]:
+        """The losses of a finished block, and what its checks found."""
+        found = json.loads(self._done(block).read_text())
+        return found["losses"], CheckReport(**found["checks"])
 
     def _done(self, block: int) -> Path:
         return self.folder / f"block_{block:05d}.json"

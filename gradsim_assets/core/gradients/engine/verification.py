@@ -1,182 +1,309 @@
-"""Checks against plain autograd: of all hooks before a pass, of a few pairs of its results after it."""
+"""Hooks against plain autograd: every component's gradient of real samples, before any number of a pass is trusted."""
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
 
-import numpy as np
 import torch
 
-from gradsim_assets.core.gradients.engine.request import PassRequest
-from gradsim_assets.core.gradients.engine.values.gradient_hooks import GradientHooks
-from gradsim_assets.core.gradients.engine.values.held_gradients import HeldGradients
-from gradsim_assets.core.gradients.engine.values.layers import UnbatchableError
-from gradsim_assets.core.gradients.engine.values.layout import Layout
-from gradsim_assets.core.gradients.engine.values.precision import default_tolerance
-from gradsim_assets.core.gradients.engine.values.reference import plain_gradient
-from gradsim_assets.core.models.encoded_sample import IGNORED, EncodedSample
-from gradsim_assets.core.seeds import stable_seed
+from gradsim_assets.core.errors import InputError
+from gradsim_assets.core.gradients.engine.recovery import fits_in_memory
+from gradsim_assets.core.memory import ran_out
+from gradsim_assets.core.models.encoded_sample import EncodedSample
+from gradsim_assets.core.sample_gradients.factors import Factors
+from gradsim_assets.core.sample_gradients.gradient_hooks import GradientHooks
+from gradsim_assets.core.sample_gradients.layers import ParameterUse, UnbatchableError
+from gradsim_assets.core.sample_gradients.padded_batch import PaddedBatch
+from gradsim_assets.core.sample_gradients.precision import matmul_precision
+from gradsim_assets.core.sample_gradients.reference import Take, length, noise_slack, norm
 
-#: Parameters whose plain gradients are held at a time; a whole gradient of a large model need not fit beside it.
-GROUP_BYTES = 2**30
+#: Tokens of the samples that hooks are verified on: this share of all tokens of a pass, or so many where that is less.
+VERIFIED_SHARE, VERIFIED_TOKENS = 0.01, 128
 
-#: Tokens of the piece of a sample that hooks are verified on.
-VERIFIED_TOKENS = 24
-
-#: Ways of getting a component's gradient, each more general than the one before: closed form, module, whole model.
-WAYS = 3
-
-#: How far the self products of hooks may be off, in multiples of what rounding explains.
-VERIFICATION_SLACK = 10
-
-#: Errors of a component are relative to the lengths of its two gradients, or to this share of the full gradients'
-#: where that is larger: key biases without rotary positions have a gradient of zero but for rounding.
-FLOOR = 1e-5
+#: The share of a float64 gradient's length at which a component is zero but for rounding.
+ZERO = 1e-12
 
 
-def plain_products(
-    model: torch.nn.Module,
-    pairs: Sequence[tuple[EncodedSample, EncodedSample]],
-    parameters: Sequence[torch.nn.Parameter],
-    device: torch.device | str,
-) -> np.ndarray:
-    """Float64 [pairs, 3, components]: dot, first self and second self products, by batch-1 autograd in groups."""
-    out = np.zeros((len(pairs), 3, len(parameters)))
-    for group in _groups(parameters):
-        chosen = [parameters[number] for number in group]
-        for row, (one, other) in enumerate(pairs):
-            first = plain_gradient(model, one, chosen, device)[1]
-            second = first if other is one else plain_gradient(model, other, chosen, device)[1]
-            for number, a, b in zip(group, first, second, strict=True):
-                out[row, :, number] = [_dot(a, b), _dot(a, a), _dot(b, b)]
-    return out
+class Collected:
+    """A sink that keeps the gradients of a batch."""
+
+    def __init__(self, hooks: GradientHooks) -> None:
+        self._shapes, self._dtype, self._device = hooks.shapes, hooks.dtype, hooks.device
+        #: By component; of every sample.
+        self._summands: dict[int, list[Factors | torch.Tensor]] = {}
+
+    def factors(self, use: ParameterUse, factors: Factors) -> None:
+        """Takes a summand as factors (see `Sink`)."""
+        self._summands.setdefault(use.components["weight"], []).append(factors)
+
+    def formed(self, component: int, gradients: torch.Tensor) -> None:
+        """Takes a formed summand (see `Sink`)."""
+        self._summands.setdefault(component, []).append(gradients)
+
+    @property
+    def components(self) -> set[int]:
+        """The components that any gradients came of."""
+        return set(self._summands)
+
+    def error(self, component: int, sample: int, exact: torch.Tensor) -> torch.Tensor:
+        """The length of the difference to the `exact` gradient, on the device; infinite if there can be none of its shape."""
+        try:
+            return length(self.gradient(component, sample) - exact)
+        except RuntimeError as error:
+            if ran_out(error):
+                raise
+            return torch.tensor(math.inf, dtype=torch.float64, device=self._device)
+
+    def gradient(self, component: int, sample: int) -> torch.Tensor:
+        """A component's gradient, formed; zero if there was no summand."""
+        out = torch.zeros(1, *self._shapes[component], dtype=self._dtype, device=self._device)
+        for summand in self._summands.get(component, []):
+            if isinstance(summand, Factors):
+                summand.of_sample(sample).add_to(out, fresh=False)
+            else:
+                out.add_(summand[sample : sample + 1])
+        return out[0]
 
 
-def _groups(parameters: Sequence[torch.nn.Parameter]) -> list[list[int]]:
-    """Numbers of the parameters, in groups of at most GROUP_BYTES or of one."""
-    groups: list[list[int]] = []
-    left = 0
-    for number, parameter in enumerate(parameters):
-        size = parameter.numel() * parameter.element_size()
-        if not groups or size > left:
-            groups.append([])
-            left = GROUP_BYTES
-        groups[-1].append(number)
-        left -= size
-    return groups
+class Verification:
+    """Compares what hooks collect with plain autograd, and takes in a more general way what does not stand it.
 
-
-def _dot(one: torch.Tensor, other: torch.Tensor) -> float:
-    # In float64 chunk by chunk: the reference must not round as the products under test do.
-    chunks = zip(one.reshape(-1).split(2**22), other.reshape(-1).split(2**22), strict=True)
-    return sum(torch.dot(a.double(), b.double()).item() for a, b in chunks)
-
-
-def relative_error(found: np.ndarray, exact: np.ndarray, one_self: np.ndarray, other_self: np.ndarray) -> np.ndarray:
-    """|found - exact| over the lengths of both gradients (see FLOOR); everything is [pairs, components]."""
-    lengths = np.sqrt(one_self * other_self)
-    full = np.sqrt(one_self.sum(-1, keepdims=True) * other_self.sum(-1, keepdims=True))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        error = np.abs(found - exact) / np.maximum(lengths, FLOOR * full)
-    return np.where(found == exact, 0.0, error)
-
-
-def verify_hooks(hooks: GradientHooks, sample: EncodedSample, note: Callable[[str], None]) -> None:
-    """Makes sure that hooks collect right gradients, and finds out whether samples can go through in batches.
-
-    A module may use its weights in a way that its looks do not tell, so nothing is taken on trust. `note` hears what
-    turned out otherwise than looks promised.
+    A module may use its weights in a way that its looks do not tell, so nothing is taken on trust. Errors are relative
+    to the component's own length in the sample. Half precision is verified on fp32 copies of the weights. `note` hears
+    what turned out otherwise than looks promised.
     """
-    sample = shortened(sample, VERIFIED_TOKENS)
-    demote_wrong(hooks, sample, note)
-    if hooks.batchable:
-        probe_batching(hooks, sample, note)
 
+    def __init__(self, hooks: GradientHooks, note: Callable[[str], None]) -> None:
+        self.hooks, self.plain, self.note = hooks, hooks.plain, note
+        #: Components that are noise in plain autograd itself, beyond the tolerance.
+        self.noisy: set[int] = set()
+        #: Lengths of the samples that gradients were compared on.
+        self.lengths: list[int] = []
+        #: The largest error of what is not noise.
+        self.largest = 0.0
+        #: Components that a gradient other than zero was seen of.
+        self._reached: set[int] = set()
+        #: Whether the last batch had other losses than plain autograd gives, or went through with an error.
+        self._loss_differs = False
+        #: What errors are held against.
+        self.tolerance = self.plain.arithmetic.strict.tolerance
 
-def demote_wrong(hooks: GradientHooks, sample: EncodedSample, note: Callable[[str], None]) -> None:
-    """Takes components whose self products are wrong in a more general way, until all are right."""
-    exact = plain_products(hooks.model, [(sample, sample)], hooks.parameters, hooks.device)[0, 1]
-    for _ in range(WAYS):
-        wrong = _wrong_components(hooks, sample, exact)
-        if not wrong:
-            return
-        note(
-            f"{len(wrong)} components have no closed form that holds "
-            f"({', '.join(hooks.names[n] for n in sorted(wrong)[:3])}, ..); taken by autograd instead"
+    def verify(self, samples: Sequence[EncodedSample], batch_tokens: int) -> None:
+        """Makes sure that hooks collect right gradients, and whether samples can go through in batches of so many tokens.
+
+        Raises:
+            ArithmeticError: gradients differ even where autograd forms them.
+        """
+        with self._exactly():
+            while wrong := self._wrong_among(samples_to_verify(samples)):
+                self._generalise(wrong)
+            # What no sample reaches, a part that sees images say, may be left to autograd and samples go in batches.
+            self.hooks.batchable = not self.hooks.batches_forbidden and not self.hooks.by_autograd & self._reached
+            tokens = batch_tokens
+            while self.hooks.batchable and (ragged := ragged_batch(samples, tokens)):
+                if fits_in_memory(partial(self._try_batch, ragged), self.plain.device):
+                    break
+                tokens //= 2
+
+    def forbid_batches(self) -> None:
+        """Has samples go through one by one."""
+        self.hooks.forbid_batches()
+        self.note("samples in a batch give other numbers than alone, so they go through one by one")
+
+    def cover(self, samples: Sequence[EncodedSample], components: set[int]) -> bool:
+        """Verifies components that these samples are the first to reach; False where that changed how they are taken."""
+        with self._exactly():
+            wrong: set[int] = set()
+            self._loss_differs = False
+            for sample in sorted(samples, key=lambda one: one.length):
+                if components & self.hooks.unproven:
+                    wrong |= self._wrong([sample])
+            wrong |= components & self.hooks.unproven
+            if wrong:
+                self._generalise(wrong)
+        return not wrong
+
+    def compare(self, sample: EncodedSample) -> bool:
+        """Whether a sample's gradients are right; what is wrong is taken in a more general way."""
+        with self._exactly():
+            self._loss_differs = False
+            wrong = self._wrong([sample])
+            if wrong:
+                self._generalise(wrong)
+        return not wrong
+
+    def _wrong_among(self, samples: Sequence[EncodedSample]) -> set[int]:
+        wrong: set[int] = set()
+        self.lengths, self._loss_differs = [], False
+
+        def compare(sample: EncodedSample) -> None:
+            wrong.update(self._wrong([sample]))
+            self.lengths.append(sample.length)
+
+        for sample in samples:
+            if not fits_in_memory(partial(compare, sample), self.plain.device):
+                self.note(f"memory does not suffice to verify a sample of {sample.length} tokens")
+        return wrong
+
+    def _generalise(self, wrong: set[int]) -> None:
+        """The next more general way of getting the gradients of some components."""
+        named = ", ".join(self.hooks.names[number] for number in sorted(wrong)[:3]) + (", .." if len(wrong) > 3 else "")
+        closed = wrong - self.hooks.by_autograd
+        if self.hooks.head is not None and (self._loss_differs or not closed):
+            self.hooks.forget_head()
+            self.note("the head is more than a layer over each token's hidden state; logits are made of all tokens")
+        elif closed:
+            self.hooks.demote(closed)
+            self.note(f"{len(closed)} components have no closed form that holds ({named}); taken by autograd instead")
+        else:
+            raise ArithmeticError(
+                f"{len(wrong)} components ({named}) have other gradients than plain autograd gives, beyond "
+                f"{self.tolerance:.0e} of their lengths, however they are taken; is the model deterministic?"
+            )
+
+    def describe(self) -> str:
+        """One sentence for the log and the metadata."""
+        hooks = self.hooks
+        lengths = ", ".join(map(str, sorted(self.lengths)))
+        unknown = f"; {self.plain.without_wider}" if self.plain.without_wider else ""
+        return (
+            f"gradients of {len(hooks.names)} components compared with plain autograd on samples of {lengths} tokens: "
+            f"largest error {self.largest:.0e} of a component's own length; {len(hooks.by_autograd)} taken by autograd, "
+            f"{len(hooks.unproven)} not reached yet; samples go through {'in batches' if hooks.batchable else 'one by one'}"
+            f"{unknown}"
         )
-        hooks.demote(wrong)
+
+    @contextmanager
+    def _exactly(self) -> Iterator[None]:
+        """At least fp32 for weights of fewer bits, where memory allows."""
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(self.plain.widened(self.plain.arithmetic.strict.dtype))
+            except MemoryError as error:
+                self.note(
+                    f"hooks are verified in {self.plain.arithmetic} alone, which hides their small errors: {error}"
+                )
+            yield
+
+    def _try_batch(self, ragged: Sequence[EncodedSample]) -> None:
+        try:
+            holds = not self._wrong(ragged)
+        except UnbatchableError:
+            holds = False
+        except Exception as error:  # modules that know no batches fail in ways of their own
+            if ran_out(error):
+                raise
+            holds = False
+        if not holds:
+            self.forbid_batches()
+
+    def _wrong(self, batch: Sequence[EncodedSample]) -> set[int]:
+        """Components that hooks get wrong for some sample of a batch; all others that it reaches are proven."""
+        collected = Collected(self.hooks)
+        try:
+            with self.hooks.open(), matmul_precision("fp32", self.plain.device):
+                padded = PaddedBatch.of([batch], self.hooks.device)[0]
+                losses = self.hooks.backward(padded, collected, proving=True).tolist()
+        except Exception as error:
+            if len(batch) > 1 or ran_out(error) or not self._may_generalise():
+                raise
+            self._loss_differs = True
+            return set(range(len(self.hooks.names)))
+        wrong: set[int] = set()
+        longest = max(self.lengths, default=math.inf)
+        for position, (sample, loss) in enumerate(zip(batch, losses, strict=True)):
+            if len(batch) == 1 or sample.length <= longest:
+                wrong |= self._wrong_in(sample, loss, collected, position)
+        self.plain.state.observe()
+        return wrong
+
+    def _may_generalise(self) -> bool:
+        return self.hooks.head is not None or len(self.hooks.by_autograd) < len(self.hooks.names)
+
+    def _wrong_in(self, sample: EncodedSample, loss: float, collected: Collected, position: int) -> set[int]:
+        numbers: list[int] = []
+        on_device: list[torch.Tensor] = []
+
+        def take(number: int, exact: torch.Tensor) -> None:
+            numbers.append(number)
+            on_device.append(torch.stack([length(exact), collected.error(number, position, exact)]))
+
+        exact_loss = self._differentiated(sample, take)
+        for number in collected.components - set(numbers):
+            take(number, torch.zeros_like(self.hooks.parameters[number]))
+        lengths, off = self._fetched(sample, numbers, on_device)
+        errors = {n: off[n] / lengths[n] if lengths[n] else (math.inf if off[n] else 0.0) for n in numbers}
+        reached = {number for number in numbers if lengths[number]}
+        self._reached |= reached
+        doubtful = {number for number, error in errors.items() if not error <= self.tolerance}  # NaN is not right
+        if self.plain.arithmetic.dtype == torch.float64:
+            zero = ZERO * math.hypot(*lengths.values())
+            noisy = {n for n in doubtful if max(lengths[n], errors[n] * lengths[n]) <= zero}
+        else:
+            noisy = self._noisy(sample, doubtful, collected, position)
+        wrong = doubtful - noisy
+        if not math.isclose(loss, exact_loss, rel_tol=10 * self.tolerance, abs_tol=10 * self.tolerance):
+            self._loss_differs = True
+            wrong |= reached
+        self.noisy |= noisy
+        self.largest = max([self.largest, *(e for number, e in errors.items() if number not in doubtful)])
+        self.hooks.unproven -= reached - wrong
+        return wrong
+
+    def _fetched(
+        self, sample: EncodedSample, numbers: Sequence[int], on_device: Sequence[torch.Tensor]
+    ) -> tuple[dict[int, float], dict[int, float]]:
+        """Lengths of exact gradients, and of what they differ by, of the components `numbers`: one wait for the device."""
+        lengths, off = torch.stack(list(on_device), 1).tolist() if numbers else ([], [])
+        for number, one in zip(numbers, lengths, strict=True):
+            if not math.isfinite(one):
+                raise ArithmeticError(
+                    f"{sample.id}, {self.hooks.names[number]}: the gradient is no finite number; are the model's weights?"
+                )
+        return dict(zip(numbers, lengths, strict=True)), dict(zip(numbers, off, strict=True))
+
+    def _differentiated(self, sample: EncodedSample, take: Take) -> float:
+        try:
+            return self.plain.each(sample, take)
+        except Exception as error:
+            if ran_out(error) or isinstance(error, ArithmeticError):
+                raise
+            raise InputError(
+                f"{sample.id}: the model cannot be differentiated from token ids alone, in evaluation mode "
+                f"({str(error).partition(chr(10))[0]}); choose a causal language model that can."
+            ) from error
+
+    def _noisy(self, sample: EncodedSample, doubtful: set[int], collected: Collected, position: int) -> set[int]:
+        """The doubtful components that plain autograd itself rounds about as far off."""
+        noisy: set[int] = set()
+        own = self.plain.arithmetic
+        for group in self.plain.groups(sorted(doubtful), 2 * own.strict.dtype.itemsize):
+            for number, exact, rounded in zip(group, *self.plain.rounding(sample, group, own), strict=True):
+                off = float(collected.error(number, position, exact))
+                if off <= max(noise_slack(exact) * norm(rounded - exact), self.tolerance * norm(exact)):
+                    noisy.add(number)
+        return noisy
 
 
-def _wrong_components(hooks: GradientHooks, sample: EncodedSample, exact: np.ndarray) -> set[int]:
-    """Components whose self products are not the `exact` ones [components], beyond rounding."""
-    found = _self_products(hooks, sample)
-    tolerance = VERIFICATION_SLACK * default_tolerance(hooks.parameters[0].dtype)
-    right = relative_error(found, exact, exact, exact) <= tolerance  # NaN is not right
-    return set(np.flatnonzero(~right).tolist())
+def samples_to_verify(samples: Sequence[EncodedSample]) -> list[EncodedSample]:
+    """The shortest sample, one of about the middle length, and the longest that a small share of all tokens allows."""
+    ordered = sorted(samples, key=lambda sample: sample.length)
+    left = max(VERIFIED_TOKENS, int(VERIFIED_SHARE * sum(sample.length for sample in ordered)))
+    chosen = [ordered[0]]
+    for last, share in ((len(ordered) // 2, 0.25), (len(ordered) - 1, 1.0)):
+        fitting = [sample for sample in ordered[1 : last + 1] if sample.length <= share * left]
+        if fitting and not any(fitting[-1] is sample for sample in chosen):
+            chosen.append(fitting[-1])
+            left -= fitting[-1].length
+    return chosen
 
 
-def probe_batching(hooks: GradientHooks, sample: EncodedSample, note: Callable[[str], None]) -> None:
-    """Marks the hooks as unbatchable if the model's modules mix samples that go through together."""
-    twin = EncodedSample("twin", sample.input_ids[:-1], sample.labels[:-1])
-    try:
-        _self_products(hooks, sample, twin if (twin.labels[1:] != IGNORED).any() else sample)
-    except UnbatchableError:
-        hooks.batchable = False
-        note("the model's modules mix the samples of a batch, so samples go through one by one")
-
-
-def shortened(sample: EncodedSample, tokens: int) -> EncodedSample:
-    """A piece of the sample of at most `tokens` tokens around the start of its answer, with labels in it."""
-    first = int((sample.labels[1:] != IGNORED).argmax()) + 1
-    start = max(0, min(first - tokens // 2, sample.length - tokens))
-    piece = slice(start, start + tokens)
-    return EncodedSample(sample.id, sample.input_ids[piece], sample.labels[piece])
-
-
-def _self_products(hooks: GradientHooks, *samples: EncodedSample) -> np.ndarray:
-    """Float64 [components]: self products of the first sample, in a batch with the others."""
-    # One component's gradient at a time would do, but a row is at most one gradient of a short sample.
-    held = HeldGradients(Layout(hooks.shapes, hooks.factorable, {}, hooks.dtype, hooks.device), len(samples))
-    held.begin(len(samples))
-    with hooks.open():
-        hooks.backward(samples, held)
-    held.finish(len(samples))
-    return held.self_products([0])[0]
-
-
-def rows_to_check(request: PassRequest, count: int) -> list[tuple[str, int]]:
-    """`count` rows (setting, row) spread over the settings, the same in every run of a request."""
-    places = [(s, row) for s in request.settings if s in request.products for row in range(len(request.pairs[s]))]
-    chosen = np.random.default_rng(stable_seed("check", len(places))).permutation(len(places))[:count]
-    return [places[place] for place in chosen]
-
-
-def verify_products(
-    hooks: GradientHooks,
-    pairs: Sequence[tuple[EncodedSample, EncodedSample]],
-    found: np.ndarray,
-    names: Sequence[str],
-    tolerance: float,
-) -> float:
-    """Compares products of pairs with those of plain autograd; returns the largest error (see `relative_error`).
-
-    `found` is float64 [pairs, 3, components], as `plain_products` gives them; `names` say which pairs these are.
-
-    Raises:
-        ArithmeticError: an error is above the tolerance, or no number.
-    """
-    exact = plain_products(hooks.model, pairs, hooks.parameters, hooks.device)
-    one, other = exact[:, 1], exact[:, 2]
-    error = np.maximum.reduce(
-        [
-            relative_error(found[:, 0], exact[:, 0], one, other),
-            relative_error(found[:, 1], one, one, one),
-            relative_error(found[:, 2], other, other, other),
-        ]
-    )
-    largest = float(error.max())
-    if not largest <= tolerance:
-        pair, component = map(int, np.unravel_index(np.nanargmax(error), error.shape))
-        raise ArithmeticError(
-            f"{names[pair]}, {hooks.names[component]}: the product differs from plain autograd by {largest:.1e} of the "
-            f"gradients' lengths (tolerance {tolerance:.1e}); nothing of this run is to be trusted."
-        )
-    return largest
+def ragged_batch(samples: Sequence[EncodedSample], batch_tokens: int) -> list[EncodedSample]:
+    """The batch of the pass that is padded most: the shortest sample beside the longest that does not go alone."""
+    ordered = sorted(samples, key=lambda sample: sample.length)
+    fitting = [sample for sample in ordered[1:] if 2 * sample.length <= batch_tokens]
+    if not fitting:
+        return []
+    # Not as many samples as tokens: a layout with the two turned around must not look the same.
+    return [fitting[-1], ordered[0]] if fitting[-1].length != 2 else [fitting[-1], ordered[0], ordered[0]]

@@ -6,8 +6,10 @@ hard. Growing blocks greedily, and then moving and swapping groups of variants u
 second.
 """
 
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 
@@ -110,13 +112,41 @@ class _Improver:
         self._blocks = [list(block) for block in blocks]
         #: The block of each group.
         self._home = np.empty(len(groups), int)
-        originals = max((int(group.originals.max()) for group in groups if len(group.originals)), default=0) + 1
-        #: [blocks, originals]: groups of a block that meet an original.
-        self._count = np.zeros((len(blocks), originals), np.int32)
+        #: By block: the originals that its groups meet, each with the number of these groups. Blocks meet few of all
+        #: originals, so that a table of all would be far larger.
+        self._met: list[Counter[int]] = [Counter() for _ in blocks]
+        #: By original.
+        self._blocks_meeting: defaultdict[int, set[int]] = defaultdict(set)
+        self._originals = 1 + max((int(group.originals.max()) for group in groups if len(group.originals)), default=-1)
         for number, block in enumerate(blocks):
             for group in block:
                 self._home[group] = number
-                self._count[number, groups[group].originals] += 1
+                self._count(group, number, 1)
+
+    def _count(self, group: int, block: int, change: int) -> None:
+        """Notes that a group has come to a block (1), or has left it (-1)."""
+        met = self._met[block]
+        for original in self._groups[group].originals.tolist():
+            met[original] += change
+            if met[original]:
+                self._blocks_meeting[original].add(block)
+            else:
+                del met[original]
+                self._blocks_meeting[original].discard(block)
+
+    def _groups_meeting(self, block: int) -> np.ndarray:
+        """Int [originals]: groups of a block that meet each."""
+        counts = np.zeros(self._originals, int)
+        counts[list(self._met[block])] = list(self._met[block].values())
+        return counts
+
+    def _nearest(self, originals: np.ndarray) -> list[tuple[int, int]]:
+        """Blocks that lack fewest of some originals, and how many each lacks."""
+        shared = Counter(block for original in originals.tolist() for block in self._blocks_meeting[original])
+        nearest = sorted(shared, key=lambda block: (-shared[block], block))[:NEIGHBOURS]
+        others = (block for block in range(len(self._blocks)) if block not in shared)
+        nearest += islice(others, NEIGHBOURS - len(nearest))
+        return [(block, len(originals) - shared[block]) for block in nearest]
 
     def blocks(self) -> list[list[int]]:
         """The improved blocks."""
@@ -132,15 +162,14 @@ class _Improver:
     def _improve(self, group: int) -> bool:
         """Carries out a group's best move, if any saves originals."""
         home, mine = int(self._home[group]), self._groups[group].originals
-        self._count[home, mine] -= 1
-        saved = int((self._count[home, mine] == 0).sum())
-        added = (self._count[:, mine] == 0).sum(1)
+        self._count(group, home, -1)
+        saved = sum(original not in self._met[home] for original in mine.tolist())
         best = _Move(0, home)
-        for block in np.argsort(added, kind="stable")[:NEIGHBOURS].tolist():
+        for block, added in self._nearest(mine):
             if block != home:
-                found = self._best_move(group, home, block, int(added[block]) - saved)
+                found = self._best_move(group, home, block, added - saved)
                 best = min(best, found, key=lambda move: move.change)
-        self._count[home, mine] += 1
+        self._count(group, home, 1)
         if best.change >= 0:
             return False
         self._carry(group, best.block)
@@ -150,24 +179,30 @@ class _Improver:
 
     def _best_move(self, group: int, home: int, block: int, change: int) -> _Move:
         """The best way into `block`, alone (which changes the number of originals by `change`) or in exchange."""
-        mine = self._groups[group].originals
         best = _Move(0, block)
         if change < 0 and self._fits(block, None, group):
             best = _Move(change, block)
-        self._count[block, mine] += 1
-        for other in self._blocks[block]:
-            theirs = self._groups[other].originals
-            left, came = (self._count[block, theirs] == 1).sum(), (self._count[home, theirs] == 0).sum()
-            exchanged = change - int(left) + int(came)
-            if exchanged < best.change and self._fits(block, other, group) and self._fits(home, group, other):
-                best = _Move(exchanged, block, other)
-        self._count[block, mine] -= 1
+        others = self._blocks[block]
+        if not others:
+            return best
+        theirs = np.concatenate([self._groups[other].originals for other in others])
+        owner = np.repeat(np.arange(len(others)), [len(self._groups[other].originals) for other in others])
+        self._count(group, block, 1)
+        left = np.bincount(owner, self._groups_meeting(block)[theirs] == 1, len(others))
+        came = np.bincount(owner, self._groups_meeting(home)[theirs] == 0, len(others))
+        self._count(group, block, -1)
+        exchanged = change - left + came
+        for place in np.argsort(exchanged, kind="stable").tolist():
+            if exchanged[place] >= best.change:
+                break
+            if self._fits(block, others[place], group) and self._fits(home, group, others[place]):
+                return _Move(int(exchanged[place]), block, others[place])
         return best
 
     def _carry(self, group: int, block: int) -> None:
-        home, mine = int(self._home[group]), self._groups[group].originals
+        home = int(self._home[group])
         self._blocks[home].remove(group)
-        self._count[home, mine] -= 1
+        self._count(group, home, -1)
         self._blocks[block].append(group)
-        self._count[block, mine] += 1
+        self._count(group, block, 1)
         self._home[group] = block

@@ -1,4 +1,4 @@
-"""The cost model: FLOP of a pass, and how long they take."""
+"""The cost model: FLOP and bytes of a pass, and how long they take on a device."""
 
 from dataclasses import dataclass
 
@@ -6,6 +6,7 @@ import numpy as np
 
 from gradsim_assets.core.gradients.engine.planning.memory_model import MemoryModel
 from gradsim_assets.core.gradients.engine.planning.pass_graph import Lengths, PassGraph
+from gradsim_assets.core.sample_gradients.device_profile import DeviceProfile
 
 #: A multiplication and an addition.
 FLOP_PER_MULTIPLY_ADD = 2
@@ -14,47 +15,60 @@ FLOP_PER_MULTIPLY_ADD = 2
 #: weight is not formed, since weights are frozen.
 PRODUCTS_PER_PARAMETER = 2
 
-#: FLOP that a device does while it reads one number from memory: products of formed gradients only read.
-FLOP_PER_READ = 16
-
-#: Numbers that a product of two formed gradients reads for each of their entries.
-READS_PER_ENTRY = 2
-
-#: How much longer a FLOP of a forward or backward pass takes than one of a bare matrix product.
-PASS_SLOWNESS = 2
+#: Formed gradients that a product of two reads.
+READS_PER_PAIR = 2
 
 #: Results of a pair and component: three products in float64.
 RESULT_BYTES = 3 * 8
 
 
 @dataclass(frozen=True)
-class Flop:
-    """FLOP by what they are done for; a multiplication and an addition count two."""
+class Work:
+    """What a pass has to do; a multiplication and an addition count as two FLOP."""
 
-    #: Forward and backward passes.
-    passes: float
-    #: Forming gradients of their factors.
-    forming: float
-    #: Products of pairs, and of gradients with themselves.
-    pairs: float
+    #: FLOP of forward and backward passes, and batches that they go in.
+    pass_flop: float
+    batches: int
+    #: FLOP of forming gradients of their factors.
+    forming_flop: float
+    #: FLOP of products of pairs, and of gradients with themselves, that are held as factors.
+    product_flop: float
+    #: Bytes that products of formed gradients read.
+    read_bytes: float
+
+    def seconds(self, profile: DeviceProfile, flop_per_token: float) -> float:
+        """Expected time on a device."""
+        overhead = self.batches * profile.batch_overhead_tokens * flop_per_token
+        products = (self.forming_flop + self.product_flop) / profile.product_rate
+        return (self.pass_flop + overhead) / profile.pass_rate + products + self.read_bytes / profile.bytes_per_second
 
 
-def flop_of_pass(memory: MemoryModel, passing: list[Lengths]) -> Flop:
-    """FLOP of a pass through whose blocks samples of the lengths `passing` go, variants and originals alike."""
+def flop_per_token(memory: MemoryModel) -> float:
+    """FLOP of one token's way through the model and back."""
+    return float(FLOP_PER_MULTIPLY_ADD * PRODUCTS_PER_PARAMETER * memory.shape.matrix_parameters)
+
+
+def work_of_pass(memory: MemoryModel, passing: list[Lengths], distinct: list[Lengths], batches: int) -> Work:
+    """The work of a pass through whose blocks samples of the lengths `passing` go, in so many batches.
+
+    `distinct` are the samples whose self products are taken: each of them once.
+    """
     shape, graph = memory.shape, memory.graph
     tokens = sum(length for length, _ in passing)
     projecting = memory.projected_numbers > 0
     formed = sum(c.size for number, c in enumerate(shape.components) if projecting or number not in memory.factored)
     # Self products of factors are taken like those of pairs, unless the gradient is formed anyway to be projected.
-    own = 0.0 if projecting else float(sum(length * length for length, _ in passing))
+    own = 0.0 if projecting else float(sum(length * length for length, _ in distinct))
     numbers = memory.numbers_per_token + memory.numbers_per_labelled_token
     pairs = sum(map(len, graph.pairs.values()))
-    rows = memory.formed_numbers + memory.projected_numbers
-    return Flop(
-        passes=float(FLOP_PER_MULTIPLY_ADD * PRODUCTS_PER_PARAMETER * tokens * shape.matrix_parameters),
-        forming=float(FLOP_PER_MULTIPLY_ADD * tokens * formed),
-        pairs=FLOP_PER_MULTIPLY_ADD * numbers * (_token_pairs(graph) + own)
-        + FLOP_PER_READ * READS_PER_ENTRY * pairs * rows,
+    return Work(
+        pass_flop=tokens * flop_per_token(memory),
+        batches=batches,
+        forming_flop=float(FLOP_PER_MULTIPLY_ADD * tokens * formed),
+        product_flop=FLOP_PER_MULTIPLY_ADD * numbers * (_token_pairs(graph) + own),
+        read_bytes=float(
+            READS_PER_PAIR * pairs * (memory.formed_numbers + memory.projected_numbers) * shape.number_bytes
+        ),
     )
 
 

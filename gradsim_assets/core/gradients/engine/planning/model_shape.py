@@ -1,15 +1,13 @@
 """What a pass costs per token, read off a model: sizes of factors, who shares an input, memory of activations."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from gradsim_assets.core.gradients.engine.values.gradient_hooks import GradientHooks
-from gradsim_assets.core.gradients.engine.values.layers import EmbeddingUse, MatrixUse
-from gradsim_assets.core.gradients.engine.values.precision import wide
+from gradsim_assets.core.sample_gradients.factor_stacks import stackable_calls
+from gradsim_assets.core.sample_gradients.gradient_hooks import GradientHooks
+from gradsim_assets.core.sample_gradients.precision import wide
 
 #: Tokens of the shortest of three passes that activations are measured in; any context has three times as many.
 SHORT = 10
@@ -54,8 +52,9 @@ class ModelShape:
     components: tuple[ComponentShape, ...]
     #: Bytes of a number that is held: 4, or 8 for a float64 model.
     number_bytes: int
-    #: Bytes of a number of an activation.
+    #: Bytes of a number of an activation, and their dtype.
     activation_number_bytes: int
+    dtype: torch.dtype
     vocabulary: int
     #: Activations of one sample of S tokens take linear * S + quadratic * S^2 bytes.
     linear: float
@@ -86,15 +85,18 @@ class ModelShape:
 
 def measure(hooks: GradientHooks) -> ModelShape:
     """The shape of a model with hooks, from three short forward passes (which FakeTensorMode can do without memory)."""
-    inputs: dict[int, int] = {}
-    linear, quadratic = _activations(hooks, inputs)
+    linear, quadratic = _activations(hooks)
+    factors: dict[int, list[FactorShape]] = {}
+    for call in stackable_calls(hooks):
+        factors.setdefault(call.component, []).append(FactorShape(call.left, call.right, call.shared, call.labelled))
     return ModelShape(
         components=tuple(
-            ComponentShape(name, tuple(parameter.shape), tuple(_factors(hooks, number, inputs)))
+            ComponentShape(name, tuple(parameter.shape), tuple(factors.get(number, ())))
             for number, (name, parameter) in enumerate(zip(hooks.names, hooks.parameters, strict=True))
         ),
         number_bytes=torch.empty((), dtype=wide(hooks.parameters[0].dtype)).element_size(),
         activation_number_bytes=hooks.parameters[0].element_size(),
+        dtype=hooks.parameters[0].dtype,
         vocabulary=_vocabulary(hooks),
         linear=linear,
         quadratic=quadratic,
@@ -103,16 +105,15 @@ def measure(hooks: GradientHooks) -> ModelShape:
     )
 
 
-def _activations(hooks: GradientHooks, inputs: dict[int, int]) -> tuple[float, float]:
-    """Bytes per token and per token squared, measured; fills in who shares an input."""
+def _activations(hooks: GradientHooks) -> tuple[float, float]:
+    """Bytes per token and per token squared, measured."""
     try:
-        with hooks.open(), _inputs_of(hooks, inputs):
+        with hooks.open():
             first, second, third = (_activation_bytes(hooks, times * SHORT) for times in (1, 2, 3))
     except Exception:
         if not any(type(parameter).__name__ == "FakeTensor" for parameter in hooks.model.buffers()):
             raise
         # Routing by value and some kernels have no fake form (experts): twice what goes in and out of every matrix.
-        inputs.clear()
         shapes = [p.shape for use in hooks.uses for p in use.module.parameters(recurse=False) if p.dim() > 1]
         return 2.0 * sum(sum(shape[-2:]) for shape in shapes) * hooks.parameters[0].element_size(), 0.0
     quadratic = max(0.0, (third - 2 * second + first) / (2 * SHORT**2))  # constants (copies of weights) cancel
@@ -131,41 +132,6 @@ def shape_of_config(config: Any, dtype: torch.dtype = torch.float32) -> ModelSha
 def _vocabulary(hooks: GradientHooks) -> int:
     head = hooks.head
     return head.out_features if head is not None else int(getattr(hooks.model.config, "vocab_size", 0))
-
-
-def _factors(hooks: GradientHooks, component: int, inputs: dict[int, int]) -> Iterator[FactorShape]:
-    if component not in hooks.factorable:
-        return
-    for number, use in enumerate(hooks.uses):
-        if use.components.get("weight") != component:
-            continue
-        rows, columns = hooks.parameters[component].shape
-        if isinstance(use, EmbeddingUse):
-            yield FactorShape(0, columns, -number - 1, False)
-        elif isinstance(use, MatrixUse):
-            yield FactorShape(rows, columns, inputs.get(id(use), -number - 1), use.labelled)
-
-
-@contextmanager
-def _inputs_of(hooks: GradientHooks, inputs: dict[int, int]) -> Iterator[None]:
-    """Numbers the inputs of matrices, the same for those that are handed one tensor."""
-    seen: list[torch.Tensor] = []
-
-    def hook(use: MatrixUse) -> Callable[..., None]:
-        def remember(module: torch.nn.Module, args: tuple[Any, ...]) -> None:
-            known = [position for position, tensor in enumerate(seen) if tensor is args[0]]
-            inputs.setdefault(id(use), known[0] if known else len(seen))
-            if not known:
-                seen.append(args[0])
-
-        return remember
-
-    handles = [u.module.register_forward_pre_hook(hook(u)) for u in hooks.uses if isinstance(u, MatrixUse)]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _activation_bytes(hooks: GradientHooks, tokens: int) -> int:

@@ -1,8 +1,9 @@
 """A request without its texts: what a plan is made of."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass, field, replace
 
+from gradsim_assets.core.gradients.engine.distinct_samples import DistinctSamples
 from gradsim_assets.core.gradients.engine.request import PassRequest
 from gradsim_assets.core.models.encoded_sample import IGNORED, EncodedSample
 
@@ -30,7 +31,8 @@ class PassGraph:
 
     @classmethod
     def of(cls, request: PassRequest) -> "PassGraph":
-        """The graph of a request, reduced to the samples that its pairs name."""
+        """The graph of a request, reduced to the distinct samples that its pairs name."""
+        request = DistinctSamples.of(request).request
         settings = request.settings
         needed = {original for s in settings for _, original in request.pairs[s]}
         wanted = {s: {variant for variant, _ in request.pairs[s]} for s in settings}
@@ -40,6 +42,17 @@ class PassGraph:
             {s: request.pairs[s] for s in settings},
             request.products,
             {s: request.projections.get(s, ()) for s in settings},
+        )
+
+    def only(self, variants: Set[VariantKey]) -> "PassGraph":
+        """The part that these variants and their originals make."""
+        pairs = {s: [pair for pair in pairs if (s, pair[0]) in variants] for s, pairs in self.pairs.items()}
+        met = {original for of_setting in pairs.values() for _, original in of_setting}
+        return replace(
+            self,
+            originals={name: lengths for name, lengths in self.originals.items() if name in met},
+            variants={s: {v: n for v, n in own.items() if (s, v) in variants} for s, own in self.variants.items()},
+            pairs=pairs,
         )
 
     @property

@@ -1,23 +1,21 @@
 """The plan of a pass: which variants are held at a time, in which form, and what that costs; no weights needed."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
+from typing import NamedTuple
 
 import numpy as np
 
 from gradsim_assets.core.errors import InputError
+from gradsim_assets.core.gradients.engine.planning.batches import padded_batches, tiles
 from gradsim_assets.core.gradients.engine.planning.blocks import MemoryBudget, VariantGroup, make_blocks
-from gradsim_assets.core.gradients.engine.planning.cost_model import PASS_SLOWNESS, RESULT_BYTES, flop_of_pass
+from gradsim_assets.core.gradients.engine.planning.cost_model import RESULT_BYTES, flop_per_token, work_of_pass
 from gradsim_assets.core.gradients.engine.planning.memory_model import MemoryModel
 from gradsim_assets.core.gradients.engine.planning.model_shape import ModelShape
-from gradsim_assets.core.gradients.engine.planning.pass_graph import PassGraph, VariantKey, originals_of
+from gradsim_assets.core.gradients.engine.planning.pass_graph import Lengths, PassGraph, VariantKey, originals_of
 from gradsim_assets.core.gradients.engine.request import PassOptions
-
-#: Originals whose formed gradients meet the held ones at a time: from 16 columns on a matrix product runs at speed.
-TILE = 16
-
-#: Tokens of one padded batch: more make no matrix product faster, and padding and memory grow.
-BATCH_TOKENS = {"cpu": 512, "cuda": 8192}
+from gradsim_assets.core.sample_gradients.device_profile import profile_of
 
 #: The least that a batch is halved to before samples go one by one.
 LEAST_BATCH_TOKENS = 32
@@ -28,22 +26,27 @@ WORKING_SHARE = 1 / 8
 #: FLOP tell time to a tenth or so, passes are sure: among plans that cost at most so much more, the fewest passes win.
 ABOUT_AS_CHEAP = 1.1
 
+#: Times that blocks are made smaller at most, until they fit with all their padding.
+TRIES = 3
+
 #: Shares of the factorable components, the most worthwhile first, that are tried as factors.
 FACTORED_SHARES = (0, 0.02, 0.1, 0.25, 0.5, 0.75, 1)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How a pass will go. Bytes are of device memory beside the model, FLOP as in `Flop`."""
+    """How a pass will go. Bytes are of device memory beside the model, FLOP as in `Work`."""
 
     #: Variants that are held at a time.
     blocks: list[list[VariantKey]]
     #: Components that are held as factors.
     factored: frozenset[int]
-    #: Originals that meet the held variants at a time.
+    #: Originals that meet the held variants at a time, and the most padded tokens of more than one.
     tile: int
-    #: Padded tokens of a batch; 0 for one sample at a time.
+    tile_tokens: int
+    #: Padded tokens of a batch; 0 for one sample at a time. What a batch costs beside its tokens, as tokens.
     batch_tokens: int
+    batch_overhead_tokens: int
     #: Backward passes, and how many distinct samples there are.
     passes: int
     minimum_passes: int
@@ -59,20 +62,26 @@ class Plan:
     flop: float
     forming_flop: float
     pair_flop: float
+    #: Expected time on a device whose products have this rate.
+    expected_seconds: float
+    product_rate: float
 
     @property
     def memory_bytes(self) -> int:
         """Predicted peak beside the model."""
         return self.held_bytes + self.working_bytes
 
-    @property
-    def cost(self) -> float:
-        """FLOP, weighted by how fast they run."""
-        return PASS_SLOWNESS * self.flop + self.forming_flop + self.pair_flop
-
     def seconds(self, flop_per_second: float) -> float:
-        """Expected time on a device that does matrix products at this rate."""
-        return self.cost / flop_per_second
+        """Expected time on a device that does matrix products at this rate, and all else in proportion."""
+        return self.expected_seconds * self.product_rate / flop_per_second
+
+    def batches(self, lengths: Sequence[int]) -> list[slice]:
+        """Samples of these lengths (falling) in the batches that they go through in."""
+        return padded_batches(lengths, self.batch_tokens, self.batch_overhead_tokens)
+
+    def tiles(self, lengths: Sequence[int]) -> list[list[slice]]:
+        """Originals of these lengths (falling) in tiles of batches."""
+        return tiles(self.batches(lengths), lengths, self.tile, self.tile_tokens)
 
     def with_less(self, block: int, note: Callable[[str], None]) -> "Plan":
         """This plan with half as much at a time where `block` ran out of memory: batches first, then tiles, then it.
@@ -86,7 +95,7 @@ class Plan:
             return replace(self, batch_tokens=tokens)
         if self.tile > 1:
             note(f"out of memory: tiles halved to {self.tile // 2} originals")
-            return replace(self, tile=self.tile // 2)
+            return replace(self, tile=self.tile // 2, tile_tokens=self.tile_tokens // 2)
         variants = self.blocks[block]
         if len(variants) > 1:
             half = len(variants) // 2
@@ -112,15 +121,21 @@ class Plan:
         )
 
 
-def plan_pass(shape: ModelShape, graph: PassGraph, memory_bytes: int, options: PassOptions | None = None) -> Plan:
+def plan_pass(
+    shape: ModelShape,
+    graph: PassGraph,
+    memory_bytes: int,
+    options: PassOptions | None = None,
+) -> Plan:
     """The cheapest plan that fits `memory_bytes` beside the model.
 
     Raises:
         InputError: not even one variant and one original fit.
     """
     options = options or PassOptions()
+    profile = options.profile or profile_of(options.device, shape.dtype, options.precision)
     planners = [
-        _Planner(MemoryModel(shape, graph, factored), memory_bytes, options)
+        _Planner(MemoryModel(shape, graph, factored, profile), memory_bytes, options)
         for factored in _choices_of_factors(shape, graph, options)
     ]
     planned = [(planner, plan) for planner in planners if (plan := planner.plan(improve=False))]
@@ -130,8 +145,8 @@ def plan_pass(shape: ModelShape, graph: PassGraph, memory_bytes: int, options: P
             f"the pass needs at least {least / 2**30:.2f} GiB beside the model for one pair of samples, but "
             f"{memory_bytes / 2**30:.2f} GiB are allowed; raise the memory limit or shorten the longest samples."
         )
-    most = ABOUT_AS_CHEAP * min(plan.cost for _, plan in planned)
-    best, plan = min(((q, p) for q, p in planned if p.cost <= most), key=lambda one: one[1].passes)
+    most = ABOUT_AS_CHEAP * min(plan.expected_seconds for _, plan in planned)
+    best, plan = min(((q, p) for q, p in planned if p.expected_seconds <= most), key=lambda one: one[1].passes)
     improved = best.plan(improve=True)
     return improved if improved and improved.passes < plan.passes else plan
 
@@ -167,58 +182,114 @@ class _Planner:
         least = self.memory.least_bytes()
         if least > self.memory_bytes:
             return None
-        batch_tokens, tile = self._batch_tokens(), self._tile()
-        more = self.memory.working_bytes(tile, batch_tokens) - self.memory.working_bytes(1, 0)
+        sizes = self._sizes()
+        more = self.memory.working_bytes(*sizes) - self.memory.working_bytes(1, 0, 0)
         if least + more > self.memory_bytes:
-            batch_tokens, tile = 0, 1  # what was asked for does not fit
-        budget = MemoryBudget(self.memory_bytes, lambda longest: self.memory.working_bytes(tile, batch_tokens, longest))
+            sizes, more = _Sizes(1, 0, 0), 0  # what was asked for does not fit
+        allowed: float = self.memory_bytes
+        plan = self._costed(self._blocks(sizes, allowed, improve), sizes)
+        for _ in range(TRIES):
+            if plan.memory_bytes <= self.memory_bytes:
+                break
+            # Samples that go through in one batch are padded to the longest of it, which blocks do not know yet.
+            allowed = max(least + more, allowed * self.memory_bytes / plan.memory_bytes)
+            plan = self._costed(self._blocks(sizes, allowed, improve), sizes)
+        return plan
+
+    def _blocks(self, sizes: "_Sizes", memory_bytes: float, improve: bool) -> list[list[VariantKey]]:
+        working_bytes = cache(lambda longest: self.memory.working_bytes(*sizes, longest))  # asked a million times
+        budget = MemoryBudget(memory_bytes, working_bytes)
         keys, groups = _variant_groups(self.memory, budget)
-        blocks = [[key for number in block for key in keys[number]] for block in make_blocks(groups, budget, improve)]
-        return self._costed(blocks, tile, batch_tokens)
+        return [[key for number in block for key in keys[number]] for block in make_blocks(groups, budget, improve)]
+
+    def _sizes(self) -> "_Sizes":
+        batch_tokens = self._batch_tokens()
+        share = self.memory_bytes * WORKING_SHARE
+        one = (self.memory.formed_numbers + self.memory.projected_numbers) * self.shape.number_bytes
+        token = self.memory.numbers_per_token + self.memory.numbers_per_labelled_token
+        tile = max(1, min(self.memory.profile.tile, len(self.graph.originals), int(share // max(1, one))))
+        tokens = int(share // max(1, token * self.shape.activation_number_bytes))
+        return _Sizes(self.options.tile or tile, max(batch_tokens, tokens), batch_tokens)
 
     def _batch_tokens(self) -> int:
         if not self.shape.batchable:
             return 0
         if self.options.batch_tokens is not None:
             return self.options.batch_tokens
-        usual = BATCH_TOKENS.get(self.options.device.split(":")[0], BATCH_TOKENS["cpu"])
-        return usual if self.memory.working_bytes(1, usual, usual) <= self.memory_bytes * WORKING_SHARE else 0
+        # As many tokens as the longest sample has take no more memory than that sample alone.
+        longest = self.graph.longest
+        most = max(self.memory_bytes * WORKING_SHARE, self.memory.passing_bytes(longest, longest, longest))
+        fitting = (n for n in self.memory.profile.batch_tokens if self.memory.passing_bytes(n, n, n) <= most)
+        return next(fitting, 0)
 
-    def _tile(self) -> int:
-        if self.options.tile is not None:
-            return self.options.tile
-        one = max(1, self.memory.most_held_bytes(self.graph.longest))
-        return max(1, min(TILE, len(self.graph.originals), int(self.memory_bytes * WORKING_SHARE // one)))
-
-    def _costed(self, blocks: list[list[VariantKey]], tile: int, batch_tokens: int) -> Plan:
+    def _costed(self, blocks: list[list[VariantKey]], sizes: "_Sizes") -> Plan:
         """The plan of these blocks, with what it takes."""
         graph, partners = self.graph, originals_of(self.graph)
-        variants = [[graph.variants[setting][name] for setting, name in block] for block in blocks]
-        streamed = [sorted({original for key in block for original in partners[key]}) for block in blocks]
-        originals = [[graph.originals[name] for name in names] for names in streamed]
-        held = [sum(map(self.memory.held_bytes, lengths)) for lengths in variants]
-        longest = [max(n for n, _ in one + other) for one, other in zip(variants, originals, strict=True)]
-        working = [self.memory.working_bytes(tile, batch_tokens, tokens) for tokens in longest]
-        peak = max(range(len(blocks)), key=lambda block: held[block] + working[block])
-        passing = [lengths for of_block in [*variants, *originals] for lengths in of_block]
-        flop = flop_of_pass(self.memory, passing)
-        pairs = sum(map(len, graph.pairs.values()))
-        return Plan(
+        plan = Plan(
             blocks=blocks,
             factored=self.memory.factored,
-            tile=tile,
-            batch_tokens=batch_tokens,
-            passes=len(passing),
+            tile=sizes.tile,
+            tile_tokens=sizes.tile_tokens,
+            batch_tokens=sizes.batch_tokens,
+            batch_overhead_tokens=self.memory.profile.batch_overhead_tokens,
+            passes=0,
             minimum_passes=graph.minimum,
-            pairs=pairs,
-            tokens=sum(n for n, _ in passing),
-            held_bytes=held[peak],
-            working_bytes=working[peak],
-            disk_bytes=pairs * len(self.shape.components) * RESULT_BYTES,
-            flop=flop.passes,
-            forming_flop=flop.forming,
-            pair_flop=flop.pairs,
+            pairs=sum(map(len, graph.pairs.values())),
+            tokens=0,
+            held_bytes=0,
+            working_bytes=0,
+            disk_bytes=0,
+            flop=0,
+            forming_flop=0,
+            pair_flop=0,
+            expected_seconds=0,
+            product_rate=self.memory.profile.product_rate,
         )
+        needs, passing, batches = [], list[Lengths](), 0
+        for block in blocks:
+            variants = sorted((graph.variants[setting][name] for setting, name in block), reverse=True)
+            names = sorted({original for key in block for original in partners[key]})
+            originals = sorted((graph.originals[name] for name in names), reverse=True)
+            needs.append(self._needs(plan, variants, originals))
+            passing += variants + originals
+            batches += len(plan.batches([n for n, _ in variants])) + len(plan.batches([n for n, _ in originals]))
+        held, working = max(needs, key=sum, default=(0, 0))
+        distinct = [*graph.originals.values(), *(own for of in graph.variants.values() for own in of.values())]
+        work = work_of_pass(self.memory, passing, distinct, batches)
+        return replace(
+            plan,
+            passes=len(passing),
+            tokens=sum(n for n, _ in passing),
+            held_bytes=held,
+            working_bytes=working,
+            disk_bytes=plan.pairs * len(self.shape.components) * RESULT_BYTES,
+            flop=work.pass_flop,
+            forming_flop=work.forming_flop,
+            pair_flop=work.product_flop,
+            expected_seconds=work.seconds(self.memory.profile, flop_per_token(self.memory)),
+        )
+
+    def _needs(self, plan: Plan, variants: list[Lengths], originals: list[Lengths]) -> tuple[int, int]:
+        """Bytes that a block holds, and those that it works in."""
+        memory = self.memory
+        tiles = plan.tiles([n for n, _ in originals])
+        streamed = [[originals[part] for part in tile] for tile in tiles]
+        held = [variants[part] for part in plan.batches([n for n, _ in variants])]
+        passing = [
+            memory.passing_bytes(len(batch) * batch[0][0], batch[0][0], len(batch) * max(n for _, n in batch))
+            for batch in [*held, *(batch for tile in streamed for batch in tile)]
+        ]
+        longest = max(n for n, _ in [variants[0], originals[0]])
+        tile = max(map(memory.room_bytes, streamed))
+        return memory.room_bytes(held), tile + max(*passing, memory.product_bytes(longest))
+
+
+class _Sizes(NamedTuple):
+    """How much is done at a time: see `Plan`."""
+
+    tile: int
+    tile_tokens: int
+    batch_tokens: int
 
 
 def _variant_groups(memory: MemoryModel, budget: MemoryBudget) -> tuple[list[list[VariantKey]], list[VariantGroup]]:

@@ -53,17 +53,35 @@ class RolledSketch:
     """
 
     def __init__(self, name: str, size: int, dimension: int, seed: int) -> None:
-        self.size, self.dimension = size, dimension
+        self.name, self.size, self.dimension, self.seed = name, size, dimension, seed
         rows = -(-size // dimension)
         random = np.random.Generator(np.random.PCG64(stable_seed(seed, name)))
-        self._row_signs = (random.integers(0, 2, rows) * 2 - 1).tolist()
-        self._shifts = random.integers(0, dimension, rows).tolist()
+        self._row_signs = random.integers(0, 2, rows) * 2 - 1
+        self._shifts = random.integers(0, dimension, rows)
         self._signs = torch.from_numpy((random.integers(0, 2, dimension) * 2 - 1).astype(np.float32))
+        #: u [R] and k [R] on the device, once a kernel has asked for them.
+        self._on_device: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def __call__(self, gradients: torch.Tensor) -> torch.Tensor:
-        signs = self._signs = self._signs.to(gradients)
+        self._signs = self._signs.to(gradients)
+        if not gradients.is_cuda:
+            return self.row_by_row(gradients)
+        return self.by_kernel(gradients) if _has_kernel(gradients.device) else self.all_rows(gradients)
+
+    def by_kernel(self, gradients: torch.Tensor) -> torch.Tensor:
+        """Reads every number once, in one operation."""
+        from gradsim_assets.core.sample_gradients.sketch_kernel import rolled_sum
+
+        if self._on_device is None:
+            row_signs, shifts = torch.from_numpy(self._row_signs), torch.from_numpy(self._shifts)
+            self._on_device = row_signs.to(gradients), shifts.to(gradients.device)
+        return rolled_sum(gradients, *self._on_device, self._signs)
+
+    def row_by_row(self, gradients: torch.Tensor) -> torch.Tensor:
+        """Reads every number once, in two operations a row."""
+        signs = self._signs
         out = gradients.new_zeros(len(gradients), self.dimension)
-        for row, (sign, shift) in enumerate(zip(self._row_signs, self._shifts, strict=True)):
+        for row, (sign, shift) in enumerate(zip(self._row_signs.tolist(), self._shifts.tolist(), strict=True)):
             part = gradients[:, row * self.dimension : (row + 1) * self.dimension]
             head = min(part.shape[1], self.dimension - shift)  # what stays in front of the wrap
             out[:, shift : shift + head].addcmul_(part[:, :head], signs[:head], value=sign)
@@ -71,6 +89,27 @@ class RolledSketch:
                 tail = part.shape[1] - head
                 out[:, :tail].addcmul_(part[:, head:], signs[head : head + tail], value=sign)
         return out
+
+    def all_rows(self, gradients: torch.Tensor) -> torch.Tensor:
+        """Rolls all rows in one copy, in a handful of operations whatever their number: for devices slow to call."""
+        rows, count = len(self._shifts), len(gradients)
+        missing = rows * self.dimension - gradients.shape[1]
+        filled = torch.nn.functional.pad(gradients, (0, missing)) if missing else gradients
+        signed = (filled.unflatten(1, (rows, self.dimension)) * self._signs).flatten(1)
+        # A row rolled by k is its last k numbers, then its first d - k.
+        parts = signed.split([size for k in self._shifts.tolist() for size in (self.dimension - k, k)], 1)
+        positive, negative = (np.flatnonzero(self._row_signs == sign).tolist() for sign in (1, -1))
+        rolled = torch.cat([part for row in [*positive, *negative] for part in (parts[2 * row + 1], parts[2 * row])], 1)
+        added, subtracted = rolled.view(count, rows, self.dimension).split([len(positive), len(negative)], 1)
+        return added.sum(1) - subtracted.sum(1)
+
+
+def _has_kernel(device: torch.device) -> bool:
+    if importlib.util.find_spec("triton") is None:
+        return False
+    from gradsim_assets.core.sample_gradients.sketch_kernel import works_on
+
+    return works_on(device)
 
 
 class TrakProjector:
@@ -104,12 +143,15 @@ class TrakProjector:
 
 
 @dataclass(frozen=True)
-class _Scaled:
+class Scaled:
+    """A projector's projections, times a scale."""
+
     projector: Projector
     scale: float
 
     @property
     def dimension(self) -> int:
+        """Number of dimensions d of the projection."""
         return self.projector.dimension
 
     def __call__(self, gradients: torch.Tensor) -> torch.Tensor:
@@ -145,4 +187,34 @@ def make_projector(
         projector = TrakProjector(f"{name}:{dimension}", size, dimension, seed, torch.device(device))
     else:
         raise InputError(f'unknown projection kind {kind!r}; choose "fast" or "trak".')
-    return _Scaled(projector, dimension**0.5) if weighting == "script" else projector
+    return Scaled(projector, dimension**0.5) if weighting == "script" else projector
+
+
+#: Numbers of a gradient that are projected at a time where each goes by itself.
+_ENTRIES = 2**22
+
+
+def projected_by_entry(projector: Projector, gradient: torch.Tensor) -> torch.Tensor:
+    """Float64 [d]: a gradient [n], projected number by number from the definition of the matrix alone, to check a projector.
+
+    Entry j = (r, c) of the gradient, read in rows of d, goes to place (c + k_r) mod d with sign u_r v_c (see
+    `RolledSketch`). traker's matrix is known to traker alone, so that its projector projects by itself.
+    """
+    if isinstance(projector, Scaled):
+        return projected_by_entry(projector.projector, gradient) * projector.scale
+    if not isinstance(projector, RolledSketch):
+        return projector(gradient[None])[0].double()
+    width, device = projector.dimension, gradient.device
+    random = np.random.Generator(np.random.PCG64(stable_seed(projector.seed, projector.name)))
+    rows = -(-projector.size // width)
+    row_signs, shifts, signs = (
+        torch.from_numpy(random.integers(0, high, length)).to(device)
+        for high, length in ((2, rows), (width, rows), (2, width))
+    )
+    out = torch.zeros(width, dtype=torch.float64, device=device)
+    for start in range(0, projector.size, _ENTRIES):
+        entries = torch.arange(start, min(start + _ENTRIES, projector.size), device=device)
+        row, column = entries // width, entries % width
+        negative = (row_signs[row] + signs[column]) % 2  # u v = -1 where one of them is
+        out.index_add_(0, (column + shifts[row]) % width, gradient[entries].double() * (1 - 2 * negative))
+    return out

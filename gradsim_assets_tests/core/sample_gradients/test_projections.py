@@ -1,6 +1,7 @@
 """Random projections: unbiased, as precise as their dimension promises, the same everywhere."""
 
 import hashlib
+import importlib.util
 import os
 import subprocess
 import sys
@@ -9,7 +10,8 @@ import pytest
 import torch
 
 from gradsim_assets.core.errors import InputError
-from gradsim_assets.core.gradients.projections import make_projector, projected_dimension, total_dimension
+from gradsim_assets.core.sample_gradients.projections import make_projector, projected_dimension, total_dimension
+from gradsim_assets_tests.support.fresh_process import said_by
 
 #: A small component is scattered into more dimensions than it has; the others are folded 7 and 100 times.
 SIZES = (100, 3_600, 51_300)
@@ -95,7 +97,7 @@ def test_components_are_projected_independently():
 def test_processes_with_other_hash_seeds_project_alike():
     code = (
         "import torch, hashlib\n"
-        "from gradsim_assets.core.gradients.projections import make_projector\n"
+        "from gradsim_assets.core.sample_gradients.projections import make_projector\n"
         "x = torch.arange(3600.0).reshape(1, -1).sin()\n"
         "print(hashlib.sha256(make_projector('layer', 3600, 0.05, 3)(x).numpy().tobytes()).hexdigest())\n"
     )
@@ -137,3 +139,20 @@ def test_dimensions_are_multiples_of_512_and_at_least_that():
 def test_what_is_unknown_is_refused(arguments, words):
     with pytest.raises(InputError, match=words):
         make_projector("layer", 100, **arguments)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is for Linux with CUDA")
+def test_the_kernel_sums_in_the_order_of_row_by_row() -> None:
+    """Triton's interpreter runs it on a CPU; a row of a larger tensor, with and without a last row that is cut off."""
+    setup = """
+import torch
+from gradsim_assets.core.sample_gradients.projections import RolledSketch
+def same(size, dimension, dtype):
+    gradients = torch.randn(3, size + 7, dtype=dtype, generator=torch.Generator().manual_seed(0))[:, :size]
+    sketch = RolledSketch("layer", size, dimension, 0)
+    return torch.equal(sketch(gradients), sketch.by_kernel(gradients))
+"""
+    expression = (
+        "[same(*case, dtype) for case in ((9_000, 512), (5_120, 512), (300, 512), (70_000, 1_536)) for dtype in "
+    )
+    assert said_by(setup, expression + "(torch.float32, torch.float64)]", TRITON_INTERPRET="1") == f"{[True] * 8}\n"

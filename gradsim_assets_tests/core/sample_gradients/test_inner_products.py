@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from gradsim_assets.core.gradients.engine.values import inner_products
+from gradsim_assets.core.sample_gradients import inner_products
 
 
 def heavy_tailed(rows, length, seed=0):
@@ -23,7 +23,7 @@ def test_squares_of_long_vectors_are_exact_where_one_sum_is_not(length):
     # 2^11 additions of numbers of one sign in fp32: 6e-8 each, partly cancelling.
     assert ((torch.stack([inner_products.dot(row, row) for row in rows]) - exact).abs() / exact).max() < 5e-6
     assert ((inner_products.squares(rows) - exact).abs() / exact).max() < 5e-6
-    assert ((inner_products.grid(rows, rows).diagonal() - exact).abs() / exact).max() < 5e-6
+    assert ((inner_products.grid(rows[:, None], rows[:, None])[0].diagonal() - exact).abs() / exact).max() < 5e-6
     if length == 5_000_000:
         assert ((torch.mm(rows, rows.T).diagonal() - exact).abs() / exact).max() > 1e-4
 
@@ -33,16 +33,29 @@ def test_a_grid_of_strided_rows_gives_what_pairs_give():
     ones, others = wide[:4, 100:8_300], wide[4:, 100:8_300]
     exact = ones.double() @ others.double().T
     lengths = torch.outer(ones.double().norm(dim=1), others.double().norm(dim=1))
-    found = inner_products.grid(ones, others)
+    found = inner_products.grid(ones[:, None], others[:, None])[0]
     assert found.dtype == torch.float64
     assert ((found - exact).abs() / lengths).max() < 1e-6
     for rows, columns in (([0, 1, 2, 3], [2, 1, 0, 2]), ([3], [1]), ([1, 1, 2], [0, 1, 2])):
-        pairs = inner_products.of_pairs(ones, others, np.asarray(rows), np.asarray(columns))
-        assert ((pairs - exact[rows, columns]).abs() / lengths[rows, columns]).max() < 1e-6
+        for advantage in (0, 6):  # pair by pair, and as a grid
+            pairs = np.asarray(rows), np.asarray(columns)
+            values, cells = inner_products.of_pairs(ones[:, None], others[:, None], *pairs, advantage)
+            assert ((values[0, cells] - exact[rows, columns]).abs() / lengths[rows, columns]).max() < 1e-6
+
+
+@pytest.mark.parametrize("entries", [2**22, 20])
+def test_a_grid_of_many_components_gives_what_each_of_them_gives(monkeypatch, entries):
+    ones, others = heavy_tailed(3, 5 * 4_096).view(3, 5, 4_096), heavy_tailed(2, 5 * 4_096, 1).view(2, 5, 4_096)
+    alone = [inner_products.grid(ones[:, c : c + 1], others[:, c : c + 1])[0] for c in range(5)]
+    monkeypatch.setattr(inner_products, "_GRID_ENTRIES", entries)
+    torch.testing.assert_close(inner_products.grid(ones, others), torch.stack(alone), rtol=1e-12, atol=0)
+    squares = inner_products.squares(ones)
+    for c in range(5):
+        torch.testing.assert_close(squares[:, c], inner_products.squares(ones[:, c]), rtol=1e-12, atol=0)
 
 
 def test_a_grid_is_summed_in_parts_of_bounded_memory(monkeypatch):
-    rows = heavy_tailed(3, 50_000)
+    rows = heavy_tailed(3, 50_000)[:, None]
     whole = inner_products.grid(rows, rows)
     monkeypatch.setattr(inner_products, "_GRID_ENTRIES", 20)
     torch.testing.assert_close(inner_products.grid(rows, rows), whole, rtol=1e-12, atol=0)

@@ -1,0 +1,113 @@
+"""Gradients of some samples, held so that products with others can be taken."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from gradsim_assets.core.sample_gradients.factored_gradients import FactoredGradients
+from gradsim_assets.core.sample_gradients.factors import Factors
+from gradsim_assets.core.sample_gradients.formed_gradients import FormedGradients
+from gradsim_assets.core.sample_gradients.layers import ParameterUse
+from gradsim_assets.core.sample_gradients.layout import Layout, Room
+from gradsim_assets.core.sample_gradients.padded_batch import BatchShape
+from gradsim_assets.core.sample_gradients.pending import Pending
+from gradsim_assets.core.sample_gradients.projected_gradients import ProjectedGradients
+
+#: Gradients that are projected together.
+PROJECTED_ROWS = 16
+
+
+class HeldGradients:
+    """Slots for the gradients of samples, as many as there is room for; a `Sink` for the batch that is being collected.
+
+    A batch of samples fills the next slots between `begin` and `finish`. `project` follows when no more are to come.
+    Components are held as the layout says, and both forms answer to the same calls.
+    """
+
+    def __init__(self, layout: Layout, room: Room) -> None:
+        self.layout = layout
+        #: By proportion.
+        self.projected = {p: ProjectedGradients(layout, p, room.samples) for p in layout.projectors}
+        self._formed = FormedGradients(layout, room, self.projected)
+        self._factored = FactoredGradients(layout, room, self.projected)
+        self._is_factored = frozenset(self._factored.components)
+        #: Float64 [slots, components], once they are fetched; and what is still to be.
+        self._self_products = np.full((room.samples, len(layout.shapes)), np.nan)
+        self._pending: list[tuple[list[int], Pending]] = []
+        #: Those of the batch on its way, and how many the finished ones take.
+        self._slots, self._count = slice(0, 0), 0
+        self._projected_count = 0
+
+    @property
+    def _forms(self) -> tuple[FormedGradients, FactoredGradients]:
+        return self._formed, self._factored
+
+    def clear(self) -> None:
+        """Forgets all samples; the memory stays for the next ones."""
+        self._count, self._projected_count, self._pending = 0, 0, []
+        for form in self._forms:
+            form.clear()
+
+    def begin(self, batch: BatchShape) -> None:
+        """The next slots are to be filled by this batch, anew where another began to but was not finished."""
+        self._slots = slice(self._count, self._count + batch.samples)
+        for form in self._forms:
+            form.begin(self._slots, batch)
+
+    def factors(self, use: ParameterUse, factors: Factors) -> None:
+        """Takes a summand as factors (see `Sink`)."""
+        if use.components["weight"] in self._is_factored:
+            self._factored.add(use, factors)
+        else:
+            self._formed.add(use, factors)
+
+    def formed(self, component: int, gradients: torch.Tensor) -> None:
+        """Takes a formed summand (see `Sink`); a component that has any is not factorable."""
+        self._formed.add_formed(component, gradients)
+
+    def finish(self, known: Sequence[np.ndarray | None] = ()) -> None:
+        """The batch is through: what got no gradient has one of zero, and self products are on their way.
+
+        `known` are those of each sample [components] that need not be computed again.
+        """
+        slots = self._slots
+        self._count = slots.stop
+        known = known or [None] * (slots.stop - slots.start)
+        wanted = np.asarray([slots.start + place for place, own in enumerate(known) if own is None], np.int64)
+        for slot, own in enumerate(known, slots.start):
+            if own is not None:
+                self._self_products[slot] = own
+        for form in self._forms:
+            pending = form.finish(slots, wanted)
+            if pending is not None:
+                self._pending.append((form.components, pending))
+
+    def project(self) -> None:
+        """Projects the gradients that are not yet projected."""
+        for start in range(self._projected_count, self._count, PROJECTED_ROWS):
+            slots = slice(start, min(start + PROJECTED_ROWS, self._count))
+            for form in self._forms:
+                form.project(slots)
+            for projected in self.projected.values():
+                projected.measure(slots)
+        self._projected_count = self._count
+
+    def self_products(self, slots: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Float64 [slots, components]."""
+        for components, pending in self._pending:
+            self._self_products[pending.places[:, None], components] = pending.fetch()
+        self._pending = []
+        return self._self_products[np.asarray(slots, np.int64)]
+
+    def products(self, streamed: "HeldGradients", slots: np.ndarray, streamed_slots: np.ndarray) -> np.ndarray:
+        """Float64 [pairs, components]: products of slots of this with slots of `streamed`, pair by pair."""
+        pending = [
+            (self._formed.components, self._formed.products(streamed._formed, slots, streamed_slots)),
+            (self._factored.components, self._factored.products(streamed._factored, slots, streamed_slots)),
+        ]
+        out = np.zeros((len(slots), len(self.layout.shapes)))
+        for components, found in pending:
+            if found is not None:
+                out[found.places[:, None], components] = found.fetch()
+        return out

@@ -1,0 +1,109 @@
+"""Samples side by side in padded batches, their losses, and the gradient that the backward pass starts from."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+import torch
+
+from gradsim_assets.core.models.encoded_sample import IGNORED, EncodedSample
+from gradsim_assets.core.sample_gradients.precision import wide
+
+
+@dataclass(frozen=True)
+class BatchShape:
+    """The rows of B samples that are padded on the right to the T tokens of the longest, and the labelled ones to L."""
+
+    #: Tokens of each sample [B].
+    lengths: tuple[int, ...]
+    #: Labelled tokens of each sample [B].
+    labelled: tuple[int, ...]
+
+    @property
+    def samples(self) -> int:
+        """B"""
+        return len(self.lengths)
+
+    @property
+    def tokens(self) -> int:
+        """T"""
+        return max(self.lengths)
+
+    @property
+    def labelled_tokens(self) -> int:
+        """L"""
+        return max(self.labelled)
+
+
+def batch_shape(samples: Sequence[EncodedSample]) -> BatchShape:
+    """The shape of a batch of these samples."""
+    return BatchShape(
+        tuple(sample.length for sample in samples),
+        tuple(int((sample.labels[1:] != IGNORED).sum()) for sample in samples),
+    )
+
+
+@dataclass(frozen=True)
+class PaddedBatch:
+    """B samples of T tokens on the device, of which L each are predicted.
+
+    Causal attention cannot see padding on the right, so it needs no mask: what a sample computes is what it computes
+    alone, up to the rounding of matrix products of another shape. Padding is not predicted, so it has no gradient.
+    """
+
+    shape: BatchShape
+    #: int64 [B, T]
+    input_ids: torch.Tensor
+    #: int64 [B * L]: positions in the flattened batch whose logits predict a labelled token, sample by sample. A sample
+    #: with fewer than L repeats its first position, with a share of zero.
+    predicting: torch.Tensor
+    #: int64 [B * L]: the labelled tokens that they predict.
+    targets: torch.Tensor
+    #: Float64 [B * L]: the share of each in its sample's loss, 1 / n where n tokens are labelled.
+    shares: torch.Tensor
+
+    @classmethod
+    def of(cls, batches: Sequence[Sequence[EncodedSample]], device: torch.device) -> list[Self]:
+        """Batches of samples in their order, brought to the device in one transfer that nothing waits for."""
+        shapes = [batch_shape(batch) for batch in batches]
+        arrays = [array for batch, shape in zip(batches, shapes, strict=True) for array in _arrays(batch, shape)]
+        flat = torch.from_numpy(np.concatenate(arrays))
+        if device.type == "cuda":
+            flat = flat.pin_memory()
+        parts = iter(flat.to(device, non_blocking=True).split([len(array) for array in arrays]))
+        return [
+            cls(shape, next(parts).view(shape.samples, -1), next(parts), next(parts), next(parts).view(torch.float64))
+            for shape in shapes
+        ]
+
+
+def _arrays(samples: Sequence[EncodedSample], shape: BatchShape) -> list[np.ndarray]:
+    """What a batch is made of, flat and as int64; shares by their bits."""
+    input_ids = np.zeros((shape.samples, shape.tokens), np.int64)
+    places = (shape.samples, shape.labelled_tokens)
+    predicting, targets, shares = np.zeros(places, np.int64), np.zeros(places, np.int64), np.zeros(places)
+    for row, sample in enumerate(samples):
+        input_ids[row, : sample.length] = sample.input_ids
+        positions = np.flatnonzero(sample.labels[1:] != IGNORED)  # position t predicts label t + 1
+        predicting[row] = row * shape.tokens
+        predicting[row, : len(positions)] += positions
+        targets[row, : len(positions)] = sample.labels[1:][positions]
+        shares[row, : len(positions)] = 1 / len(positions)
+    return [input_ids.ravel(), predicting.ravel(), targets.ravel(), shares.ravel().view(np.int64)]
+
+
+def loss_gradient(
+    logits: torch.Tensor, targets: torch.Tensor, shares: torch.Tensor, samples: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Losses [B] and d loss / d logits [N, V] = share * (softmax - one-hot).
+
+    `logits` [N, V] are those that predict `targets` [N], N / B of each sample, with `shares` [N] in its loss.
+    """
+    scores = logits.to(wide(logits.dtype))
+    weights = shares.to(scores.dtype)
+    gradient = scores.softmax(-1)  # fused; log-sum-exp follows from the largest entry, at a tenth of its own cost
+    log_sum_exp = scores.amax(-1, keepdim=True) - gradient.amax(-1, keepdim=True).log()
+    token_losses = (log_sum_exp - scores.gather(1, targets[:, None]))[:, 0] * weights
+    gradient.scatter_add_(1, targets[:, None], gradient.new_full((len(targets), 1), -1.0))
+    return token_losses.view(samples, -1).sum(1), gradient.mul_(weights[:, None]).to(logits.dtype)

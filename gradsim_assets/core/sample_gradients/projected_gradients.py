@@ -1,0 +1,41 @@
+"""Random projections of gradients, of which whole rows are compared."""
+
+import numpy as np
+import torch
+
+from gradsim_assets.core.sample_gradients import inner_products
+from gradsim_assets.core.sample_gradients.layout import Layout, adjacent
+
+
+class ProjectedGradients:
+    """Projections of up to `capacity` gradients at one proportion: the components' d_c numbers side by side."""
+
+    def __init__(self, layout: Layout, proportion: float, capacity: int) -> None:
+        self._projectors = layout.projectors[proportion]
+        self._grid_advantage = layout.profile.grid_advantage
+        self._columns = adjacent([projector.dimension for projector in self._projectors])
+        width = inner_products.whole_pieces(self._columns[-1].stop)
+        #: [capacity, sum of d_c, filled up with zeros to whole pieces], in the layout's dtype
+        self.rows = torch.zeros(capacity, width, dtype=layout.dtype, device=layout.device)
+        #: Squared lengths of the rows, float64 [capacity].
+        self.squares = torch.zeros(capacity, dtype=torch.float64, device=layout.device)
+
+    def put(self, component: int, slots: slice, gradients: torch.Tensor) -> None:
+        """Projects a component's formed gradients [slots, n]."""
+        self.rows[slots, self._columns[component]] = self._projectors[component](gradients)
+
+    def measure(self, slots: slice) -> None:
+        """Takes the lengths of rows whose components are all there."""
+        self.squares[slots] = inner_products.squares(self.rows[slots])
+
+    def cosines(self, others: "ProjectedGradients", slots: np.ndarray, other_slots: np.ndarray) -> np.ndarray:
+        """Float64 [pairs]: cosines of one's slots with another's, pair by pair; NaN where one has no length."""
+        found, cells = inner_products.of_pairs(
+            self.rows[:, None], others.rows[:, None], slots, other_slots, self._grid_advantage
+        )
+        count = found.shape[1]
+        fetched = torch.cat([found[0], self.squares, others.squares]).cpu().numpy()  # the device is waited for once
+        mine, theirs = fetched[count : count + len(self.squares)], fetched[count + len(self.squares) :]
+        lengths = np.sqrt(mine[slots] * theirs[other_slots])
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.where(lengths > 0, fetched[:count][cells] / lengths, np.nan)
