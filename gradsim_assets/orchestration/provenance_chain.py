@@ -80,18 +80,22 @@ class _Walk:
             yield from self.links(parent, provenance, depth + 1)
 
     def _place(self, key: AssetKey) -> Partition:
-        """The partition of a table in which the sample stands."""
+        """The partition of a table in which the sample stands, or a lost one in which it may have stood."""
         path, names = table_path(key), dimensions_of(self.resolver.asset_graph.get(key).partitions_def)
         model = self.slug if "model" in names else None
         if "shard" not in names:
             return Partition(model)
         places = [Partition(model, shard) for shard in self.shards]
-        there = [place for place in places if self.tables.exists(path, place) and not self._why_lost(key, place)]
-        for place in there:
-            if self._rows(self.tables.read(path, place)).height:
+        lost = [place for place in places if self._why_lost(key, place)]
+        for place in places:
+            if (
+                place not in lost
+                and self.tables.exists(path, place)
+                and self._rows(self.tables.read(path, place)).height
+            ):
                 return place
-        if lost := [why for place in places if (why := self._why_lost(key, place))]:
-            raise InputError(lost[0])
+        if lost:
+            return lost[0]
         if why := self._why_missing():
             raise InputError(
                 f"sample {self.sample} has no variant: its paraphrase is missing ({why}), so no table holds it."

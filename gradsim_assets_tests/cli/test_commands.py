@@ -134,7 +134,7 @@ def test_a_wrong_key_ends_in_a_sentence(tmp_path: Path) -> None:
     assert "sk-wrong" not in run.stderr
 
 
-def test_explain_leads_from_a_row_back_to_its_sources_and_says_what_changed(
+def test_explain_leads_from_a_row_back_to_its_sources_and_says_what_is_lost(
     demo: tuple[Path, str], tmp_path: Path
 ) -> None:
     home = tmp_path / "home"
@@ -150,8 +150,9 @@ def test_explain_leads_from_a_row_back_to_its_sources_and_says_what_changed(
     assert described and all(", code_version " in line and ", configuration " in line for line in described)
     path = home / "tables/paraphrased/shard=00/data.parquet"
     pl.read_parquet(path, hive_partitioning=False)[::-1].write_parquet(path)
-    changed = gradsim(home, "explain", "dot_products_paraphrased", "demo", "demo_0").stdout
-    assert "← paraphrased shard=00  (CHANGED since it was read)" in changed
+    lost = gradsim(home, "explain", "dot_products_paraphrased", "demo", "demo_0").stdout
+    assert f"MISSING: {path} is not the file that was written" in lost and "← bm25_candidates shard=00" in lost
+    assert gradsim(home, "explain", "paraphrased", "demo", "demo_0").stderr.startswith(f"Error: {path} is not the file")
     assert gradsim(home, "explain", "dot_products", "demo", "demo_0").stderr == (
         "Error: dot_products exists once for each of paraphrased, model_generated; name one of them, such as "
         "dot_products_paraphrased.\n"

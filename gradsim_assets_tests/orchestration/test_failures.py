@@ -15,7 +15,6 @@ from safetensors import SafetensorError
 from gradsim_assets.configuration import DataSettings, Settings
 from gradsim_assets.core.errors import InputError, ServiceError
 from gradsim_assets.definitions import build_definitions
-from gradsim_assets.defs.models.hf_model import build
 from gradsim_assets.orchestration.failures import RETRIES, fails_in_one_sentence
 
 TRIES = 3
@@ -144,6 +143,6 @@ def test_every_step_fails_in_one_sentence() -> None:
         for node in job.nodes
         if not hasattr(node.definition.compute_fn.decorated_fn, "__wrapped__")
     }
-    assert bare == {"hf_model"}, "Dagster wraps an observation itself"
-    (hf_model,) = build()
-    assert hasattr(hf_model.observe_fn, "__wrapped__")
+    observed = repository.source_assets_by_key.values()
+    assert bare == {source.key.to_user_string() for source in observed}, "Dagster wraps an observation itself"
+    assert all(hasattr(source.observe_fn, "__wrapped__") for source in observed)
