@@ -1,9 +1,12 @@
 """Chat templates: how they are rendered, and whether one does what a sample needs."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gradsim_assets.core.errors import InputError
+
+if TYPE_CHECKING:
+    from jinja2 import nodes
 
 #: The "tulu" format of open-instruct: no BOS, EOS after an answer, no newline at the very end of a conversation.
 TULU_TEMPLATE = (
@@ -102,7 +105,8 @@ def check_template(tokenizer: Any, template: str | None) -> None:
     """Renders a small conversation and looks for both of its texts in what comes out.
 
     Raises:
-        InputError: the template is a mere name, fails, prints a variable that nobody sets, or drops a message.
+        InputError: the template is a mere name, fails, draws at random, prints a variable that nobody sets, or drops a
+            message.
     """
     if template is not None and "{{" not in template and "{%" not in template:
         raise InputError(
@@ -122,6 +126,11 @@ def check_template(tokenizer: Any, template: str | None) -> None:
                 f"the chat template{_of(tokenizer)} leaves out the {what}; correct chat_template of this model, or set "
                 'it to "tulu".'
             )
+    if chance := _chance(template or tokenizer.get_chat_template()):
+        raise InputError(
+            f"the chat template{_of(tokenizer)} draws at random ({chance}), so that a sample would have other tokens every time; "
+            "correct chat_template of this model."
+        )
     if unknown := _printed_unknowns(template or tokenizer.get_chat_template(), set(tokenizer.special_tokens_map)):
         raise InputError(
             f"the chat template{_of(tokenizer)} prints {unknown[0]}, which nobody sets; correct the name in chat_template "
@@ -143,20 +152,36 @@ def opens_answers(tokenizer: Any, template: str | None) -> bool:
     return render(tokenizer, template, user, True) != render(tokenizer, template, user, False)
 
 
+def _chance(template: str) -> str | None:
+    """What in a template gives another text every time; None for nothing."""
+    from jinja2 import nodes
+
+    tree = _parsed(template)
+    filters = {node.name for node in tree.find_all(nodes.Filter)} & {"random"}
+    functions = {node.name for node in tree.find_all(nodes.Name) if node.ctx == "load"} & {"lipsum"}
+    return next(iter(filters | functions), None)
+
+
 def _printed_unknowns(template: str, known: set[str]) -> list[str]:
     """Variables that a template prints as they are although it is given none of that name: Jinja prints nothing then."""
-    import jinja2
     from jinja2 import meta, nodes
 
-    try:
-        tree = jinja2.Environment(extensions=["jinja2.ext.loopcontrols"]).parse(template)
-    except jinja2.TemplateSyntaxError:  # tags of transformers' own; it has been rendered, so it is no mistake
-        return []
+    tree = _parsed(template)
     given = {"messages", "tools", "documents", "add_generation_prompt", *known, *_SPECIAL_TOKENS}
     given |= {node.name for node in tree.find_all(nodes.Name) if node.ctx == "store"}  # perhaps in a branch
     unset = meta.find_undeclared_variables(tree) - given
     printed = [node for output in tree.find_all(nodes.Output) for node in output.nodes if isinstance(node, nodes.Name)]
     return sorted({node.name for node in printed} & unset)
+
+
+def _parsed(template: str) -> "nodes.Template":
+    """The syntax tree of a template that was rendered; an empty one where it has tags of transformers' own."""
+    import jinja2
+
+    try:
+        return jinja2.Environment(extensions=["jinja2.ext.loopcontrols"]).parse(template)
+    except jinja2.TemplateSyntaxError:
+        return jinja2.Environment().parse("")
 
 
 def _of(tokenizer: Any) -> str:

@@ -79,7 +79,7 @@ def check_forward(model_id: str, model: Any) -> None:
     """Tries a short pass: a causal language model reads text alone, and no token behind the one that it predicts from.
 
     Raises:
-        InputError: the pass fails, gives other numbers the second time, or looks ahead.
+        InputError: the pass fails, gives other numbers the second time or behind another text, or looks ahead.
     """
     # Some keep the first positions of their context for padding.
     length = min(_LENGTH, (named_context(model) or 2 * _LENGTH) - 4)
@@ -88,9 +88,12 @@ def check_forward(model_id: str, model: Any) -> None:
     tokens = tokens if padding is None else tokens[tokens != padding]
     first = tokens.repeat(-(-length // len(tokens)))[None, :length]
     second = torch.cat([first[:, :-1], first[:, :1]], dim=1)
+    short = first[:, : length // 2]
     try:
         with torch.no_grad():
-            once, again, other = (logits_of(model, ids)[:, :-1].float() for ids in (first, first, second))
+            before, once, again, other, behind = (
+                logits_of(model, ids)[:, :-1].float() for ids in (short, first, first, second, short)
+            )
     except Exception as error:
         if ran_out(error):
             raise
@@ -100,6 +103,11 @@ def check_forward(model_id: str, model: Any) -> None:
     tolerance = _ROUNDING.get(model.dtype, 5e-2) * float(once.abs().max())
     if float((once - again).abs().max()) > tolerance:
         raise InputError(f"{model_id} gives other numbers for the same text each time; choose a deterministic model.")
+    if float((before - behind).abs().max()) > tolerance:
+        raise InputError(
+            f"{model_id} gives other numbers for a short text when it has read a longer one, since it keeps something of what "
+            "it has read; choose a model that does not."
+        )
     if float((once - other).abs().max()) > tolerance:
         raise InputError(
             f"{model_id} looks at tokens behind the one that it predicts from, so its loss says nothing of what it "

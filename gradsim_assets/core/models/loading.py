@@ -80,6 +80,7 @@ def load_model(model_id: str, revision: Revision, dtype: str, device: str) -> tu
             revision.source,
             dtype=getattr(torch, dtype),
             output_loading_info=True,
+            trust_remote_code=False,  # None would ask whoever sits before the terminal
             ignore_mismatched_sizes=True,  # the report names them all, an error the first
             **_at(revision),
         )
@@ -128,7 +129,7 @@ def load_tokenizer(model_id: str, revision: Revision) -> Any:
     from transformers import AutoTokenizer
 
     with _loading(model_id):
-        tokenizer = AutoTokenizer.from_pretrained(revision.source, **_at(revision))
+        tokenizer = AutoTokenizer.from_pretrained(revision.source, trust_remote_code=False, **_at(revision))
     # Long samples are the context policy's business; the tokenizer need not warn of every one of them.
     tokenizer.model_max_length = _NO_LIMIT
     return tokenizer
@@ -173,7 +174,7 @@ def load_config(model_id: str, revision: Revision) -> Any:
     from gradsim_assets.core.models.checkpoints import check_configuration
 
     with _loading(model_id):
-        config = AutoConfig.from_pretrained(revision.source, **_at(revision))
+        config = AutoConfig.from_pretrained(revision.source, trust_remote_code=False, **_at(revision))
     check_configuration(model_id, config)
     causal = set(_names(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()))
     if config.architectures and not causal & set(config.architectures):
@@ -200,7 +201,10 @@ def _loading(model_id: str) -> Iterator[None]:
             raise
         if may_pass(error):
             raise ServiceError(f"{model_id} could not be fetched from the hub ({first_line(error)}).") from error
-        raise InputError(f"{model_id} cannot be loaded by transformers: {first_line(error)}") from error
+        raise InputError(
+            f"{model_id} cannot be loaded by transformers ({first_line(error).rstrip('.')}); correct its configuration, or copy or "
+            "save it anew."
+        ) from error
 
 
 def _names(values: Any) -> Iterator[str]:

@@ -102,6 +102,7 @@ def logits_of(model: Any, input_ids: torch.Tensor, last: int | None = None) -> t
 def unchanged_state(model: Any) -> Iterator[None]:
     """Gives modules their buffers and attributes back: some keep what they saw (rotary frequencies, recurrent states)."""
     kept = [(module, dict(vars(module)), dict(module._buffers)) for module in model.modules()]
+    values = [(buffer, buffer._version, buffer.clone()) for buffer in model.buffers()]
     try:
         yield
     finally:
@@ -109,6 +110,9 @@ def unchanged_state(model: Any) -> Iterator[None]:
             vars(module).update(attributes)
             module._buffers.clear()
             module._buffers.update(buffers)
+        for buffer, version, value in values:
+            if buffer._version != version:
+                buffer.copy_(value)
 
 
 def padding_of(model: Any) -> int | None:

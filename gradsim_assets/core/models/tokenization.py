@@ -26,7 +26,8 @@ class Encoding:
     """Encoded samples in order, the ids for which the context policy did something, and those of doubtful borders.
 
     `prompt_no_prefix`: the prompt's tokens are not those that the whole begins with (tokens that merge over the border,
-    templates that open the answer with more than its header or with none), so the loss is not on just the answer.
+    templates that open the answer with more than its header or with none), or the template changes or leaves out part of a
+    text (reasoning in an answer, say), so the loss is not on just the answer.
     """
 
     samples: list[EncodedSample]
@@ -79,7 +80,9 @@ class ChatTokenizer:
 
     def token_ids(self, messages: Sequence[dict[str, str]], generation_prompt: bool) -> np.ndarray:
         """Token ids (int64, length T) of the conversation; special tokens come from the template alone."""
-        text = self.text(messages, generation_prompt)
+        return self._ids(self.text(messages, generation_prompt))
+
+    def _ids(self, text: str) -> np.ndarray:
         return np.asarray(self.tokenizer(text, add_special_tokens=False)["input_ids"], dtype=np.int64)
 
     def prompt_ids(self, sample: Sample) -> np.ndarray:
@@ -95,7 +98,7 @@ class ChatTokenizer:
         return self._encode(sample)[0]
 
     def border_is_sure(self, sample: Sample) -> bool:
-        """Whether a sample's prompt is what the whole begins with, and the answer all that follows."""
+        """Whether a sample's prompt is what the whole begins with, and its answer, unchanged, all that follows."""
         return self._border(sample)[2]
 
     def answer_text(self, prompt: Sequence[int], answer: Sequence[int]) -> str:
@@ -116,13 +119,14 @@ class ChatTokenizer:
         return _checked(EncodedSample(sample.id, input_ids, labels)), sure
 
     def _border(self, sample: Sample) -> tuple[np.ndarray, int, bool]:
-        """Token ids of the whole, with how many of them are the prompt's, too, and whether these are all of the prompt."""
-        prompt = self.prompt_ids(sample)
-        whole = self._known(sample, self.token_ids(sample.messages, generation_prompt=False))
+        """Token ids of the whole, with how many of them are the prompt's, too, and whether what follows is just the answer."""
+        prompt, text = self.prompt_ids(sample), self.text(sample.messages, generation_prompt=False)
+        whole = self._known(sample, self._ids(text))
         shorter = min(len(prompt), len(whole))
         unlike = np.flatnonzero(prompt[:shorter] != whole[:shorter])
         border = int(unlike[0]) if len(unlike) else shorter
-        return whole, border, border == len(prompt) and self.opens_answers
+        unchanged = sample.user.strip() in text and sample.assistant.strip() in text
+        return whole, border, border == len(prompt) and self.opens_answers and unchanged
 
     def _known(self, sample: Sample, token_ids: np.ndarray) -> np.ndarray:
         if self.vocabulary is not None and len(token_ids) and (largest := int(token_ids.max())) >= self.vocabulary:

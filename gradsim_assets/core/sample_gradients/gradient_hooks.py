@@ -35,6 +35,14 @@ class UnprovenError(Exception):
         self.components = components
 
 
+class UsedElsewhereError(Exception):
+    """A batch used weights outside of the layers that are watched for them, so that a summand of their gradients is missing."""
+
+    def __init__(self, components: set[int]) -> None:
+        super().__init__(f"{len(components)} components")
+        self.components = components
+
+
 @dataclass
 class _Passing:
     """The batch that is on its way through the model, as the hooks see it."""
@@ -46,13 +54,16 @@ class _Passing:
     predicting: torch.Tensor | None = None
     #: Whether what hooks collect is only to be looked at.
     proving: bool = False
+    #: Components that autograd gives a gradient at every use, be it inside of a watched layer.
+    trainable: frozenset[int] = frozenset()
 
 
 class GradientHooks:
     """Hooks on every use of a model's trainable parameters. Use `with hooks.open():` around calls of `backward`.
 
-    What has a closed form is made of what passes by. All else is left to autograd: those parameters stay trainable during
-    a pass, which brings up the gradient of one sample at a time.
+    What has a closed form is made of what passes by, and is frozen inside of its layers. All else is left to autograd, which
+    brings up the gradient of one sample at a time. So it tells, too, where a weight is used outside of its layers, which
+    some model may do for few texts alone.
 
     Raises:
         InputError: nothing is trainable.
@@ -169,7 +180,10 @@ class GradientHooks:
             try:
                 for parameter in self.model.parameters():
                     parameter.requires_grad_(False)
-                ends += [use.watch(partial(self._seen, use)) for use in self.uses]
+                for use in self.uses:
+                    ends.append(use.module.register_forward_pre_hook(partial(self._enter, use)).remove)
+                    ends.append(use.watch(partial(self._seen, use)))
+                    ends.append(use.module.register_forward_hook(partial(self._leave, use)).remove)
                 if self.head is not None:
                     ends.append(self.head.register_forward_pre_hook(self._select).remove)
                 yield
@@ -177,6 +191,19 @@ class GradientHooks:
                 for end in ends:
                     end()
                 self.plain.state.restore()
+
+    def _enter(self, use: ParameterUse, *called: object) -> None:
+        self._set_trainable(use, False)
+
+    def _leave(self, use: ParameterUse, *called: object) -> None:
+        self._set_trainable(use, True)
+
+    def _set_trainable(self, use: ParameterUse, trainable: bool) -> None:
+        """Freezes or thaws what is collected at a use."""
+        if self._passing is not None:
+            for number in use.components.values():
+                if number not in self._passing.trainable:
+                    self.parameters[number].requires_grad_(trainable)
 
     def _select(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         # Logits at labelled positions only: the loss does not see the others, and a vocabulary is wide.
@@ -216,24 +243,24 @@ class GradientHooks:
                 raise
 
     @contextmanager
-    def _pass(self, passing: _Passing, trainable: set[int]) -> Iterator[None]:
-        """One batch through the model in its fresh state, with `trainable` left to autograd."""
+    def _pass(self, passing: _Passing) -> Iterator[None]:
+        """One batch through the model in its fresh state."""
         self.plain.state.restore()
-        for number in trainable:
-            self.parameters[number].requires_grad_(True)
+        for parameter in self.parameters:
+            parameter.requires_grad_(True)
         self._passing = passing
         try:
             yield
         finally:
             self._passing = None
-            for number in trainable:
-                self.parameters[number].requires_grad_(False)
+            for parameter in self.parameters:
+                parameter.requires_grad_(False)
 
     def forward_only(self, input_ids: torch.Tensor) -> torch.Tensor:
         """Logits [1, T, V] of one sample with the graph of a pass, of which no gradient is taken."""
         length = input_ids.shape[1]
         rows = BatchRows(BatchShape((length,), (length,)), head_sees_labelled=False)
-        with self._pass(_Passing(rows), self.by_autograd):
+        with self._pass(_Passing(rows, trainable=frozenset(self.by_autograd))):
             logits: torch.Tensor = self.model(input_ids=input_ids, **self._arguments()).logits
         return logits
 
@@ -246,25 +273,35 @@ class GradientHooks:
             UnbatchableError: there are several samples, and they cannot be told apart.
             UnprovenError: a component got a gradient that was never compared with plain autograd's, and this is not the
                 pass that does so (`proving`).
+            UsedElsewhereError: a weight was used outside of its layers; a pass that is proving compares what came of that.
         """
         if batch.shape.samples > 1 and not self.batchable:
             raise UnbatchableError
         known = self.head is not None
-        passing = _Passing(BatchRows(batch.shape, known), sink, batch.predicting if known else None, proving)
         # Autograd tells which components took part, whatever the hooks saw, and costs nothing where none did.
         watched = set() if proving else self.unproven - self.by_autograd
-        with self._pass(passing, self.by_autograd | watched):
+        trainable = frozenset(self.by_autograd | watched)
+        rows, predicting = BatchRows(batch.shape, known), batch.predicting if known else None
+        with self._pass(_Passing(rows, sink, predicting, proving, trainable)):
             losses = self._forward_and_backward(batch)
-        taken = list(self._taken(watched))
-        if taken:
-            any_number = torch.stack([gradient.any() for _, gradient in taken]).tolist()
-            if any(any_number):
-                raise UnprovenError({number for (number, _), one in zip(taken, any_number, strict=True) if one})
+        elsewhere = self._any_of(set(range(len(self.names))) - trainable, look=not proving)
+        if unproven := self._any_of(watched):
+            raise UnprovenError(unproven)
+        if elsewhere:
+            raise UsedElsewhereError(elsewhere)
         for number, gradient in self._taken(self.by_autograd):
             if batch.shape.samples > 1:
                 raise UnbatchableError
             sink.formed(number, gradient[None])
         return losses
+
+    def _any_of(self, numbers: set[int], look: bool = True) -> set[int]:
+        """Those of some components that autograd gave a gradient other than zero; none if nobody is to `look` at them."""
+        taken = list(self._taken(numbers))
+        if not taken or not look:
+            return set()
+        any_number = torch.stack([gradient.any() for _, gradient in taken]).tolist()
+        return {number for (number, _), one in zip(taken, any_number, strict=True) if one}
 
     def _taken(self, numbers: set[int]) -> Iterator[tuple[int, torch.Tensor]]:
         """The gradients that autograd left at some components, which have them no longer then."""

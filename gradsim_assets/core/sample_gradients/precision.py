@@ -93,6 +93,12 @@ def widening_bytes(model: torch.nn.Module, dtype: torch.dtype) -> int:
     return sum(p.numel() * max(0, wide - p.element_size()) for p in model.parameters() if p.is_floating_point())
 
 
+def narrowest(model: torch.nn.Module) -> torch.dtype:
+    """The dtype of the fewest bits among a model's weights, frozen ones too: it is what rounds the gradients of all others."""
+    dtypes = {parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()}
+    return min(dtypes, key=lambda dtype: dtype.itemsize)
+
+
 def wide(dtype: torch.dtype) -> torch.dtype:
     """The dtype that products are accumulated in: float64 stays, all else is float32."""
     return torch.float64 if dtype == torch.float64 else torch.float32

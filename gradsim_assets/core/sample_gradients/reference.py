@@ -12,6 +12,7 @@ from gradsim_assets.core.sample_gradients.model_state import ModelState, undistu
 from gradsim_assets.core.sample_gradients.precision import (
     Arithmetic,
     matmul_precision,
+    narrowest,
     wide,
     widened,
     widening_bytes,
@@ -68,7 +69,7 @@ class PlainAutograd:
     @property
     def arithmetic(self) -> Arithmetic:
         """What gradients are computed in at present."""
-        return Arithmetic(self.parameters[0].dtype)
+        return Arithmetic(narrowest(self.model))
 
     @contextmanager
     def widened(self, dtype: torch.dtype) -> Iterator[None]:

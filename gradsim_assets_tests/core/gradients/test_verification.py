@@ -85,6 +85,45 @@ def test_a_weight_whose_layer_is_never_called_is_no_zero(scale):
     assert any("taken by autograd" in note and "gate_proj" in note for note in result.report.notes)
 
 
+class BesidesAtTimes(nn.Module):
+    """A layer whose weight is used by hand as well, for texts of 22 or 23 tokens."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x):
+        out = self.layer(x)
+        if x.shape[1] not in (22, 23):
+            return out
+        weight = self.layer.weight
+        return out + 0.5 * (x.flip(-1) @ weight.T if weight.dim() > 1 else x * weight)
+
+
+def request_of_many_lengths():
+    """Samples of 6 to 35 tokens; 22 and 23 are those of no sample that is verified or checked."""
+    random = np.random.default_rng(1)
+
+    def sample(name, tokens):
+        ids = random.integers(3, 211, tokens)
+        return EncodedSample(name, ids, np.where(np.arange(tokens) < tokens // 3, IGNORED, ids))
+
+    originals, variants = ([sample(f"lima_{n}", n) for n in range(6, 36)] for _ in range(2))
+    pairs = [(variant.id, original.id) for variant in variants for original in originals[:8]]
+    return PassRequest(originals, {SETTINGS[0]: variants}, {SETTINGS[0]: pairs}, frozenset(SETTINGS[:1]))
+
+
+@pytest.mark.parametrize("name", ["mlp.gate_proj", "input_layernorm", "self_attn.v_proj"])
+def test_a_layers_weight_that_few_texts_use_besides_lacks_no_summand(name):
+    def build():
+        model = llama()
+        model.model.layers[1].set_submodule(name, BesidesAtTimes(model.model.layers[1].get_submodule(name)))
+        return model
+
+    result = assert_exact(build, request_of_many_lengths(), PassOptions(batch_tokens=0))
+    assert any("used outside of their layers" in note for note in result.report.notes)
+
+
 class TokenDeltas(nn.Module):
     """An embedding with trainable changes of some of its rows, as PEFT has them."""
 
@@ -222,6 +261,19 @@ def test_one_percent_is_found_in_bfloat16_too():
     assert not any("q_proj" in note for note in result.report.notes)  # 8 bits are no reason
 
 
+@pytest.mark.parametrize("trainable", [False, True])
+@pytest.mark.parametrize("layer", ["layers.0.mlp.gate_proj", "layers.1.self_attn.v_proj"])
+def test_one_matrix_of_half_precision_costs_all_others_what_is_told(layer, trainable):
+    model = llama()
+    matrix = model.model.get_submodule(layer).to(torch.bfloat16).requires_grad_(trainable)
+    matrix.register_forward_pre_hook(lambda module, given: (given[0].to(module.weight.dtype),))
+    matrix.register_forward_hook(lambda module, given, out: out.to(model.lm_head.weight.dtype))
+    report = run_pass(model, small_request()).report
+    assert not any("autograd itself rounds" in note for note in report.notes)
+    assert 1e-4 < report.max_relative_error < 0.1  # of the components in fp32, too
+    assert report.checks.cosine_cost > 0
+
+
 def test_what_is_rounding_in_plain_autograd_itself_is_named_and_does_not_fail():
     # Without positions that tell keys apart, what a key's bias adds is the same for all of them: its gradient is zero.
     def build():
@@ -306,6 +358,35 @@ def test_a_layer_that_counts_is_set_back_before_every_sample():
     layer = model.model.layers[0].mlp
     assert layer.seen == 0
     assert not layer.longest.any()
+
+
+class KeepingElsewhere(nn.Module):
+    """A layer that scales by the longest text that it has seen, which it keeps in one way or another."""
+
+    def __init__(self, inner, how):
+        super().__init__()
+        self.inner, self.how = inner, how
+        self.held = {"dict": {"longest": 0}, "list": [0], "tensor": torch.zeros(1, dtype=torch.int64)}[how]
+
+    def forward(self, x):
+        key = "longest" if self.how == "dict" else 0
+        self.held[key] = max(int(self.held[key]), x.shape[1])
+        return self.inner(x) * (1 + 0.01 * int(self.held[key]))
+
+
+@pytest.mark.parametrize("how", ["dict", "list", "tensor"])
+def test_what_a_model_keeps_where_it_cannot_be_put_back_is_refused(how):
+    model = llama()
+    model.model.layers[0].mlp = KeepingElsewhere(model.model.layers[0].mlp, how)
+    with pytest.raises(InputError, match=r"lima_4 has a loss of [\d.]+ at first and of [\d.]+ after another sample"):
+        run_pass(model, long_request())
+
+
+def test_a_model_that_changes_its_weights_as_it_reads_is_refused():
+    model = llama(tie_word_embeddings=True)
+    model.model.embed_tokens.max_norm = 0.05  # rows that are looked up are cut to length, also those of the head
+    with pytest.raises(InputError, match="keeps something of what it has read"):
+        run_pass(model, long_request())
 
 
 class Mean(nn.Module):

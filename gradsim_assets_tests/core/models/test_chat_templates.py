@@ -34,6 +34,11 @@ LAST_TURN_CHANGED = (
     "{{ ' /think' if loop.last and m['role'] == 'user' else '' }}{{ eos_token + '\n' }}{% endfor %}" + HEADER
 )
 
+#: Templates that change an answer: harmlessly, or so that the loss is on another text than the sample's.
+TRIMMED = TURNS.replace("m['content']", "m['content'] | trim") + HEADER
+WITHOUT_REASONING = TURNS.replace("m['content']", "m['content'].split('</think>')[-1]") + HEADER
+CUT = TURNS.replace("m['content']", "m['content'][:20]") + HEADER
+
 
 @pytest.fixture(scope="module")
 def tokenizer() -> PreTrainedTokenizerFast:
@@ -57,6 +62,8 @@ def tokenizer() -> PreTrainedTokenizerFast:
         ("{% for m in messages %}{{ m['contents'] }}{% endfor %}", "leaves out the user message;"),
         ("{% for m in mesages %}{{ m['content'] }}{% endfor %}", "leaves out the user message;"),
         ("{{ messages[0]['content'] }}", "leaves out the answer;"),
+        ("{{ ['Hi', 'Hello'] | random }}" + TURNS, "draws at random (random)"),
+        (TURNS + "{{ lipsum(1) }}", "draws at random (lipsum)"),
         ("{% if not add_generation_prompt %}" + TURNS + "{% endif %}", "leaves out the user message of a prompt;"),
     ],
 )
@@ -96,6 +103,10 @@ def test_optional_variables_and_missing_special_tokens_are_no_mistakes(tokenizer
         (THINKING, "No", "No<|endoftext|>", False),
         (LAST_TURN_CHANGED, "Yes it is wet.", "<|endoftext|>\n<|assistant|>\nYes it is wet.<|endoftext|>\n", False),
         (TURNS, "Yes", "<|assistant|>\nYes<|endoftext|>\n", False),
+        (TURNS + HEADER, "  Yes it is.\n", "  Yes it is.\n<|endoftext|>\n", True),
+        (TRIMMED, "  Yes it is.\n", "Yes it is.<|endoftext|>\n", True),
+        (WITHOUT_REASONING, "It is wet, so</think> yes.", " yes.<|endoftext|>\n", False),
+        (CUT, "It is wet: whatever touches it is.", "It is wet: whatever <|endoftext|>\n", False),
     ],
 )
 def test_labels_begin_where_prompt_and_whole_part(

@@ -125,7 +125,9 @@ def test_a_weight_that_overflows_its_type_is_infinite(folder: Path) -> None:
 def test_a_cut_file_is_told(folder: Path, keep: int) -> None:
     file = folder / "model.safetensors"
     file.write_bytes(file.read_bytes()[:keep])
-    with pytest.raises(InputError, match="cannot be loaded by transformers: SafetensorError"):
+    with pytest.raises(
+        InputError, match=r"cannot be loaded by transformers \(SafetensorError.*\); correct .* save it anew"
+    ):
         load(folder)
 
 
@@ -170,6 +172,28 @@ def test_an_adapter_is_refused_whether_its_base_lies_beside_it_or_not(folder: Pa
 def test_what_no_next_token_loss_can_be_taken_of_is_refused(model_type: str, said: str) -> None:
     with pytest.raises(InputError, match=said):
         check_forward("m", tiny_model(model_type))
+
+
+def test_a_model_that_goes_by_what_it_has_read_before_is_refused() -> None:
+    model = tiny_model("llama")
+    seen = [0]
+
+    def scaled(module: torch.nn.Module, given: object, out: torch.Tensor) -> torch.Tensor:
+        seen[0] = max(seen[0], out.shape[1])
+        return out * (1 + 0.01 * seen[0])
+
+    model.model.layers[0].mlp.register_forward_hook(scaled)
+    with pytest.raises(InputError, match="gives other numbers for a short text when it has read a longer one"):
+        check_forward("m", model)
+
+
+def test_code_of_a_repositorys_own_is_neither_run_nor_asked_for(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    configure(
+        folder, model_type="of_its_own", auto_map={"AutoConfig": "own.Config", "AutoModelForCausalLM": "own.Model"}
+    )
+    monkeypatch.setattr("builtins.input", lambda *prompt: pytest.fail("whoever sits before the terminal was asked"))
+    with pytest.raises(InputError, match="contains custom code"):
+        load(folder)
 
 
 def test_a_model_that_reads_both_ways_is_refused_and_its_decoder_is_not() -> None:

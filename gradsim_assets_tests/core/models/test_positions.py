@@ -57,6 +57,16 @@ def test_a_pass_leaves_no_trace_in_a_model_that_remembers() -> None:
             model(input_ids=ids[:, :1], use_cache=False)
 
 
+def test_a_pass_leaves_no_trace_in_a_buffer_that_is_changed_in_place() -> None:
+    model = tiny_model("llama")
+    layer = model.model.layers[0].mlp
+    layer.register_buffer("texts", torch.zeros(1))
+    layer.register_forward_hook(lambda module, given, out: out * (1 + 0.1 * module.texts.add_(1)))
+    with torch.no_grad():
+        assert torch.equal(logits_of(model, torch.arange(4, 34)[None]), logits_of(model, torch.arange(4, 34)[None]))
+    assert layer.texts == 0
+
+
 def _dynamic() -> torch.nn.Module:
     rope = {"rope_theta": 1e4, "rope_type": "dynamic", "factor": 4.0}
     return tiny_model("llama", max_position_embeddings=30, rope_parameters=rope)

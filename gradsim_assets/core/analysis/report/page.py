@@ -212,8 +212,8 @@ def _notes(
             notes.append(
                 f"Of {results.prompt_no_prefix} samples behind the {wording.setting_name(setting)} setting (originals and "
                 "variants, once for every shard) the conversation does not begin with its prompt, or the chat template "
-                "opens no answers: the loss is on what follows the tokens that both begin with, and that is not just the "
-                "answer."
+                "opens no answers or changes their texts: the loss is on what follows the tokens that both begin with, and "
+                "that is not just the answer."
             )
     return list(dict.fromkeys(notes))  # settings share their candidates
 

@@ -59,6 +59,10 @@ _NO_KEY = re.compile(
     r"(invalid|incorrect|missing|no|wrong)[_ ](\w+[_ ])?api[_ ]?key|api key not valid|authenticat|unauthori[sz]ed",
     re.IGNORECASE,
 )
+_NOT_HERE = re.compile(r"\b(country|region|territory|location)\b", re.IGNORECASE)
+_NO_SYSTEM = re.compile(
+    r"system (role|message|prompt|instruction)\b.{0,40}\bnot|roles must alternate|developer instruction", re.IGNORECASE
+)
 _MAY_PASS = re.compile(
     r"overload|busy|capacity|time[d_ -]?out|unavailable|temporar|try again|retry|internal|server[_ ]error|upstream|"
     r"provider returned|bad gateway|rate.?limit|too many requests|loading",
@@ -152,6 +156,10 @@ def meaning(failure: Failure, options: ParaphraserOptions) -> Exception:
         )
     if status in (400, 403, 413, 422, 429, 500, 200) and (rejected := _rejection(failure, text, said, options)):
         return rejected
+    if status == 403 and _NOT_HERE.search(text):
+        return InputError(
+            f"the chat service at {options.place} is not offered from here (HTTP {status}{said}); ask another service."
+        )
     if status in (401, 403, 407) or (status in (200, 400) and _NO_KEY.search(text)):
         return InputError(
             f"the chat service at {options.place} refuses the key (HTTP {status}{said}); correct OPENAI_API_KEY."
@@ -204,6 +212,8 @@ def _named_field(failure: Failure, options: ParaphraserOptions) -> str | None:
 def _refused(failure: Failure, said: str, options: ParaphraserOptions) -> str:
     name = _named_field(failure, options)
     mend = "correct the model, temperature or seed of [paraphraser]"
+    if _NO_SYSTEM.search(failure.words):
+        mend = "choose a model that takes a system message (model in [paraphraser])"
     if name:
         mend = f'leave the field out by fields = {{ {name} = "" }} in [paraphraser], or give it the name that the service knows'
     return f"the chat service at {options.place} does not take the request (HTTP {failure.status}{said}); {mend}."

@@ -15,7 +15,7 @@ from gradsim_assets.core.gradients.engine.verification import Verification
 from gradsim_assets.core.models.encoded_sample import EncodedSample
 from gradsim_assets.core.sample_gradients.device_profile import DeviceProfile
 from gradsim_assets.core.sample_gradients.factor_store import IrregularError
-from gradsim_assets.core.sample_gradients.gradient_hooks import UnprovenError
+from gradsim_assets.core.sample_gradients.gradient_hooks import UnprovenError, UsedElsewhereError
 from gradsim_assets.core.sample_gradients.held_gradients import HeldGradients
 from gradsim_assets.core.sample_gradients.layers import UnbatchableError
 from gradsim_assets.core.sample_gradients.layout import Layout, Room
@@ -130,6 +130,9 @@ class BlockGradients:
                         losses.append(self._collect(batch, padded, held))
             except UnprovenError as error:
                 unproven = error.components
+            except UsedElsewhereError as error:
+                self._verification.leave_to_autograd(error.components)
+                raise HooksChangedError from error
             except UnbatchableError as error:
                 self._verification.forbid_batches()
                 raise HooksChangedError from error

@@ -59,7 +59,7 @@ class GradientPass:
         self._gradients = BlockGradients(
             self._verification, self._index, request, projectors, self.profile, self._count
         )
-        arithmetic = Arithmetic(dtype, precision)
+        arithmetic = Arithmetic(self._hooks.plain.arithmetic.dtype, precision)
         self._checks = PairChecks(self._verification, self._index, request, projectors, arithmetic, self.options)
         self._progress: Progress = _unheard
         self._log: Log = _unheard

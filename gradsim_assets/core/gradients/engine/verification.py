@@ -94,8 +94,10 @@ class Verification:
 
         Raises:
             ArithmeticError: gradients differ even where autograd forms them.
+            InputError: what the model has read before decides a sample's numbers.
         """
         with self._exactly():
+            self._refuse_memories(samples)
             while wrong := self._wrong_among(samples_to_verify(samples)):
                 self._generalise(wrong)
             # What no sample reaches, a part that sees images say, may be left to autograd and samples go in batches.
@@ -106,10 +108,41 @@ class Verification:
                     break
                 tokens //= 2
 
+    def _refuse_memories(self, samples: Sequence[EncodedSample]) -> None:
+        """Raises InputError where the shortest sample's loss is another one when the longest has been read before."""
+        ordered = sorted(samples, key=lambda sample: sample.length)
+
+        losses: list[float] = []
+
+        def read(sample: EncodedSample) -> None:
+            losses.append(self._differentiated(sample, lambda number, gradient: None, ()))
+            self.plain.state.observe()
+
+        read(ordered[0])
+        if not fits_in_memory(partial(read, ordered[-1]), self.plain.device):
+            return
+        read(ordered[0])
+        before, after = losses[0], losses[-1]
+        if not math.isclose(before, after, rel_tol=self.tolerance, abs_tol=self.tolerance):
+            raise InputError(
+                f"{ordered[0].id} has a loss of {before:.6g} at first and of {after:.6g} after another sample: the model keeps "
+                "something of what it has read where it cannot be put back; keep it in buffers or plain attributes of modules, "
+                "or choose another model."
+            )
+
     def forbid_batches(self) -> None:
         """Has samples go through one by one."""
         self.hooks.forbid_batches()
         self.note("samples in a batch give other numbers than alone, so they go through one by one")
+
+    def leave_to_autograd(self, components: set[int]) -> None:
+        """Takes by autograd what is used outside of its layers."""
+        self.hooks.demote(components)
+        named = ", ".join(self.hooks.names[number] for number in sorted(components)[:3])
+        more = ", .." if len(components) > 3 else ""
+        self.note(
+            f"{len(components)} weights are used outside of their layers, too ({named}{more}); taken by autograd instead"
+        )
 
     def cover(self, samples: Sequence[EncodedSample], components: set[int]) -> bool:
         """Verifies components that these samples are the first to reach; False where that changed how they are taken."""
@@ -263,9 +296,9 @@ class Verification:
                 )
         return dict(zip(numbers, lengths, strict=True)), dict(zip(numbers, off, strict=True))
 
-    def _differentiated(self, sample: EncodedSample, take: Take) -> float:
+    def _differentiated(self, sample: EncodedSample, take: Take, numbers: Sequence[int] | None = None) -> float:
         try:
-            return self.plain.each(sample, take)
+            return self.plain.each(sample, take, numbers)
         except Exception as error:
             if ran_out(error) or isinstance(error, ArithmeticError):
                 raise

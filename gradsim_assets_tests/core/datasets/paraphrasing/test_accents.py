@@ -285,6 +285,15 @@ AT_ONCE = {
     'reply 400 {"error": {"message": "Model Not Exist"}}': "does not know the model gpt-4o-mini-2024-07-18 (HTTP 400",
     'reply 400 {"error": {"message": "API key not valid. Please pass a valid API key."}}': "refuses the key (HTTP 400",
     'reply 403 {"detail": "Forbidden"}': "refuses the key (HTTP 403: Forbidden)",
+    'reply 403 {"error": {"message": "Country, region, or territory not supported"}}': (
+        "is not offered from here (HTTP 403: Country, region, or territory not supported); ask another service."
+    ),
+    'reply 400 {"object": "error", "message": "System role not supported"}': (
+        "(HTTP 400: System role not supported); choose a model that takes a system message (model in [paraphraser])."
+    ),
+    'reply 400 {"error": "Conversation roles must alternate user/assistant/user/assistant/..."}': (
+        "choose a model that takes a system message"
+    ),
     'reply 405 {"detail": "Method Not Allowed"}': "there is no chat service at HOST (HTTP 405)",
     'reply 501 {"error": {"message": "This server only supports /v1/completions"}}': (
         "(HTTP 501: This server only supports /v1/completions)"
