@@ -103,7 +103,7 @@ def test_optional_variables_and_missing_special_tokens_are_no_mistakes(tokenizer
         (THINKING, "No", "No<|endoftext|>", False),
         (LAST_TURN_CHANGED, "Yes it is wet.", "<|endoftext|>\n<|assistant|>\nYes it is wet.<|endoftext|>\n", False),
         (TURNS, "Yes", "<|assistant|>\nYes<|endoftext|>\n", False),
-        (TURNS + HEADER, "  Yes it is.\n", "  Yes it is.\n<|endoftext|>\n", True),
+        (TURNS + HEADER, "Yes it is.\n", "Yes it is.\n<|endoftext|>\n", True),
         (TRIMMED, "  Yes it is.\n", "Yes it is.<|endoftext|>\n", True),
         (WITHOUT_REASONING, "It is wet, so</think> yes.", " yes.<|endoftext|>\n", False),
         (CUT, "It is wet: whatever touches it is.", "It is wet: whatever <|endoftext|>\n", False),

@@ -123,7 +123,7 @@ class Verification:
             return
         read(ordered[0])
         before, after = losses[0], losses[-1]
-        if not math.isclose(before, after, rel_tol=self.tolerance, abs_tol=self.tolerance):
+        if math.isfinite(before) and not math.isclose(before, after, rel_tol=self.tolerance, abs_tol=self.tolerance):
             raise InputError(
                 f"{ordered[0].id} has a loss of {before:.6g} at first and of {after:.6g} after another sample: the model keeps "
                 "something of what it has read where it cannot be put back; keep it in buffers or plain attributes of modules, "
