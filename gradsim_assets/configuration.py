@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from gradsim_assets.core.candidates.bm25 import ZeroScores
 from gradsim_assets.core.candidates.candidate_count import Candidates
@@ -27,6 +27,22 @@ _PLACES = {
     "tables": "set GRADSIM_TABLES in the environment instead",
     "folder": "relative paths begin at the folder of this file",
 }
+
+
+#: USD per million tokens. A spending limit could not be kept with one that is no number, or negative.
+Price = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+def _checked_cron(schedule: str) -> str:
+    from dagster._utils.schedules import is_valid_cron_schedule
+
+    if not is_valid_cron_schedule(schedule):
+        raise ValueError('must be five fields of cron, such as "0 2 * * *"')
+    return schedule
+
+
+#: When a schedule runs. Dagster would refuse a wrong one as definitions load, that is in every command.
+Cron = Annotated[str, AfterValidator(_checked_cron)]
 
 
 class _Section(BaseModel):
@@ -50,12 +66,12 @@ class ParaphraserSettings(_Section):
     """The chat model that rewrites samples when paraphrases = "openai"."""
 
     model: str = "gpt-4o-mini-2024-07-18"
-    temperature: float = Field(default=1.0, ge=0)
+    temperature: float = Field(default=1.0, ge=0, allow_inf_nan=False)
     seed: int = 42
     concurrency: int = Field(default=16, ge=1)
     max_cost_usd: float = Field(default=5.0, ge=0)
     mode: Literal["live", "batch"] = "live"
-    prices: dict[str, tuple[float, float]] = {}
+    prices: dict[str, tuple[Price, Price]] = {}
     system_prompt: str = ""
     fields: dict[Literal["seed", "temperature", "max_completion_tokens"], str] = {}
     reasoning_tokens: int = Field(default=0, ge=0)
@@ -69,7 +85,7 @@ class ComputeSettings(_Section):
     executor: Literal["in_process", "multiprocess", "k8s"] = "in_process"
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     precision: Literal["fp32", "tf32"] = "fp32"
-    memory_gib: float = Field(default=0, ge=0)
+    memory_gib: float = Field(default=0, ge=0, allow_inf_nan=False)
     projections: tuple[Annotated[float, Field(gt=0, le=1)], ...] = (0.01, 0.05)
     projection: Literal["fast", "trak"] = "fast"
     projection_weighting: Literal["unbiased", "script"] = "unbiased"
@@ -79,8 +95,8 @@ class AutomationSettings(_Section):
     """How often models are looked at, once a user has switched the sensor and the schedules on."""
 
     observe_seconds: int = Field(default=300, ge=10)
-    reconcile_cron: str = "15 * * * *"
-    rerun_cron: str = "0 2 * * *"
+    reconcile_cron: Cron = "15 * * * *"
+    rerun_cron: Cron = "0 2 * * *"
 
 
 class ModelSettings(_Section):

@@ -66,6 +66,15 @@ def test_the_example_file_shows_the_defaults_and_knows_every_key(tmp_path: Path)
             '[data]\nretriever_model = "a/b"',
             'data.retriever_model = "a/b" is used by data.retriever_tokens = "model" only',
         ),
+        ("[compute]\nmemory_gib = inf", "compute.memory_gib = inf is not accepted (Input should be a finite number)"),
+        ("[paraphraser]\ntemperature = inf", "paraphraser.temperature = inf is not accepted"),
+        ("[paraphraser]\nprices = { m = [nan, 1] }", "paraphraser.prices.m.0 = nan is not accepted"),
+        ("[paraphraser]\nprices = { m = [1, -1] }", "paraphraser.prices.m.1 = -1 is not accepted"),
+        (
+            '[automation]\nrerun_cron = "at night"',
+            "automation.rerun_cron = 'at night' is not accepted (must be five fields of cron",
+        ),
+        ('[automation]\nreconcile_cron = "61 * * * *"', "automation.reconcile_cron = '61 * * * *' is not accepted"),
         ("[data", "is not valid TOML"),
     ],
 )
