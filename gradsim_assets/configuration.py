@@ -14,6 +14,7 @@ from gradsim_assets.core.candidates.bm25 import ZeroScores
 from gradsim_assets.core.candidates.candidate_count import Candidates
 from gradsim_assets.core.errors import InputError
 from gradsim_assets.core.home import gradsim_home
+from gradsim_assets.core.models.revisions import whole_id
 from gradsim_assets.core.models.tokenization import ContextPolicy
 from gradsim_assets.core.partition_keys import MAX_SHARDS
 from gradsim_assets.demo import DEMO
@@ -209,6 +210,7 @@ def load_settings(environment: Mapping[str, str] = os.environ) -> Settings:
         settings = Settings.model_validate({**document, **places})
     except ValidationError as error:
         raise InputError(_sentence(str(path), error)) from error
+    settings = _with_whole_ids(settings)
     if repeated := [m.id for i, m in enumerate(settings.models) if m.id in {n.id for n in settings.models[:i]}]:
         raise InputError(f"{path}: model {repeated[0]} is listed twice under [[models]]; keep one of them.")
     try:
@@ -216,6 +218,19 @@ def load_settings(environment: Mapping[str, str] = os.environ) -> Settings:
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     return settings
+
+
+def registered_id(model_id: str, base: Path) -> str:
+    """The id by which a model is registered, from one as it was written; arguments and errors are those of `whole_id`."""
+    return model_id if model_id == DEMO else whole_id(model_id, base)
+
+
+def _with_whole_ids(settings: Settings) -> Settings:
+    models = [one.model_copy(update={"id": registered_id(one.id, settings.folder)}) for one in settings.models]
+    named = settings.data.retriever_model
+    whole = registered_id(named, settings.folder) if named else named
+    data = settings.data.model_copy(update={"retriever_model": whole})
+    return settings.model_copy(update={"models": tuple(models), "data": data})
 
 
 def _sentence(path: str, error: ValidationError) -> str:

@@ -85,6 +85,30 @@ def test_a_fault_in_the_file_is_told_in_one_sentence(text: str, sentence: str, t
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("written", ["./models/mine", "models/mine", "models/../models/mine/", "{folder}/models/mine"])
+def test_a_models_folder_is_the_same_one_from_wherever_the_file_is_read(
+    written: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for place in ("", "elsewhere"):
+        (tmp_path / place / "models" / "mine").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    mine = written.format(folder=tmp_path)
+    settings = settings_of(f'[data]\nretriever_tokens = "model"\n[[models]]\nid = "{mine}"\n', tmp_path)
+    assert [model.id for model in settings.models] == [str(tmp_path / "models" / "mine")] == [settings.retriever_model]
+
+
+def test_what_is_no_folder_stays_a_hub_id_and_a_folder_named_demo_hides_no_demo(tmp_path: Path) -> None:
+    (tmp_path / "demo").mkdir()
+    settings = settings_of('[[models]]\nid = "org/name@main"\n[[models]]\nid = "demo"\n', tmp_path)
+    assert [model.id for model in settings.models] == ["org/name@main", "demo"]
+
+
+def test_one_folder_written_in_two_ways_is_one_model(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(InputError, match="mine is listed twice"):
+        settings_of(f'[[models]]\nid = "./mine"\n[[models]]\nid = "{tmp_path}/mine/"\n', tmp_path)
+
+
 def test_a_named_file_must_exist(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"GRADSIM_CONFIG names .*, which is no file"):
         load_settings({"GRADSIM_CONFIG": str(tmp_path / "none.toml")})

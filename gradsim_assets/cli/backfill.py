@@ -2,12 +2,19 @@
 
 import click
 
+from gradsim_assets.cli.model_id import MODEL_ID
 from gradsim_assets.configuration import load_settings
 from gradsim_assets.core.errors import InputError
 
 
 @click.command()
-@click.option("--model", "models", multiple=True, help="Only this model (repeatable). Default: all registered ones.")
+@click.option(
+    "--model",
+    "models",
+    multiple=True,
+    type=MODEL_ID,
+    help="Only this model (repeatable). Default: all registered ones.",
+)
 @click.option("--shard", "shards", multiple=True, help="Only this shard (repeatable). Default: all.")
 @click.option("--only", help="Only the assets of one stage: originals, variants, gradients, analyses, comparison.")
 @click.option("--stale", is_flag=True, help="Leave alone what was never computed.")

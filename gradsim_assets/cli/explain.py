@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from gradsim_assets.cli.model_id import MODEL_ID
 from gradsim_assets.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("table")
-@click.argument("model")
+@click.argument("model", type=MODEL_ID)
 @click.argument("sample")
 def explain(table: str, model: str, sample: str) -> None:
     """Print the chain from SAMPLE's rows in TABLE of MODEL back to its sources.

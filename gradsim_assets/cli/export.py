@@ -4,13 +4,14 @@ from pathlib import Path
 
 import click
 
+from gradsim_assets.cli.model_id import MODEL_ID
 from gradsim_assets.configuration import load_settings
 
 
 @click.command()
 @click.argument("table")
 @click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
-@click.option("--model", help="Id of the model, for tables that have one.")
+@click.option("--model", type=MODEL_ID, help="Id of the model, for tables that have one.")
 @click.option("--license", "license_", help="The hub's identifier of the licence of the content, such as cc-by-nc-4.0.")
 @click.option("--push", metavar="REPO", help="Also push it to this dataset of the hub (HF_TOKEN); private.")
 def export(table: str, folder: Path, model: str | None, license_: str | None, push: str | None) -> None:

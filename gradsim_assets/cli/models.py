@@ -3,6 +3,7 @@
 import click
 
 from gradsim_assets.cli.instance import bare_launcher, launcher
+from gradsim_assets.cli.model_id import MODEL_ID
 from gradsim_assets.configuration import load_settings
 
 
@@ -12,7 +13,7 @@ def models() -> None:
 
 
 @models.command("add")
-@click.argument("model")
+@click.argument("model", type=MODEL_ID)
 def models_add(model: str) -> None:
     """Register MODEL: a hub id, `id@revision`, or a local folder."""
     from gradsim_assets.resources.by_name import resources
@@ -39,5 +40,9 @@ def models_list() -> None:
 @click.argument("model")
 def models_remove(model: str) -> None:
     """Take MODEL out of the registry; its tables stay. Refused while its runs are in flight."""
+    from gradsim_assets.orchestration.model_registry import wrong_keys
+
     load_settings()
-    bare_launcher().remove_model(model)
+    found = bare_launcher()
+    as_typed = {*found.models(), *wrong_keys(found.instance)}  # a wrong key, or a relative path of an older home
+    found.remove_model(model if model in as_typed else MODEL_ID(model))

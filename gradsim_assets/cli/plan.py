@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from gradsim_assets.cli.model_id import MODEL_ID
 from gradsim_assets.configuration import Settings, load_settings
 from gradsim_assets.core.errors import InputError
 
@@ -17,7 +18,7 @@ GIB = 2**30
 
 
 @click.command()
-@click.argument("model")
+@click.argument("model", type=MODEL_ID)
 @click.option(
     "--memory-gib",
     type=click.FloatRange(min=0, min_open=True),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gradsim_assets.cli.instance import FAILED, launcher
+from gradsim_assets.cli.model_id import MODEL_ID
 from gradsim_assets.configuration import Settings, load_settings
 from gradsim_assets.core.errors import InputError
 from gradsim_assets.demo import DEMO
@@ -35,7 +36,7 @@ PARTS = {
 
 
 @click.command()
-@click.argument("model")
+@click.argument("model", type=MODEL_ID)
 @click.option("--only", type=click.Choice([part for part in PARTS if part != "all"]), help="A part of the work alone.")
 @click.option("--force", is_flag=True, help="Compute also what is there and up to date.")
 def run(model: str, only: str | None, force: bool) -> None:

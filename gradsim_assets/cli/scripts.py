@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from gradsim_assets.cli.instance import FAILED, launcher
+from gradsim_assets.cli.model_id import MODEL_ID
 from gradsim_assets.configuration import load_settings
 
 
@@ -40,7 +41,7 @@ def import_scripts(folder: Path, model: str, config_file: str | None, sample_siz
 
 @click.command("export-scripts")
 @click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
-@click.option("--model", required=True, help="Id of the model.")
+@click.option("--model", type=MODEL_ID, required=True, help="Id of the model.")
 @click.option("--sample-size", default="full", show_default=True, help="`full`, or a number, for the folder's paths.")
 def export_scripts(folder: Path, model: str, sample_size: str) -> None:
     """Write the tables of MODEL in the predecessor's layout, so that its notebooks still run."""

@@ -1,9 +1,11 @@
 """Tables as users read them: partitions that are registered now, and never two revisions as one."""
 
+from pathlib import Path
+
 import dagster as dg
 import polars as pl
 
-from gradsim_assets.configuration import Settings, load_settings
+from gradsim_assets.configuration import Settings, load_settings, registered_id
 from gradsim_assets.core.errors import InputError
 from gradsim_assets.core.partition_keys import model_id_of, model_slug, shard_keys
 from gradsim_assets.core.tables.storage import Partition
@@ -37,7 +39,7 @@ def scan(table: str, model: str | None = None, setting: str | None = None) -> pl
         parts = [Partition(shard=shard) for shard in shards]
         store.check_one_version(path, parts)
         return store.tables.scan(path, parts)
-    slugs = _registered(settings, model)
+    slugs = _registered(settings, registered_id(model, Path()) if model else None)
     having = {place.model for place in there}
     frames = []
     for slug in slugs if model else [slug for slug in slugs if slug in having]:

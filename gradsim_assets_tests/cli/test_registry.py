@@ -6,6 +6,8 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from gradsim_assets.core.errors import InputError
+from gradsim_assets.core.models.revisions import resolve
 from gradsim_assets.core.partition_keys import model_slug
 from gradsim_assets.runs.environment import prepare_environment
 from gradsim_assets_tests.conftest import gradsim
@@ -68,3 +70,25 @@ def test_a_home_that_cannot_be_written_is_told(tmp_path: Path) -> None:
         assert run.stderr.startswith(f"Error: {tmp_path / 'file'}") and "Not a directory" in run.stderr
     run = gradsim(tmp_path, "models", "list", DAGSTER_HOME=os.fspath(tmp_path / "none"))
     assert run.returncode == 0 or "DAGSTER_HOME" in run.stderr
+
+
+def test_a_relative_folder_is_registered_by_the_path_that_every_process_reads_alike(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Dagster's daemon has another working directory than the command that registered a model."""
+    for place in ("one", "two"):
+        (tmp_path / place / "model").mkdir(parents=True)
+        (tmp_path / place / "model" / "config.json").write_text("{}")
+    home = tmp_path / "home"
+    keys(home, monkeypatch, add=model_slug("./model"))  # as an older version registered it
+    for place in ("one", "two"):
+        monkeypatch.chdir(tmp_path / place)
+        added = gradsim(home, "models", "add", "model")
+        assert added.returncode == 0, added.stderr
+    whole = [str(tmp_path / place / "model") for place in ("one", "two")]
+    assert keys(home, monkeypatch) == sorted(["demo", model_slug("./model"), *map(model_slug, whole)])
+    with pytest.raises(InputError, match=r"^\./model is a relative path.*`gradsim models remove \./model`"):
+        resolve("./model")
+    for named in ("./model", "../one/model"):
+        assert gradsim(home, "models", "remove", named).returncode == 0
+    assert keys(home, monkeypatch) == sorted(["demo", model_slug(whole[1])])

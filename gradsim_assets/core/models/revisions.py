@@ -1,6 +1,7 @@
 """Which revision of a model is in force: the commit on the hub, or the content hash of a folder."""
 
 import hashlib
+import os
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -30,7 +31,28 @@ class Revision:
 
 def is_folder(model_id: str) -> bool:
     """Whether an id names a local folder rather than a model of the hub."""
-    return model_id.startswith(("/", "./", "../", "~")) or Path(model_id).is_dir()
+    return model_id.startswith(("/", "./", "../", "~")) or model_id in (".", "..")
+
+
+def whole_id(model_id: str, base: Path) -> str:
+    """The id by which a model is registered: that of a local folder is its absolute path, which every process reads alike.
+
+    Args:
+        model_id: a hub id, `id@revision`, or a folder as somebody wrote it.
+        base: the folder that a relative path begins at.
+
+    Raises:
+        InputError: a path begins at the home of a user whom there is not.
+    """
+    path = base / _at_home(model_id)
+    return os.path.abspath(path) if is_folder(model_id) or path.is_dir() else model_id
+
+
+def _at_home(model_id: str) -> Path:
+    try:
+        return Path(model_id).expanduser()
+    except RuntimeError as error:
+        raise InputError(f"{model_id} begins at the home of a user whom there is not; give the whole path.") from error
 
 
 def split_revision(model_id: str) -> tuple[str, str | None]:
@@ -45,15 +67,17 @@ def resolve(model_id: str, fallback: bool = True) -> Revision:
     With `fallback`, the revision that was downloaded last where the hub cannot be reached.
 
     Raises:
-        InputError: there is no such model.
+        InputError: there is no such model, or it is a folder by a relative path.
         ServiceError: the hub does not answer.
     """
     if not is_folder(model_id):
         return _hub_revision(model_id, fallback)
-    try:
-        folder = Path(model_id).expanduser()
-    except RuntimeError as error:
-        raise InputError(f"{model_id} begins at the home of a user whom there is not; give the whole path.") from error
+    folder = _at_home(model_id)
+    if not folder.is_absolute():
+        raise InputError(
+            f"{model_id} is a relative path, which is another folder for each process; in the place where it holds run "
+            f"`gradsim models remove {model_id}` and `gradsim models add {model_id}`, which registers the whole path."
+        )
     _check_folder(folder, model_id)
     return Revision(_folder_hash(folder), str(folder))
 

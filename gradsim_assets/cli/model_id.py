@@ -1,0 +1,24 @@
+"""The ids of models that commands take."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from gradsim_assets.configuration import registered_id
+from gradsim_assets.core.errors import InputError
+
+
+class ModelId(click.ParamType):
+    """A hub id, `id@revision`, or a local folder, whose relative path begins at the working directory."""
+
+    name = "model"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        try:
+            return registered_id(value, Path())
+        except InputError as error:
+            self.fail(str(error), param, ctx)
+
+
+MODEL_ID = ModelId()
