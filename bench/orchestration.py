@@ -14,12 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
-from dagster._core.definitions.assets.graph.base_asset_graph import BaseAssetGraph
 from dagster._core.definitions.automation_condition_sensor_definition import _evaluate
-from dagster._core.definitions.data_version import StaleStatus, get_input_data_version_tag, get_input_event_pointer_tag
-from dagster._core.events import AssetObservationData, DagsterEvent, DagsterEventType, StepMaterializationData
+from dagster._core.events import AssetObservationData, DagsterEvent, StepMaterializationData
 from dagster._core.events.log import EventLogEntry
-from dagster._core.execution.backfill import BulkActionStatus
 from dagster._core.instance.utils import RUNLESS_JOB_NAME, RUNLESS_RUN_ID
 
 from gradsim_assets.configuration import load_settings
@@ -27,6 +24,14 @@ from gradsim_assets.definitions import build_definitions
 from gradsim_assets.defs.checks.tables_up_to_date import status_records
 from gradsim_assets.defs.models.hf_model import HF_MODEL
 from gradsim_assets.orchestration.backfills import launch_backfill
+from gradsim_assets.orchestration.dagster_internals import (
+    BaseAssetGraph,
+    BulkActionStatus,
+    DagsterEventType,
+    StaleStatus,
+    get_input_data_version_tag,
+    get_input_event_pointer_tag,
+)
 from gradsim_assets.orchestration.observations import observation
 from gradsim_assets.orchestration.planner import targets
 from gradsim_assets.orchestration.stale_status import StatusResolver

@@ -1,5 +1,6 @@
 """The house: where code stands, and which way it imports. CONTRIBUTING.md says the same in words."""
 
+import ast
 import importlib
 import inspect
 from collections import Counter
@@ -127,6 +128,79 @@ def test_core_knows_neither_dagster_nor_the_configuration() -> None:
         if one.module.partition(".")[0].startswith("dagster") or "configuration" in one.module.split(".")
     ]
     assert found == []
+
+
+#: The one module that knows Dagster's private parts.
+INTERNALS = "orchestration/dagster_internals.py"
+
+#: Tests and benchmarks that build or evaluate what only Dagster's own processes do, and why each needs more than INTERNALS has.
+KNOW_INTERNALS = {
+    "bench/orchestration.py": "writes an event log of thousands of partitions and times one tick of the daemon",
+    "gradsim_assets_tests/end_to_end/test_chart.py": "checks the chart's dagster.yaml as Dagster's processes do",
+    "gradsim_assets_tests/orchestration/test_automation.py": "compares with Dagster's own resolver, in its context",
+    "gradsim_assets_tests/orchestration/test_dagster_internals.py": "is the contract with them",
+    "gradsim_assets_tests/orchestration/test_model_registry.py": "observes as the button in the UI does",
+    "gradsim_assets_tests/orchestration/test_whole_passes.py": "ticks a backfill at every point of a run",
+    "gradsim_assets_tests/runs/test_profiles.py": "plans a run on Kubernetes without a cluster",
+}
+
+
+def private_imports(path: Path) -> list[str]:
+    """What a module imports of Dagster that is not its public interface."""
+    return [
+        f"{path.name}:{one.line} imports {one.module}"
+        for one in imports(path)
+        if one.module.partition(".")[0] in ("dagster", "dagster_shared", "dagster_graphql", "dagster_k8s")
+        and (one.module.startswith("dagster_shared") or "._" in f"{one.module}.{one.name}")
+    ]
+
+
+def private_attributes(path: Path) -> list[str]:
+    """Attributes with an underscore that a module takes of other things than its own classes."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    own = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+    attributes = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute) and node.attr.startswith("_")]
+    own |= {node.attr for node in attributes if isinstance(node.ctx, ast.Store)}
+    own |= {
+        node.target.id
+        for node in ast.walk(tree)
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
+    }
+    public = {"_asdict", "_replace", "_fields"}  # of named tuples
+    return [
+        f"{path.name}:{node.lineno} takes {ast.unparse(node)}"
+        for node in attributes
+        if node.attr not in own | public and not node.attr.startswith("__")
+    ]
+
+
+def test_one_module_knows_dagsters_private_parts() -> None:
+    found = []
+    for path in modules().values():
+        if path.relative_to(PACKAGE).as_posix() == INTERNALS:
+            continue
+        found += private_imports(path)
+        if any(
+            one.module.startswith("dagster") or INTERNALS[:-3].replace("/", ".") in one.module for one in imports(path)
+        ):
+            found += private_attributes(path)
+    assert found == []
+
+
+def test_few_tests_know_dagsters_private_parts() -> None:
+    root = PACKAGE.parent
+    files = [*(root / "gradsim_assets_tests").rglob("*.py"), *(root / "bench").rglob("*.py")]
+    knowing = {path.relative_to(root).as_posix() for path in files if private_imports(path)}
+    assert knowing | {"gradsim_assets_tests/orchestration/test_dagster_internals.py"} == set(KNOW_INTERNALS)
+
+
+def test_private_parts_are_seen_wherever_they_are_taken(tmp_path: Path) -> None:
+    taking = tmp_path / "taking.py"
+    taking.write_text(
+        "import dagster as dg\ndef f(run: dg.DagsterRun):\n    from dagster._core import utils\n    run._status\n"
+    )
+    assert private_imports(taking) == ["taking.py:3 imports dagster._core"]
+    assert private_attributes(taking) == ["taking.py:4 takes run._status"]
 
 
 def test_no_imports_run_in_a_circle() -> None:

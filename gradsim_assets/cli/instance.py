@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import click
 
 from gradsim_assets.configuration import Settings, load_settings
-from gradsim_assets.core.errors import InputError, ServiceError, first_line
+from gradsim_assets.core.errors import InputError, ServiceError
 
 if TYPE_CHECKING:
     from gradsim_assets.runs.launcher import Launcher
@@ -14,32 +14,26 @@ if TYPE_CHECKING:
 FAILED, BAD_INPUT = 1, 2
 
 
-def launcher(launches: bool = False) -> "Launcher":
+def launcher(launches: bool = False, writes: bool = False) -> "Launcher":
     """A launcher on the instance that the UI uses, with the configured models registered.
 
-    With `launches`, for a command that launches something, runs of this machine whose process is gone are ended first: what
-    they hold would keep the new ones waiting. A command that only looks ends nothing.
+    Without `writes`, for a command that only reads, a home that cannot be written will do. With `launches`, for a command
+    that launches something, runs of this machine whose process is gone are ended first: what they hold would keep the new
+    ones waiting. A command that only looks ends nothing.
     """
     settings = load_settings()  # first of all: a fault in gradsim.toml is told before Dagster starts
-    found = bare_launcher(launches)
+    found = bare_launcher(launches, writes)
     _register_configured(found, settings)
     return found
 
 
-def bare_launcher(launches: bool = False) -> "Launcher":
+def bare_launcher(launches: bool = False, writes: bool = False) -> "Launcher":
     """A launcher on the instance that the UI uses, which leaves the registry of models as it is."""
-    import dagster as dg
-    from dagster._core.errors import DagsterHomeNotSetError
-
-    from gradsim_assets.runs.environment import prepare_environment
+    from gradsim_assets.runs.environment import open_instance
     from gradsim_assets.runs.launcher import Launcher
     from gradsim_assets.runs.local_run_launcher import end_dead_runs
 
-    prepare_environment()
-    try:
-        found = Launcher(dg.DagsterInstance.get())
-    except (dg.DagsterInvariantViolationError, DagsterHomeNotSetError) as error:
-        raise InputError(f"Dagster's home cannot be used ({first_line(error)}); correct DAGSTER_HOME.") from error
+    found = Launcher(open_instance(writes or launches))
     if launches:
         end_dead_runs(found.instance)
     return found

@@ -18,7 +18,7 @@ def models_add(model: str) -> None:
     """Register MODEL: a hub id, `id@revision`, or a local folder."""
     from gradsim_assets.resources.by_name import resources
 
-    found = launcher()
+    found = launcher(writes=True)
     resources(load_settings()).hub.check(model)
     click.echo(found.add_model(model))
 
@@ -43,6 +43,6 @@ def models_remove(model: str) -> None:
     from gradsim_assets.orchestration.model_registry import wrong_keys
 
     load_settings()
-    found = bare_launcher()
+    found = bare_launcher(writes=True)
     as_typed = {*found.models(), *wrong_keys(found.instance)}  # a wrong key, or a relative path of an older home
     found.remove_model(model if model in as_typed else MODEL_ID(model))

@@ -46,6 +46,22 @@ def write_whole(target: "Path | UPath", content: str | bytes) -> None:
         unfinished.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
+def create_whole(target: Path, content: str) -> bool:
+    """Writes a local file as `write_whole` does unless there is one of that name, and says whether it did."""
+    with _beside(target) as unfinished:
+        unfinished.write_bytes(content.encode())
+        _sync(unfinished)
+        try:
+            os.link(unfinished, target)  # unlike a rename, never over another's file
+        except FileExistsError:
+            return False
+        except OSError:  # a file system without links
+            if target.exists():
+                return False
+            os.rename(unfinished, target)
+    return True
+
+
 @contextmanager
 def whole_folder(target: Path, replace: bool = False) -> Iterator[Path]:
     """An empty folder to fill, which becomes the local folder `target` when the block ends and is removed where it fails.

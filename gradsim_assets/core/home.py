@@ -37,6 +37,11 @@ class Home:
         """Locks on the GPUs of this machine."""
         return self.folder / "gpus"
 
+    @property
+    def locks(self) -> Path:
+        """What processes that share this home tell each other: who serves, and who works on what."""
+        return self.folder / "locks"
+
     def report(self, model_slug: str) -> Path:
         """The report of a model, with its headline figures and plots."""
         return self.folder / "reports" / model_slug

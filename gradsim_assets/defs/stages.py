@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import dagster as dg
-from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 from gradsim_assets.core.tables.schemas import (
     DOT_PRODUCTS,
@@ -16,6 +15,7 @@ from gradsim_assets.core.tables.schemas import (
 )
 from gradsim_assets.orchestration import groups
 from gradsim_assets.orchestration.asset_keys import asset_key
+from gradsim_assets.orchestration.dagster_internals import UnresolvedAssetJobDefinition
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,6 @@ Everything here is switched off until a user switches it on: GPU time costs mone
 from collections.abc import Callable
 
 import dagster as dg
-from dagster._core.asset_graph_view.asset_graph_view import AssetGraphView
-from dagster._core.definitions.data_version import StaleStatus
-from dagster._core.definitions.events import AssetKeyPartitionKey
 
 from gradsim_assets.core.tables.schemas import (
     MODEL_COMPARISON,
@@ -19,6 +16,7 @@ from gradsim_assets.core.tables.schemas import (
 )
 from gradsim_assets.orchestration import groups
 from gradsim_assets.orchestration.asset_keys import asset_key, waits_only
+from gradsim_assets.orchestration.dagster_internals import AssetGraphView, AssetKeyPartitionKey, StaleStatus
 from gradsim_assets.orchestration.stale_status import StatusResolver
 
 #: Groups whose assets are computed again when a model changes; the datasets do not depend on models.

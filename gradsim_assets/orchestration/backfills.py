@@ -4,11 +4,15 @@ import time
 from collections.abc import Collection
 
 import dagster as dg
-from dagster._core.definitions.assets.graph.asset_graph_subset import AssetGraphSubset
-from dagster._core.definitions.assets.graph.base_asset_graph import BaseAssetGraph
-from dagster._core.execution.backfill import BulkActionsFilter, BulkActionStatus, PartitionBackfill
-from dagster._core.utils import make_new_backfill_id
 
+from gradsim_assets.orchestration.dagster_internals import (
+    AssetGraphSubset,
+    BaseAssetGraph,
+    BulkActionsFilter,
+    BulkActionStatus,
+    PartitionBackfill,
+    make_new_backfill_id,
+)
 from gradsim_assets.orchestration.planner import Target
 
 

@@ -3,11 +3,11 @@
 from collections.abc import Callable, Collection, Mapping
 
 import dagster as dg
-from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
 
 from gradsim_assets.core.errors import InputError, ServiceError
 from gradsim_assets.core.partition_keys import checked_slug, is_slug, model_slug
 from gradsim_assets.orchestration.backfills import unfinished_backfills, works_on
+from gradsim_assets.orchestration.dagster_internals import NOT_FINISHED_STATUSES
 from gradsim_assets.orchestration.partitions import MODELS
 
 

@@ -1,7 +1,8 @@
 """Observations of what lies outside: at which version a source stands, and from which one a table was made."""
 
 import dagster as dg
-from dagster._core.definitions.data_version import (
+
+from gradsim_assets.orchestration.dagster_internals import (
     DATA_VERSION_TAG,
     extract_data_version_from_entry,
     get_input_data_version_tag,

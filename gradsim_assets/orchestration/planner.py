@@ -3,13 +3,11 @@
 from collections.abc import Collection, Iterable
 
 import dagster as dg
-from dagster._core.definitions.assets.graph.base_asset_graph import BaseAssetGraph
-from dagster._core.definitions.data_version import StaleStatus
-from dagster._core.definitions.events import AssetKeyPartitionKey
 
 from gradsim_assets.core.partition_keys import is_slug
 from gradsim_assets.core.tables.storage import Partition
 from gradsim_assets.orchestration.asset_keys import waits_only
+from gradsim_assets.orchestration.dagster_internals import AssetKeyPartitionKey, BaseAssetGraph, StaleStatus
 from gradsim_assets.orchestration.lost_files import LostFiles
 from gradsim_assets.orchestration.partitions import place_of
 from gradsim_assets.orchestration.stale_status import StatusResolver

@@ -6,20 +6,20 @@ from functools import cache
 from typing import Any
 
 import dagster as dg
-from dagster._core.definitions.assets.graph.base_asset_graph import BaseAssetGraph
-from dagster._core.definitions.data_version import (
-    SKIP_PARTITION_DATA_VERSION_DEPENDENCY_THRESHOLD,
-    CachingStaleStatusResolver,
-    DataProvenance,
-    DataVersion,
-    extract_data_version_from_entry,
-)
-from dagster._core.definitions.events import AssetKeyPartitionKey
-from dagster._core.definitions.partitions.context import use_partition_loading_context
-from dagster._core.event_api import EventLogRecord
-from dagster._core.loader import LoadingContext
 
 from gradsim_assets.orchestration.asset_keys import waits_only
+from gradsim_assets.orchestration.dagster_internals import (
+    SKIP_PARTITION_DATA_VERSION_DEPENDENCY_THRESHOLD,
+    AssetKeyPartitionKey,
+    BaseAssetGraph,
+    DataProvenance,
+    DataVersion,
+    EventLogRecord,
+    LoadingContext,
+    OpenResolver,
+    extract_data_version_from_entry,
+    use_partition_loading_context,
+)
 from gradsim_assets.orchestration.lost_files import LostFiles
 from gradsim_assets.orchestration.partitions import dimensions_of, place_of
 
@@ -46,7 +46,7 @@ class LoaderContext(LoadingContext):
         return self._loaders
 
 
-class StatusResolver(CachingStaleStatusResolver):
+class StatusResolver(OpenResolver):
     """Answers as its base class does, from the latest records of all partitions of an asset, which are read together.
 
     The base class asks the storage about five times for every partition, which takes half a minute for 1,800 of them, and
@@ -76,8 +76,8 @@ class StatusResolver(CachingStaleStatusResolver):
         wanted = dg.AssetRecordsFilter(
             key.asset_key, asset_partitions=[key.partition_key] if key.partition_key else None
         )
-        planned = self._instance.fetch_planned_materializations(wanted, limit=1).records
-        records = map(self._get_latest_data_version_record, self._get_partition_dependencies(key=key))
+        planned = self.instance.fetch_planned_materializations(wanted, limit=1).records
+        records = map(self.latest_record, self.dependencies(key))
         return not planned or any(
             record.storage_id > planned[0].storage_id and record.run_id != planned[0].run_id
             for record in records
@@ -86,13 +86,13 @@ class StatusResolver(CachingStaleStatusResolver):
 
     def why_lost(self, key: dg.AssetKey, partition: str | None) -> str | None:
         """Why the file of a materialised partition cannot be used, in one sentence; None where it can, or never was there."""
-        record = self._get_latest_data_version_record(AssetKeyPartitionKey(key, partition)) if self._files else None
+        record = self.latest_record(AssetKeyPartitionKey(key, partition)) if self._files else None
         if record is None or self._files is None:
             return None
         place = place_of(partition, self.asset_graph.get(key).partitions_def)
         return self._files.why(key, place, record.event_log_entry)
 
-    def _get_partition_dependencies(self, *, key: AssetKeyPartitionKey) -> list[AssetKeyPartitionKey]:
+    def dependencies(self, key: AssetKeyPartitionKey) -> list[AssetKeyPartitionKey]:
         node = self.asset_graph.get(key.asset_key)
         where = dict(place_of(key.partition_key, node.partitions_def).levels)
         found = []
@@ -116,35 +116,35 @@ class StatusResolver(CachingStaleStatusResolver):
             found[tuple(levels[name] for name in dimensions)].append(partition)
         return found
 
-    def _get_latest_data_version_record(self, key: AssetKeyPartitionKey) -> EventLogRecord | None:
+    def latest_record(self, key: AssetKeyPartitionKey) -> EventLogRecord | None:
         if key.partition_key is None:
-            return super()._get_latest_data_version_record(key=key)
+            return super().latest_record(key)
         if self._few:
             return self._record(key.asset_key, self.asset_graph.get(key.asset_key).is_external, key.partition_key)
         return self._latest(key.asset_key).get(key.partition_key)
 
-    def _is_dep_updated(self, provenance: DataProvenance, dep_key: AssetKeyPartitionKey) -> bool:
-        if dep_key.partition_key is None:
-            return super()._is_dep_updated(provenance, dep_key)
-        cursor = provenance.input_storage_ids[dep_key.asset_key]
-        latest = self._get_latest_data_version_record(dep_key)
+    def is_updated(self, provenance: DataProvenance, dependency: AssetKeyPartitionKey) -> bool:
+        if dependency.partition_key is None:
+            return super().is_updated(provenance, dependency)
+        cursor = provenance.input_storage_ids[dependency.asset_key]
+        latest = self.latest_record(dependency)
         if latest is None or latest.storage_id <= (cursor or 0):
             return False
         now = extract_data_version_from_entry(latest.event_log_entry)
-        return self._data_versions_differ(self._version_at(dep_key, cursor), now)
+        return self.differ(self._version_at(dependency, cursor), now)
 
     def _fetch_version_at(self, key: AssetKeyPartitionKey, cursor: int | None) -> DataVersion | None:
         """The data version that a partition had when its record of that storage id was the latest one."""
         external = self.asset_graph.get(key.asset_key).is_external
         before = cursor + 1 if cursor else None
-        record = self._instance.get_latest_data_version_record(key.asset_key, external, key.partition_key, before)
+        record = self.instance.get_latest_data_version_record(key.asset_key, external, key.partition_key, before)
         return extract_data_version_from_entry(record.event_log_entry) if record else None
 
     def _fetch_latest(self, key: dg.AssetKey) -> Mapping[str, EventLogRecord]:
         external = self.asset_graph.get(key).is_external
         event = dg.DagsterEventType.ASSET_OBSERVATION if external else dg.DagsterEventType.ASSET_MATERIALIZATION
-        fetch = self._instance.fetch_observations if external else self._instance.fetch_materializations
-        ids = list(self._instance.event_log_storage.get_latest_storage_id_by_partition(key, event).values())
+        fetch = self.instance.fetch_observations if external else self.instance.fetch_materializations
+        ids = list(self.instance.event_log_storage.get_latest_storage_id_by_partition(key, event).values())
         chunks = [ids[start : start + _CHUNK] for start in range(0, len(ids), _CHUNK)]
         records = [
             record

@@ -5,14 +5,14 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import dagster as dg
-from dagster._core.definitions.executor_definition import multiple_process_executor_requirements
-from dagster._core.executor.step_delegating import (
+
+from gradsim_assets.orchestration.dagster_internals import (
     CheckStepHealthResult,
-    StepDelegatingExecutor,
     StepHandler,
     StepHandlerContext,
+    exchange_step_handler,
+    multiple_process_executor_requirements,
 )
-
 from gradsim_assets.runs.compute_profiles import PROFILE
 
 #: Run tag with the model's partition key.
@@ -36,8 +36,7 @@ def k8s_executor(profile: str, by_model: Mapping[str, Mapping[str, Any]]) -> dg.
     )
     def executor(context: dg.InitExecutorContext) -> dg.Executor:
         made = k8s_job_executor.executor_creation_fn(context)
-        assert isinstance(made, StepDelegatingExecutor)
-        made._step_handler = ModelProfiles(made._step_handler, profile, written)
+        exchange_step_handler(made, lambda inner: ModelProfiles(inner, profile, written))
         return made
 
     return executor

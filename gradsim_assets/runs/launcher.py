@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import dagster as dg
-from dagster._core.definitions.reconstruct import ReconstructableRepository
-from dagster._core.execution.api import execute_job
 
 from gradsim_assets.configuration import Settings, load_settings
 from gradsim_assets.core.errors import ServiceError
@@ -21,6 +19,7 @@ from gradsim_assets.defs.models.hf_model import HF_MODEL
 from gradsim_assets.defs.observe_sources import samples
 from gradsim_assets.defs.progress import draw_progress_on_terminal
 from gradsim_assets.defs.stages import Stage
+from gradsim_assets.orchestration.dagster_internals import ReconstructableRepository, execute_job
 from gradsim_assets.orchestration.lost_files import LostFiles
 from gradsim_assets.orchestration.model_registry import register, registered, remove
 from gradsim_assets.orchestration.observations import observed

@@ -8,10 +8,15 @@ import re
 import time
 
 import dagster as dg
-from dagster._core.events import DagsterEventType
-from dagster._core.launcher.base import CheckRunHealthResult, LaunchRunContext, WorkerStatus
-from dagster._core.launcher.default_run_launcher import DefaultRunLauncher
 
+from gradsim_assets.orchestration.dagster_internals import (
+    CheckRunHealthResult,
+    DagsterEventType,
+    DefaultRunLauncher,
+    LaunchRunContext,
+    WorkerStatus,
+    instance_of,
+)
 from gradsim_assets.runs.process_identity import ProcessIdentity
 
 #: Run tag that says which process works on a run (`ProcessIdentity`).
@@ -37,12 +42,12 @@ class LocalRunLauncher(DefaultRunLauncher):
         while time.monotonic() < deadline:
             if (pid := self._pid(run_id)) is not None:
                 if process := ProcessIdentity.of(pid):  # else it has ended already, and says so itself
-                    self._instance.add_run_tags(run_id, {PROCESS_TAG: str(process)})
+                    instance_of(self).add_run_tags(run_id, {PROCESS_TAG: str(process)})
                 return
             time.sleep(0.05)
 
     def _pid(self, run_id: str) -> int | None:
-        events = self._instance.all_logs(run_id, of_type=DagsterEventType.ENGINE_EVENT)
+        events = instance_of(self).all_logs(run_id, of_type=DagsterEventType.ENGINE_EVENT)
         return next((int(found[1]) for entry in events if (found := _STARTED.match(entry.message))), None)
 
     def check_run_worker_health(self, run: dg.DagsterRun) -> CheckRunHealthResult:

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import dagster as dg
 import polars as pl
 
 from gradsim_assets.configuration import Settings, load_settings, registered_id
@@ -12,7 +11,7 @@ from gradsim_assets.core.tables.storage import Partition
 from gradsim_assets.core.tables.table_names import path_of_table
 from gradsim_assets.orchestration.partitions import MODELS
 from gradsim_assets.resources.by_name import resources
-from gradsim_assets.runs.environment import prepare_environment
+from gradsim_assets.runs.environment import open_instance
 
 
 def scan(table: str, model: str | None = None, setting: str | None = None) -> pl.LazyFrame:
@@ -54,8 +53,7 @@ def scan(table: str, model: str | None = None, setting: str | None = None) -> pl
 
 def _registered(settings: Settings, model: str | None) -> list[str]:
     """The partition keys of the registered models, or of the one that is asked for."""
-    prepare_environment()
-    with dg.DagsterInstance.get() as instance:
+    with open_instance(writes=False) as instance:
         registered = instance.get_dynamic_partitions(str(MODELS.name))
     known = {*registered, *(model_slug(one.id) for one in settings.models)}
     if model is None:

@@ -13,12 +13,12 @@ from pathlib import Path
 import dagster as dg
 import psutil
 import pytest
-from dagster._core.events import DagsterEventType
 from upath import UPath
 
 from gradsim_assets.core.partition_keys import model_slug
 from gradsim_assets.core.tables.audit import read_audited
 from gradsim_assets.core.tables.storage import Tables, check_parquet
+from gradsim_assets.orchestration.dagster_internals import DagsterEventType
 from gradsim_assets_tests.conftest import gradsim
 from gradsim_assets_tests.support.running_platform import Platform, table_of
 from gradsim_assets_tests.support.tiny_models import save_tiny_model

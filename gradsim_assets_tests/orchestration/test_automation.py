@@ -7,8 +7,6 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
-from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
-from dagster._core.definitions.events import AssetKeyPartitionKey
 from dagster._core.definitions.partitions.context import partition_loading_context
 
 from gradsim_assets.configuration import DataSettings, Settings
@@ -19,6 +17,7 @@ from gradsim_assets.defs.observe_sources import LONGEST_PAUSE_SECONDS, Observati
 from gradsim_assets.orchestration.asset_keys import waits_only
 from gradsim_assets.orchestration.automation import automated
 from gradsim_assets.orchestration.backfills import launch_backfill
+from gradsim_assets.orchestration.dagster_internals import AssetKeyPartitionKey, CachingStaleStatusResolver, StaleStatus
 from gradsim_assets.orchestration.observations import observation, observed_versions
 from gradsim_assets.orchestration.partitions import MODELS
 from gradsim_assets.orchestration.planner import targets

@@ -6,7 +6,6 @@ from pathlib import Path
 import dagster as dg
 import polars as pl
 import pytest
-from dagster._core.definitions.data_version import StaleStatus
 
 from gradsim_assets.configuration import DataSettings, ModelSettings, Settings
 from gradsim_assets.core.candidates.bm25_candidates import model_candidates, top_candidates
@@ -16,6 +15,7 @@ from gradsim_assets.core.tables.storage import Partition, Tables
 from gradsim_assets.definitions import build_definitions
 from gradsim_assets.defs.models.hf_model import HF_MODEL
 from gradsim_assets.orchestration.asset_keys import asset_key
+from gradsim_assets.orchestration.dagster_internals import StaleStatus
 from gradsim_assets.orchestration.observations import observation
 from gradsim_assets.orchestration.stale_status import StatusResolver
 from gradsim_assets.resources.by_name import resources

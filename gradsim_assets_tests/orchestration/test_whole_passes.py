@@ -9,10 +9,9 @@ from types import SimpleNamespace
 
 import dagster as dg
 import pytest
-from dagster._core.asset_graph_view.asset_graph_view import AssetGraphView, TemporalContext
-from dagster._core.definitions.assets.graph.asset_graph_subset import AssetGraphSubset
+from dagster._core.asset_graph_view.asset_graph_view import TemporalContext
 from dagster._core.definitions.assets.graph.remote_asset_graph import RemoteWorkspaceAssetGraph
-from dagster._core.events import DagsterEvent, DagsterEventType, StepMaterializationData
+from dagster._core.events import DagsterEvent, StepMaterializationData
 from dagster._core.execution.asset_backfill import AssetBackfillData, execute_asset_backfill_iteration_inner
 from dagster._core.remote_representation.external import RemoteRepository
 from dagster._core.remote_representation.external_data import RepositorySnap
@@ -23,6 +22,7 @@ from gradsim_assets.configuration import DataSettings, Settings
 from gradsim_assets.core.tables.schemas import DOT_PRODUCTS, MODEL_GENERATED, PROJECTED_SIMILARITY, SETTINGS
 from gradsim_assets.definitions import build_definitions
 from gradsim_assets.orchestration.asset_keys import asset_key
+from gradsim_assets.orchestration.dagster_internals import AssetGraphSubset, AssetGraphView, DagsterEventType
 from gradsim_assets.orchestration.planner import targets
 
 PASS = {asset_key(table.name, setting) for table in (DOT_PRODUCTS, PROJECTED_SIMILARITY) for setting in SETTINGS}

@@ -10,7 +10,6 @@ import pytest
 import yaml
 from dagster._config import validate_config
 from dagster._core.execution.api import create_execution_plan
-from dagster._core.executor.step_delegating import CheckStepHealthResult, StepHandler, StepHandlerContext
 from dagster_k8s import k8s_job_executor
 from dagster_k8s.container_context import K8sContainerContext
 from dagster_k8s.job import DagsterK8sJobConfig, construct_dagster_k8s_job, get_user_defined_k8s_config
@@ -18,6 +17,7 @@ from dagster_k8s.job import DagsterK8sJobConfig, construct_dagster_k8s_job, get_
 from gradsim_assets.configuration import Settings
 from gradsim_assets.core.errors import InputError
 from gradsim_assets.definitions import build_definitions
+from gradsim_assets.orchestration.dagster_internals import CheckStepHealthResult, StepHandler, StepHandlerContext
 from gradsim_assets.runs.compute_profiles import K8S_CONFIG, Profile, load_profiles, op_tags, tags_for
 from gradsim_assets.runs.k8s_executor import ModelProfiles
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import dagster as dg
 import psutil
 import pytest
-from dagster._core.launcher.base import WorkerStatus
 
-from gradsim_assets.runs.environment import instance_file
+from gradsim_assets.orchestration.dagster_internals import WorkerStatus
+from gradsim_assets.runs.instance_file import shipped
 from gradsim_assets.runs.local_run_launcher import PROCESS_TAG, LocalRunLauncher, end_dead_runs
 from gradsim_assets.runs.process_identity import ProcessIdentity
 from gradsim_assets_tests.conftest import COMMAND, environment_of, gradsim
@@ -23,7 +23,7 @@ from gradsim_assets_tests.conftest import COMMAND, environment_of, gradsim
 
 @pytest.fixture
 def instance(tmp_path: Path) -> dg.DagsterInstance:
-    (tmp_path / "dagster.yaml").write_text(instance_file().read_text())
+    (tmp_path / "dagster.yaml").write_text(shipped().read_text())
     return dg.DagsterInstance.from_config(str(tmp_path))
 
 

@@ -15,12 +15,12 @@ from typing import Any
 
 import dagster as dg
 import psutil
-from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
 
 from gradsim_assets.configuration import load_settings
 from gradsim_assets.core.tables.storage import Partition
 from gradsim_assets.definitions import build_definitions
-from gradsim_assets.runs.environment import instance_file
+from gradsim_assets.orchestration.dagster_internals import NOT_FINISHED_STATUSES
+from gradsim_assets.runs.instance_file import shipped
 from gradsim_assets_tests.conftest import COMMAND
 
 REPOSITORY = "__repository__"
@@ -34,7 +34,7 @@ class Platform:
         self.home = home
         self.dagster_home = home / "dagster"
         self.dagster_home.mkdir(parents=True)
-        (self.dagster_home / "dagster.yaml").write_text(instance_file().read_text())
+        (self.dagster_home / "dagster.yaml").write_text(shipped().read_text())
         (home / "gradsim.toml").write_text(config)
         self.port = _free_port()
         self.environment = {

@@ -1,6 +1,5 @@
 """Which device a process computes on, and which of several GPUs."""
 
-import fcntl
 import logging
 import time
 from functools import cache
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import IO
 
 from gradsim_assets.core.errors import InputError
+from gradsim_assets.core.locks import try_lock
 
 _log = logging.getLogger(__name__)
 
@@ -49,7 +49,6 @@ def claim(count: int, folder: Path) -> int:
 
     It stays this process's own until the process ends.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     told = False
     while (number := _claim_now(count, folder)) is None:
         if not told:
@@ -61,12 +60,7 @@ def claim(count: int, folder: Path) -> int:
 
 def _claim_now(count: int, folder: Path) -> int | None:
     for number in range(count):
-        file = (folder / f"{number}.lock").open("w")
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.close()
-            continue
-        _held.append(file)
-        return number
+        if file := try_lock(folder / f"{number}.lock"):
+            _held.append(file)
+            return number
     return None

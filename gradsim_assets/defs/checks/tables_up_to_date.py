@@ -4,11 +4,10 @@ from collections import Counter
 from collections.abc import Iterator
 
 import dagster as dg
-from dagster._core.definitions.assets.graph.base_asset_graph import BaseAssetGraph
-from dagster._core.definitions.data_version import StaleStatus
 
 from gradsim_assets.core.tables.schemas import MODEL_COMPARISON
 from gradsim_assets.orchestration.asset_keys import asset_key
+from gradsim_assets.orchestration.dagster_internals import BaseAssetGraph, StaleStatus
 from gradsim_assets.orchestration.failures import fails_in_one_sentence
 from gradsim_assets.orchestration.lost_files import LostFiles
 from gradsim_assets.orchestration.model_registry import registered
@@ -100,7 +99,7 @@ def _out_of_date(resolver: StatusResolver, key: dg.AssetKey, partition: str | No
 
 def _failed(instance: dg.DagsterInstance, key: dg.AssetKey, definition: dg.PartitionsDefinition | None) -> set[str]:
     """The partitions whose last run failed."""
-    from dagster._core.storage.partition_status_cache import get_and_update_asset_status_cache_value
+    from gradsim_assets.orchestration.dagster_internals import get_and_update_asset_status_cache_value
 
     if definition is None:
         return set()

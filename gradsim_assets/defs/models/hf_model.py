@@ -3,12 +3,12 @@
 from typing import Any
 
 import dagster as dg
-from dagster._core.definitions.data_version import get_input_event_pointer_tag
 
 from gradsim_assets.core.errors import InputError, ServiceError
 from gradsim_assets.core.models.revisions import Revision
 from gradsim_assets.core.partition_keys import model_id_of, model_slug
 from gradsim_assets.orchestration import groups
+from gradsim_assets.orchestration.dagster_internals import get_input_event_pointer_tag
 from gradsim_assets.orchestration.failures import fails_in_one_sentence
 from gradsim_assets.orchestration.model_registry import put_right
 from gradsim_assets.orchestration.observations import observed
