@@ -58,10 +58,15 @@ $(PEERS)/.installed: $(STAMP)
 bench-peers: $(PEERS)/.installed ## Measure the engine beside kronfluence and dattri; writes build/bench/peers.json
 	@TQDM_DISABLE=1 $(PEERS)/bin/python -W ignore -m bench.peers
 
-lint: $(STAMP) ## Check style and types
+# dg wants an environment that is activated, and writes nothing into the home.
+DG = GRADSIM_HOME=$(CURDIR)/build/dg GRADSIM_CONFIG=gradsim.example.toml DAGSTER_DISABLE_TELEMETRY=yes \
+     VIRTUAL_ENV=$(CURDIR)/$(VENV) PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dg
+
+lint: $(STAMP) ## Check style, types and definitions
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+	@$(DG) check defs
 
 format: $(STAMP) ## Format the code
 	@$(BIN)/ruff check --fix .
