@@ -87,7 +87,7 @@ def _one_round(
         runs.observe(model_id, settings)
     ran = 0
     for stage in stages:
-        for partition, assets in runs.work(stage, model_id, force).items():
+        for partition, assets in runs.turns(stage, model_id, force):
             assets = _with_inputs(assets, model_id, settings, absent) if part == "analyses" else assets
             if not assets:
                 continue

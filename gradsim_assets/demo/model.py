@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gradsim_assets.core.files import whole_folder
+from gradsim_assets.core.locks import locked
 from gradsim_assets.core.models.chat_templates import TULU_TEMPLATE
 from gradsim_assets.core.models.encoded_sample import IGNORED, EncodedSample
 from gradsim_assets.core.models.tokenization import ChatTokenizer
@@ -79,14 +80,16 @@ def build_demo_model(
     """The folder of the demo model, built on first use: `AutoModelForCausalLM` and `AutoTokenizer` load it.
 
     The same recipe gives the same bytes on one machine. `random_init` leaves the training out: the same architecture,
-    tokenizer and initial weights, for comparison. The folder `folder_root/<content hash>` appears whole or not at all,
-    and builds at the same time do not disturb each other: the first to finish wins, the others use its result.
+    tokenizer and initial weights, for comparison. The folder `folder_root/<content hash>` appears whole or not at all;
+    of processes that want it at the same time one builds it, and the others wait for it.
     """
     finished = Path(folder_root) / content_hash(recipe, random_init)
     if finished.is_dir():
         return finished
-    with whole_folder(finished) as unfinished:
-        _build(unfinished, recipe, random_init, progress)
+    with locked(finished.with_name(f".{finished.name}.lock")):
+        if not finished.is_dir():
+            with whole_folder(finished) as unfinished:
+                _build(unfinished, recipe, random_init, progress)
     return finished
 
 

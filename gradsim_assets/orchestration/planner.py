@@ -37,7 +37,7 @@ def targets(
         missing: includes what was never computed.
         force: all of them, however they stand.
     """
-    resolver = StatusResolver(instance, graph, files=files)
+    resolver = StatusResolver(instance, graph, _few(models, shards), files)
     found: list[Target] = []
     changing: dict[dg.AssetKey, list[Partition]] = {}  # whose content may become another one
     for key in graph.toposorted_asset_keys:
@@ -55,6 +55,11 @@ def targets(
             elif resolver.why_lost(key, target.partition_key):
                 found.append(target)
     return found
+
+
+def _few(models: Collection[str] | None, shards: Collection[str] | None) -> int | None:
+    """How many partitions of a table a question is about, where it names them all."""
+    return None if models is None or shards is None else len(models) * len(shards)
 
 
 def _within(where: Partition, models: Collection[str] | None, shards: Collection[str] | None) -> bool:

@@ -3,15 +3,16 @@
 import logging
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import click
 import dagster as dg
 
 from gradsim_assets.configuration import Settings, load_settings
 from gradsim_assets.core.errors import ServiceError
-from gradsim_assets.core.home import Home
+from gradsim_assets.core.home import Home, gradsim_home
 from gradsim_assets.core.partition_keys import model_id_of, model_slug, shard_keys
 from gradsim_assets.core.tables.storage import Tables
 from gradsim_assets.core.tables.table_names import PATHS
@@ -23,11 +24,13 @@ from gradsim_assets.orchestration.dagster_internals import ReconstructableReposi
 from gradsim_assets.orchestration.lost_files import LostFiles
 from gradsim_assets.orchestration.model_registry import register, registered, remove
 from gradsim_assets.orchestration.observations import observed
+from gradsim_assets.orchestration.partitions import place_of
 from gradsim_assets.orchestration.planner import Target, targets
 from gradsim_assets.resources.by_name import resources
 from gradsim_assets.runs.environment import MODULE
 from gradsim_assets.runs.local_run_launcher import PROCESS_TAG
 from gradsim_assets.runs.process_identity import ProcessIdentity
+from gradsim_assets.runs.turns import in_turn
 
 #: The terminal shows progress bars and outcomes; the log of a run is in the UI.
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
@@ -103,23 +106,63 @@ class Launcher:
         return sum(len(tables.sweep(path, keys, model_slug(model_id))) for path in PATHS.values())
 
     def work(
-        self, stage: Stage, model_id: str | None = None, force: bool = False
+        self, stage: Stage, model_id: str | None = None, force: bool = False, shard: str | None = None
     ) -> dict[str | None, list[dg.AssetKey]]:
-        """Per partition of a stage (of one model) the assets to materialise: those that are missing or stale and what follows
-        from them within the stage; all with `force`."""
+        """Per partition of a stage (of one model, of one shard) the assets to materialise: those that are missing or stale and
+        what follows from them within the stage; all with `force`."""
         by_partition: dict[str | None, list[dg.AssetKey]] = {}
-        for target in self.targets([stage], model_id, force=force):
+        for target in self.targets([stage], model_id, force=force, shard=shard):
             by_partition.setdefault(target.partition_key, []).append(target.asset_key)
         return by_partition
 
+    def turns(self, stage: Stage, model_id: str, force: bool = False) -> Iterator[tuple[str | None, list[dg.AssetKey]]]:
+        """As `work`, one partition after the other, each while no other process of this home works on it.
+
+        What others do meanwhile is waited for and not done again, so that an item may have nothing left to do. With `force`
+        everything is done, whatever others did.
+        """
+        work = self.work(stage, model_id, force)
+
+        def busy(partition: str | None) -> bool:
+            return self._is_worked_on(stage, partition, work[partition])
+
+        def wait() -> None:
+            click.echo(f"another command or the daemon is at work on {stage.job}; waiting for what it computes")
+
+        for partition in in_turn(gradsim_home().locks, stage.job, work, busy, wait):
+            if force:
+                yield partition, work[partition]
+            else:
+                definition = self.repository.asset_graph.get(work[partition][0]).partitions_def
+                place = place_of(partition, definition)
+                yield partition, self.work(stage, model_id, shard=place.shard).get(partition, [])
+
+    def _is_worked_on(self, stage: Stage, partition: str | None, assets: Sequence[dg.AssetKey]) -> bool:
+        """Whether a run whose process is alive computes some of these assets of a partition."""
+        tags = {"dagster/partition": partition} if partition else {}
+        for run in self.instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED], tags=tags)):
+            process = ProcessIdentity.parse(run.tags.get(PROCESS_TAG, ""))
+            concerned = run.asset_selection & set(assets) if run.asset_selection else run.job_name == stage.job
+            if concerned and process is not None and process.is_gone is False:
+                return True
+        return False
+
     def targets(
-        self, stages: Iterable[Stage], model_id: str | None = None, missing: bool = True, force: bool = False
+        self,
+        stages: Iterable[Stage],
+        model_id: str | None = None,
+        missing: bool = True,
+        force: bool = False,
+        shard: str | None = None,
     ) -> list[Target]:
-        """As `orchestration.planner.targets`, of some stages (and one model)."""
+        """As `orchestration.planner.targets`, of some stages (and one model, and one shard)."""
         graph = self.repository.asset_graph
         keys = {key for stage in stages for key in stage.selection.resolve(graph)}
         models = [model_slug(model_id)] if model_id else None
-        return targets(self.instance, graph, self.files(), models=models, keys=keys, missing=missing, force=force)
+        shards = [shard] if shard else None
+        return targets(
+            self.instance, graph, self.files(), models=models, shards=shards, keys=keys, missing=missing, force=force
+        )
 
     def run(self, stage: Stage, partition: str | None, assets: Sequence[dg.AssetKey]) -> RunOutcome:
         """One run of a stage's job over one partition, for the given assets; returns when it has ended."""
