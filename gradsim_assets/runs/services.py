@@ -4,20 +4,22 @@
 pages then go on answering while every run fails.
 """
 
+import os
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import click
 import psutil
 
 from gradsim_assets.core.errors import InputError
 from gradsim_assets.runs.environment import MODULE
+from gradsim_assets.runs.ui_lock import BEAT_SECONDS, UiLock, only_ui
 
-_LOOK_EVERY_SECONDS = 2.0
 _PATIENCE_SECONDS = 20.0
 
 #: Services that end before that are started again after a pause, which doubles from time to time.
@@ -28,10 +30,15 @@ def serve(host: str, port: int) -> int:
     """Serves until Ctrl-C or SIGTERM and returns the exit code.
 
     Raises:
-        InputError: the port is taken.
+        InputError: the port is taken, or another process serves this home.
     """
-    _check_free(host, port)
-    click.echo(f"http://{host}:{port}  (stop with Ctrl-C)")
+    with only_ui(Path(os.environ["DAGSTER_HOME"]), f"http://{host}:{port}") as lock:
+        _check_free(host, port)
+        click.echo(f"http://{host}:{port}  (stop with Ctrl-C)")
+        return _serve(host, port, lock)
+
+
+def _serve(host: str, port: int, lock: UiLock) -> int:
     command = [sys.executable, "-m", "dagster", "dev", "-m", MODULE, "-h", host, "-p", str(port)]
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     pause = 1.0
@@ -39,7 +46,7 @@ def serve(host: str, port: int) -> int:
         started = time.monotonic()
         services = subprocess.Popen(command)
         try:
-            _watch(services)
+            _watch(services, lock)
             pause = min(2 * pause, _LONGEST_PAUSE_SECONDS) if time.monotonic() - started < _SHORT_SECONDS else 1.0
             click.echo(f"gradsim: a service has died; starting again in {pause:.0f} s. Runs at work go on.", err=True)
             time.sleep(pause)
@@ -66,17 +73,26 @@ def _end(services: subprocess.Popen[bytes], told: bool) -> int:
     return services.wait()
 
 
-def _watch(services: subprocess.Popen[bytes]) -> None:
-    """Returns when the services have ended; has a code server whose process died started again meanwhile."""
+def _watch(services: subprocess.Popen[bytes], lock: UiLock) -> None:
+    """Returns when the services have ended; has a code server whose process died started again meanwhile, and says to others
+    that this home is served."""
     served: set[psutil.Process] = set()
     while services.poll() is None:
+        lock.beat([services.pid, *_children(services.pid)])
         for server, workers in _code_servers(services.pid):
             if workers:
                 served.add(server)
             elif server in served:
                 click.echo("gradsim: the code server has died; starting it again.", err=True)
                 server.kill()  # `dagster dev` starts what it started itself again
-        time.sleep(_LOOK_EVERY_SECONDS)
+        time.sleep(BEAT_SECONDS)
+
+
+def _children(pid: int) -> list[int]:
+    try:
+        return [child.pid for child in psutil.Process(pid).children()]
+    except psutil.Error:
+        return []
 
 
 def _code_servers(pid: int) -> Iterator[tuple[psutil.Process, Sequence[psutil.Process]]]:
