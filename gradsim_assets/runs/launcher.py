@@ -29,6 +29,7 @@ from gradsim_assets.orchestration.planner import Target, targets
 from gradsim_assets.resources.by_name import resources
 from gradsim_assets.runs.environment import MODULE
 from gradsim_assets.runs.local_run_launcher import PROCESS_TAG
+from gradsim_assets.runs.others_at_work import COMMAND_TAGS, are_taken, is_worked_on
 from gradsim_assets.runs.process_identity import ProcessIdentity
 from gradsim_assets.runs.turns import in_turn
 
@@ -36,7 +37,7 @@ from gradsim_assets.runs.turns import in_turn
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 #: A killed command is for its user to give again; the daemon retries what it launched itself.
-_TAGS = {"dagster/max_retries": "0", "gradsim/launched_by": "command line"}
+_TAGS = {"dagster/max_retries": "0", **COMMAND_TAGS}
 
 
 @dataclass(frozen=True)
@@ -121,10 +122,12 @@ class Launcher:
         What others do meanwhile is waited for and not done again, so that an item may have nothing left to do. With `force`
         everything is done, whatever others did.
         """
-        work = self.work(stage, model_id, force)
+        work, graph = self.work(stage, model_id, force), self.repository.asset_graph
+        pools = {pool for assets in work.values() for key in assets for pool in graph.get(key).pools or ()}
 
         def busy(partition: str | None) -> bool:
-            return self._is_worked_on(stage, partition, work[partition])
+            assets = set(work[partition])
+            return is_worked_on(self.instance, stage.job, partition, assets) or are_taken(self.instance, pools)
 
         def wait() -> None:
             click.echo(f"another command or the daemon is at work on {stage.job}; waiting for what it computes")
@@ -133,19 +136,9 @@ class Launcher:
             if force:
                 yield partition, work[partition]
             else:
-                definition = self.repository.asset_graph.get(work[partition][0]).partitions_def
+                definition = graph.get(work[partition][0]).partitions_def
                 place = place_of(partition, definition)
                 yield partition, self.work(stage, model_id, shard=place.shard).get(partition, [])
-
-    def _is_worked_on(self, stage: Stage, partition: str | None, assets: Sequence[dg.AssetKey]) -> bool:
-        """Whether a run whose process is alive computes some of these assets of a partition."""
-        tags = {"dagster/partition": partition} if partition else {}
-        for run in self.instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED], tags=tags)):
-            process = ProcessIdentity.parse(run.tags.get(PROCESS_TAG, ""))
-            concerned = run.asset_selection & set(assets) if run.asset_selection else run.job_name == stage.job
-            if concerned and process is not None and process.is_gone is False:
-                return True
-        return False
 
     def targets(
         self,

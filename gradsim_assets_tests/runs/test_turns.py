@@ -1,5 +1,6 @@
 """Commands that want the same work at the same time: each partition is computed once."""
 
+import os
 import subprocess
 import sys
 import threading
@@ -10,7 +11,10 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from gradsim_assets.defs.stages import ORIGINALS
+from gradsim_assets.runs.instance_file import shipped
 from gradsim_assets.runs.local_run_launcher import PROCESS_TAG
+from gradsim_assets.runs.others_at_work import COMMAND_TAGS, are_taken, is_worked_on
 from gradsim_assets.runs.process_identity import ProcessIdentity
 from gradsim_assets.runs.turns import in_turn
 from gradsim_assets_tests.conftest import COMMAND, environment_of, gradsim
@@ -70,6 +74,22 @@ def test_a_run_of_the_daemon_is_waited_for_too(tmp_path: Path) -> None:
     assert list(mine) == ["00"] and waits == [True]
 
 
+def test_a_place_in_a_pool_that_a_living_command_holds_is_not_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "dagster.yaml").write_text(shipped().read_text())
+    instance = dg.DagsterInstance.from_config(str(tmp_path))
+    assert not are_taken(instance, {"gpu"})
+    me = ProcessIdentity.of(os.getpid())
+    assert me is not None
+    for name, tags, taken in (("command", COMMAND_TAGS, True), ("daemon", {}, False)):
+        run = dg.DagsterRun("j", name, status=dg.DagsterRunStatus.STARTED, tags={PROCESS_TAG: str(me), **tags})
+        instance.add_run(run)
+        instance.event_log_storage.set_concurrency_slots("gpu", 1)
+        assert instance.event_log_storage.claim_concurrency_slot("gpu", name, "step").is_claimed
+        assert are_taken(instance, {"gpu"}) is taken, name
+        instance.event_log_storage.free_concurrency_slots_for_run(name)
+        assert not are_taken(instance, {"gpu"})
+
+
 def test_a_killed_process_keeps_nobody_waiting(tmp_path: Path) -> None:
     code = (
         "import sys, time; from pathlib import Path; from gradsim_assets.runs.turns import in_turn\n"
@@ -88,20 +108,13 @@ def test_a_killed_process_keeps_nobody_waiting(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("alive", "asset", "waits"), [(True, "lima", True), (False, "lima", False), (True, "x", False)]
 )
-def test_only_a_living_run_of_the_same_assets_is_waited_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, alive: bool, asset: str, waits: bool
-) -> None:
-    from gradsim_assets.defs.stages import ORIGINALS
-    from gradsim_assets.runs.launcher import Launcher
-
-    monkeypatch.setenv("GRADSIM_HOME", str(tmp_path))
-    monkeypatch.chdir(tmp_path)
+def test_only_a_living_run_of_the_same_assets_is_waited_for(alive: bool, asset: str, waits: bool) -> None:
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     identity = ProcessIdentity.of(process.pid)
     if not alive:
         process.communicate(b"\n")
-    launcher = Launcher(dg.DagsterInstance.ephemeral())
-    launcher.instance.add_run(
+    instance = dg.DagsterInstance.ephemeral()
+    instance.add_run(
         dg.DagsterRun(
             ORIGINALS.job,
             status=dg.DagsterRunStatus.STARTED,
@@ -109,6 +122,6 @@ def test_only_a_living_run_of_the_same_assets_is_waited_for(
             tags={PROCESS_TAG: str(identity)},
         )
     )
-    assert launcher._is_worked_on(ORIGINALS, None, [dg.AssetKey("lima")]) is waits
+    assert is_worked_on(instance, ORIGINALS.job, None, {dg.AssetKey("lima")}) is waits
     process.kill()
     process.wait()
