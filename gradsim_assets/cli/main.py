@@ -9,6 +9,8 @@ from gradsim_assets import __version__
 from gradsim_assets.cli import backfill, explain, export, models, plan, run, scripts
 from gradsim_assets.cli.instance import BAD_INPUT, FAILED, launcher
 from gradsim_assets.core.errors import InputError, ServiceError
+from gradsim_assets.core.home import gradsim_home
+from gradsim_assets.core.room import lacks_room
 
 #: What a control plane's environment lacks.
 _COMPUTE = ("torch", "transformers", "datasets", "trak")
@@ -26,13 +28,6 @@ class _Commands(click.Group):
         except (InputError, ServiceError) as error:
             click.echo(f"Error: {error}", err=True)
             ctx.exit(BAD_INPUT if isinstance(error, InputError) else FAILED)
-        except OSError as error:
-            if error.filename is None:  # no file or folder of the user's
-                raise
-            click.echo(
-                f"Error: {error.filename} cannot be used ({error.strerror}); check the path and its rights.", err=True
-            )
-            ctx.exit(BAD_INPUT)
         except ModuleNotFoundError as error:
             if error.name not in _COMPUTE:
                 raise
@@ -42,6 +37,23 @@ class _Commands(click.Group):
                 err=True,
             )
             ctx.exit(FAILED)
+        except click.exceptions.Exit:
+            raise
+        except Exception as error:
+            _say_what_the_disk_says(ctx, error)
+            raise
+
+
+def _say_what_the_disk_says(ctx: click.Context, error: Exception) -> None:
+    """Ends a command whose files or folders cannot be used, or have no room, with one sentence."""
+    if sentence := lacks_room(error, gradsim_home().folder):
+        click.echo(f"Error: {sentence}", err=True)
+        ctx.exit(FAILED)
+    if isinstance(error, OSError) and error.filename is not None:  # a file or folder of the user's
+        click.echo(
+            f"Error: {error.filename} cannot be used ({error.strerror}); check the path and its rights.", err=True
+        )
+        ctx.exit(BAD_INPUT)
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})

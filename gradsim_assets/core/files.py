@@ -11,6 +11,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gradsim_assets.core.room import room_in
+
 if TYPE_CHECKING:  # local files need no more than the standard library
     from upath import UPath
 
@@ -36,7 +38,8 @@ def whole_file(target: "Path | UPath") -> Iterator[Path]:
     else:
         with tempfile.TemporaryDirectory() as folder:
             unfinished = Path(folder, target.name)
-            yield unfinished
+            with room_in(Path(folder)):
+                yield unfinished
             target.fs.put_file(str(unfinished), target.path)
 
 
@@ -98,14 +101,15 @@ def _exchange(unfinished: Path, target: Path) -> None:
 
 @contextmanager
 def _beside(target: Path) -> Iterator[Path]:
-    """A free name beside the target; whatever bears it when the block ends is removed."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    _sweep(target)
-    unfinished = target.with_name(f".{target.name}-{uuid.uuid4().hex}.part")
-    try:
-        yield unfinished
-    finally:
-        _remove(unfinished)
+    """A free name beside the target; whatever bears it when the block ends is removed. InputError where there is no room."""
+    with room_in(target.parent):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(target)
+        unfinished = target.with_name(f".{target.name}-{uuid.uuid4().hex}.part")
+        try:
+            yield unfinished
+        finally:
+            _remove(unfinished)
 
 
 def _sweep(target: Path) -> None:

@@ -27,7 +27,9 @@ DECIDES_NOTHING = (
     "core.files",  # how bytes reach the disk
     "core.healing",  # what is tried again
     "core.home",  # where they lie
+    "core.locks",  # who may at the moment
     "core.memory",  # how much is free
+    "core.room",  # what is said of a full disk
     "core.tables.storage",  # where tables lie
     "core.models.checkpoints",  # what is refused
     "core.models.devices",  # which of the GPUs

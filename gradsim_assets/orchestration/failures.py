@@ -10,6 +10,8 @@ import dagster as dg
 
 from gradsim_assets.core.errors import InputError, ServiceError, first_line
 from gradsim_assets.core.healing import may_heal
+from gradsim_assets.core.home import gradsim_home
+from gradsim_assets.core.room import lacks_room
 
 #: For steps that may fail for what heals: a service that does not answer, memory that others hold, a machine that vanishes
 #: under them (an evicted pod, a reclaimed spot node). What `core.healing` does not know to heal is not retried.
@@ -49,7 +51,9 @@ def _in_one_sentence() -> Iterator[None]:
 
 def _sentence(error: Exception) -> str:
     """What a user reads: errors that were raised for them speak for themselves."""
-    return " ".join(str(error).split()) if isinstance(error, InputError | ServiceError) else first_line(error)
+    if isinstance(error, InputError | ServiceError):
+        return " ".join(str(error).split())
+    return lacks_room(error, gradsim_home().folder) or first_line(error)
 
 
 def _is_tried_again() -> bool:

@@ -24,6 +24,7 @@ from gradsim_assets.core.datasets.generation.decoder import Decoder, Row, evalua
 from gradsim_assets.core.datasets.generation.meter import Meter, Progress
 from gradsim_assets.core.errors import InputError
 from gradsim_assets.core.models.tokenization import ChatTokenizer
+from gradsim_assets.core.room import room_in
 from gradsim_assets.core.sample_gradients.precision import matmul_precision
 from gradsim_assets.core.samples import Sample
 
@@ -133,7 +134,8 @@ class _AnswerStore:
         self.found: dict[tuple[str, str], Generated] = {}
         if path is None:
             return
-        path.parent.mkdir(parents=True, exist_ok=True)
+        with room_in(path.parent):
+            path.parent.mkdir(parents=True, exist_ok=True)
         content = path.read_bytes() if path.exists() else b""
         for line in content.splitlines():
             try:
@@ -155,9 +157,8 @@ class _AnswerStore:
     def _append(self, line: bytes) -> None:
         assert self.path is not None
         # One write in append mode is whole or torn, never mingled with that of another process.
-        handle = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-        try:
-            os.write(handle, line)
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        with room_in(self.path.parent), self.path.open("ab", buffering=0) as file:
+            written = file.write(line)
+            if written != len(line):  # the disk filled up in the middle of the line
+                file.write(line[written:])
+            os.fsync(file.fileno())

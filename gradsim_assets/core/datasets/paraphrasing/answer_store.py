@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from gradsim_assets.core.errors import InputError
+from gradsim_assets.core.room import room_in
 
 #: One request: the key of its text and the number of the attempt (from 0).
 Slot = tuple[str, int]
@@ -238,18 +239,28 @@ class AnswerStore:
             yield
 
     def write(self, events: Iterable[dict[str, Any]], durable: bool) -> None:
-        """Appends events to this process's journal; on return they survive a kill, and if `durable` a power cut."""
+        """Appends events to this process's journal; on return they survive a kill, and if `durable` a power cut.
+
+        Raises:
+            InputError: there is no room for them; none of them is there then.
+        """
         now = round(time.time(), 3)
         lines = b"".join(_line({"time": now, **event}) for event in events)
-        view = memoryview(lines)
-        while view:
-            view = view[os.write(self._file.fileno(), view) :]
+        view, before = memoryview(lines), os.path.getsize(self.path)
+        try:
+            with room_in(self.folder):
+                while view:
+                    view = view[os.write(self._file.fileno(), view) :]
+        except BaseException:
+            os.ftruncate(self._file.fileno(), before)  # nobody else writes here: what comes next begins a line
+            raise
         if durable:
             self.sync()
 
     def sync(self) -> None:
         """Waits until all that was written is on disk."""
-        os.fsync(self._file.fileno())
+        with room_in(self.folder):
+            os.fsync(self._file.fileno())
 
 
 def _line(event: dict[str, Any]) -> bytes:

@@ -16,6 +16,7 @@ from gradsim_assets.core.errors import InputError
 from gradsim_assets.core.files import whole_file, write_whole
 from gradsim_assets.core.gradients.engine.planning.plan import Plan
 from gradsim_assets.core.gradients.engine.request import CheckReport, Losses, PassOptions, PassRequest
+from gradsim_assets.core.room import room_in
 
 #: Numbers of a weight that are read at a time.
 _CHUNK = 2**22
@@ -67,7 +68,8 @@ class Scratch:
 
     def __init__(self, root: Path, name: str) -> None:
         self.folder = root / name
-        self.folder.mkdir(parents=True, exist_ok=True)
+        with room_in(root):
+            self.folder.mkdir(parents=True, exist_ok=True)
 
     def plan(self, make: Callable[[], Plan]) -> Plan:
         """The plan that this pass began with; free memory may have changed since, and numbers must not."""

@@ -1,0 +1,50 @@
+"""Disks that are full, told in one sentence that names the folder and the mend."""
+
+import errno
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from gradsim_assets.core.errors import InputError
+
+#: What a system says of a full disk, a used-up quota, and a file that may grow no further.
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+#: The same as polars tells it, whose errors carry no number, and SQLite.
+_TOLD = re.compile(rf"\(os error ({'|'.join(map(str, _FULL))})\)|database or disk is full")
+
+
+@contextmanager
+def room_in(folder: Path) -> Iterator[None]:
+    """Makes what fails in the block because there is no room left in a folder an InputError."""
+    try:
+        yield
+    except Exception as error:
+        if sentence := lacks_room(error, folder):
+            raise InputError(sentence) from error
+        raise
+
+
+def lacks_room(error: BaseException, folder: Path) -> str | None:
+    """What to say of an error that a full disk has led to, in one sentence; None for any other.
+
+    `folder` is where it was written to, as far as the error does not say so itself.
+    """
+    seen: BaseException | None = error
+    while seen is not None and not isinstance(seen, InputError):
+        if (isinstance(seen, OSError) and seen.errno in _FULL) or _TOLD.search(str(seen)):
+            return (
+                f"{folder} has no room left ({_why(seen)}); free some there, or put GRADSIM_HOME (the tables alone: "
+                "GRADSIM_TABLES) on a larger disk. The same command then goes on where it stopped."
+            )
+        seen = seen.__cause__ or seen.__context__
+    return None
+
+
+def _why(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.errno:
+        return os.strerror(error.errno)
+    told = _TOLD.search(str(error))
+    return os.strerror(int(told[1])) if told and told[1] else "the database says so"
