@@ -3,9 +3,9 @@
 import errno
 import re
 import sys
-from pathlib import Path
 
 from gradsim_assets.core.errors import InputError, ServiceError
+from gradsim_assets.core.home import gradsim_home
 from gradsim_assets.core.models.revisions import may_pass
 from gradsim_assets.core.room import lacks_room
 
@@ -42,7 +42,7 @@ def may_heal(error: BaseException) -> bool:
 
     An error stands for what led to it, unless it is bad input, whose sentence is the last word.
     """
-    if lacks_room(error, Path()):  # SQLite calls that operational
+    if lacks_room(error, gradsim_home().folder):  # SQLite calls that operational
         return False
     seen: BaseException | None = error
     while seen is not None and not isinstance(seen, InputError):

@@ -3,6 +3,7 @@
 import errno
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,12 @@ from gradsim_assets.core.errors import InputError
 
 #: What a system says of a full disk, a used-up quota, and a file that may grow no further.
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+#: SQLite's words when it cannot write beside a database: on a full disk, or a broken one.
+_IO_ERROR = "disk I/O error"
+
+#: Less is as good as nothing: SQLite wants 32 KiB beside every database.
+_NOTHING_BYTES = 2**20
 
 #: The same as polars tells it, whose errors carry no number, and SQLite.
 _TOLD = re.compile(rf"\(os error ({'|'.join(map(str, _FULL))})\)|database or disk is full")
@@ -34,13 +41,22 @@ def lacks_room(error: BaseException, folder: Path) -> str | None:
     """
     seen: BaseException | None = error
     while seen is not None and not isinstance(seen, InputError):
-        if (isinstance(seen, OSError) and seen.errno in _FULL) or _TOLD.search(str(seen)):
+        if _says_so(seen) or (_IO_ERROR in str(seen) and _is_full(folder)):
             return (
                 f"{folder} has no room left ({_why(seen)}); free some there, or put GRADSIM_HOME (the tables alone: "
                 "GRADSIM_TABLES) on a larger disk. The same command then goes on where it stopped."
             )
         seen = seen.__cause__ or seen.__context__
     return None
+
+
+def _says_so(error: BaseException) -> bool:
+    return bool((isinstance(error, OSError) and error.errno in _FULL) or _TOLD.search(str(error)))
+
+
+def _is_full(folder: Path) -> bool:
+    there = next(place for place in (folder, *folder.parents) if place.exists())
+    return shutil.disk_usage(there).free < _NOTHING_BYTES
 
 
 def _why(error: BaseException) -> str:
