@@ -9,8 +9,7 @@ from gradsim_assets import __version__
 from gradsim_assets.cli import backfill, explain, export, models, plan, run, scripts
 from gradsim_assets.cli.instance import BAD_INPUT, FAILED, launcher
 from gradsim_assets.core.errors import InputError, ServiceError
-from gradsim_assets.core.home import gradsim_home
-from gradsim_assets.core.room import lacks_room
+from gradsim_assets.core.room import full_disk
 
 #: What a control plane's environment lacks.
 _COMPUTE = ("torch", "transformers", "datasets", "trak")
@@ -46,7 +45,7 @@ class _Commands(click.Group):
 
 def _say_what_the_disk_says(ctx: click.Context, error: Exception) -> None:
     """Ends a command whose files or folders cannot be used, or have no room, with one sentence."""
-    if sentence := lacks_room(error, gradsim_home().folder):
+    if sentence := full_disk(error):
         click.echo(f"Error: {sentence}", err=True)
         ctx.exit(FAILED)
     if isinstance(error, OSError) and error.filename is not None:  # a file or folder of the user's

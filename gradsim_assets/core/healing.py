@@ -5,9 +5,8 @@ import re
 import sys
 
 from gradsim_assets.core.errors import InputError, ServiceError
-from gradsim_assets.core.home import gradsim_home
 from gradsim_assets.core.models.revisions import may_pass
-from gradsim_assets.core.room import lacks_room
+from gradsim_assets.core.room import full_disk
 
 #: What a system says of a disk, a network or a memory that others hold, or that comes back.
 _PASSING = {
@@ -42,7 +41,7 @@ def may_heal(error: BaseException) -> bool:
 
     An error stands for what led to it, unless it is bad input, whose sentence is the last word.
     """
-    if lacks_room(error, gradsim_home().folder):  # SQLite calls that operational
+    if full_disk(error):  # SQLite calls that operational
         return False
     seen: BaseException | None = error
     while seen is not None and not isinstance(seen, InputError):

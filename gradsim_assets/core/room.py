@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from gradsim_assets.core.errors import InputError
+from gradsim_assets.core.home import gradsim_home
 
 #: What a system says of a full disk, a used-up quota, and a file that may grow no further.
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -34,20 +35,31 @@ def room_in(folder: Path) -> Iterator[None]:
         raise
 
 
-def lacks_room(error: BaseException, folder: Path) -> str | None:
+def full_disk(error: BaseException) -> str | None:
+    """What to say of an error that a full disk has led to, wherever that was; None for any other."""
+    home = gradsim_home().folder
+    return lacks_room(error, home if _is_full(home) else None)
+
+
+def lacks_room(error: BaseException, folder: Path | None) -> str | None:
     """What to say of an error that a full disk has led to, in one sentence; None for any other.
 
-    `folder` is where it was written to, as far as the error does not say so itself.
+    `folder` is where it was written to; None where nobody knows but, perhaps, the error itself.
     """
     seen: BaseException | None = error
     while seen is not None and not isinstance(seen, InputError):
-        if _says_so(seen) or (_IO_ERROR in str(seen) and _is_full(folder)):
+        if _says_so(seen) or (_IO_ERROR in str(seen) and folder is not None and _is_full(folder)):
             return (
-                f"{folder} has no room left ({_why(seen)}); free some there, or put GRADSIM_HOME (the tables alone: "
-                "GRADSIM_TABLES) on a larger disk. The same command then goes on where it stopped."
+                f"{folder or _place(seen)} has no room left ({_why(seen)}); free some there, or put GRADSIM_HOME (the tables "
+                "alone: GRADSIM_TABLES) on a larger disk. The same command then goes on where it stopped."
             )
         seen = seen.__cause__ or seen.__context__
     return None
+
+
+def _place(error: BaseException) -> str:
+    named = isinstance(error, OSError) and isinstance(error.filename, str)
+    return str(Path(error.filename).parent) if named else "the disk that was written to"  # type: ignore[attr-defined]
 
 
 def _says_so(error: BaseException) -> bool:

@@ -10,8 +10,7 @@ import dagster as dg
 
 from gradsim_assets.core.errors import InputError, ServiceError, first_line
 from gradsim_assets.core.healing import may_heal
-from gradsim_assets.core.home import gradsim_home
-from gradsim_assets.core.room import lacks_room
+from gradsim_assets.core.room import full_disk
 
 #: For steps that may fail for what heals: a service that does not answer, memory that others hold, a machine that vanishes
 #: under them (an evicted pod, a reclaimed spot node). What `core.healing` does not know to heal is not retried.
@@ -53,7 +52,7 @@ def _sentence(error: Exception) -> str:
     """What a user reads: errors that were raised for them speak for themselves."""
     if isinstance(error, InputError | ServiceError):
         return " ".join(str(error).split())
-    return lacks_room(error, gradsim_home().folder) or first_line(error)
+    return full_disk(error) or first_line(error)
 
 
 def _is_tried_again() -> bool:

@@ -20,7 +20,7 @@ from gradsim_assets.core.datasets.paraphrasing.answer_store import AnswerStore
 from gradsim_assets.core.errors import InputError
 from gradsim_assets.core.gradients.engine.scratch import Scratch
 from gradsim_assets.core.healing import may_heal
-from gradsim_assets.core.room import lacks_room
+from gradsim_assets.core.room import full_disk, lacks_room
 from gradsim_assets.core.tables.storage import Tables
 from gradsim_assets_tests.conftest import COMMAND, environment_of, gradsim
 from gradsim_assets_tests.support.tiny_models import save_tiny_model
@@ -121,6 +121,14 @@ def test_the_cause_is_found_behind_other_errors(number: int, tmp_path: Path) -> 
     except RuntimeError as error:
         assert os.strerror(number) in str(lacks_room(error, tmp_path))
     assert lacks_room(OSError(errno.EACCES, "no"), tmp_path) is None
+
+
+def test_a_folder_is_named_only_where_it_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRADSIM_HOME", str(tmp_path))
+    unnamed, named = OSError(errno.ENOSPC, "full"), OSError(errno.ENOSPC, "full", "/elsewhere/cache/model.bin")
+    assert str(full_disk(unnamed)).startswith("the disk that was written to has no room left")
+    assert str(full_disk(named)).startswith("/elsewhere/cache has no room left")
+    assert full_disk(sqlite3.OperationalError("disk I/O error")) is None  # there is room: the disk is broken
 
 
 def test_files_that_may_grow_no_further_are_told_alike(tmp_path: Path) -> None:
