@@ -49,9 +49,16 @@ def _serve(host: str, port: int, lock: UiLock) -> int:
             _watch(services, lock)
             pause = min(2 * pause, _LONGEST_PAUSE_SECONDS) if time.monotonic() - started < _SHORT_SECONDS else 1.0
             click.echo(f"gradsim: a service has died; starting again in {pause:.0f} s. Runs at work go on.", err=True)
-            time.sleep(pause)
+            _pause(pause, lock)
         except (KeyboardInterrupt, SystemExit) as asked:
             return _end(services, told=isinstance(asked, KeyboardInterrupt))
+
+
+def _pause(seconds: float, lock: UiLock) -> None:
+    deadline = time.monotonic() + seconds
+    while (left := deadline - time.monotonic()) > 0:
+        lock.beat()
+        time.sleep(min(left, BEAT_SECONDS))
 
 
 def _check_free(host: str, port: int) -> None:

@@ -45,9 +45,10 @@ class UiLock:
         self._notice = Notice(address, str(ProcessIdentity.of(os.getpid())))
         self._write(json.dumps(asdict(self._notice)))
 
-    def beat(self, services: Sequence[int]) -> None:
-        """Says that this process still serves, by the processes of these numbers."""
-        self._notice.services = [str(found) for pid in services if (found := ProcessIdentity.of(pid))]
+    def beat(self, services: Sequence[int] | None = None) -> None:
+        """Says that this process still serves, by the processes of these numbers; None for the same as before."""
+        if services is not None:
+            self._notice.services = [str(found) for pid in services if (found := ProcessIdentity.of(pid))]
         self._notice.beat += 1
         self._write(json.dumps(asdict(self._notice)))
 

@@ -1,6 +1,7 @@
 """What is tried again and what is not, as Dagster does it, and what a failed step says."""
 
 import errno
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,6 @@ LASTING = [
     ArithmeticError("products differ from autograd's"),
     ValueError("All-NaN slice encountered"),
     RuntimeError("index 48 is out of bounds for dimension 1 with size 48"),
-    OSError(errno.ENOSPC, "No space left on device"),
     OSError(errno.ENAMETOOLONG, "File name too long"),
     jinja2.TemplateSyntaxError("unexpected end of template", 1),
     jinja2.TemplateError("System role required"),
@@ -69,6 +69,17 @@ def attempts(error: Exception) -> tuple[int, str]:
 
 def name_of(error: Any) -> str:
     return type(error).__name__
+
+
+@pytest.mark.parametrize(
+    "error",
+    [OSError(errno.ENOSPC, "No space left on device"), sqlite3.OperationalError("database or disk is full")],
+    ids=name_of,
+)
+def test_a_full_disk_is_a_sentence_and_not_tried_again(error: Exception) -> None:
+    tries, said = attempts(error)
+    assert tries == 1
+    assert "has no room left" in said and "free some there, or put GRADSIM_HOME" in said
 
 
 @pytest.mark.parametrize("error", PASSING, ids=name_of)
