@@ -35,10 +35,12 @@ Price = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 def _checked_cron(schedule: str) -> str:
-    from dagster._utils.schedules import is_valid_cron_schedule
+    import dagster as dg
 
-    if not is_valid_cron_schedule(schedule):
-        raise ValueError('must be five fields of cron, such as "0 2 * * *"')
+    try:
+        dg.ScheduleDefinition(name="checked", job_name="checked", cron_schedule=schedule)
+    except dg.DagsterInvalidDefinitionError as error:
+        raise ValueError('must be five fields of cron, such as "0 2 * * *"') from error
     return schedule
 
 
