@@ -17,13 +17,13 @@ from gradsim_assets.core.home import Home
 from gradsim_assets.core.partition_keys import model_id_of, model_slug, shard_keys
 from gradsim_assets.core.tables.storage import Tables
 from gradsim_assets.core.tables.table_names import PATHS
-from gradsim_assets.defs.models.hf_model import HF_MODEL
+from gradsim_assets.defs.models.hf_model import HF_MODEL, sighting
 from gradsim_assets.defs.observe_sources import samples
 from gradsim_assets.defs.progress import draw_progress_on_terminal
 from gradsim_assets.defs.stages import Stage
 from gradsim_assets.orchestration.lost_files import LostFiles
 from gradsim_assets.orchestration.model_registry import register, registered, remove
-from gradsim_assets.orchestration.observations import observed
+from gradsim_assets.orchestration.observations import record
 from gradsim_assets.orchestration.planner import Target, targets
 from gradsim_assets.resources.by_name import resources
 from gradsim_assets.runs.environment import MODULE
@@ -87,15 +87,21 @@ class Launcher:
             ServiceError: the hub does not tell the revision of a model, and none was downloaded.
         """
         found = resources(settings)
-        slug = model_slug(model_id)
-        observed(self.instance, HF_MODEL, found.hub.version_now(model_id), slug)
+        self.observe_model(model_id, settings)
         for one in samples(found.sources, found.store, settings.data.shards):
             try:
-                versions = one.versions()
+                seen = one.look()
             except ServiceError:  # offline: it stands where it stood
                 continue
-            for partition, version in versions.items():
-                observed(self.instance, one.key, version, partition)
+            for partition, sighted in seen.items():
+                record(self.instance, one.key, partition, sighted)
+
+    def observe_model(self, model_id: str, settings: Settings) -> Mapping[str, Any]:
+        """Records at which version a model stands, and returns what the UI shows of it; raises as `observe`."""
+        hub = resources(settings).hub
+        seen = sighting(hub, model_id, hub.resolve(model_id))
+        record(self.instance, HF_MODEL, model_slug(model_id), seen)
+        return seen.metadata()
 
     def sweep(self, model_id: str) -> int:
         """Removes what shards of another number of them have left of a model, and of tables without models; how many files."""
