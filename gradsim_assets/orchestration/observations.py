@@ -61,10 +61,13 @@ def filling(key: dg.AssetKey, partition: str, seen: Sighting, metadata: Metadata
 
 def shown_marks(instance: dg.DagsterInstance, key: dg.AssetKey) -> dict[str, str]:
     """The mark of what the UI shows of every partition of a source that it draws as there."""
-    events = {partition: found.asset_materialization for partition, found in latest_records(instance, key).items()}
-    return {
-        partition: event.tags[_SHOWN_TAG] for partition, event in events.items() if event and _SHOWN_TAG in event.tags
-    }
+    marks = {}
+    for partition, found in latest_records(instance, key).items():
+        event = found.asset_materialization
+        mark = event.tags.get(_SHOWN_TAG) if event and event.tags else None
+        if mark is not None:
+            marks[partition] = mark
+    return marks
 
 
 def record(instance: dg.DagsterInstance, key: dg.AssetKey, partition: str | None, seen: Sighting) -> int:

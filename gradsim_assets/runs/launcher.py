@@ -23,8 +23,9 @@ from gradsim_assets.defs.progress import draw_progress_on_terminal
 from gradsim_assets.defs.stages import Stage
 from gradsim_assets.orchestration.lost_files import LostFiles
 from gradsim_assets.orchestration.model_registry import register, registered, remove
-from gradsim_assets.orchestration.observations import record
+from gradsim_assets.orchestration.observations import observed_versions, record
 from gradsim_assets.orchestration.planner import Target, targets
+from gradsim_assets.orchestration.standings import Standing, is_at_work, standings
 from gradsim_assets.resources.by_name import resources
 from gradsim_assets.runs.environment import MODULE
 from gradsim_assets.runs.local_run_launcher import PROCESS_TAG
@@ -70,6 +71,19 @@ class Launcher:
     def models(self) -> list[str]:
         """Ids of the registered models."""
         return [model_id_of(slug) for slug in registered(self.instance)]
+
+    def standings(self) -> list[Standing]:
+        """How every partition of every table stands now."""
+        return standings(self.instance, self.repository.asset_graph, self.files())
+
+    def is_at_work(self) -> bool:
+        """As `orchestration.standings.is_at_work`."""
+        return is_at_work(self.instance)
+
+    def versions(self) -> dict[str, str]:
+        """The version at which every model was observed last, by the model's id."""
+        seen = observed_versions(self.instance, HF_MODEL)
+        return {model: seen[slug] for model in self.models() if (slug := model_slug(model)) in seen}
 
     def add_model(self, model_id: str) -> str:
         """As `model_registry.register`."""

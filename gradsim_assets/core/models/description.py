@@ -9,7 +9,6 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -68,7 +67,6 @@ class ModelDescription:
     context: int | None = None
 
 
-@lru_cache(maxsize=256)  # a revision stays what it is
 def describe(revision: Revision) -> ModelDescription:
     """The description of one revision: from its folder or the hub's cache, else from what the hub tells without a download.
 
@@ -84,7 +82,8 @@ def describe(revision: Revision) -> ModelDescription:
 
 def description(config: Mapping[str, Any], tensors: Mapping[str, Tensor] | None) -> ModelDescription:
     """What a configuration and the tensors of the files say together."""
-    text = config.get("text_config") if isinstance(config.get("text_config"), dict) else config
+    inner = config.get("text_config")
+    text: Mapping[str, Any] = inner if isinstance(inner, dict) else config
     named = [text.get(name) for name in CONTEXTS]
     context = next((value for value in named if isinstance(value, int) and value > 0), None)
     if tensors is None or _quantised(config, tensors):
