@@ -16,7 +16,14 @@ from gradsim_assets.defs.datasets.paraphrases_source import PARAPHRASES_SOURCE, 
 from gradsim_assets.defs.models.hf_model import HF_MODEL, sighting
 from gradsim_assets.defs.reruns import NEEDED, STALE, rerun_job
 from gradsim_assets.orchestration.model_registry import put_right
-from gradsim_assets.orchestration.observations import Sighting, filling, observation, observed_versions, shown_marks
+from gradsim_assets.orchestration.observations import (
+    Sighting,
+    filling,
+    observation,
+    observed_versions,
+    shown_marks,
+    source_sighting,
+)
 from gradsim_assets.orchestration.partitions import MODELS, Partitions
 from gradsim_assets.resources.model_hub import ModelHub
 from gradsim_assets.resources.sample_sources import SampleSources
@@ -114,12 +121,17 @@ def _model(hub: ModelHub, slug: str) -> Watched:
 
 def samples(sources: SampleSources, store: TableStore, shards: int) -> list[Watched]:
     """The sources of originals and of paraphrases; a chat model is none."""
-    originals = Watched("data.originals", ORIGINALS_SOURCE, lambda: {None: Sighting(sources.originals_version())})
+    originals = Watched(
+        "data.originals",
+        ORIGINALS_SOURCE,
+        lambda: {None: source_sighting(sources.originals, sources.originals_version())},
+    )
     if sources.paraphrases == OPENAI:
         return [originals]
 
     def look() -> dict[str | None, Sighting]:
-        return {shard: Sighting(version) for shard, version in paraphrase_versions(sources, store, shards).items()}
+        versions = paraphrase_versions(sources, store, shards)
+        return {shard: source_sighting(sources.paraphrases, version) for shard, version in versions.items()}
 
     return [originals, Watched("data.paraphrases", PARAPHRASES_SOURCE, look)]
 

@@ -49,6 +49,11 @@ class Sighting:
         return hashlib.sha256(f"{self.version}\n{self.settings}".encode()).hexdigest()[:16]
 
 
+def source_sighting(source: str, version: str) -> Sighting:
+    """What was seen of a source of samples, which is shown with its version; `source` is as gradsim.toml names it."""
+    return Sighting(version, lambda: {"source": source, "version": version}, source)
+
+
 def filling(key: dg.AssetKey, partition: str, seen: Sighting, metadata: Metadata) -> dg.AssetMaterialization:
     """The event by which the UI draws a partition of a source as there: it fills partitions by materialisations alone.
 

@@ -44,7 +44,9 @@ def build_status() -> list[dg.AssetChecksDefinition]:
         return dg.AssetCheckResult(
             passed=not found,
             severity=dg.AssetCheckSeverity.WARN,
-            description=_sentence(counts, models) if found else f"every table is up to date, of {models} models",
+            description=_sentence(counts, models)
+            if found
+            else f"every table is up to date ({models} model{'s' * (models != 1)})",
             metadata={
                 **Counter(one.status for one in found),
                 **({"models": _table_of_models(counts), "partitions": _table_of_partitions(found)} if found else {}),
