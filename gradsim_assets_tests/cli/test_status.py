@@ -72,7 +72,7 @@ def test_stale_failed_running_and_missing_are_told_apart(home: ChangingHome, tmp
     instance.report_runless_asset_event(observation(HF_MODEL, "another revision", home.slug))
     assert counted(home)["gradients"] == {"stale": 10} and counted(home)["analyses"] == {"done": 13, "stale": 1}
     begin(home, PRODUCTS, f"{home.slug}|00", dg.DagsterRunStatus.STARTED)
-    waiting = begin(home, PRODUCTS, f"{home.slug}|01", dg.DagsterRunStatus.QUEUED)
+    waiting = begin(home, PRODUCTS, f"{home.slug}|01", dg.DagsterRunStatus.NOT_STARTED)
     assert counted(home)["gradients"] == {"stale": 9, "running": 1}, "what waits is not at work"
     instance.report_run_failed(waiting)
     assert counted(home)["gradients"] == {"stale": 8, "running": 1, "failed": 1}
@@ -127,7 +127,7 @@ def test_watching_ends_in_a_pipe_when_nothing_runs_any_more(home: ChangingHome) 
     assert next(line for line in first if line["stage"] == "gradients")["running"] == 1
     instance.report_run_failed(begun)
     rest, _ = watching.communicate(timeout=60)
-    (last,) = (map(json.loads, rest.splitlines()),)
+    last = [json.loads(line) for line in rest.splitlines()]
     assert [next(line for line in told if line["stage"] == "gradients")["failed"] for told in last] == [1]
     assert watching.returncode == 0
 

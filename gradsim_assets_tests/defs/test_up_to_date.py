@@ -4,34 +4,40 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+from dagster._core.definitions.reconstruct import ReconstructableRepository
 
-from gradsim_assets.configuration import DataSettings, Settings
 from gradsim_assets.core.partition_keys import model_slug
-from gradsim_assets.definitions import build_definitions
 from gradsim_assets.orchestration.model_registry import register
+from gradsim_assets.runs.environment import MODULE
+from gradsim_assets.runs.launcher import Launcher
 
 CHECK = dg.AssetCheckKey(dg.AssetKey("model_comparison"), "tables_up_to_date")
 
 
 @pytest.fixture
-def instance() -> dg.DagsterInstance:
-    return dg.DagsterInstance.ephemeral()
+def launcher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Launcher:
+    (tmp_path / "gradsim.toml").write_text("[data]\nshards = 2\n")
+    monkeypatch.setenv("GRADSIM_HOME", str(tmp_path))
+    monkeypatch.setenv("GRADSIM_CONFIG", str(tmp_path / "gradsim.toml"))
+    monkeypatch.chdir(tmp_path)
+    return Launcher(dg.DagsterInstance.ephemeral())
 
 
-def checked(root: Path, instance: dg.DagsterInstance) -> dg.AssetCheckEvaluation:
+def checked(launcher: Launcher) -> dg.AssetCheckEvaluation:
     """What the check says, run alone as "Execute" in the UI does."""
-    settings = Settings(home=root, tables=str(root / "tables"), data=DataSettings(shards=2))
-    job = build_definitions(settings).resolve_job_def("comparison")
-    part = job.get_subset(asset_selection=set(), asset_check_selection={CHECK})
-    (evaluation,) = part.execute_in_process(instance=instance).get_asset_check_evaluations()
+    repository = ReconstructableRepository.for_module(MODULE, "defs")
+    job = repository.get_reconstructable_job("comparison")
+    part = job.get_subset(asset_selection=frozenset(), asset_check_selection=frozenset({CHECK}))
+    with dg.execute_job(part, launcher.instance) as result:
+        (evaluation,) = result.get_asset_check_evaluations()
     return evaluation
 
 
 def test_a_registered_model_without_tables_is_a_warning_that_names_it_and_the_mend(
-    tmp_path: Path, instance: dg.DagsterInstance
+    launcher: Launcher,
 ) -> None:
-    register(instance, "org/name")
-    found = checked(tmp_path, instance)
+    register(launcher.instance, "org/name")
+    found = checked(launcher)
     assert not found.passed and found.severity == dg.AssetCheckSeverity.WARN
     assert found.description == (
         "1 of 1 models are out of date (tables of all models: 5 missing; org/name: 24 missing); `gradsim run org/name` "
@@ -40,12 +46,12 @@ def test_a_registered_model_without_tables_is_a_warning_that_names_it_and_the_me
     assert found.metadata["missing"].value == 29
 
 
-def test_of_many_models_each_has_a_line_and_the_first_are_named(tmp_path: Path, instance: dg.DagsterInstance) -> None:
+def test_of_many_models_each_has_a_line_and_the_first_are_named(launcher: Launcher) -> None:
     models = [f"org/m{number}" for number in range(5)]
     for model in models:
-        register(instance, model)
-    instance.add_dynamic_partitions("model", ["org/m0"])  # a wrong key out of the dialog is no model
-    found = checked(tmp_path, instance)
+        register(launcher.instance, model)
+    launcher.instance.add_dynamic_partitions("model", ["org/m0"])  # a wrong key out of the dialog is no model
+    found = checked(launcher)
     said = str(found.description)
     assert said.startswith("5 of 5 models are out of date (tables of all models: 5 missing; org/m0: 24 missing; ")
     assert "org/m2: 24 missing; and 2 models more); `gradsim run MODEL` or `gradsim backfill` computes" in said
@@ -55,7 +61,7 @@ def test_of_many_models_each_has_a_line_and_the_first_are_named(tmp_path: Path, 
     assert len(partitions) == 50 and {model_slug("org/m0")} <= {str(p).split("|")[0] for p in partitions}
 
 
-def test_without_a_model_what_all_of_them_need_is_told(tmp_path: Path, instance: dg.DagsterInstance) -> None:
-    assert str(checked(tmp_path, instance).description).startswith(
+def test_without_a_model_what_all_of_them_need_is_told(launcher: Launcher) -> None:
+    assert str(checked(launcher).description).startswith(
         "0 of 0 models are out of date (tables of all models: 5 missing); "
     )

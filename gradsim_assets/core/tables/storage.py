@@ -23,6 +23,10 @@ _POLARS_PROTOCOLS = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss")
 #: Rows of one row group, and rows hashed at a time.
 _CHUNK_ROWS = 1_000_000
 
+#: Bytes of one page before compression. zstd finds what repeats within a page alone, and in exhaustive tables the lengths of
+#: the originals come again with every variant; pages of polars' own 1 MiB are too short for that.
+_PAGE_BYTES = 8 * 2**20
+
 
 @dataclass(frozen=True)
 class Partition:
@@ -82,7 +86,13 @@ class Tables:
         target = self.path(key, partition)
         document = {PROVENANCE_KEY: json.dumps(dict(provenance or {}), sort_keys=True, default=str)}
         with _reaching(self.root), whole_file(target) as unfinished:
-            frame.lazy().sink_parquet(unfinished, compression="zstd", metadata=document, row_group_size=_CHUNK_ROWS)
+            frame.lazy().sink_parquet(
+                unfinished,
+                compression="zstd",
+                metadata=document,
+                row_group_size=_CHUNK_ROWS,
+                data_page_size=_PAGE_BYTES,
+            )
         return target
 
     def scan(self, key: Sequence[str], partitions: Iterable[Partition] | None = None) -> pl.LazyFrame:
