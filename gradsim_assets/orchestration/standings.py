@@ -9,6 +9,7 @@ from dagster._core.definitions.data_version import StaleStatus
 
 from gradsim_assets.core.tables.storage import Partition
 from gradsim_assets.orchestration.backfills import unfinished_backfills
+from gradsim_assets.orchestration.latest_records import latest_ids, records_of
 from gradsim_assets.orchestration.lost_files import LostFiles
 from gradsim_assets.orchestration.planner import Target, partitions_of
 from gradsim_assets.orchestration.stale_status import StatusResolver
@@ -111,26 +112,26 @@ class _Attempts:
 
     def unfulfilled(self, key: dg.AssetKey, partitioned: bool) -> dict[str | None, str]:
         """By partition the run that was to materialise it last and has not, or not yet."""
-        if partitioned:
-            storage = self._instance.event_log_storage
-            found = storage.get_latest_asset_partition_materialization_attempts_without_materializations(key)
-            runs: dict[str | None, str] = {partition: run_id for partition, (run_id, _) in found.items()}
-        else:
-            run_id = self._latest_of_whole(key)
-            runs = {None: run_id} if run_id else {}
-        self._look_up(set(runs.values()) - set(self._statuses))
-        return runs
+        found = self._of_partitions(key) if partitioned else self._of_whole(key)
+        self._look_up(set(found.values()) - set(self._statuses))
+        return found
 
     def status(self, run_id: str | None) -> dg.DagsterRunStatus | None:
         """How a run stands; None for none, and for one that was deleted."""
         return self._statuses.get(run_id) if run_id else None
 
-    def _latest_of_whole(self, key: dg.AssetKey) -> str | None:
+    def _of_partitions(self, key: dg.AssetKey) -> dict[str | None, str]:
+        planned = latest_ids(self._instance, key, dg.DagsterEventType.ASSET_MATERIALIZATION_PLANNED)
+        made = latest_ids(self._instance, key, dg.DagsterEventType.ASSET_MATERIALIZATION) if planned else {}
+        wanted = [number for partition, number in planned.items() if number > made.get(partition, 0)]
+        records = records_of(self._instance.fetch_planned_materializations, key, wanted)
+        return {record.partition_key: record.run_id for record in records}
+
+    def _of_whole(self, key: dg.AssetKey) -> dict[str | None, str]:
         planned = self._instance.fetch_planned_materializations(key, limit=1).records
         made = self._instance.fetch_materializations(key, limit=1).records
-        if not planned or (made and made[0].storage_id > planned[0].storage_id):
-            return None
-        return str(planned[0].run_id)
+        unfulfilled = planned and not (made and made[0].storage_id > planned[0].storage_id)
+        return {None: planned[0].run_id} if unfulfilled else {}
 
     def _look_up(self, run_ids: Iterable[str]) -> None:
         ids = sorted(run_ids)
