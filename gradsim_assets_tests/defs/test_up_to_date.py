@@ -40,7 +40,7 @@ def test_a_registered_model_without_tables_is_a_warning_that_names_it_and_the_me
     found = checked(launcher)
     assert not found.passed and found.severity == dg.AssetCheckSeverity.WARN
     assert found.description == (
-        "1 of 1 models are out of date (tables of all models: 5 missing; org/name: 24 missing); `gradsim run org/name` "
+        "1 of 1 models is out of date (tables of all models: 5 missing; org/name: 24 missing); `gradsim run org/name` "
         "computes what is missing or stale"
     )
     assert found.metadata["missing"].value == 29

@@ -170,7 +170,7 @@ class Tables:
 
     def provenance(self, key: Sequence[str], partition: Partition | None = None) -> dict[str, Any]:
         """Where a partition came from: the document that was written into its file; {} for a foreign file."""
-        return json.loads(parquet_metadata(self.path(key, partition)).get(PROVENANCE_KEY, "{}"))
+        return _provenance_in(parquet_metadata(self.path(key, partition)))
 
 
 @contextmanager
@@ -206,15 +206,24 @@ def _place(parts: Iterable[str]) -> Partition:
     return Partition(**dict(part.split("=", 1) for part in parts if part.startswith(("model=", "shard="))))
 
 
-def check_parquet(path: UPath, partition: Partition | None = None) -> None:
-    """Raises InputError when a file is not whole Parquet (truncated, foreign, corrupted footer)."""
+def check_parquet(path: UPath, partition: Partition | None = None) -> dict[str, Any]:
+    """The provenance in a file ({} in a foreign one), from its footer.
+
+    Raises:
+        InputError: the file is not whole Parquet (truncated, foreign, corrupted footer).
+    """
     try:
-        parquet_metadata(path)
+        return _provenance_in(parquet_metadata(path))
     except Exception as error:
         raise InputError(
             f"{path} is not a whole Parquet file ({str(error).splitlines()[0]}); {computing(partition or Partition())} "
             "computes it again."
         ) from error
+
+
+def _provenance_in(metadata: Mapping[str, str]) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(metadata.get(PROVENANCE_KEY, "{}"))
+    return found
 
 
 def fingerprint(frame: pl.DataFrame | pl.LazyFrame) -> str:

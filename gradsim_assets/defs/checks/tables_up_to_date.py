@@ -92,7 +92,7 @@ def _sentence(counts: Mapping[str | None, Counter[str]], models: int) -> str:
         if len(of_models) == 1
         else "`gradsim run MODEL` or `gradsim backfill`"
     )
-    return f"{len(of_models)} of {models} models are out of date ({'; '.join(told)}{more}); {mend} computes what is missing or stale"
+    return f"{len(of_models)} of {models} models {'is' if len(of_models) == 1 else 'are'} out of date ({'; '.join(told)}{more}); {mend} computes what is missing or stale"
 
 
 def _told(counts: Counter[str]) -> str:
