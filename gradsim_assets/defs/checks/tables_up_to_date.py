@@ -83,16 +83,15 @@ def _models(found: Sequence[Standing]) -> list[str | None]:
 def _sentence(counts: Mapping[str | None, Counter[str]], models: int) -> str:
     """Which models lack what, and what mends it."""
     of_models = [model for model in counts if model is not None]
-    told = [
-        f"{_name(model)}: {_told(counts[model])}" for model in [*(m for m in counts if m is None), *of_models[:_NAMED]]
-    ]
+    named = [*(model for model in counts if model is None), *of_models[:_NAMED]]
+    told = "; ".join(f"{_name(model)}: {_told(counts[model])}" for model in named)
     more = f"; and {len(of_models) - _NAMED} models more" if len(of_models) > _NAMED else ""
-    mend = (
-        f"`gradsim run {model_id_of(of_models[0])}`"
-        if len(of_models) == 1
-        else "`gradsim run MODEL` or `gradsim backfill`"
+    one = len(of_models) == 1
+    mend = f"`gradsim run {model_id_of(of_models[0])}`" if one else "`gradsim run MODEL` or `gradsim backfill`"
+    return (
+        f"{len(of_models)} of {models} models {'is' if one else 'are'} out of date ({told}{more}); {mend} computes what is "
+        "missing or stale"
     )
-    return f"{len(of_models)} of {models} models {'is' if len(of_models) == 1 else 'are'} out of date ({'; '.join(told)}{more}); {mend} computes what is missing or stale"
 
 
 def _told(counts: Counter[str]) -> str:
