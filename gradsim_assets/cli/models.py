@@ -30,7 +30,7 @@ def models_add(model: str) -> None:
     resources(settings).hub.check(model)
     click.echo(found.add_model(model))
     if model == DEMO:
-        click.echo("  its model is trained at the first run")
+        click.echo("  the embedded demo; its first run trains the model")
         return
     shown = {name: getattr(value, "value", value) for name, value in found.observe_model(model, settings).items()}
     width = max(map(len, shown))
