@@ -1,6 +1,7 @@
 """`hf_model`: which revision every model under study stands at."""
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import dagster as dg
@@ -96,8 +97,9 @@ def metadata_of(hub: ModelHub, model_id: str, revision: Revision) -> dict[str, A
 
 
 def sighting(hub: ModelHub, model_id: str, revision: Revision) -> Sighting:
-    """A model as it stands."""
+    """A model as it stands; the hub is asked once for what is shown of it."""
 
+    @cache
     def metadata() -> dict[str, Any]:
         return metadata_of(hub, model_id, revision)
 
