@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from gradsim_assets import __version__
-from gradsim_assets.cli import backfill, explain, export, models, plan, run, scripts
+from gradsim_assets.cli import backfill, explain, export, models, plan, run, scripts, status
 from gradsim_assets.cli.instance import BAD_INPUT, FAILED, launcher
 from gradsim_assets.core.errors import InputError, ServiceError
 from gradsim_assets.core.room import full_disk
@@ -80,6 +80,7 @@ for command in (
     run.run,
     ui,
     models.models,
+    status.status,
     plan.plan,
     export.export,
     scripts.import_scripts,

@@ -13,10 +13,17 @@ from gradsim_assets.core.errors import InputError, ServiceError
 from gradsim_assets.core.partition_keys import model_id_of, model_slug
 from gradsim_assets.defs.datasets.originals_source import ORIGINALS_SOURCE
 from gradsim_assets.defs.datasets.paraphrases_source import PARAPHRASES_SOURCE, paraphrase_versions
-from gradsim_assets.defs.models.hf_model import HF_MODEL
+from gradsim_assets.defs.models.hf_model import HF_MODEL, sighting
 from gradsim_assets.defs.reruns import NEEDED, STALE, rerun_job
 from gradsim_assets.orchestration.model_registry import put_right
-from gradsim_assets.orchestration.observations import observation, observed_versions
+from gradsim_assets.orchestration.observations import (
+    Sighting,
+    filling,
+    observation,
+    observed_versions,
+    shown_marks,
+    source_sighting,
+)
 from gradsim_assets.orchestration.partitions import MODELS, Partitions
 from gradsim_assets.resources.model_hub import ModelHub
 from gradsim_assets.resources.sample_sources import SampleSources
@@ -78,7 +85,7 @@ def _observe(settings: Settings, partitions: Partitions) -> dg.SensorDefinition:
         added = [slug for slug in new if slug not in found.failures]  # what cannot be resolved is not registered
         return dg.SensorResult(
             dynamic_partitions_requests=[MODELS.build_add_request(added)] if added else [],
-            asset_events=[observation(key, version, part) for (key, part), version in found.changed.items()],
+            asset_events=_events(context.instance, found),
             cursor=found.cursor,
         )
 
@@ -91,12 +98,12 @@ Place = tuple[dg.AssetKey, str | None]
 
 @dataclass(frozen=True)
 class Watched:
-    """Something whose versions are asked for at once; `name` stands for it in sentences and in the cursor."""
+    """Something that is looked at as a whole; `name` stands for it in sentences and in the cursor."""
 
     name: str
     key: dg.AssetKey
     #: By partition (None where there are none); raises InputError, ServiceError or OSError where they cannot be had.
-    versions: Callable[[], dict[str | None, str]]
+    look: Callable[[], dict[str | None, Sighting]]
 
 
 def models(hub: ModelHub, slugs: Iterable[str]) -> list[Watched]:
@@ -105,22 +112,28 @@ def models(hub: ModelHub, slugs: Iterable[str]) -> list[Watched]:
 
 
 def _model(hub: ModelHub, slug: str) -> Watched:
-    def versions() -> dict[str | None, str]:
-        return {slug: hub.version_now(model_id_of(slug), fallback=False)}
+    def look() -> dict[str | None, Sighting]:
+        model_id = model_id_of(slug)
+        return {slug: sighting(hub, model_id, hub.resolve(model_id, fallback=False))}
 
-    return Watched(slug, HF_MODEL, versions)
+    return Watched(slug, HF_MODEL, look)
 
 
 def samples(sources: SampleSources, store: TableStore, shards: int) -> list[Watched]:
     """The sources of originals and of paraphrases; a chat model is none."""
-    originals = Watched("data.originals", ORIGINALS_SOURCE, lambda: {None: sources.originals_version()})
+    originals = Watched(
+        "data.originals",
+        ORIGINALS_SOURCE,
+        lambda: {None: source_sighting(sources.originals, sources.originals_version())},
+    )
     if sources.paraphrases == OPENAI:
         return [originals]
 
-    def versions() -> dict[str | None, str]:
-        return {shard: version for shard, version in paraphrase_versions(sources, store, shards).items()}  # noqa: C416
+    def look() -> dict[str | None, Sighting]:
+        versions = paraphrase_versions(sources, store, shards)
+        return {shard: source_sighting(sources.paraphrases, version) for shard, version in versions.items()}
 
-    return [originals, Watched("data.paraphrases", PARAPHRASES_SOURCE, versions)]
+    return [originals, Watched("data.paraphrases", PARAPHRASES_SOURCE, look)]
 
 
 def last_observed(instance: dg.DagsterInstance, watched: Iterable[Watched]) -> dict[Place, str]:
@@ -131,10 +144,11 @@ def last_observed(instance: dg.DagsterInstance, watched: Iterable[Watched]) -> d
 
 @dataclass
 class Observations:
-    """What one look found: versions that changed, problems in words, and what is left alone for a while."""
+    """What one look found: all that was seen, versions that changed, problems in words, what is left alone for a while."""
 
     #: By name: (failures in a row, time before which it is not asked for again).
     failures: dict[str, tuple[int, float]]
+    seen: dict[Place, Sighting] = field(default_factory=dict)
     changed: dict[Place, str] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 
@@ -159,14 +173,28 @@ def observations(
         if now < until:
             continue
         try:
-            versions = one.versions()
+            seen = {(one.key, part): sighted for part, sighted in one.look().items()}
         except (InputError, ServiceError, OSError) as error:
             found.failures[one.name] = (count + 1, now + min(60.0 * 2**count, LONGEST_PAUSE_SECONDS))
             if not count:  # said once, not with every tick: offline is a state, not an event
                 found.problems.append(f"{one.name}: {error}")
             continue
         found.failures.pop(one.name, None)
-        found.changed |= {
-            (one.key, part): version for part, version in versions.items() if observed.get((one.key, part)) != version
-        }
+        found.seen |= seen
+        found.changed |= {place: s.version for place, s in seen.items() if observed.get(place) != s.version}
     return found
+
+
+def _events(
+    instance: dg.DagsterInstance, found: Observations
+) -> list[dg.AssetObservation | dg.AssetMaterialization | dg.AssetCheckEvaluation]:
+    """What changed, as observations, and partitions that the UI does not show as they are."""
+    shown = {key: shown_marks(instance, key) for key in {key for key, _ in found.seen}}
+    events: list[dg.AssetObservation | dg.AssetMaterialization | dg.AssetCheckEvaluation] = []
+    for (key, part), seen in found.seen.items():
+        changed = (key, part) in found.changed
+        unshown = part if part is not None and shown[key].get(part) != seen.mark else None
+        metadata = seen.metadata() if changed or unshown else {}
+        events += [observation(key, seen.version, part, metadata)] if changed else []
+        events += [filling(key, unshown, seen, metadata)] if unshown else []
+    return events

@@ -1,5 +1,10 @@
 """Observations of what lies outside: at which version a source stands, and from which one a table was made."""
 
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
 import dagster as dg
 
 from gradsim_assets.orchestration.dagster_internals import (
@@ -8,11 +13,74 @@ from gradsim_assets.orchestration.dagster_internals import (
     get_input_data_version_tag,
     get_input_event_pointer_tag,
 )
+from gradsim_assets.orchestration.latest_records import latest_records
+
+#: Tag of a materialisation of a source's partition: what decided that which the UI shows of it, so that nothing is recorded twice.
+_SHOWN_TAG = "gradsim/shown"
+
+#: What the UI shows of a partition, by name.
+Metadata = Mapping[str, Any]
 
 
-def observation(key: dg.AssetKey, version: str, partition: str | None = None) -> dg.AssetObservation:
+def observation(
+    key: dg.AssetKey, version: str, partition: str | None = None, metadata: Metadata | None = None
+) -> dg.AssetObservation:
     """The event that says at which version a source stands, so that tables made from another one show as stale."""
-    return dg.AssetObservation(key, partition=partition, tags={DATA_VERSION_TAG: version})
+    return dg.AssetObservation(key, partition=partition, tags={DATA_VERSION_TAG: version}, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class Sighting:
+    """What was seen of a source or one of its partitions.
+
+    Attributes:
+        version: where it stands.
+        metadata: what the UI shows of it; asked for when it is recorded.
+        settings: what decides that metadata beside the version.
+    """
+
+    version: str
+    metadata: Callable[[], Metadata] = dict
+    settings: str = ""
+
+    @property
+    def mark(self) -> str:
+        """A hash of all that decides what is shown."""
+        return hashlib.sha256(f"{self.version}\n{self.settings}".encode()).hexdigest()[:16]
+
+
+def source_sighting(source: str, version: str) -> Sighting:
+    """What was seen of a source of samples, which is shown with its version; `source` is as gradsim.toml names it."""
+    return Sighting(version, lambda: {"source": source, "version": version}, source)
+
+
+def filling(key: dg.AssetKey, partition: str, seen: Sighting, metadata: Metadata) -> dg.AssetMaterialization:
+    """The event by which the UI draws a partition of a source as there: it fills partitions by materialisations alone.
+
+    It says the same version as the observation, and belongs behind it: a step takes the latest materialisation of an asset,
+    where there is one, for what it has read.
+    """
+    tags = {DATA_VERSION_TAG: seen.version, _SHOWN_TAG: seen.mark}
+    return dg.AssetMaterialization(key, partition=partition, tags=tags, metadata=metadata)
+
+
+def shown_marks(instance: dg.DagsterInstance, key: dg.AssetKey) -> dict[str, str]:
+    """The mark of what the UI shows of every partition of a source that it draws as there."""
+    marks = {}
+    for partition, found in latest_records(instance, key).items():
+        event = found.asset_materialization
+        mark = event.tags.get(_SHOWN_TAG) if event and event.tags else None
+        if mark is not None:
+            marks[partition] = mark
+    return marks
+
+
+def record(instance: dg.DagsterInstance, key: dg.AssetKey, partition: str | None, seen: Sighting) -> int:
+    """Records what was seen and has the UI show it, each unless that is done already; the observation's storage id."""
+    pointer = observed(instance, key, seen.version, partition, seen.metadata)
+    if partition is not None and shown_marks(instance, key).get(partition) != seen.mark:
+        instance.report_runless_asset_event(filling(key, partition, seen, seen.metadata()))
+    return pointer
 
 
 def observed_versions(instance: dg.DagsterInstance, key: dg.AssetKey) -> dict[str | None, str]:
@@ -26,11 +94,17 @@ def observed_versions(instance: dg.DagsterInstance, key: dg.AssetKey) -> dict[st
     return {**found, None: version.value} if version else found
 
 
-def observed(instance: dg.DagsterInstance, key: dg.AssetKey, version: str, partition: str | None = None) -> int:
-    """Storage id of the observation of this version, recorded now unless it is the latest one already."""
+def observed(
+    instance: dg.DagsterInstance,
+    key: dg.AssetKey,
+    version: str,
+    partition: str | None = None,
+    metadata: Callable[[], Metadata] = dict,
+) -> int:
+    """Storage id of the observation of this version, recorded now, with metadata, unless it is the latest one already."""
     latest = instance.get_latest_data_version_record(key, True, partition)
     if latest is None or extract_data_version_from_entry(latest.event_log_entry) != dg.DataVersion(version):
-        instance.report_runless_asset_event(observation(key, version, partition))
+        instance.report_runless_asset_event(observation(key, version, partition, metadata()))
         wanted = dg.AssetRecordsFilter(asset_key=key, asset_partitions=[partition] if partition else None)
         for record in instance.fetch_observations(wanted, limit=20).records:
             if extract_data_version_from_entry(record.event_log_entry) == dg.DataVersion(version):

@@ -46,7 +46,7 @@ def targets(
             continue
         read = (parent for parent in node.parent_keys if not waits_only(key, parent))
         above = [where for parent in read for where in changing.get(parent, [])]
-        for target, where in _partitions(instance, graph, key):
+        for target, where in partitions_of(instance, graph, key):
             if not _within(where, models, shards):
                 continue
             if force or _changes(resolver, target, where, above, missing):
@@ -77,9 +77,10 @@ def _changes(
     return status == StaleStatus.STALE or any(_touches(where, other) for other in above)
 
 
-def _partitions(
+def partitions_of(
     instance: dg.DagsterInstance, graph: BaseAssetGraph, key: dg.AssetKey
 ) -> Iterable[tuple[Target, Partition]]:
+    """The partitions of an asset that can be computed, each with the place that it has."""
     definition = graph.get(key).partitions_def
     if definition is None:
         return [(AssetKeyPartitionKey(key), Partition())]

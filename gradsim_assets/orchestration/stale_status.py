@@ -20,11 +20,9 @@ from gradsim_assets.orchestration.dagster_internals import (
     extract_data_version_from_entry,
     use_partition_loading_context,
 )
+from gradsim_assets.orchestration.latest_records import latest_records
 from gradsim_assets.orchestration.lost_files import LostFiles
 from gradsim_assets.orchestration.partitions import dimensions_of, place_of
-
-#: Records fetched by one query; SQLite allows 999 variables in old versions.
-_CHUNK = 900
 
 #: Up to so many partitions, asking for each costs less than reading the records of all.
 _FEW = 50
@@ -141,14 +139,4 @@ class StatusResolver(OpenResolver):
         return extract_data_version_from_entry(record.event_log_entry) if record else None
 
     def _fetch_latest(self, key: dg.AssetKey) -> Mapping[str, EventLogRecord]:
-        external = self.asset_graph.get(key).is_external
-        event = dg.DagsterEventType.ASSET_OBSERVATION if external else dg.DagsterEventType.ASSET_MATERIALIZATION
-        fetch = self.instance.fetch_observations if external else self.instance.fetch_materializations
-        ids = list(self.instance.event_log_storage.get_latest_storage_id_by_partition(key, event).values())
-        chunks = [ids[start : start + _CHUNK] for start in range(0, len(ids), _CHUNK)]
-        records = [
-            record
-            for chunk in chunks
-            for record in fetch(dg.AssetRecordsFilter(key, storage_ids=chunk), limit=len(chunk)).records
-        ]
-        return {str(record.partition_key): record for record in records}
+        return latest_records(self.instance, key, observations=self.asset_graph.get(key).is_external)

@@ -12,6 +12,7 @@ from gradsim_assets.configuration import DataSettings, ModelSettings
 from gradsim_assets.core.candidates.bm25 import Tokens
 from gradsim_assets.core.errors import InputError
 from gradsim_assets.core.home import Home
+from gradsim_assets.core.models.description import ModelDescription, describe
 from gradsim_assets.core.models.devices import own_device
 from gradsim_assets.core.models.loading import (
     LoadedModel,
@@ -50,6 +51,18 @@ class ModelHub(dg.ConfigurableResource):
     def version(self, model_id: str, revision: Revision) -> str:
         """What a model's tables are made from: its revision, with the settings that are not the defaults."""
         return f"{revision.name} {self.differing(model_id)}".strip()
+
+    def describe(self, revision: Revision) -> ModelDescription:
+        """As `core.models.description.describe`."""
+        return describe(revision)
+
+    def link(self, revision: Revision) -> str | None:
+        """The page of a revision on the hub; None for a folder."""
+        if not revision.commit:
+            return None
+        from huggingface_hub import constants
+
+        return f"{constants.ENDPOINT}/{revision.source}/tree/{revision.commit}"
 
     def resolve(self, model_id: str, fallback: bool = True) -> Revision:
         """As `core.models.revisions.resolve`; the demo's model is built where it is not there yet."""

@@ -16,16 +16,17 @@ from gradsim_assets.core.home import Home, gradsim_home
 from gradsim_assets.core.partition_keys import model_id_of, model_slug, shard_keys
 from gradsim_assets.core.tables.storage import Tables
 from gradsim_assets.core.tables.table_names import PATHS
-from gradsim_assets.defs.models.hf_model import HF_MODEL
+from gradsim_assets.defs.models.hf_model import HF_MODEL, sighting
 from gradsim_assets.defs.observe_sources import samples
 from gradsim_assets.defs.progress import draw_progress_on_terminal
 from gradsim_assets.defs.stages import Stage
 from gradsim_assets.orchestration.dagster_internals import ReconstructableRepository, execute_job
 from gradsim_assets.orchestration.lost_files import LostFiles
 from gradsim_assets.orchestration.model_registry import register, registered, remove
-from gradsim_assets.orchestration.observations import observed
+from gradsim_assets.orchestration.observations import observed_versions, record
 from gradsim_assets.orchestration.partitions import place_of
 from gradsim_assets.orchestration.planner import Target, targets
+from gradsim_assets.orchestration.standings import Standing, is_at_work, standings
 from gradsim_assets.resources.by_name import resources
 from gradsim_assets.runs.environment import MODULE
 from gradsim_assets.runs.local_run_launcher import PROCESS_TAG
@@ -74,6 +75,19 @@ class Launcher:
         """Ids of the registered models."""
         return [model_id_of(slug) for slug in registered(self.instance)]
 
+    def standings(self) -> list[Standing]:
+        """How every partition of every table stands now."""
+        return standings(self.instance, self.repository.asset_graph, self.files())
+
+    def is_at_work(self) -> bool:
+        """As `orchestration.standings.is_at_work`."""
+        return is_at_work(self.instance)
+
+    def versions(self) -> dict[str, str]:
+        """The version at which every model was observed last, by the model's id."""
+        seen = observed_versions(self.instance, HF_MODEL)
+        return {model: seen[slug] for model in self.models() if (slug := model_slug(model)) in seen}
+
     def add_model(self, model_id: str) -> str:
         """As `model_registry.register`."""
         return register(self.instance, model_id)
@@ -90,15 +104,21 @@ class Launcher:
             ServiceError: the hub does not tell the revision of a model, and none was downloaded.
         """
         found = resources(settings)
-        slug = model_slug(model_id)
-        observed(self.instance, HF_MODEL, found.hub.version_now(model_id), slug)
+        self.observe_model(model_id, settings)
         for one in samples(found.sources, found.store, settings.data.shards):
             try:
-                versions = one.versions()
+                seen = one.look()
             except ServiceError:  # offline: it stands where it stood
                 continue
-            for partition, version in versions.items():
-                observed(self.instance, one.key, version, partition)
+            for partition, sighted in seen.items():
+                record(self.instance, one.key, partition, sighted)
+
+    def observe_model(self, model_id: str, settings: Settings) -> Mapping[str, Any]:
+        """Records at which version a model stands, and returns what the UI shows of it; raises as `observe`."""
+        hub = resources(settings).hub
+        seen = sighting(hub, model_id, hub.resolve(model_id))
+        record(self.instance, HF_MODEL, model_slug(model_id), seen)
+        return seen.metadata()
 
     def sweep(self, model_id: str) -> int:
         """Removes what shards of another number of them have left of a model, and of tables without models; how many files."""

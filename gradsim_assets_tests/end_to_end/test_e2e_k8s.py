@@ -319,7 +319,7 @@ def build_postgres() -> str:
     """Builds deploy/postgres-dev on the control image, which the builder can pull, and pushes it beside that one."""
     control = os.environ["GRADSIM_E2E_CONTROL_IMAGE"]
     image = f"{control.rpartition('/')[0]}/gradsim-postgres-dev:e2e"
-    builder = next((name for name in ("docker", "podman", "buildah") if shutil.which(name)), None)
+    builder = next(filter(_works, ("docker", "podman", "buildah")), None)
     assert builder, f"the node cannot pull Postgres and no docker, podman or buildah is here to build {image}"
     insecure = ["--tls-verify=false"] if builder != "docker" and image.startswith("localhost") else []
     # Without a daemon of its own, and perhaps in a container itself, buildah cannot make namespaces or bridges.
@@ -328,6 +328,14 @@ def build_postgres() -> str:
     sh(builder, "build", *plain, *insecure, *base, "-t", image, str(ROOT / "deploy/postgres-dev"))
     sh(builder, "push", *insecure, image)
     return image
+
+
+def _works(builder: str) -> bool:
+    """Whether a builder of images is here; docker's command may be without its daemon."""
+    return (
+        bool(shutil.which(builder))
+        and not subprocess.run([builder, "info"], capture_output=True, check=False).returncode
+    )
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from gradsim_assets.orchestration.asset_keys import waits_only
 from gradsim_assets.orchestration.automation import automated
 from gradsim_assets.orchestration.backfills import launch_backfill
 from gradsim_assets.orchestration.dagster_internals import AssetKeyPartitionKey, CachingStaleStatusResolver, StaleStatus
-from gradsim_assets.orchestration.observations import observation, observed_versions
+from gradsim_assets.orchestration.observations import Sighting, filling, observation, observed_versions
 from gradsim_assets.orchestration.partitions import MODELS
 from gradsim_assets.orchestration.planner import targets
 from gradsim_assets.orchestration.stale_status import LoaderContext, StatusResolver
@@ -183,8 +183,9 @@ class Miniature:
         self.cursor = None
 
     def observe(self, model: str, revision: str) -> None:
-        tags = {"dagster/data_version": revision}
-        self.instance.report_runless_asset_event(dg.AssetObservation(HF_MODEL, partition=model, tags=tags))
+        """As the sensor does: the version, and the event that fills the partition in the UI."""
+        self.instance.report_runless_asset_event(observation(HF_MODEL, revision, model))
+        self.instance.report_runless_asset_event(filling(HF_MODEL, model, Sighting(revision), {}))
 
     def compute(self, wanted: set[tuple[str, str | None]]) -> None:
         may_fail = bool(FAILURES)

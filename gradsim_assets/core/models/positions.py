@@ -16,17 +16,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from gradsim_assets.core.memory import ran_out
-
-#: Names under which configurations give a context in tokens.
-_CONTEXTS = (
-    "max_position_embeddings",
-    "n_positions",
-    "max_seq_len",
-    "max_target_positions",
-    "max_sequence_length",
-    "context_length",
-    "seq_length",
-)
+from gradsim_assets.core.models.description import CONTEXTS
 
 #: Tokens of a short pass.
 _SHORT = 6
@@ -51,7 +41,7 @@ def context_of(model: Any) -> int | None:
 def named_context(model: Any) -> int | None:
     """The context in tokens that a model's configuration names; None where it names none."""
     config = model.config.get_text_config()
-    values = [getattr(config, name, None) for name in _CONTEXTS]
+    values = [getattr(config, name, None) for name in CONTEXTS]
     return next((value for value in values if isinstance(value, int) and value > 0), None)
 
 

@@ -16,8 +16,7 @@ def read_audited(tables: Tables, key: Sequence[str], partition: Partition) -> tu
     if not path.exists():
         return None, [f"{path} is missing although its partition was materialised; {again}"]
     try:
-        check_parquet(path, partition)
-        provenance = tables.provenance(key, partition)
+        provenance = check_parquet(path, partition)
         frame = tables.read(key, partition)  # every page is decoded: a footer may survive what its pages did not
     except Exception as error:  # polars raises many kinds for damaged files, some of them panics turned into errors
         said = str(error).splitlines()[0]
@@ -46,10 +45,9 @@ def why_lost(
     if not isinstance(path, Path):
         return None
     try:
-        check_parquet(path, partition)
+        provenance = check_parquet(path, partition)
     except InputError as error:
         return str(error)
-    provenance = tables.provenance(key, partition)
     if why := _foreign(provenance, key, partition):
         return f"{path} {why}; {again}"
     if content_then is not None and provenance.get("fingerprint") != content_then:

@@ -23,6 +23,10 @@ _POLARS_PROTOCOLS = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss")
 #: Rows of one row group, and rows hashed at a time.
 _CHUNK_ROWS = 1_000_000
 
+#: Bytes of one page before compression. zstd finds what repeats within a page alone, and in exhaustive tables the lengths of
+#: the originals come again with every variant; pages of polars' own 1 MiB are too short for that.
+_PAGE_BYTES = 8 * 2**20
+
 
 @dataclass(frozen=True)
 class Partition:
@@ -82,7 +86,13 @@ class Tables:
         target = self.path(key, partition)
         document = {PROVENANCE_KEY: json.dumps(dict(provenance or {}), sort_keys=True, default=str)}
         with _reaching(self.root), whole_file(target) as unfinished:
-            frame.lazy().sink_parquet(unfinished, compression="zstd", metadata=document, row_group_size=_CHUNK_ROWS)
+            frame.lazy().sink_parquet(
+                unfinished,
+                compression="zstd",
+                metadata=document,
+                row_group_size=_CHUNK_ROWS,
+                data_page_size=_PAGE_BYTES,
+            )
         return target
 
     def scan(self, key: Sequence[str], partitions: Iterable[Partition] | None = None) -> pl.LazyFrame:
@@ -160,7 +170,7 @@ class Tables:
 
     def provenance(self, key: Sequence[str], partition: Partition | None = None) -> dict[str, Any]:
         """Where a partition came from: the document that was written into its file; {} for a foreign file."""
-        return json.loads(parquet_metadata(self.path(key, partition)).get(PROVENANCE_KEY, "{}"))
+        return _provenance_in(parquet_metadata(self.path(key, partition)))
 
 
 @contextmanager
@@ -196,15 +206,24 @@ def _place(parts: Iterable[str]) -> Partition:
     return Partition(**dict(part.split("=", 1) for part in parts if part.startswith(("model=", "shard="))))
 
 
-def check_parquet(path: UPath, partition: Partition | None = None) -> None:
-    """Raises InputError when a file is not whole Parquet (truncated, foreign, corrupted footer)."""
+def check_parquet(path: UPath, partition: Partition | None = None) -> dict[str, Any]:
+    """The provenance in a file ({} in a foreign one), from its footer.
+
+    Raises:
+        InputError: the file is not whole Parquet (truncated, foreign, corrupted footer).
+    """
     try:
-        parquet_metadata(path)
+        return _provenance_in(parquet_metadata(path))
     except Exception as error:
         raise InputError(
             f"{path} is not a whole Parquet file ({str(error).splitlines()[0]}); {computing(partition or Partition())} "
             "computes it again."
         ) from error
+
+
+def _provenance_in(metadata: Mapping[str, str]) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(metadata.get(PROVENANCE_KEY, "{}"))
+    return found
 
 
 def fingerprint(frame: pl.DataFrame | pl.LazyFrame) -> str:

@@ -1,29 +1,28 @@
 """The check that lists what is stale, missing or failed: the graph always draws a partitioned asset as fresh."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Mapping, Sequence
 
 import dagster as dg
 
+from gradsim_assets.core.partition_keys import model_id_of
 from gradsim_assets.core.tables.schemas import MODEL_COMPARISON
 from gradsim_assets.orchestration.asset_keys import asset_key
-from gradsim_assets.orchestration.dagster_internals import BaseAssetGraph, StaleStatus
+from gradsim_assets.orchestration.dagster_internals import BaseAssetGraph
 from gradsim_assets.orchestration.failures import fails_in_one_sentence
 from gradsim_assets.orchestration.lost_files import LostFiles
 from gradsim_assets.orchestration.model_registry import registered
-from gradsim_assets.orchestration.stale_status import LoaderContext, StatusResolver
+from gradsim_assets.orchestration.standings import DONE, Standing, standings
 from gradsim_assets.resources.compute import Compute
 from gradsim_assets.resources.table_store import TableStore
 
 UP_TO_DATE = "tables_up_to_date"
 
-#: How many partitions the check lists, and how many causes of each.
-_NAMED, _CAUSES = 50, 3
+#: How many partitions the check lists, and how many models its sentence names.
+_LISTED, _NAMED = 50, 3
 
 #: It is being written when the check looks.
 _WHERE_IT_RUNS = asset_key(MODEL_COMPARISON.name)
-
-_FAILED = ("failed", "its last run failed; see the run's log")
 
 
 def build_status() -> list[dg.AssetChecksDefinition]:
@@ -32,25 +31,25 @@ def build_status() -> list[dg.AssetChecksDefinition]:
     @dg.asset_check(
         asset=MODEL_COMPARISON.name,
         name=UP_TO_DATE,
-        description="Lists partitions that are stale (with the reason), failed or missing, for every table.",
+        description="Warns of models whose tables are missing, stale (with the reason) or failed, and lists the partitions.",
     )
     @fails_in_one_sentence
     def tables_up_to_date(
         context: dg.AssetCheckExecutionContext, store: TableStore, compute: Compute
     ) -> dg.AssetCheckResult:
         graph = context.op_execution_context.repository_def.asset_graph
-        records = status_records(context.instance, graph, LostFiles(store.tables, compute.places))
-        counts = Counter(str(record.data["status"]) for record in records)
-        said = ", ".join(f"{count} {status}" for status, count in sorted(counts.items())) or "nothing"
+        found = _out_of_date(context.instance, graph, LostFiles(store.tables, compute.places))
+        counts = {model: Counter(one.status for one in found if one.place.model == model) for model in _models(found)}
+        models = len(registered(context.instance))
         return dg.AssetCheckResult(
-            passed=not records,
+            passed=not found,
             severity=dg.AssetCheckSeverity.WARN,
-            description=f"{said} of {len(registered(context.instance))} models' tables"
-            if records
-            else "every table is up to date",
+            description=_sentence(counts, models)
+            if found
+            else f"every table is up to date ({models} model{'s' * (models != 1)})",
             metadata={
-                **counts,
-                **({"partitions": dg.MetadataValue.table(records[:_NAMED])} if records else {}),
+                **Counter(one.status for one in found),
+                **({"models": _table_of_models(counts), "partitions": _table_of_partitions(found)} if found else {}),
             },
         )
 
@@ -64,45 +63,50 @@ def status_records(
 
     With `files`, one whose file is lost is missing too.
     """
-    resolver = StatusResolver(instance, graph, files=files)
-    keys = [key for key in graph.toposorted_asset_keys if graph.get(key).is_materializable and key != _WHERE_IT_RUNS]
-    return [record for key in keys for record in _records_of(instance, resolver, key)]
+    return [_record(one) for one in _out_of_date(instance, graph, files)]
 
 
-def _records_of(instance: dg.DagsterInstance, resolver: StatusResolver, key: dg.AssetKey) -> Iterator[dg.TableRecord]:
-    definition = resolver.asset_graph.get(key).partitions_def
-    failed = _failed(instance, key, definition)
-    for partition in definition.get_partition_keys(dynamic_partitions_store=instance) if definition else [None]:
-        found = _FAILED if partition in failed else _out_of_date(resolver, key, partition)
-        if found:
-            status, why = found
-            yield dg.TableRecord(
-                {"table": key.to_user_string(), "partition": partition or "", "status": status, "why": why}
-            )
+def _out_of_date(instance: dg.DagsterInstance, graph: BaseAssetGraph, files: LostFiles | None) -> list[Standing]:
+    return [one for one in standings(instance, graph, files, without=[_WHERE_IT_RUNS]) if one.status != DONE]
 
 
-def _out_of_date(resolver: StatusResolver, key: dg.AssetKey, partition: str | None) -> tuple[str, str] | None:
-    """What a partition is and why; None where it is up to date."""
-    status = resolver.get_status(key, partition)
-    if status == StaleStatus.MISSING:
-        return "missing", "never materialised"
-    if lost := resolver.why_lost(key, partition):
-        return "missing", lost
-    if status == StaleStatus.FRESH:
-        return None
-    causes = resolver.get_stale_causes(key, partition)[:_CAUSES]
-    return "stale", "; ".join(
-        f"{cause.dependency.asset_key.to_user_string() if cause.dependency else 'its code'} {cause.reason}"
-        for cause in causes
+def _record(one: Standing) -> dg.TableRecord:
+    table = one.table.to_user_string()
+    return dg.TableRecord({"table": table, "partition": one.partition or "", "status": one.status, "why": one.why})
+
+
+def _models(found: Sequence[Standing]) -> list[str | None]:
+    """The models of partitions, in order; None for what belongs to no model, which comes first."""
+    return sorted({one.place.model for one in found}, key=lambda model: (model is not None, model or ""))
+
+
+def _sentence(counts: Mapping[str | None, Counter[str]], models: int) -> str:
+    """Which models lack what, and what mends it."""
+    of_models = [model for model in counts if model is not None]
+    named = [*(model for model in counts if model is None), *of_models[:_NAMED]]
+    told = "; ".join(f"{_name(model)}: {_told(counts[model])}" for model in named)
+    more = f"; and {len(of_models) - _NAMED} models more" if len(of_models) > _NAMED else ""
+    one = len(of_models) == 1
+    mend = f"`gradsim run {model_id_of(of_models[0])}`" if one else "`gradsim run MODEL` or `gradsim backfill`"
+    return (
+        f"{len(of_models)} of {models} models {'is' if one else 'are'} out of date ({told}{more}); {mend} computes what is "
+        "missing or stale"
     )
 
 
-def _failed(instance: dg.DagsterInstance, key: dg.AssetKey, definition: dg.PartitionsDefinition | None) -> set[str]:
-    """The partitions whose last run failed."""
-    from gradsim_assets.orchestration.dagster_internals import get_and_update_asset_status_cache_value
+def _told(counts: Counter[str]) -> str:
+    return ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
 
-    if definition is None:
-        return set()
-    value = get_and_update_asset_status_cache_value(instance, key, definition, instance, LoaderContext(instance))
-    subset = value.deserialize_failed_partition_subsets(definition) if value else None
-    return set(subset.get_partition_keys()) if subset else set()
+
+def _name(model: str | None) -> str:
+    return "tables of all models" if model is None else model_id_of(model)
+
+
+def _table_of_models(counts: Mapping[str | None, Counter[str]]) -> dg.TableMetadataValue:
+    return dg.MetadataValue.table(
+        [dg.TableRecord({"model": _name(model), "partitions": _told(found)}) for model, found in counts.items()]
+    )
+
+
+def _table_of_partitions(found: Sequence[Standing]) -> dg.TableMetadataValue:
+    return dg.MetadataValue.table([_record(one) for one in found[:_LISTED]])

@@ -4,6 +4,7 @@ import dagster as dg
 
 from gradsim_assets.orchestration.failures import fails_in_one_sentence
 from gradsim_assets.orchestration.groups import DATASETS
+from gradsim_assets.orchestration.observations import source_sighting
 from gradsim_assets.resources.sample_sources import SampleSources
 
 ORIGINALS_SOURCE = dg.AssetKey("originals_source")
@@ -21,7 +22,8 @@ def build() -> dg.SourceAsset:
         ),
     )
     @fails_in_one_sentence
-    def originals_source(sources: SampleSources) -> dg.DataVersion:
-        return dg.DataVersion(sources.originals_version())
+    def originals_source(sources: SampleSources) -> dg.ObserveResult:
+        seen = source_sighting(sources.originals, sources.originals_version())
+        return dg.ObserveResult(data_version=dg.DataVersion(seen.version), metadata=seen.metadata())
 
     return originals_source

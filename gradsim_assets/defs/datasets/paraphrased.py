@@ -22,7 +22,7 @@ from gradsim_assets.defs.table_results import column_schema, table_result
 from gradsim_assets.demo import DEMO
 from gradsim_assets.orchestration.failures import RETRIES, fails_in_one_sentence
 from gradsim_assets.orchestration.groups import DATASETS
-from gradsim_assets.orchestration.observations import made_from, observed
+from gradsim_assets.orchestration.observations import made_from, record, source_sighting
 from gradsim_assets.orchestration.partitions import Partitions
 from gradsim_assets.resources.paraphraser import Paraphraser
 from gradsim_assets.resources.sample_sources import SampleSources
@@ -64,7 +64,7 @@ def build(settings: Settings, partitions: Partitions) -> dg.AssetsDefinition:
         context.log.info(f"{len(variants)} paraphrases from {sources.paraphrases}")
         metadata = {**_counted(context, frame), "originals_without_row": unwritten}
         version, shard = content_version(variants), context.partition_key
-        pointer = observed(context.instance, PARAPHRASES_SOURCE, version, shard)
+        pointer = record(context.instance, PARAPHRASES_SOURCE, shard, source_sighting(sources.paraphrases, version))
         tags = made_from(PARAPHRASES_SOURCE, version, pointer)
         return _result(frame, lima, metadata, {"source": sources.paraphrases}, tags)
 

@@ -9,6 +9,7 @@ from gradsim_assets.core.datasets.paraphrased import OPENAI
 from gradsim_assets.core.tables.schemas import LIMA
 from gradsim_assets.orchestration.failures import fails_in_one_sentence
 from gradsim_assets.orchestration.groups import DATASETS
+from gradsim_assets.orchestration.observations import filling, observation, source_sighting
 from gradsim_assets.orchestration.partitions import Partitions
 from gradsim_assets.resources.sample_sources import SampleSources
 from gradsim_assets.resources.table_store import TableStore
@@ -29,8 +30,15 @@ def build(settings: Settings, partitions: Partitions) -> list[dg.SourceAsset]:
         ),
     )
     @fails_in_one_sentence
-    def paraphrases_source(sources: SampleSources, store: TableStore) -> dg.DataVersionsByPartition:
-        return dg.DataVersionsByPartition(paraphrase_versions(sources, store, partitions.shard_count))
+    def paraphrases_source(
+        context: dg.OpExecutionContext, sources: SampleSources, store: TableStore
+    ) -> dg.DataVersionsByPartition:
+        versions = paraphrase_versions(sources, store, partitions.shard_count)
+        for shard, version in versions.items():
+            seen = source_sighting(sources.paraphrases, version)
+            context.log_event(observation(PARAPHRASES_SOURCE, version, shard, seen.metadata()))
+            context.log_event(filling(PARAPHRASES_SOURCE, shard, seen, seen.metadata()))
+        return dg.DataVersionsByPartition({})  # all of it is told already
 
     return [] if settings.data.paraphrases == OPENAI else [paraphrases_source]
 

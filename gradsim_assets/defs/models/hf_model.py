@@ -1,5 +1,7 @@
 """`hf_model`: which revision every model under study stands at."""
 
+from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import dagster as dg
@@ -11,7 +13,7 @@ from gradsim_assets.orchestration import groups
 from gradsim_assets.orchestration.dagster_internals import get_input_event_pointer_tag
 from gradsim_assets.orchestration.failures import fails_in_one_sentence
 from gradsim_assets.orchestration.model_registry import put_right
-from gradsim_assets.orchestration.observations import observed
+from gradsim_assets.orchestration.observations import Sighting, filling, observation, record
 from gradsim_assets.orchestration.partitions import MODELS
 from gradsim_assets.resources.model_hub import ModelHub
 
@@ -42,21 +44,66 @@ def build() -> list[dg.SourceAsset]:
     )
     @fails_in_one_sentence
     def hf_model(context: dg.OpExecutionContext, hub: ModelHub) -> dg.DataVersionsByPartition:
-        versions, problems = {}, []
+        problems = []
         for sentence in put_right(context.instance, hub.check):
             context.log.warning(sentence)
-        for slug in context.instance.get_dynamic_partitions(str(MODELS.name)):
+        slugs = context.instance.get_dynamic_partitions(str(MODELS.name))
+        for slug in slugs:
             try:
-                versions[slug] = hub.version_now(model_id_of(slug), fallback=False)
-                context.log.info(f"{slug} stands at {versions[slug]}")
+                model_id = model_id_of(slug)
+                revision = hub.resolve(model_id, fallback=False)
             except (InputError, ServiceError) as error:  # one model's trouble is not that of the others
                 problems.append(f"{slug}: {error}")
                 context.log.error(problems[-1])
-        if problems and not versions:
-            raise dg.Failure(problems[0], allow_retries=False)
-        return dg.DataVersionsByPartition(versions)
+                continue
+            seen = sighting(hub, model_id, revision)
+            shown = seen.metadata()
+            context.log_event(observation(HF_MODEL, seen.version, slug, shown))
+            context.log_event(filling(HF_MODEL, slug, seen, shown))
+            context.log.info(f"{slug} stands at {seen.version}")
+        if problems:
+            raise dg.Failure(_of_all(problems, len(slugs)), allow_retries=False)
+        return dg.DataVersionsByPartition({})  # all of it is told already, with metadata
 
     return [hf_model]
+
+
+def _of_all(problems: Sequence[str], count: int) -> str:
+    """One sentence for the models that could not be observed; the others were."""
+    if count == 1:
+        return problems[0]
+    others = "the others are" if len(problems) < count else "none is"
+    return f"{len(problems)} of {count} models could not be observed, {others}: {' '.join(problems)}"
+
+
+def metadata_of(hub: ModelHub, model_id: str, revision: Revision) -> dict[str, Any]:
+    """What the UI shows of a model; what its files do not say for certain is left out."""
+    found = hub.describe(revision)
+    known = {
+        "parameters": found.parameters,
+        "trainable parameters": found.trainable,
+        "dtype of the checkpoint": found.dtype,
+        "context (tokens)": found.context,
+    }
+    link = hub.link(revision)
+    settings = hub.settings(model_id).model_dump(exclude={"id"})
+    return {
+        "id": model_id,
+        "revision": revision.name,
+        "link": dg.MetadataValue.url(link) if link else dg.MetadataValue.path(revision.source),
+        **{name: value for name, value in known.items() if value is not None},
+        **{f"settings/{name}": value for name, value in settings.items()},
+    }
+
+
+def sighting(hub: ModelHub, model_id: str, revision: Revision) -> Sighting:
+    """A model as it stands; the hub is asked once for what is shown of it."""
+
+    @cache
+    def metadata() -> dict[str, Any]:
+        return metadata_of(hub, model_id, revision)
+
+    return Sighting(hub.version(model_id, revision), metadata, hub.settings(model_id).model_dump_json())
 
 
 def revision_for_run(context: dg.AssetExecutionContext, hub: ModelHub, model_id: str) -> Revision:
@@ -65,7 +112,7 @@ def revision_for_run(context: dg.AssetExecutionContext, hub: ModelHub, model_id:
     if tagged := tags.get(REVISION_TAG):
         return hub.revision_named(model_id, tagged)
     revision = hub.resolve(model_id)
-    pointer = observed(context.instance, HF_MODEL, hub.version(model_id, revision), model_slug(model_id))
+    pointer = record(context.instance, HF_MODEL, model_slug(model_id), sighting(hub, model_id, revision))
     key = tags.get("dagster/partition/shard")
     shard = {SHARD_TAG: key} if key else {}
     context.instance.add_run_tags(

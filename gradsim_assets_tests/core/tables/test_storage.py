@@ -8,6 +8,7 @@ import textwrap
 import time
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 
@@ -120,3 +121,23 @@ def test_the_fingerprint_is_of_the_content(tmp_path: Path) -> None:
     assert fingerprint(FRAME) == fingerprint(pl.concat([FRAME[:1], FRAME[1:]], rechunk=False))
     changed = [FRAME.reverse(), FRAME.rename({"value": "v"}), FRAME.with_columns(value=pl.col("value").fill_null(0.0))]
     assert len({fingerprint(frame) for frame in (FRAME, *changed)}) == 4
+
+
+def test_what_comes_again_with_every_variant_of_an_exhaustive_table_is_stored_about_once(tmp_path: Path) -> None:
+    """The content, which decides data versions, is the same whatever the pages are."""
+    variants, originals, components = 9, 988, 113
+    rng = np.random.default_rng(0)
+    own = rng.lognormal(size=originals * components)  # an original's lengths, by component
+    frame = pl.DataFrame(
+        {
+            "variant_id": np.repeat(np.arange(variants), own.size),
+            "dot_product": rng.normal(size=variants * own.size),
+            "original_self": np.tile(own, variants),
+        }
+    )
+    tables = Tables(str(tmp_path))
+    path = Path(str(tables.write(["t"], frame)))
+    default = tmp_path / "default.parquet"
+    frame.write_parquet(default, compression="zstd", row_group_size=1_000_000)
+    assert path.stat().st_size < 0.75 * default.stat().st_size  # products alone are half of it, and do not shrink
+    assert fingerprint(tables.scan(["t"])) == fingerprint(pl.scan_parquet(default)) == fingerprint(frame)
