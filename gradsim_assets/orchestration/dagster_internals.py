@@ -41,7 +41,6 @@ from dagster._core.launcher.base import CheckRunHealthResult, LaunchRunContext, 
 from dagster._core.launcher.default_run_launcher import DefaultRunLauncher
 from dagster._core.loader import LoadingContext
 from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
-from dagster._core.storage.partition_status_cache import get_and_update_asset_status_cache_value
 from dagster._core.utils import make_new_backfill_id
 
 __all__ = [
@@ -76,7 +75,6 @@ __all__ = [
     "exchange_step_handler",
     "execute_job",
     "extract_data_version_from_entry",
-    "get_and_update_asset_status_cache_value",
     "get_input_data_version_tag",
     "get_input_event_pointer_tag",
     "instance_of",

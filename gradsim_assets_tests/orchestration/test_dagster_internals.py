@@ -57,13 +57,6 @@ SIGNATURES = {
     "launcher.base:CheckRunHealthResult": ("status", "msg"),
     "launcher.default_run_launcher:DefaultRunLauncher.launch_run": ("context",),
     "launcher.default_run_launcher:DefaultRunLauncher.check_run_worker_health": ("run",),
-    "storage.partition_status_cache:get_and_update_asset_status_cache_value": (
-        "instance",
-        "asset_key",
-        "partitions_def",
-        "dynamic_partitions_loader",
-        "loading_context",
-    ),
     "utils:make_new_backfill_id": (),
 }
 
