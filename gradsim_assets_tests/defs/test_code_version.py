@@ -1,10 +1,8 @@
 """Which assets an edit of the code makes stale: the real definitions, on a copy of the package with one edit each."""
 
 import ast
-import re
-import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -14,17 +12,13 @@ from gradsim_assets.core.gradients.numerics_version import NUMERICS
 from gradsim_assets.core.tables.schemas import SETTINGS, TABLES
 from gradsim_assets.definitions import build_definitions
 from gradsim_assets.defs import code_version as versions
+from gradsim_assets_tests.support.edits import Edit, appended, copied_package, forget, inserted, replaced
 from gradsim_assets_tests.support.source import imports, modules
-
-#: The package as it is, and its folder that edits are made in.
-REAL = versions.PACKAGE
 
 
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    target = tmp_path_factory.mktemp("copy") / REAL.name
-    shutil.copytree(REAL, target, ignore=shutil.ignore_patterns("__pycache__"))
-    return target
+    return copied_package(tmp_path_factory.mktemp("copy"))
 
 
 @pytest.fixture(scope="module")
@@ -39,13 +33,8 @@ def package(copy: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setattr(versions, "PACKAGE", copy)
     forget()
     yield copy
-    shutil.copytree(REAL, copy, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True)
+    copied_package(copy.parent)
     forget()
-
-
-def forget() -> None:
-    versions.code_version.cache_clear()
-    versions._tree.cache_clear()
 
 
 def code_versions() -> Mapping[str, str]:
@@ -58,43 +47,6 @@ def code_versions() -> Mapping[str, str]:
 
 def of_each_setting(*tables: str) -> set[str]:
     return {f"{table}_{setting}" for table in tables for setting in SETTINGS}
-
-
-Edit = Callable[[Path], None]
-
-
-def replaced(file: str, pattern: str, by: str) -> Edit:
-    """The first match of a pattern in a file replaced."""
-
-    def edit(package: Path) -> None:
-        text = (package / file).read_text(encoding="utf-8")
-        changed = re.sub(pattern, by, text, count=1, flags=re.M)
-        assert changed != text, f"{pattern} is not in {file}"
-        (package / file).write_text(changed, encoding="utf-8")
-
-    return edit
-
-
-def inserted(file: str, function: str, line: str = "_ = 0") -> Edit:
-    """A line at the beginning of a function, behind its docstring."""
-
-    def edit(package: Path) -> None:
-        text = (package / file).read_text(encoding="utf-8")
-        (found,) = (n for n in ast.walk(ast.parse(text)) if isinstance(n, ast.FunctionDef) and n.name == function)
-        first = next(s for s in found.body if not (isinstance(s, ast.Expr) and isinstance(s.value, ast.Constant)))
-        lines = text.splitlines(keepends=True)
-        lines.insert(first.lineno - 1, f"{' ' * first.col_offset}{line}\n")
-        (package / file).write_text("".join(lines), encoding="utf-8")
-
-    return edit
-
-
-def appended(file: str, text: str) -> Edit:
-    def edit(package: Path) -> None:
-        with (package / file).open("a", encoding="utf-8") as target:
-            target.write(text)
-
-    return edit
 
 
 def moved_tie_order(package: Path) -> None:
