@@ -278,7 +278,7 @@ CHANGES = {
     "code of an analysis": Change(
         code(inserted("core/analysis/agreement.py", "agreement")),
         whole(*each("agreement")),
-        whole(*each("agreement")),
+        whole(*each("agreement"), "report"),
         changes=False,
         core=True,
     ),
