@@ -140,8 +140,9 @@ KNOW_INTERNALS = {
     "gradsim_assets_tests/orchestration/test_automation.py": "compares with Dagster's own resolver, in its context",
     "gradsim_assets_tests/orchestration/test_dagster_internals.py": "is the contract with them",
     "gradsim_assets_tests/orchestration/test_model_registry.py": "observes as the button in the UI does",
-    "gradsim_assets_tests/orchestration/test_whole_passes.py": "ticks a backfill at every point of a run",
+    "gradsim_assets_tests/orchestration/test_whole_passes.py": "writes the events of runs that are half done",
     "gradsim_assets_tests/runs/test_profiles.py": "plans a run on Kubernetes without a cluster",
+    "gradsim_assets_tests/support/backfill_looks.py": "looks at a backfill as the daemon does",
 }
 
 

@@ -2,7 +2,8 @@
 
 What counts are definitions, not files: all those that an asset's roots reach by name, in whatever module of `core/` they
 stand, so that moving code makes nothing stale. By contract two kinds of code are left out, since they cannot change a
-value: the modules of `DECIDES_NOTHING`, and what is only said to people. The function of an asset itself (in `defs/`)
+value: the modules of `DECIDES_NOTHING`, and what is only said to people. For the gradient tables a declared version stands
+in for the code of the engine (see `core.gradients.numerics_version`). The function of an asset itself (in `defs/`)
 reads, calls `core/` and tells what happened; what decides values is not written there.
 """
 

@@ -1,6 +1,8 @@
 """Tables as the results of assets, with what the UI shows of them and where they came from."""
 
 import base64
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -52,13 +54,19 @@ def table_result(
     tags: Mapping[str, str] | None = None,
     data_version: str | None = None,
 ) -> dg.MaterializeResult:
-    """A table as the result of an asset, for the IO manager to write: with a preview and a data version from its content.
+    """A table as the result of an asset, for the IO manager to write: with a preview, and with the fingerprint of its content
+    as data version unless another one is given.
 
     `provenance` also goes into the Parquet file. A lazy frame must hold blocks that were enforced as they were made.
     """
     content, entries = _described(schema, frame, metadata, provenance)
     version = dg.DataVersion(data_version or content)
     return dg.MaterializeResult(value=frame, data_version=version, metadata=entries, tags=tags)
+
+
+def version_of(*parts: object) -> str:
+    """A data version (16 hex digits) of a table whose content alone does not tell apart what must not be mixed."""
+    return hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()[:16]
 
 
 def saved_table_result(
@@ -71,15 +79,15 @@ def saved_table_result(
     metadata: Mapping[str, Any] | None = None,
     provenance: Mapping[str, Any] | None = None,
     tags: Mapping[str, str] | None = None,
+    data_version: str | None = None,
 ) -> dg.MaterializeResult:
     """As `table_result`, written here: Dagster passes no values of an asset out of several to an IO manager."""
     path = table_path(key)
-    data_version, entries = _described(TABLES[path[0]], frame, metadata, provenance)
+    content, entries = _described(TABLES[path[0]], frame, metadata, provenance)
     code_version = context.assets_def.specs_by_key[key].code_version
     saved = store.save(path, frame, partition, context.run.run_id, entries, code_version)
-    return dg.MaterializeResult(
-        asset_key=key, data_version=dg.DataVersion(data_version), metadata={**entries, **saved}, tags=tags
-    )
+    version = dg.DataVersion(data_version or content)
+    return dg.MaterializeResult(asset_key=key, data_version=version, metadata={**entries, **saved}, tags=tags)
 
 
 def _described(
@@ -89,10 +97,10 @@ def _described(
     provenance: Mapping[str, Any] | None,
 ) -> tuple[str, dict[str, Any]]:
     checked = schema.enforce(frame) if isinstance(frame, pl.DataFrame) else frame
-    data_version = fingerprint(checked)
-    return data_version, {
+    content = fingerprint(checked)
+    return content, {
         **{PROVENANCE_PREFIX + name: value for name, value in (provenance or {}).items() if value is not None},
-        PROVENANCE_PREFIX + "fingerprint": data_version,
+        PROVENANCE_PREFIX + "fingerprint": content,
         "preview": preview(checked),
         **(metadata or {}),
     }
@@ -140,11 +148,12 @@ def model_provenance(
 def shard_provenance(
     context: dg.AssetExecutionContext, store: TableStore, table: Sequence[str], name: str
 ) -> dict[str, Any]:
-    """What the provenance of a model's table takes over from the shards it was made from: revision, settings, retriever
-    and dataset.
+    """What the provenance of a model's table takes over from the shards it was made from: revision, settings, numerics,
+    retriever and dataset.
 
     `name` is the asset's input that holds the shards of `table`.
     """
     first = partition_of(next(iter(context.asset_partition_keys_for_input(name))))
     source = store.tables.provenance(table, first)
-    return {entry: source[entry] for entry in ("revision", "settings", "retriever", "dataset") if source.get(entry)}
+    taken = ("revision", "settings", "numerics", "retriever", "dataset")
+    return {entry: source[entry] for entry in taken if source.get(entry)}

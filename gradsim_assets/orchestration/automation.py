@@ -118,6 +118,7 @@ def automation_sensor() -> dg.AutomationConditionSensorDefinition:
             "Computes again what a new revision of a model leaves stale, and what a newly added model lacks. COST: every "
             "new revision costs one whole gradient pass of that model over all shards on your GPUs (`gradsim plan MODEL` "
             "estimates it), and so does every model that is added while this is on. Needs `observe_sources` switched on to "
-            "notice revisions. A change of the code that decides values reruns all models."
+            "notice revisions. A change of the code that decides values reruns all models; of the gradient engine's, a change of "
+            "its declared numerics version."
         ),
     )

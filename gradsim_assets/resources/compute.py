@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,6 +64,15 @@ class Compute(dg.ConfigurableResource):
             raise dg.Failure(str(error), allow_retries=False) from error
         yield result
         shutil.rmtree(scratch, ignore_errors=True)
+
+    def libraries(self, projected: bool, device: str) -> str:
+        """What beside our own code decides the numbers of a pass: transformers computes the model. traker's matrices, for
+        `projected` tables, are of the generator of torch, which is another one on every kind of device.
+        """
+        decide = [f"transformers {version('transformers')}"]
+        if projected and self.projection == "trak":
+            decide += [f"traker {version('traker')}", f"torch {version('torch')}", device.partition(":")[0]]
+        return ", ".join(decide)
 
     @staticmethod
     def metadata(result: "PassResult") -> dict[str, Any]:

@@ -50,7 +50,8 @@ class TableStore(dg.ConfigurableResource):
 
     def check_one_version(self, key: Sequence[str], partitions: Sequence[Partition]) -> None:
         """Sees to it that all given partitions of a table were computed from one revision of their model, with one group of
-        settings, for candidates that were found in one way, of samples that were cut into as many shards as they are now.
+        settings and one declared numerics, for candidates that were found in one way, of samples that were cut into as many
+        shards as they are now.
 
         Raises:
             InputError: they were not, so that no figure over them means anything.
@@ -65,6 +66,8 @@ class TableStore(dg.ConfigurableResource):
                     f"{computing(partition)} computes it again."
                 )
             parts = [source.get(name) for name in ("revision", "settings", "retriever")]
+            if numerics := source.get("numerics"):
+                parts.append(f"numerics={numerics}")
             by_version.setdefault(" ".join(str(part) for part in parts if part), partition)
         if len(by_version) > 1:
             named = ", ".join(f"{partition} from {version}" for version, partition in by_version.items())

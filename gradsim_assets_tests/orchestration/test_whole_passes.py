@@ -1,39 +1,22 @@
 """A backfill looks at the log again and again while its runs are at work: at whatever point, a shard's pass stays whole."""
 
-import logging
-import time
 from collections import Counter
-from datetime import UTC, datetime
 from pathlib import Path
-from types import SimpleNamespace
 
 import dagster as dg
 import pytest
-from dagster._core.asset_graph_view.asset_graph_view import TemporalContext
-from dagster._core.definitions.assets.graph.remote_asset_graph import RemoteWorkspaceAssetGraph
 from dagster._core.events import DagsterEvent, StepMaterializationData
-from dagster._core.execution.asset_backfill import AssetBackfillData, execute_asset_backfill_iteration_inner
-from dagster._core.remote_representation.external import RemoteRepository
-from dagster._core.remote_representation.external_data import RepositorySnap
-from dagster._core.remote_representation.handle import RepositoryHandle
 from dagster._core.storage.tags import BACKFILL_ID_TAG
 
 from gradsim_assets.configuration import DataSettings, Settings
 from gradsim_assets.core.tables.schemas import DOT_PRODUCTS, MODEL_GENERATED, PROJECTED_SIMILARITY, SETTINGS
 from gradsim_assets.definitions import build_definitions
 from gradsim_assets.orchestration.asset_keys import asset_key
-from gradsim_assets.orchestration.dagster_internals import AssetGraphSubset, AssetGraphView, DagsterEventType
+from gradsim_assets.orchestration.dagster_internals import AssetGraphSubset, DagsterEventType
 from gradsim_assets.orchestration.planner import targets
+from gradsim_assets_tests.support.backfill_looks import BackfillLooks
 
 PASS = {asset_key(table.name, setting) for table in (DOT_PRODUCTS, PROJECTED_SIMILARITY) for setting in SETTINGS}
-
-
-def as_the_daemon_sees_it(repository: dg.RepositoryDefinition) -> RemoteWorkspaceAssetGraph:
-    """The asset graph of a code location with this repository."""
-    remote = RemoteRepository(RepositorySnap.from_def(repository), RepositoryHandle.for_test(), True)
-    location = SimpleNamespace(name="gradsim", get_repositories=lambda: {remote.name: remote})
-    workspace = SimpleNamespace(code_location_entries={"gradsim": SimpleNamespace(code_location=location)})
-    return RemoteWorkspaceAssetGraph.build(workspace)  # type: ignore[arg-type]
 
 
 class Backfill:
@@ -44,23 +27,14 @@ class Backfill:
         self.defs = build_definitions(settings)
         self.repository = self.defs.get_repository_def()
         self.graph = self.repository.asset_graph
-        self.remote = as_the_daemon_sees_it(self.repository)
         self.instance = dg.DagsterInstance.ephemeral()
         self.instance.add_dynamic_partitions("model", [f"m{number}" for number in range(models)])
         wanted = AssetGraphSubset.from_asset_partition_set(set(targets(self.instance, self.graph)), self.graph)
-        self.data = AssetBackfillData.empty(wanted, time.time(), self.instance)
+        self.looks = BackfillLooks(self.instance, self.repository, wanted, "b")
         self.asked: list[tuple[str | None, frozenset[dg.AssetKey]]] = []
-        self.waiting: list[dg.RunRequest] = []
 
     def look(self) -> None:
-        """One look of the daemon; what it asks for waits."""
-        last = self.instance.event_log_storage.get_maximum_record_id()
-        now = TemporalContext(effective_dt=datetime.now(UTC), last_event_id=last)
-        view = AssetGraphView(temporal_context=now, instance=self.instance, asset_graph=self.remote)
-        result = execute_asset_backfill_iteration_inner("b", self.data, view, time.time(), logging.getLogger(), None)
-        self.data = result.backfill_data.with_run_requests_submitted(result.run_requests, view)
-        self.waiting += result.run_requests
-        self.asked += [(request.partition_key, frozenset(request.asset_selection)) for request in result.run_requests]
+        self.asked += [(request.partition_key, frozenset(request.asset_selection)) for request in self.looks.look()]
 
     def run(self, request: dg.RunRequest, looks_after: set[int]) -> None:
         """A run in the order of its assets; looks after those events that are named by their numbers."""
@@ -84,8 +58,8 @@ class Backfill:
 
     def end(self, looks_after: set[int]) -> None:
         self.look()
-        while self.waiting:
-            self.run(self.waiting.pop(0), looks_after)
+        while self.looks.waiting:
+            self.run(self.looks.waiting.pop(0), looks_after)
             self.look()
 
 
@@ -98,5 +72,5 @@ def test_a_shard_of_a_model_has_one_whole_pass(looks_after: set[int]) -> None:
     assert Counter(partition for partition, _ in passes) == {f"m{m}|{s:02d}": 1 for m in range(2) for s in range(3)}
     answers = [partition for partition, keys in backfill.asked if asset_key(MODEL_GENERATED.name) in keys]
     assert len(answers) == len(set(answers)) == 6
-    done = backfill.data.materialized_subset
+    done = backfill.looks.data.materialized_subset
     assert done.num_partitions_and_non_partitioned_assets == len(targets(backfill.instance, backfill.graph, force=True))

@@ -5,10 +5,9 @@ Commands run in this process: the definitions are loaded anew by each, as they a
 
 import json
 import os
-import re
 import shutil
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,19 +16,35 @@ import dagster as dg
 import polars as pl
 import pytest
 from click.testing import CliRunner, Result
+from dagster._core.definitions.reconstruct import ReconstructableRepository
+from dagster._core.execution.api import execute_job
+from dagster._core.storage.tags import BACKFILL_ID_TAG
 
+from gradsim_assets import definitions
 from gradsim_assets.cli import main
+from gradsim_assets.configuration import Settings, load_settings
+from gradsim_assets.core.analysis.plots import panels, static
 from gradsim_assets.core.partition_keys import model_slug
+from gradsim_assets.definitions import build_definitions
+from gradsim_assets.defs import code_version as versions
 from gradsim_assets.defs.checks.tables_up_to_date import status_records
 from gradsim_assets.defs.datasets.paraphrases_source import PARAPHRASES_SOURCE
 from gradsim_assets.defs.models.hf_model import HF_MODEL
+from gradsim_assets.defs.stages import STAGES
 from gradsim_assets.demo.data import load_originals, load_paraphrases
+from gradsim_assets.resources.by_name import resources
+from gradsim_assets.runs.compute_profiles import Profile
+from gradsim_assets.runs.environment import MODULE
 from gradsim_assets.runs.launcher import Launcher
+from gradsim_assets_tests.support.backfill_looks import BackfillLooks
+from gradsim_assets_tests.support.same_tables import tables_of
 
 #: A partition as tests write it: the table's asset and the key, without the model's slug ("dot_products_paraphrased", "01").
 Named = tuple[str, str]
 
 SAMPLES, SHARDS = 6, 3
+
+_DEFINITIONS: dict[tuple[str, Path], dg.Definitions] = {}
 
 
 @dataclass
@@ -42,11 +57,14 @@ class ChangingHome:
     data: dict[str, Any] = field(default_factory=dict)
     compute: dict[str, Any] = field(default_factory=dict)
     model: dict[str, Any] = field(default_factory=dict)
+    paraphraser: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.root.mkdir(parents=True, exist_ok=True)
         # Pictures would be nine tenths of the time; what they are drawn from is computed all the same.
-        self.monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda *_, **__: None)
+        for module in (panels, static):
+            self.monkeypatch.setattr(module, "as_plot", lambda name, *_: panels.Plot(name, name, "", b"", ""))
+        self.monkeypatch.setattr(definitions, "build_definitions", _built)
         self.configure()
 
     @property
@@ -80,7 +98,13 @@ class ChangingHome:
             "shards": SHARDS,
             **self.data,
         }
-        sections = {"[data]": data, "[compute]": self.compute, "[[models]]": {"id": self.model_id, **self.model}}
+        model = {"id": self.model_id, **self.model}
+        sections = {
+            "[data]": data,
+            "[paraphraser]": self.paraphraser,
+            "[compute]": self.compute,
+            "[[models]]": model,
+        }
         lines = [f"{title}\n" + "".join(map(_entry, values.items())) for title, values in sections.items()]
         (self.root / "gradsim.toml").write_text("".join(lines), encoding="utf-8")
         self.monkeypatch.chdir(self.root)
@@ -88,10 +112,19 @@ class ChangingHome:
         self.monkeypatch.setenv("GRADSIM_CONFIG", str(self.root / "gradsim.toml"))
         self.monkeypatch.delenv("DAGSTER_HOME", raising=False)
 
-    def copy(self, root: Path) -> "ChangingHome":
+    def copy(self, root: Path, monkeypatch: pytest.MonkeyPatch | None = None) -> "ChangingHome":
         """The same in another place; the model stays where it is, since its path is its name."""
         shutil.copytree(self.root, root, dirs_exist_ok=True)
-        return ChangingHome(root, self.folder, self.monkeypatch, dict(self.data), dict(self.compute), dict(self.model))
+        return self._at(root, monkeypatch or self.monkeypatch)
+
+    def fresh(self, root: Path) -> "ChangingHome":
+        """A home in which nothing was computed, with the data files and the configuration of this one."""
+        shutil.copytree(self.root, root, dirs_exist_ok=True, ignore=shutil.ignore_patterns("home"))
+        return self._at(root, self.monkeypatch)
+
+    def _at(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> "ChangingHome":
+        configured = (dict(one) for one in (self.data, self.compute, self.model, self.paraphraser))
+        return ChangingHome(root, self.folder, monkeypatch, *configured)
 
     def command(self, *arguments: str) -> Result:
         """A command of the console script, in this process."""
@@ -111,6 +144,54 @@ class ChangingHome:
         os.environ.setdefault("DAGSTER_HOME", str(self.home / "dagster"))
         return Launcher(instance)
 
+    def look(self) -> None:
+        """One look of the sensor that observes models and the sources of samples."""
+        launcher, settings = self.launcher, load_settings()
+        found = resources(settings)
+        context = dg.build_sensor_context(instance=launcher.instance, repository_def=launcher.repository)
+        sensor = launcher.repository.get_sensor_def("observe_sources")
+        result = sensor(context, hub=found.hub, sources=found.sources, store=found.store)
+        for event in result.asset_events:  # type: ignore[union-attr]
+            launcher.instance.report_runless_asset_event(event)
+
+    def backfill(self, *arguments: str) -> None:
+        """`gradsim backfill`, worked on as the daemon does, its runs in this process; they must succeed."""
+        asked = self.command("backfill", *arguments)
+        assert asked.exit_code == 0, asked.output
+        launcher = self.launcher
+        backfills = launcher.instance.get_backfills()
+        if "up to date" in asked.output:
+            return
+        data = backfills[0].asset_backfill_data  # the newest comes first
+        assert data is not None
+        looks = BackfillLooks(launcher.instance, launcher.repository, data.target_subset, backfills[0].backfill_id)
+        looks.look()
+        while looks.waiting:
+            request = looks.waiting.pop(0)
+            self._execute(launcher.instance, request, backfills[0].backfill_id)
+            looks.look()
+
+    def _execute(self, instance: dg.DagsterInstance, request: dg.RunRequest, backfill: str) -> None:
+        """A run of a backfill."""
+        repository = ReconstructableRepository.for_module(MODULE, "defs", working_directory=os.getcwd())
+        job, assets = repository.get_reconstructable_job("__ASSET_JOB"), list(request.asset_selection or ())
+        key = request.partition_key
+        tags = job.get_definition().get_tags_for_partition_key(key, assets) if key else {}
+        quiet = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+        done = execute_job(
+            job, instance, run_config=quiet, tags={**tags, BACKFILL_ID_TAG: backfill}, asset_selection=assets
+        )
+        assert done.success, [event.message for event in done.all_events if event.is_failure]
+
+    def planned(self) -> set[Named]:
+        """What would be computed now, with all that may follow."""
+        found = self.launcher.targets(STAGES)
+        return {self._named(target.asset_key.to_user_string(), target.partition_key or "") for target in found}
+
+    def now(self) -> int:
+        """The number of the last event, whatever the clock says."""
+        return self.launcher.instance.event_log_storage.get_maximum_record_id() or 0
+
     def out_of_date(self) -> dict[Named, str]:
         """What is stale or missing now, with the status, as `tables_up_to_date` has it."""
         launcher = self.launcher
@@ -119,35 +200,57 @@ class ChangingHome:
 
     def computed(self, after: float) -> Counter[Named]:
         """How often each partition was materialised after a time; what is only observed counts as nothing."""
-        instance = self.launcher.instance
-        found: Counter[Named] = Counter()
-        for key in set(instance.get_asset_keys()) - {HF_MODEL, PARAPHRASES_SOURCE}:
-            wanted = dg.AssetRecordsFilter(asset_key=key, after_timestamp=after)
-            for record in instance.fetch_materializations(wanted, limit=1000).records:
-                found[self._named(key.to_user_string(), record.partition_key or "")] += 1
-        return found
+        return Counter(
+            self._named(key.to_user_string(), record.partition_key or "")
+            for key, record in self._materialised()
+            if record.timestamp > after
+        )
+
+    def computed_since(self, event: int) -> Counter[Named]:
+        """As `computed`, after an event (see `now`)."""
+        return Counter(
+            self._named(key.to_user_string(), record.partition_key or "")
+            for key, record in self._materialised()
+            if record.storage_id > event
+        )
 
     def passes(self, after: float) -> int:
         """How many gradient passes were made after a time."""
-        instance, found = self.launcher.instance, set()
-        for key in instance.get_asset_keys():
-            if key.to_user_string().startswith(("dot_products", "projected_similarity")):
-                wanted = dg.AssetRecordsFilter(asset_key=key, after_timestamp=after)
-                found |= {r.run_id for r in instance.fetch_materializations(wanted, limit=1000).records}
-        return len(found)
+        return len({r.run_id for key, r in self._materialised() if _of_a_pass(key) and r.timestamp > after})
+
+    def cost_since(self, event: int) -> tuple[int, int]:
+        """How many gradient passes were made after an event, and how many gradients they took."""
+        gradients = {
+            record.run_id: int(str(record.asset_materialization.metadata["gradients_computed"].value))  # type: ignore[union-attr]
+            for key, record in self._materialised()
+            if _of_a_pass(key) and record.storage_id > event
+        }
+        return len(gradients), sum(gradients.values())
+
+    def _materialised(self) -> Iterator[tuple[dg.AssetKey, dg.EventLogRecord]]:
+        instance = self.launcher.instance
+        for key in set(instance.get_asset_keys()) - {HF_MODEL, PARAPHRASES_SOURCE}:
+            for record in instance.fetch_materializations(key, limit=1000).records:
+                yield key, record
 
     def tables(self) -> Mapping[str, pl.DataFrame]:
         """Every file of the tables, by its place under the root."""
-        root = self.home / "tables"
-        return {
-            re.sub(r"model=[^/]*", "model=M", str(path.relative_to(root))): pl.read_parquet(
-                path, hive_partitioning=False
-            )
-            for path in sorted(root.rglob("data.parquet"))
-        }
+        return tables_of(self.home / "tables")
 
     def _named(self, table: Any, partition: Any) -> Named:
         return str(table), "" if partition == self.slug else str(partition).removeprefix(f"{self.slug}|")
+
+
+def _built(settings: Settings, profiles: Mapping[str, Profile]) -> dg.Definitions:
+    """The definitions, built once for a configuration and a folder of code: a run asks for them again and again."""
+    key = (settings.model_dump_json(), versions.PACKAGE)
+    if key not in _DEFINITIONS:
+        _DEFINITIONS[key] = build_definitions(settings, profiles)
+    return _DEFINITIONS[key]
+
+
+def _of_a_pass(key: dg.AssetKey) -> bool:
+    return key.to_user_string().startswith(("dot_products", "projected_similarity"))
 
 
 def _entry(entry: tuple[str, Any]) -> str:

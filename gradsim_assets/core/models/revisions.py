@@ -12,6 +12,12 @@ from gradsim_assets.core.errors import InputError, ServiceError, first_line
 #: Files of a folder that make a model what it is; anything else (logs, optimizer states) leaves its revision alone.
 _MODEL_FILES = ("*.safetensors", "*.bin", "*.json", "*.model", "*.txt", "*.jinja", "*.tiktoken")
 
+#: Files that trainers (transformers, accelerate) leave beside a model, though they are named as its own are.
+_OF_TRAINERS = (
+    *("trainer_state.json", "*_results.json", "training_args.bin"),
+    *("optimizer*.bin", "optimizer*.safetensors", "scheduler*.bin", "sampler*.bin"),
+)
+
 
 #: The file that says that a folder holds an adapter.
 ADAPTER = "adapter_config.json"
@@ -115,7 +121,8 @@ def _folder_hash(folder: Path) -> str:
 
 
 def _model_files(folder: Path) -> list[Path]:
-    return sorted({path for pattern in _MODEL_FILES for path in folder.glob(pattern)})
+    found = {path for pattern in _MODEL_FILES for path in folder.glob(pattern)}
+    return sorted(found - {path for pattern in _OF_TRAINERS for path in folder.glob(pattern)})
 
 
 @lru_cache(maxsize=1024)  # sensors ask again and again; size and time tell whether a file is still the same

@@ -15,6 +15,7 @@ _SHOWN = (
         "imported",
         "revision",
         "settings",
+        "numerics",
         "candidates",
         "retriever",
         "dataset",

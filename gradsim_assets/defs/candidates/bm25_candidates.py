@@ -10,7 +10,7 @@ from gradsim_assets.core.datasets.lacking import lacking
 from gradsim_assets.core.tables.schemas import BM25_CANDIDATES, LIMA, PARAPHRASED
 from gradsim_assets.core.tables.storage import fingerprint
 from gradsim_assets.defs.code_version import code_version
-from gradsim_assets.defs.table_results import column_schema, table_result
+from gradsim_assets.defs.table_results import column_schema, table_result, version_of
 from gradsim_assets.orchestration import groups
 from gradsim_assets.orchestration.failures import RETRIES, fails_in_one_sentence
 from gradsim_assets.orchestration.partitions import Partitions
@@ -50,9 +50,10 @@ def build(settings: Settings, partitions: Partitions) -> list[dg.AssetsDefinitio
             f"{frame.height} pairs of {paraphrased.height - missing} variants, {forced} own originals forced in; {zero.height} "
             f"candidates of {variants} variants have a score of 0"
         )
+        retriever = f"zero_scores={zero_scores} tokens={cut_by}"
         provenance = {
             "candidates": most,
-            "retriever": f"zero_scores={zero_scores} tokens={cut_by}",
+            "retriever": retriever,
             LIMA.name: fingerprint(lima),
             PARAPHRASED.name: fingerprint(paraphrased),
         }
@@ -62,7 +63,13 @@ def build(settings: Settings, partitions: Partitions) -> list[dg.AssetsDefinitio
             "zero_scores/variants": variants,
             "zero_scores/candidates": zero.height,
         }
-        version = fingerprint(used)
-        return table_result(BM25_CANDIDATES, frame, metadata=metadata, provenance=provenance, data_version=version)
+        return table_result(
+            BM25_CANDIDATES,
+            frame,
+            metadata=metadata,
+            provenance=provenance,
+            # What is made of shards whose candidates were found in different ways is refused, so that the way counts, too.
+            data_version=version_of(fingerprint(used), retriever),
+        )
 
     return [bm25_candidates]

@@ -18,7 +18,7 @@ from gradsim_assets.core.tables.storage import fingerprint
 from gradsim_assets.defs.code_version import code_version
 from gradsim_assets.defs.datasets.paraphrases_source import PARAPHRASES_SOURCE
 from gradsim_assets.defs.progress import progress
-from gradsim_assets.defs.table_results import column_schema, table_result
+from gradsim_assets.defs.table_results import column_schema, table_result, version_of
 from gradsim_assets.demo import DEMO
 from gradsim_assets.orchestration.failures import RETRIES, fails_in_one_sentence
 from gradsim_assets.orchestration.groups import DATASETS
@@ -56,7 +56,7 @@ def build(settings: Settings, partitions: Partitions) -> dg.AssetsDefinition:
     ) -> dg.MaterializeResult[pl.DataFrame]:
         if sources.paraphrases == OPENAI:
             samples = shard_slice(sources.load_originals(), context.partition_key, partitions.shard_count)
-            return _written_by_chat_model(context, lima, samples, paraphraser)
+            return _written_by_chat_model(context, lima, samples, paraphraser, partitions.shard_count)
         given = sources.load_paraphrases()
         variants = shard_slice(given, context.partition_key, partitions.shard_count)
         unwritten = len(sources.load_originals()) - len(given)
@@ -66,7 +66,7 @@ def build(settings: Settings, partitions: Partitions) -> dg.AssetsDefinition:
         version, shard = content_version(variants), context.partition_key
         pointer = record(context.instance, PARAPHRASES_SOURCE, shard, source_sighting(sources.paraphrases, version))
         tags = made_from(PARAPHRASES_SOURCE, version, pointer)
-        return _result(frame, lima, metadata, {"source": sources.paraphrases}, tags)
+        return _result(frame, lima, metadata, {"source": sources.paraphrases}, partitions.shard_count, tags)
 
     return paraphrased
 
@@ -96,7 +96,11 @@ def _asked_with(settings: Settings) -> str:
 
 
 def _written_by_chat_model(
-    context: dg.AssetExecutionContext, lima: pl.DataFrame, samples: Sequence[Sample], paraphraser: Paraphraser
+    context: dg.AssetExecutionContext,
+    lima: pl.DataFrame,
+    samples: Sequence[Sample],
+    paraphraser: Paraphraser,
+    shards: int,
 ) -> dg.MaterializeResult[pl.DataFrame]:
     """A shard of paraphrases from the chat service, with what it cost."""
     options = paraphraser.options()
@@ -112,7 +116,7 @@ def _written_by_chat_model(
         "paid_usd": result.paid_usd,
     }
     provenance = {"source": OPENAI, "service": options.service, "paraphrase_model": options.model}
-    return _result(frame, lima, metadata, provenance)
+    return _result(frame, lima, metadata, provenance, shards)
 
 
 def _result(
@@ -120,12 +124,15 @@ def _result(
     lima: pl.DataFrame,
     metadata: Mapping[str, Any],
     provenance: Mapping[str, Any],
+    shards: int,
     tags: Mapping[str, str] | None = None,
 ) -> dg.MaterializeResult[pl.DataFrame]:
+    """A shard; its version tells into how many samples are cut, for what is made of shards of different cuts is refused."""
     return table_result(
         PARAPHRASED,
         frame,
         metadata={**metadata, "verbatim": int(frame["verbatim"].sum())},
         provenance={**provenance, LIMA.name: fingerprint(lima)},
         tags=tags,
+        data_version=version_of(fingerprint(frame), shards),
     )

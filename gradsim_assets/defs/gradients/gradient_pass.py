@@ -8,6 +8,7 @@ import polars as pl
 
 from gradsim_assets.configuration import ComputeSettings, ModelSettings, Settings
 from gradsim_assets.core.candidates.bm25_candidates import model_candidates
+from gradsim_assets.core.gradients.numerics_version import NUMERICS, NUMERICS_VERSION, PROJECTIONS_VERSION
 from gradsim_assets.core.partition_keys import model_id_of
 from gradsim_assets.core.tables.schemas import (
     BM25_CANDIDATES,
@@ -31,8 +32,14 @@ from gradsim_assets.resources.compute import Compute
 from gradsim_assets.resources.model_hub import ModelHub
 from gradsim_assets.resources.table_store import TableStore
 
-#: What makes projections, of which products know nothing.
-_PROJECTIONS = ("core.sample_gradients.projections", "core.sample_gradients.projected_gradients")
+_VERSION = (
+    "Its data version follows from the model's revision, the tokens of the samples, the configuration and the declared version "
+    "of the numerics: computed again on another machine it is the same, although the last digits may differ (the `fingerprint` "
+    "tells)."
+)
+
+#: Where it is declared what the numbers are; projections are made of the gradients that products are made of.
+_DECLARED = "core.gradients.numerics_version"
 
 _DESCRIPTIONS = {
     DOT_PRODUCTS.name: (
@@ -85,19 +92,24 @@ def _spec(table: str, setting: str, settings: Settings) -> dg.AssetSpec:
         skippable=True,
         group_name=GRADIENTS,
         kinds={"pytorch", "parquet"},
-        description=f"{_DESCRIPTIONS[table]} Variants: {setting}.",
+        description=f"{_DESCRIPTIONS[table]} {_VERSION} Variants: {setting}.",
         metadata=column_schema(PROJECTED_SIMILARITY if projected else DOT_PRODUCTS),
         code_version=code_version(
             model_candidates,
             "core.models.loading:load_model",
             "core.gradients.pass_inputs:pass_inputs",
-            "core.gradients.engine:run_pass",
             f"core.gradients.{table}",
+            f"{_DECLARED}:NUMERICS_VERSION",
+            *([f"{_DECLARED}:PROJECTIONS_VERSION"] if projected else []),
             config=_decides(settings.compute, projected),
-            # One pass makes both tables; the products are the same with and without projections.
-            without=() if projected else _PROJECTIONS,
+            without=NUMERICS,  # what the declared versions stand for
         ),
     )
+
+
+def _numerics(projected: bool) -> str:
+    """The declared versions that a table was computed under."""
+    return f"{NUMERICS_VERSION} {PROJECTIONS_VERSION}" if projected else str(NUMERICS_VERSION)
 
 
 def _decides(compute: ComputeSettings, projected: bool) -> str:
@@ -110,6 +122,7 @@ def _gradients(
     context: dg.AssetExecutionContext, hub: ModelHub, store: TableStore, compute: Compute
 ) -> Iterator[dg.MaterializeResult]:
     from gradsim_assets.core.gradients.dot_products import product_frame
+    from gradsim_assets.core.gradients.inputs_version import inputs_version
     from gradsim_assets.core.gradients.pass_inputs import pass_inputs
     from gradsim_assets.core.gradients.projected_similarity import projection_frame
 
@@ -139,22 +152,40 @@ def _gradients(
         with compute.run_pass(loaded, inputs.request, scratch, report, context.log.info, version) as result:
             provenance = {
                 **provenance_of(hub, model_id, revision),
-                "candidates": settings.candidates,
-                "retriever": store.tables.provenance([BM25_CANDIDATES.name], Partition(shard=keys["shard"])).get(
-                    "retriever"
-                ),
+                **_sources(store, partition, tables, settings),
                 **{name: inputs.counts[name] for name in ("dropped", "prompt_no_prefix")},
-                "dataset": fingerprint(tables[LIMA.name]),
-                **{name: fingerprint(frame) for name, frame in tables.items()},
             }
+            made_from = (revision.name, settings.dtype)
             metadata = {**inputs.counts, **compute.metadata(result)}
-            tags = revision_tags(context)
             for key, (table, setting) in selected.items():
-                frame_of = product_frame if table == DOT_PRODUCTS.name else projection_frame
-                frame = frame_of(result, setting, inputs.request.pairs[setting])
+                projected = table != DOT_PRODUCTS.name
+                frame_of = projection_frame if projected else product_frame
+                code = context.assets_def.specs_by_key[key].code_version
+                libraries = compute.libraries(projected, loaded.device)
                 yield saved_table_result(
-                    context, store, key, frame, partition, metadata=metadata, provenance=provenance, tags=tags
+                    context,
+                    store,
+                    key,
+                    frame_of(result, setting, inputs.request.pairs[setting]),
+                    partition,
+                    metadata=metadata,
+                    provenance={**provenance, "numerics": _numerics(projected)},
+                    tags=revision_tags(context),
+                    data_version=inputs_version(inputs.request, setting, code, *made_from, libraries),
                 )
+
+
+def _sources(
+    store: TableStore, partition: Partition, tables: Mapping[str, pl.DataFrame], settings: ModelSettings
+) -> dict[str, Any]:
+    """What the provenance says of the tables that a shard is made from."""
+    candidates = store.tables.provenance([BM25_CANDIDATES.name], Partition(shard=partition.shard))
+    return {
+        "candidates": settings.candidates,
+        "retriever": candidates.get("retriever"),
+        "dataset": fingerprint(tables[LIMA.name]),
+        **{name: fingerprint(frame) for name, frame in tables.items()},
+    }
 
 
 def _read_tables(

@@ -28,6 +28,20 @@ def test_the_revision_of_a_folder_is_its_content(tmp_path: Path) -> None:
     assert resolve(str(first)).name == names[0]
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["trainer_state.json", "eval_results.json", "training_args.bin", "optimizer.bin", "scheduler.bin", "rng_state.pth"],
+)
+def test_what_a_trainer_leaves_beside_a_model_is_no_revision(name: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "pytorch_model.bin").write_bytes(b"weights")
+    before = resolve(str(tmp_path)).name
+    (tmp_path / name).write_text("{}")
+    assert resolve(str(tmp_path)).name == before
+    (tmp_path / "pytorch_model.bin").write_bytes(b"others!")
+    assert resolve(str(tmp_path)).name != before
+
+
 def test_an_empty_folder_is_no_model(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is no model folder"):
         resolve(str(tmp_path))
