@@ -142,6 +142,7 @@ KNOW_INTERNALS = {
     "gradsim_assets_tests/orchestration/test_model_registry.py": "observes as the button in the UI does",
     "gradsim_assets_tests/orchestration/test_whole_passes.py": "writes the events of runs that are half done",
     "gradsim_assets_tests/runs/test_profiles.py": "plans a run on Kubernetes without a cluster",
+    "gradsim_assets_tests/support/changing_home.py": "executes what a backfill's run would, in the test's process",
     "gradsim_assets_tests/support/backfill_looks.py": "looks at a backfill as the daemon does",
 }
 
