@@ -146,6 +146,7 @@ def test_files_that_may_grow_no_further_are_told_alike(tmp_path: Path) -> None:
     assert files(tmp_path) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("small", ["12m"], indirect=True)
 @pytest.mark.parametrize("leave", [0, 300_000], ids=["nothing", "some"])
 def test_a_run_on_a_full_disk_says_so_and_goes_on_when_there_is_room(small: Path, tmp_path: Path, leave: int) -> None:

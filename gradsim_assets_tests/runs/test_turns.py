@@ -33,6 +33,7 @@ def computed(home: Path) -> Counter[tuple[str, str | None]]:
     return found
 
 
+@pytest.mark.slow
 def test_two_commands_at_once_compute_every_partition_once(tmp_path: Path) -> None:
     home, model = tmp_path / "home", save_tiny_model(tmp_path / "model")
     home.mkdir()

@@ -90,6 +90,7 @@ def ui(tmp_path: Path) -> Iterator[Ui]:
             process.kill()
 
 
+@pytest.mark.slow
 def test_the_second_is_refused_and_what_a_killed_one_leaves_behind_does_not_block(ui: Ui) -> None:
     first = ui.start()
     wait_for(lambda: ui.answers() and len(serving(ui.home)) >= 3 and notice(ui.home).beat > 1, "the first to answer")
