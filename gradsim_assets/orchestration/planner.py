@@ -1,6 +1,6 @@
 """What is to be computed: the one answer for `gradsim run`, for backfills and for the schedules."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import dagster as dg
 
@@ -44,8 +44,7 @@ def targets(
         node = graph.get(key)
         if not node.is_materializable or (keys is not None and key not in keys):
             continue
-        read = (parent for parent in node.parent_keys if not waits_only(key, parent))
-        above = [where for parent in read for where in changing.get(parent, [])]
+        above = [where for _, where in above_of(graph, key, changing)]
         for target, where in partitions_of(instance, graph, key):
             if not _within(where, models, shards):
                 continue
@@ -55,6 +54,14 @@ def targets(
             elif resolver.why_lost(key, target.partition_key):
                 found.append(target)
     return found
+
+
+def above_of(
+    graph: BaseAssetGraph, key: dg.AssetKey, changing: Mapping[dg.AssetKey, Sequence[Partition]]
+) -> list[tuple[dg.AssetKey, Partition]]:
+    """Of some partitions of tables, those of tables that an asset is made from."""
+    read = (parent for parent in graph.get(key).parent_keys if not waits_only(key, parent))
+    return [(parent, where) for parent in read for where in changing.get(parent, ())]
 
 
 def _few(models: Collection[str] | None, shards: Collection[str] | None) -> int | None:
@@ -74,7 +81,7 @@ def _changes(
     status = resolver.get_status(target.asset_key, target.partition_key)
     if status == StaleStatus.MISSING:
         return missing
-    return status == StaleStatus.STALE or any(_touches(where, other) for other in above)
+    return status == StaleStatus.STALE or any(touches(where, other) for other in above)
 
 
 def partitions_of(
@@ -92,7 +99,7 @@ def partitions_of(
     return [(target, where) for target, where in found if where.model is None or is_slug(where.model)]
 
 
-def _touches(one: Partition, other: Partition) -> bool:
+def touches(one: Partition, other: Partition) -> bool:
     """Whether two partitions belong together: equal in the dimensions that both have."""
     levels = dict(other.levels)
     return all(levels.get(name, value) == value for name, value in one.levels)

@@ -1,7 +1,8 @@
 """How every partition of every table stands: done, stale, failed, running or missing. Reads, and changes nothing."""
 
-from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
 
 import dagster as dg
 
@@ -10,7 +11,7 @@ from gradsim_assets.orchestration.backfills import unfinished_backfills
 from gradsim_assets.orchestration.dagster_internals import BaseAssetGraph, StaleStatus
 from gradsim_assets.orchestration.latest_records import latest_ids, records_of
 from gradsim_assets.orchestration.lost_files import LostFiles
-from gradsim_assets.orchestration.planner import Target, partitions_of
+from gradsim_assets.orchestration.planner import Target, above_of, partitions_of, touches
 from gradsim_assets.orchestration.stale_status import StatusResolver
 
 DONE, STALE, FAILED, RUNNING, MISSING = "done", "stale", "failed", "running", "missing"
@@ -60,6 +61,22 @@ def standings(
     attempts = _Attempts(instance)
     keys = [key for key in graph.toposorted_asset_keys if graph.get(key).is_materializable and key not in without]
     return [standing for key in keys for standing in _of_table(instance, resolver, attempts, key)]
+
+
+def with_what_follows(found: Sequence[Standing], graph: BaseAssetGraph) -> list[Standing]:
+    """As `standings` found them, but stale, too, is what is made from something stale: its figures are of yesterday."""
+    stale: dict[dg.AssetKey, list[Partition]] = {}
+    told: list[Standing] = []
+    for key, of_table in groupby(found, key=lambda one: one.table):
+        above = above_of(graph, key, stale)
+        for one in of_table:
+            cause = next((table for table, where in above if touches(one.place, where)), None)
+            if one.status == DONE and cause:
+                one = replace(one, status=STALE, why=f"{cause.to_user_string()} is stale")
+            if one.status == STALE:
+                stale.setdefault(key, []).append(one.place)
+            told.append(one)
+    return told
 
 
 def is_at_work(instance: dg.DagsterInstance) -> bool:

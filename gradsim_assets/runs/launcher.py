@@ -26,7 +26,7 @@ from gradsim_assets.orchestration.model_registry import register, registered, re
 from gradsim_assets.orchestration.observations import observed_versions, record
 from gradsim_assets.orchestration.partitions import place_of
 from gradsim_assets.orchestration.planner import Target, targets
-from gradsim_assets.orchestration.standings import Standing, is_at_work, standings
+from gradsim_assets.orchestration.standings import Standing, is_at_work, standings, with_what_follows
 from gradsim_assets.resources.by_name import resources
 from gradsim_assets.runs.environment import MODULE
 from gradsim_assets.runs.local_run_launcher import PROCESS_TAG
@@ -76,8 +76,9 @@ class Launcher:
         return [model_id_of(slug) for slug in registered(self.instance)]
 
     def standings(self) -> list[Standing]:
-        """How every partition of every table stands now."""
-        return standings(self.instance, self.repository.asset_graph, self.files())
+        """How every partition of every table stands now; what is made from something stale is stale, too."""
+        graph = self.repository.asset_graph
+        return with_what_follows(standings(self.instance, graph, self.files()), graph)
 
     def is_at_work(self) -> bool:
         """As `orchestration.standings.is_at_work`."""

@@ -70,7 +70,9 @@ def test_everything_is_done_after_a_run(home: ChangingHome) -> None:
 def test_stale_failed_running_and_missing_are_told_apart(home: ChangingHome, tmp_path: Path) -> None:
     instance = home.launcher.instance
     instance.report_runless_asset_event(observation(HF_MODEL, "another revision", home.slug))
-    assert counted(home)["gradients"] == {"stale": 10} and counted(home)["analyses"] == {"done": 13, "stale": 1}
+    assert counted(home)["gradients"] == {"stale": 10} and counted(home)["comparison"] == {"stale": 1}
+    assert counted(home)["analyses"] == {"stale": 14}, "thirteen of them are made from what is stale"
+    assert counted(home)["variants"] == {"done": 4}
     begin(home, PRODUCTS, f"{home.slug}|00", dg.DagsterRunStatus.STARTED)
     waiting = begin(home, PRODUCTS, f"{home.slug}|01", dg.DagsterRunStatus.NOT_STARTED)
     assert counted(home)["gradients"] == {"stale": 9, "running": 1}, "what waits is not at work"
