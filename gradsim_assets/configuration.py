@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from gradsim_assets.core.candidates.bm25 import ZeroScores
 from gradsim_assets.core.candidates.candidate_count import Candidates
 from gradsim_assets.core.errors import InputError
+from gradsim_assets.core.evaluation.step import Optimizer
 from gradsim_assets.core.home import gradsim_home
 from gradsim_assets.core.models.revisions import whole_id
 from gradsim_assets.core.models.tokenization import ContextPolicy
@@ -94,6 +95,17 @@ class ComputeSettings(_Section):
     projection_weighting: Literal["unbiased", "script"] = "unbiased"
 
 
+class EvaluationSettings(_Section):
+    """What is measured of the meaning of scores, by single optimizer steps."""
+
+    pairs: int = Field(default=64, ge=2)
+    variants: int = Field(default=64, ge=2)
+    top: int = Field(default=1, ge=1)
+    draws: int = Field(default=3, ge=1)
+    optimizer: Optimizer = "adam"
+    learning_rate: float = Field(default=1e-5, gt=0, allow_inf_nan=False)
+
+
 class AutomationSettings(_Section):
     """How often models are looked at, once a user has switched the sensor and the schedules on."""
 
@@ -130,6 +142,7 @@ class Settings(_Section):
     data: DataSettings = DataSettings()
     paraphraser: ParaphraserSettings = ParaphraserSettings()
     compute: ComputeSettings = ComputeSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
     automation: AutomationSettings = AutomationSettings()
     models: tuple[ModelSettings, ...] = (ModelSettings(id=DEMO),)
     home: Path

@@ -24,6 +24,7 @@ from gradsim_assets.defs.analysis import (
 from gradsim_assets.defs.candidates import bm25_candidates
 from gradsim_assets.defs.checks import build_status, build_tables
 from gradsim_assets.defs.datasets import lima, model_generated, originals_source, paraphrased, paraphrases_source
+from gradsim_assets.defs.evaluation import first_order, tail_patch
 from gradsim_assets.defs.exchange import import_scripts
 from gradsim_assets.defs.gradients import gradient_pass
 from gradsim_assets.defs.models import hf_model
@@ -56,6 +57,8 @@ def _build(settings: Settings, partitions: Partitions, profiles: Mapping[str, Pr
         *bm25_candidates.build(settings, partitions),
         *gradient_pass.build(settings, partitions, heavy),
         *gradient_similarity.build(),
+        *first_order.build(settings, partitions, heavy),
+        *tail_patch.build(settings, partitions, heavy),
         parameters_per_component.build(light),
         *accuracy_per_component.build(),
         *agreement.build(),

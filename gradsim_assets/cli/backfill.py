@@ -16,7 +16,9 @@ from gradsim_assets.core.errors import InputError
     help="Only this model (repeatable). Default: all registered ones.",
 )
 @click.option("--shard", "shards", multiple=True, help="Only this shard (repeatable). Default: all.")
-@click.option("--only", help="Only the assets of one stage: originals, variants, gradients, analyses, comparison.")
+@click.option(
+    "--only", help="Only the assets of one stage: originals, variants, gradients, evaluation, analyses, comparison."
+)
 @click.option("--stale", is_flag=True, help="Leave alone what was never computed.")
 @click.option("--force", is_flag=True, help="Compute also what is there and up to date.")
 @click.option("--priority", default=0, show_default=True, help="Runs of a higher priority leave the queue first.")
@@ -52,6 +54,7 @@ def backfill(
         keys=stages[only].resolve(graph) if only else None,
         missing=not stale,
         force=force,
+        requested=only is not None,
     )
     if not wanted:
         click.echo("Everything is there and up to date.")

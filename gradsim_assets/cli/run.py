@@ -23,14 +23,15 @@ _ROUNDS = 5
 @click.command()
 def demo() -> None:
     """Run everything on the embedded demo and say where the report is."""
-    _run(DEMO, "all", force=False, settings=load_settings())
+    _run(DEMO, "all", force=False, settings=load_settings(), requested=True)
 
 
-#: What `--only` leaves of the stages; the demo of what a GPU is needed for, and of what it is not.
+#: What `--only` leaves of the stages. The evaluation is made on request; what was once asked for is kept up to date by "all".
 PARTS = {
-    "all": ("originals", "variants", "gradients", "analyses", "comparison"),
+    "all": ("originals", "variants", "gradients", "evaluation", "analyses", "comparison"),
     "datasets": ("originals", "variants"),
     "gradients": ("originals", "variants", "gradients"),
+    "evaluation": ("originals", "variants", "gradients", "evaluation", "analyses"),
     "analyses": ("analyses", "comparison"),
 }
 
@@ -41,10 +42,10 @@ PARTS = {
 @click.option("--force", is_flag=True, help="Compute also what is there and up to date.")
 def run(model: str, only: str | None, force: bool) -> None:
     """Materialise what is missing or stale for MODEL: datasets, gradients, analyses, report."""
-    _run(model, only or "all", force, load_settings())
+    _run(model, only or "all", force, load_settings(), requested=only == "evaluation")
 
 
-def _run(model_id: str, part: str, force: bool, settings: Settings) -> None:
+def _run(model_id: str, part: str, force: bool, settings: Settings, requested: bool) -> None:
     from gradsim_assets.cli.summary import print_summary
     from gradsim_assets.defs.stages import STAGES
     from gradsim_assets.resources.by_name import resources
@@ -56,7 +57,7 @@ def _run(model_id: str, part: str, force: bool, settings: Settings) -> None:
     runs.add_model(model_id)
     stages = [stage for stage in STAGES if stage.job in PARTS[part]]
     rounds = 0
-    while _one_round(runs, stages, model_id, part, force and not rounds, settings, absent):
+    while _one_round(runs, stages, model_id, part, force and not rounds, settings, absent, requested):
         rounds += 1
         if rounds == _ROUNDS:
             click.echo(
@@ -81,13 +82,14 @@ def _one_round(
     force: bool,
     settings: Settings,
     absent: set[str],
+    requested: bool,
 ) -> int:
     """Computes what is missing or stale now, stage by stage, and returns how many runs that took."""
     if part != "analyses":
         runs.observe(model_id, settings)
     ran = 0
     for stage in stages:
-        for partition, assets in runs.turns(stage, model_id, force):
+        for partition, assets in runs.turns(stage, model_id, force, requested):
             assets = _with_inputs(assets, model_id, settings, absent) if part == "analyses" else assets
             if not assets:
                 continue

@@ -41,6 +41,12 @@ GRADIENTS = Stage(
     ),
     "Answers and gradient tables of a model and shard: the part that needs a GPU for models of real size.",
 )
+EVALUATION = Stage(
+    "evaluation",
+    dg.AssetSelection.groups(groups.EVALUATION),
+    "What the scores of a model mean, by single optimizer steps on it; needs what the gradients need. Made on request: less "
+    "than a gradient pass over a tenth of LIMA where evaluation.pairs and evaluation.variants are as they come.",
+)
 ANALYSES = Stage(
     "analyses",
     dg.AssetSelection.groups(groups.SIMILARITY, groups.ANALYSIS) - dg.AssetSelection.assets(MODEL_COMPARISON.name),
@@ -49,7 +55,7 @@ ANALYSES = Stage(
 COMPARISON = Stage("comparison", dg.AssetSelection.assets(MODEL_COMPARISON.name), "All models in one table.")
 
 #: In the order in which they need one another.
-STAGES = (ORIGINALS, VARIANTS, GRADIENTS, ANALYSES, COMPARISON)
+STAGES = (ORIGINALS, VARIANTS, GRADIENTS, EVALUATION, ANALYSES, COMPARISON)
 
 
 def build(light: Mapping[str, Any] | None = None) -> list[UnresolvedAssetJobDefinition]:
@@ -61,7 +67,7 @@ def build(light: Mapping[str, Any] | None = None) -> list[UnresolvedAssetJobDefi
             description=stage.description,
             # Steps of seconds: on Kubernetes they share the run pod, and only heavy ones get pods of their own.
             tags=dict(light or {}) if stage is ANALYSES else None,
-            executor_def=None if stage is GRADIENTS else dg.in_process_executor,
+            executor_def=None if stage in (GRADIENTS, EVALUATION) else dg.in_process_executor,
         )
         for stage in STAGES
     ]

@@ -5,9 +5,11 @@ import dagster as dg
 from gradsim_assets.core.tables.schemas import (
     BM25_CANDIDATES,
     DOT_PRODUCTS,
+    FIRST_ORDER,
     MODEL_GENERATED,
     PARAPHRASED,
     PROJECTED_SIMILARITY,
+    TAIL_PATCH,
 )
 from gradsim_assets.core.tables.table_names import PATHS, asset_name
 
@@ -20,6 +22,11 @@ def asset_key(*path: str) -> dg.AssetKey:
 def is_table(key: dg.AssetKey) -> bool:
     """Whether an asset is a table of ours; models and reports are none."""
     return len(key.path) == 1 and key.path[0] in PATHS
+
+
+def on_request(key: dg.AssetKey) -> bool:
+    """Whether a table is made on request alone: it is not missing where nobody has asked for it yet, and kept up to date after."""
+    return is_table(key) and table_path(key)[0] in (FIRST_ORDER.name, TAIL_PATCH.name)
 
 
 def waits_only(key: dg.AssetKey, parent: dg.AssetKey) -> bool:

@@ -6,6 +6,7 @@ CANDIDATES = "candidates"
 GRADIENTS = "gradients"
 SIMILARITY = "similarity"
 ANALYSIS = "analysis"
+EVALUATION = "evaluation"
 
 #: What analyses are made with, as tags of the UI.
 TABLE_KINDS = {"polars", "parquet"}

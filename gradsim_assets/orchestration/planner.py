@@ -6,7 +6,7 @@ import dagster as dg
 
 from gradsim_assets.core.partition_keys import is_slug
 from gradsim_assets.core.tables.storage import Partition
-from gradsim_assets.orchestration.asset_keys import waits_only
+from gradsim_assets.orchestration.asset_keys import on_request, waits_only
 from gradsim_assets.orchestration.dagster_internals import AssetKeyPartitionKey, BaseAssetGraph, StaleStatus
 from gradsim_assets.orchestration.lost_files import LostFiles
 from gradsim_assets.orchestration.partitions import place_of
@@ -25,6 +25,7 @@ def targets(
     keys: Collection[dg.AssetKey] | None = None,
     missing: bool = True,
     force: bool = False,
+    requested: bool = False,
 ) -> list[Target]:
     """Partitions that are out of date, and what follows from them, in topological order.
 
@@ -36,6 +37,7 @@ def targets(
         models, shards, keys: restrict the answer.
         missing: includes what was never computed.
         force: all of them, however they stand.
+        requested: includes what is made on request alone and was never computed.
     """
     resolver = StatusResolver(instance, graph, _few(models, shards), files)
     found: list[Target] = []
@@ -47,6 +49,8 @@ def targets(
         above = [where for _, where in above_of(graph, key, changing)]
         for target, where in partitions_of(instance, graph, key):
             if not _within(where, models, shards):
+                continue
+            if on_request(key) and not requested and resolver.get_status(*target) == StaleStatus.MISSING:
                 continue
             if force or _changes(resolver, target, where, above, missing):
                 changing.setdefault(key, []).append(where)

@@ -7,6 +7,7 @@ from itertools import groupby
 import dagster as dg
 
 from gradsim_assets.core.tables.storage import Partition
+from gradsim_assets.orchestration.asset_keys import on_request
 from gradsim_assets.orchestration.backfills import unfinished_backfills
 from gradsim_assets.orchestration.dagster_internals import BaseAssetGraph, StaleStatus
 from gradsim_assets.orchestration.latest_records import latest_ids, records_of
@@ -18,6 +19,8 @@ DONE, STALE, FAILED, RUNNING, MISSING = "done", "stale", "failed", "running", "m
 
 #: In the order in which they are told.
 STATES = (DONE, STALE, FAILED, RUNNING, MISSING)
+
+_NEVER = "never materialised"
 
 #: How many causes are told of what is stale.
 _CAUSES = 3
@@ -55,7 +58,8 @@ def standings(
 ) -> list[Standing]:
     """The standing of every partition of every table, in topological order.
 
-    With `files`, a partition whose file is lost is missing too. `without` are tables that are not asked about.
+    With `files`, a partition whose file is lost is missing too. `without` are tables that are not asked about. What is made
+    on request alone has no standing where nobody has asked for it.
     """
     resolver = StatusResolver(instance, graph, files=files)
     attempts = _Attempts(instance)
@@ -99,6 +103,8 @@ def _of_table(
             status, why = FAILED, "its last run failed; see the run's log"
         else:
             status, why = _status_of(resolver, target)
+        if on_request(key) and not running and (status, why) == (MISSING, _NEVER):
+            continue
         yield Standing(key, target.partition_key, place, status, why, running)
 
 
@@ -107,7 +113,7 @@ def _status_of(resolver: StatusResolver, target: Target) -> tuple[str, str]:
     key, partition = target
     status = resolver.get_status(key, partition)
     if status == StaleStatus.MISSING:
-        return MISSING, "never materialised"
+        return MISSING, _NEVER
     if lost := resolver.why_lost(key, partition):
         return MISSING, lost
     if status == StaleStatus.FRESH:

@@ -128,22 +128,29 @@ class Launcher:
         return sum(len(tables.sweep(path, keys, model_slug(model_id))) for path in PATHS.values())
 
     def work(
-        self, stage: Stage, model_id: str | None = None, force: bool = False, shard: str | None = None
+        self,
+        stage: Stage,
+        model_id: str | None = None,
+        force: bool = False,
+        shard: str | None = None,
+        requested: bool = False,
     ) -> dict[str | None, list[dg.AssetKey]]:
         """Per partition of a stage (of one model, of one shard) the assets to materialise: those that are missing or stale and
-        what follows from them within the stage; all with `force`."""
+        what follows from them within the stage; all with `force`. `requested` as `targets` has it."""
         by_partition: dict[str | None, list[dg.AssetKey]] = {}
-        for target in self.targets([stage], model_id, force=force, shard=shard):
+        for target in self.targets([stage], model_id, force=force, shard=shard, requested=requested):
             by_partition.setdefault(target.partition_key, []).append(target.asset_key)
         return by_partition
 
-    def turns(self, stage: Stage, model_id: str, force: bool = False) -> Iterator[tuple[str | None, list[dg.AssetKey]]]:
+    def turns(
+        self, stage: Stage, model_id: str, force: bool = False, requested: bool = False
+    ) -> Iterator[tuple[str | None, list[dg.AssetKey]]]:
         """As `work`, one partition after the other, each while no other process of this home works on it.
 
         What others do meanwhile is waited for and not done again, so that an item may have nothing left to do. With `force`
         everything is done, whatever others did.
         """
-        work, graph = self.work(stage, model_id, force), self.repository.asset_graph
+        work, graph = self.work(stage, model_id, force, requested=requested), self.repository.asset_graph
         pools = {pool for assets in work.values() for key in assets for pool in graph.get(key).pools or ()}
 
         def busy(partition: str | None) -> bool:
@@ -159,7 +166,8 @@ class Launcher:
             else:
                 definition = graph.get(work[partition][0]).partitions_def
                 place = place_of(partition, definition)
-                yield partition, self.work(stage, model_id, shard=place.shard).get(partition, [])
+                left = self.work(stage, model_id, shard=place.shard, requested=requested)
+                yield partition, left.get(partition, [])
 
     def targets(
         self,
@@ -168,6 +176,7 @@ class Launcher:
         missing: bool = True,
         force: bool = False,
         shard: str | None = None,
+        requested: bool = False,
     ) -> list[Target]:
         """As `orchestration.planner.targets`, of some stages (and one model, and one shard)."""
         graph = self.repository.asset_graph
@@ -175,7 +184,15 @@ class Launcher:
         models = [model_slug(model_id)] if model_id else None
         shards = [shard] if shard else None
         return targets(
-            self.instance, graph, self.files(), models=models, shards=shards, keys=keys, missing=missing, force=force
+            self.instance,
+            graph,
+            self.files(),
+            models=models,
+            shards=shards,
+            keys=keys,
+            missing=missing,
+            force=force,
+            requested=requested,
         )
 
     def run(self, stage: Stage, partition: str | None, assets: Sequence[dg.AssetKey]) -> RunOutcome:

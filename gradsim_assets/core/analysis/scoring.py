@@ -96,9 +96,15 @@ def tie_order(components: Sequence[str], parameters: pl.DataFrame | None) -> np.
     return np.array(sorted(range(len(key)), key=key.__getitem__), dtype=np.int64)
 
 
-def best_component(pairs: PairProducts, parameters: pl.DataFrame | None = None) -> int | None:
-    """Index of the component with the highest accuracy; ties go to the smaller one, then to model order."""
+def best_component(
+    pairs: PairProducts, parameters: pl.DataFrame | None = None, variants: np.ndarray | None = None
+) -> int | None:
+    """Index of the component with the highest accuracy; ties go to the smaller one, then to model order.
+
+    `variants` are the indices of those that it is chosen on; None for all.
+    """
     if not pairs.components:
         return None
     order = tie_order(pairs.components, parameters)
-    return int(order[np.argmax((pairs.ranks == 1).sum(axis=1)[order])])
+    right = (pairs.ranks == 1)[:, slice(None) if variants is None else variants]
+    return int(order[np.argmax(right.sum(axis=1)[order])])

@@ -1,6 +1,7 @@
 """How much of its original's answer a variant's answer repeats: what a figure may owe to copying."""
 
 import unicodedata
+from collections.abc import Iterable
 
 import polars as pl
 
@@ -43,3 +44,11 @@ def with_text_overlap(variants: pl.DataFrame, originals: pl.DataFrame, source: s
         text_overlap=pl.Series([overlap for overlap, _ in found], dtype=pl.Float64),
         verbatim=pl.Series([verbatim for _, verbatim in found], dtype=pl.Boolean),
     )
+
+
+def overlaps(answers: Iterable[tuple[str, str]]) -> list[float]:
+    """chrF2, as `with_text_overlap` has it, of each answer against an original's answer."""
+    from sacrebleu.metrics.chrf import CHRF
+
+    chrf = CHRF()
+    return [chrf.sentence_score(answer, [original]).score for answer, original in answers]

@@ -7,6 +7,7 @@ from gradsim_assets.core.tables.schemas import (
     AGREEMENT,
     BM25_CANDIDATES,
     DOT_PRODUCTS,
+    FIRST_ORDER,
     GRADIENT_SIMILARITY,
     GREEDY_SELECTION,
     LIMA,
@@ -19,6 +20,7 @@ from gradsim_assets.core.tables.schemas import (
     SELF_SIMILARITY,
     SETTINGS,
     TABLES,
+    TAIL_PATCH,
 )
 
 #: Stands for the dataset of a table's own setting, paraphrased or model_generated. Shown as it is (the UI takes <...> for a tag).
@@ -80,6 +82,18 @@ _SOURCES: Mapping[str, Mapping[str, tuple[Source, ...]]] = {
         "method": ((PROJECTED_SIMILARITY.name, "proportion"),),
         **dict.fromkeys(("mean_best_similarity", "median_best_similarity", "agreement"), _METHODS),
         "*": (*_METHODS, (BM25_CANDIDATES.name, "score")),
+    },
+    FIRST_ORDER.name: {
+        **{name: ((DOT_PRODUCTS.name, name),) for name in ("variant_id", "original_id")},
+        "learning_rate": ((DOT_PRODUCTS.name, "original_self"),),
+        "predicted": ((DOT_PRODUCTS.name, "dot_product"), (DOT_PRODUCTS.name, "original_self")),
+        "measured": (*_ORIGINALS_AND_VARIANTS, (DOT_PRODUCTS.name, "original_self")),
+    },
+    TAIL_PATCH.name: {
+        "variant_id": ((DOT_PRODUCTS.name, "variant_id"),),
+        "component": _COSINES,
+        "originals": (*_COSINES, (BM25_CANDIDATES.name, "score"), (LIMA.name, "id"), *_ORIGINALS_AND_VARIANTS),
+        "log_probability_change": _ORIGINALS_AND_VARIANTS,
     },
 }
 

@@ -294,6 +294,43 @@ MODEL_COMPARISON = TableSchema(
     open=True,
 )
 
+FIRST_ORDER = TableSchema(
+    "first_order",
+    {
+        **_pair_columns(),
+        "learning_rate": Column(pl.Float64(), "of the one step of plain SGD on the original"),
+        "predicted": Column(
+            pl.Float64(), "-learning rate x product of the full gradients", "nats per response token of the variant"
+        ),
+        "measured": Column(
+            pl.Float64(),
+            "the variant's loss behind the step less that before it",
+            "nats per response token of the variant",
+        ),
+    },
+    key=("variant_id", "original_id"),
+    parts=SETTINGS,
+)
+
+TAIL_PATCH = TableSchema(
+    "tail_patch",
+    {
+        "method": Column(pl.String(), "what scored the originals; random for originals drawn by a seed"),
+        "variant_id": Column(pl.String(), "id of the variant"),
+        "originals": Column(
+            pl.List(pl.String()), "the method's top originals, or those drawn, that one step each was on"
+        ),
+        "log_probability_change": Column(
+            pl.Float64(),
+            "mean over the originals: change of the variant's log-probability by one optimizer step on one of them",
+            "nats per response token",
+        ),
+        "component": Column(pl.String(), "the component, for best_component: chosen on other variants", nullable=True),
+    },
+    key=("method", "variant_id"),
+    parts=SETTINGS,
+)
+
 #: Every table by its name.
 TABLES: dict[str, TableSchema] = {
     schema.name: schema
@@ -312,5 +349,7 @@ TABLES: dict[str, TableSchema] = {
         SELF_SIMILARITY,
         RETRIEVAL,
         MODEL_COMPARISON,
+        FIRST_ORDER,
+        TAIL_PATCH,
     )
 }

@@ -22,6 +22,7 @@ from gradsim_assets.core.tables.schemas import (
     AGREEMENT,
     BM25_CANDIDATES,
     DOT_PRODUCTS,
+    FIRST_ORDER,
     GRADIENT_SIMILARITY,
     GREEDY_SELECTION,
     LIMA,
@@ -31,6 +32,7 @@ from gradsim_assets.core.tables.schemas import (
     RETRIEVAL,
     SELF_SIMILARITY,
     SETTINGS,
+    TAIL_PATCH,
 )
 from gradsim_assets.core.tables.storage import Partition, Tables
 from gradsim_assets.defs.code_version import code_version
@@ -51,6 +53,9 @@ _TABLES = {
     "retrieval": RETRIEVAL.name,
 }
 
+#: With those that are made on request alone.
+_SHOWN = {**_TABLES, "first_order": FIRST_ORDER.name, "tail_patch": TAIL_PATCH.name}
+
 
 def build(partitions: Partitions) -> list[dg.AssetsDefinition]:
     """The report of a model."""
@@ -60,7 +65,7 @@ def build(partitions: Partitions) -> list[dg.AssetsDefinition]:
         partitions_def=MODELS,
         deps=[
             PARAMETERS_PER_COMPONENT.name,
-            *(dg.AssetDep(asset_key(table, setting)) for setting in SETTINGS for table in _TABLES.values()),
+            *(dg.AssetDep(asset_key(table, setting)) for setting in SETTINGS for table in _SHOWN.values()),
             *(dg.AssetDep(table.name, partition_mapping=ALL) for table in (LIMA, PARAPHRASED, BM25_CANDIDATES)),
             dg.AssetDep(MODEL_GENERATED.name, partition_mapping=BY_MODEL),
         ],
@@ -106,12 +111,24 @@ class Sources:
         return {
             setting: SettingResults(
                 **{name: self.read(table, setting) for name, table in _TABLES.items()},
+                first_order=self.evaluation(FIRST_ORDER.name, setting),
+                tail_patch=self.evaluation(TAIL_PATCH.name, setting),
                 bm25=self.candidates(setting),
                 variants=self.variants(setting),
                 prompt_no_prefix=self.prompt_no_prefix(setting),
             )
             for setting in found
         }
+
+    def evaluation(self, table: str, setting: str) -> pl.DataFrame | None:
+        """What was evaluated on request, if it is there and was made from the very products that the page is about."""
+        if not self.tables.exists([table, setting], Partition(self.slug)):
+            return None
+        made, shown = (
+            self.tables.provenance([name, setting], Partition(self.slug)) for name in (table, RETRIEVAL.name)
+        )
+        same = made.get(DOT_PRODUCTS.name) == shown.get(DOT_PRODUCTS.name)
+        return self.read(table, setting) if same else None
 
     def candidates(self, setting: str) -> pl.DataFrame | None:
         """The candidates that the setting's gradients were computed for, if they are there."""
@@ -191,8 +208,8 @@ def _plots(settings: Mapping[str, SettingResults], parameters: pl.DataFrame) -> 
     for setting, results in settings.items():
         plots[setting] = [
             plot
-            for name, table in _TABLES.items()
-            if table != GRADIENT_SIMILARITY.name
+            for name, table in _SHOWN.items()
+            if table != GRADIENT_SIMILARITY.name and getattr(results, name) is not None
             for plot in plots_of(table, getattr(results, name), setting, results.retrieval)
         ]
     return plots

@@ -16,6 +16,7 @@ from gradsim_assets.core.tables.audit import read_audited
 from gradsim_assets.core.tables.schemas import (
     BM25_CANDIDATES,
     DOT_PRODUCTS,
+    FIRST_ORDER,
     GRADIENT_SIMILARITY,
     LIMA,
     MODEL_GENERATED,
@@ -24,6 +25,7 @@ from gradsim_assets.core.tables.schemas import (
     PROJECTED_SIMILARITY,
     SETTINGS,
     TABLES,
+    TAIL_PATCH,
 )
 from gradsim_assets.core.tables.storage import Partition
 from gradsim_assets.defs.checks.accuracy_drift import drift
@@ -66,6 +68,15 @@ def build_tables(settings: Settings, partitions: Partitions) -> list[dg.AssetChe
             tuple((GRADIENT_SIMILARITY.name, setting) for setting in SETTINGS),
             MODELS,
             _similarity_rules(shards),
+        ),
+        *(
+            _Group(
+                f"{table.name}_sound",
+                tuple((table.name, setting) for setting in SETTINGS),
+                MODELS,
+                _evaluation_rules(shards),
+            )
+            for table in (FIRST_ORDER, TAIL_PATCH)
         ),
     ]
     return [*map(_checks, groups), flags(partitions), zero_scores(partitions, settings.data.candidates), drift()]
@@ -185,6 +196,20 @@ def _shard_rules(store: TableStore, key: Sequence[str], parts: Sequence[Partitio
         paraphrased = store.tables.scan([PARAPHRASED.name], [Partition(shard=part.shard) for part in parts]).collect()
         expected = present(paraphrased)["id"].to_list()
     return soundness.shard_findings(by_shard, expected, sum(int(source.get("dropped") or 0) for source in sources))
+
+
+def _evaluation_rules(shards: Sequence[str]) -> Rules:
+    def rules(store: TableStore, key: Sequence[str], partition: Partition, frame: pl.DataFrame) -> soundness.Findings:
+        if frame.is_empty():
+            return ["no variant was evaluated"]
+        source, parts = [DOT_PRODUCTS.name, key[1]], [Partition(partition.model, shard) for shard in shards]
+        known = store.tables.scan(source, parts).select("variant_id", "original_id").unique().collect()
+        if "original_id" not in frame.columns:  # random originals are out of all
+            known = known.select("variant_id").unique()
+        strange = frame.join(known, on=known.columns, how="anti")
+        return [f"{strange.height} rows are not of dot_products, such as {strange.row(0)}"] if strange.height else []
+
+    return rules
 
 
 def _similarity_rules(shards: Sequence[str]) -> Rules:

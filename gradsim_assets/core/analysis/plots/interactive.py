@@ -7,6 +7,9 @@ import numpy as np
 import polars as pl
 
 from gradsim_assets.core.analysis.plots import palette, series, wording
+from gradsim_assets.core.evaluation.tail_patch import tail_patch_summary
+
+_PAIR = ("variant_id", "original_id")
 
 
 def _figure(height: int, **layout: Any) -> Any:
@@ -303,16 +306,49 @@ def retrieval(frame: pl.DataFrame) -> str | None:
     rows = frame.filter(pl.col("accuracy").is_not_null())
     if not len(rows):
         return None
-    accuracy, low, high = (series.values(rows[name]) for name in ("accuracy", "accuracy_low", "accuracy_high"))
-    figure = _figure(90 + 38 * len(rows), xaxis_title=wording.ACCURACY, showlegend=False)
-    figure.add_bar(
-        x=accuracy,
-        y=[f"{wording.method_name(m)}  <b>{a:.3f}</b>" for m, a in rows.select("method", "accuracy").iter_rows()],
-        orientation="h",
-        marker={"color": [palette.method_colour(name) for name in rows["method"]]},
-        error_x={**_whiskers(accuracy, low, high, palette.BLACK), "color": palette.BLACK, "width": 4},
-        hovertemplate="%{y}: %{x:.4f}<extra></extra>",
-    )
-    figure.update_yaxes(autorange="reversed", showgrid=False, ticks="")
+    figure = _bars(rows, "accuracy", wording.ACCURACY, ".3f")
     figure.update_xaxes(range=[0, 1.02])
     return _json(figure)
+
+
+def _bars(rows: pl.DataFrame, column: str, title: str, shown: str) -> Any:
+    """A figure with a bar for each method, its interval, and its number (`shown` is its format) beside its name."""
+    found, low, high = (series.values(rows[name]) for name in (column, f"{column}_low", f"{column}_high"))
+    figure = _figure(90 + 38 * len(rows), xaxis_title=title, showlegend=False)
+    figure.add_bar(
+        x=found,
+        y=[f"{wording.method_name(m)}  <b>{value:{shown}}</b>" for m, value in zip(rows["method"], found, strict=True)],
+        orientation="h",
+        marker={"color": [palette.method_colour(name) for name in rows["method"]]},
+        error_x={**_whiskers(found, low, high, palette.BLACK), "color": palette.BLACK, "width": 4},
+        hovertemplate="%{y}: %{x:.4g}<extra></extra>",
+    )
+    figure.update_yaxes(autorange="reversed", showgrid=False, ticks="")
+    return figure
+
+
+def first_order(frame: pl.DataFrame) -> str | None:
+    """Measured against predicted changes of the loss, own originals apart from others, with the line of equality."""
+    if not len(frame):
+        return None
+    figure = _figure(460, xaxis_title=wording.PREDICTED, yaxis_title=wording.MEASURED)
+    ends = list(series.ends_of(frame, "predicted", "measured"))
+    line = {"color": palette.GREY, "dash": "dash", "width": 1.5}
+    figure.add_scatter(x=ends, y=ends, mode="lines", line=line, name=wording.AS_PREDICTED, hoverinfo="skip")
+    for name, rows, style in series.own_and_others(frame):
+        figure.add_scatter(
+            x=rows["predicted"].to_numpy(),
+            y=rows["measured"].to_numpy(),
+            mode="markers",
+            name=name,
+            marker={"color": style.colour, "symbol": style.symbol, "size": 8},
+            text=[f"{variant}, step on {original}" for variant, original in rows.select(*_PAIR).iter_rows()],
+            hovertemplate="%{text}<br>predicted %{x:.4g}, measured %{y:.4g}<extra></extra>",
+        )
+    return _json(figure)
+
+
+def tail_patch(frame: pl.DataFrame) -> str | None:
+    """The mean change of every method with its interval."""
+    rows = tail_patch_summary(frame).filter(pl.col("change").is_not_null())
+    return _json(_bars(rows, "change", wording.CHANGE, ".3g")) if len(rows) else None

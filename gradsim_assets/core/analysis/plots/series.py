@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from gradsim_assets.core.analysis.plots.wording import LEAST_IN_BOX, method_name, number, short_name
+from gradsim_assets.core.analysis.plots import palette
+from gradsim_assets.core.analysis.plots.wording import LEAST_IN_BOX, OTHER, OWN, method_name, number, short_name
 from gradsim_assets.core.components import FAMILIES, family
 from gradsim_assets.core.tables import schemas
 
@@ -101,6 +102,19 @@ def with_interval(frame: pl.DataFrame, column: str) -> pl.DataFrame:
 def whiskers(value: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
     """How far an interval reaches below and above its values, [2, N]; 0 where there is none."""
     return np.nan_to_num([value - low, high - value]).clip(0)
+
+
+def ends_of(frame: pl.DataFrame, *columns: str) -> tuple[float, float]:
+    """The least and the largest number in some columns, 0 among them."""
+    found = np.concatenate([[0.0], *(values(frame[name]) for name in columns)])
+    return float(np.nanmin(found)), float(np.nanmax(found))
+
+
+def own_and_others(frame: pl.DataFrame) -> list[tuple[str, pl.DataFrame, palette.Style]]:
+    """The pairs of variants with their own originals and those with others, each with a name and a style; no empty ones."""
+    own = pl.col("variant_id") == pl.col("original_id")
+    parts = ((OTHER, frame.filter(~own)), (OWN, frame.filter(own)))
+    return [(name, rows, palette.style(1 - place)) for place, (name, rows) in enumerate(parts) if len(rows)]
 
 
 def outside(frame: pl.DataFrame) -> pl.DataFrame:

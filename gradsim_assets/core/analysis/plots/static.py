@@ -23,6 +23,7 @@ from gradsim_assets.core.analysis.plots.panels import (
     over_depth,
 )
 from gradsim_assets.core.components import FAMILIES
+from gradsim_assets.core.evaluation.tail_patch import tail_patch_summary
 
 
 def greedy(frame: pl.DataFrame, retrieval: pl.DataFrame | None, setting: str) -> list[Plot]:
@@ -126,7 +127,7 @@ def retrieval(frame: pl.DataFrame, setting: str) -> list[Plot]:
 
     def draw(figure: Any) -> None:
         axes = figure.subplots()
-        _accuracy_bars(axes, rows)
+        _bars(axes, rows, "accuracy", "{:.3f}", 0.012)
         axes.set_yticks(range(len(rows)), [wording.method_name(name) for name in rows["method"]])
         axes.set(xlabel=wording.ACCURACY, ylim=(len(rows) - 0.4, -0.6), xlim=(0, 1.12))
         axes.set_xticks(np.linspace(0, 1, 6))
@@ -134,23 +135,60 @@ def retrieval(frame: pl.DataFrame, setting: str) -> list[Plot]:
     return [as_plot("retrieval", setting, (10, 0.42 * len(rows) + 1.1), draw)]
 
 
-def _accuracy_bars(axes: Any, rows: pl.DataFrame) -> None:
-    accuracy = rows["accuracy"].to_numpy()
-    axes.barh(range(len(rows)), accuracy, color=[palette.method_colour(m) for m in rows["method"]], height=0.65)
-    low, high = series.values(rows["accuracy_low"]), series.values(rows["accuracy_high"])
-    ends = np.where(np.isnan(high), accuracy, high)
+def _bars(axes: Any, rows: pl.DataFrame, column: str, shown: str, gap: float) -> None:
+    """A bar for each method with its interval, and its figure (`shown` is its format) a gap behind the end."""
+    found = rows[column].to_numpy()
+    axes.barh(range(len(rows)), found, color=[palette.method_colour(m) for m in rows["method"]], height=0.65)
+    low, high = series.values(rows[f"{column}_low"]), series.values(rows[f"{column}_high"])
+    ends = np.where(np.isnan(high), found, high)
     axes.errorbar(
-        accuracy,
+        found,
         np.arange(len(rows)),
-        xerr=series.whiskers(accuracy, low, high),
+        xerr=series.whiskers(found, low, high),
         fmt="none",
         ecolor=palette.BLACK,
         elinewidth=1,
         capsize=3,
     )
-    for place, (value, end) in enumerate(zip(accuracy, ends, strict=True)):
-        axes.text(end + 0.012, place, f"{value:.3f}", va="center", fontsize=8)
+    for place, (value, end) in enumerate(zip(found, ends, strict=True)):
+        axes.text(end + gap, place, shown.format(value), va="center", fontsize=8)
     axes.grid(axis="y", visible=False)
+
+
+def first_order(frame: pl.DataFrame, setting: str) -> list[Plot]:
+    """Measured against predicted changes of the loss, own originals apart from others, with the line of equality."""
+    if not len(frame):
+        return []
+
+    def draw(figure: Any) -> None:
+        axes = figure.subplots()
+        ends = series.ends_of(frame, "predicted", "measured")
+        axes.plot(ends, ends, color=palette.GREY, linestyle="--", linewidth=1, label=wording.AS_PREDICTED)
+        for name, rows, style in series.own_and_others(frame):
+            axes.scatter(
+                rows["predicted"], rows["measured"], s=22, color=style.colour, marker=style.marker, label=name, zorder=3
+            )
+        axes.set(xlabel=wording.PREDICTED, ylabel=wording.MEASURED)
+        axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
+
+    return [as_plot("first_order", setting, (8, 4.6), draw)]
+
+
+def tail_patch(frame: pl.DataFrame, setting: str) -> list[Plot]:
+    """The mean change of every method with its 95 % interval."""
+    rows = tail_patch_summary(frame).filter(pl.col("change").is_not_null())
+    if not len(rows):
+        return []
+
+    def draw(figure: Any) -> None:
+        axes = figure.subplots()
+        low, high = series.ends_of(rows, "change", "change_low", "change_high")
+        _bars(axes, rows, "change", "{:.3g}", 0.012 * (high - low))
+        axes.set_yticks(range(len(rows)), [wording.method_name(name) for name in rows["method"]])
+        axes.set(xlabel=wording.CHANGE, ylim=(len(rows) - 0.4, -0.6))
+        axes.margins(x=0.12)
+
+    return [as_plot("tail_patch", setting, (10, 0.42 * len(rows) + 1.1), draw)]
 
 
 def parameters(frame: pl.DataFrame) -> list[Plot]:

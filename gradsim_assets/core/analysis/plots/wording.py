@@ -15,6 +15,11 @@ SIZE = "parameters of a component"
 SHARE = "share of the parameters (%, log scale)"
 ROUNDS = "number of components (parameter counts are unknown)"
 
+PREDICTED, MEASURED = "predicted change of the loss (nats per token)", "measured change of the loss (nats per token)"
+CHANGE = "change of the log-probability (nats per token)"
+AS_PREDICTED = "measured = predicted"
+OWN, OTHER = "own original", "another original"
+
 FULL_GRADIENT = "full gradient"
 BEST_COMPONENT = "best component"
 SAME_IDS, HELD_OUT, HELD_OUT_RANGE = "same ids", "held out, mean", "held out, range"
@@ -77,6 +82,17 @@ PLOTS = {
         "share of the parameters does the work of all; the held-out curve is selected on one half of the samples and "
         "scored on the other, so only it is free of selection bias.",
     ),
+    "first_order": Words(
+        "Products predict what a step does",
+        "Each point is a variant and an original: the change of the variant's loss by one small step of plain SGD on the "
+        "original, against -learning rate x product of their gradients. On the line the product is an exact prediction.",
+    ),
+    "tail_patch": Words(
+        "What a step on a method's top originals does",
+        "Mean change of the variants' log-probability by one optimizer step on an original that the method puts on top, with "
+        "95 % bootstrap intervals over variants; a method no longer than random originals finds nothing that the model "
+        "learns from.",
+    ),
     "single_samples": Words(
         "Where best component and full gradient diverge most",
         "Each point is one component's similarity between a variant and its own original; samples whose points spread far "
@@ -132,9 +148,15 @@ def range_of(family: str) -> str:
 
 
 def method_name(method: str) -> str:
-    """A method of the retrieval table as it stands in plots and sentences."""
+    """A method of the tables `retrieval` and `tail_patch` as it stands in plots and sentences."""
     if method.startswith("projection_"):
         size = method.removeprefix("projection_")
         return f"projection, {size[:-1]} dims" if size.endswith("d") else f"projection, {100 * float(size):.3g} %"
-    names = {schemas.FULL_GRADIENT: FULL_GRADIENT, "bm25": "BM25", "best_component": BEST_COMPONENT}
+    names = {
+        schemas.FULL_GRADIENT: FULL_GRADIENT,
+        f"{schemas.FULL_GRADIENT}_dot_product": f"{FULL_GRADIENT}, dot product",
+        "bm25": "BM25",
+        "best_component": BEST_COMPONENT,
+        "text_overlap": "text overlap",
+    }
     return names.get(method, method)

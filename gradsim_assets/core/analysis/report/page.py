@@ -27,6 +27,8 @@ class SettingResults:
     retrieval: pl.DataFrame
     bm25: pl.DataFrame | None = None
     variants: pl.DataFrame | None = None  # id, messages, text_overlap, verbatim
+    first_order: pl.DataFrame | None = None
+    tail_patch: pl.DataFrame | None = None
     prompt_no_prefix: int = 0  # samples of which the prompt is not what the whole begins with; once for every shard
 
 
@@ -64,6 +66,7 @@ def render_report(
     environment = Environment(loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined)
     explored = {setting: _explorer(results, parameters) for setting, results in settings.items()}
     figures = {setting: _figures(results) for setting, results in settings.items()}
+    proofs = {setting: _proofs(results) for setting, results in settings.items()}
     sections = {
         setting: {
             "name": wording.setting_name(setting),
@@ -71,6 +74,8 @@ def render_report(
             "methods": _methods(results.retrieval),
             "copies": _copies(results.retrieval),
             "figures": figures[setting],
+            "meaning": sentences.meaning(results.first_order, results.tail_patch),
+            "proofs": proofs[setting],
         }
         for setting, results in settings.items()
     }
@@ -88,8 +93,9 @@ def render_report(
         plotly=plotly.offline.get_plotlyjs(),
         figures=_embed(
             {
-                f"{setting}-{n}": json.loads(figure.json)
-                for setting, found in figures.items()
+                f"{setting}-{kind}{n}": json.loads(figure.json)
+                for kind, drawn in (("", figures), ("proof", proofs))
+                for setting, found in drawn.items()
                 for n, figure in enumerate(found)
             }
         ),
@@ -164,6 +170,15 @@ def _figures(results: SettingResults) -> list[_Figure]:
         if greedy is not None:
             figures.append(_figure("greedy_selection", greedy, wording.by_criterion(criterion)))
     return figures
+
+
+def _proofs(results: SettingResults) -> list[_Figure]:
+    """What shows what the scores mean, as far as it was evaluated."""
+    drawn = {
+        "first_order": None if results.first_order is None else interactive.first_order(results.first_order),
+        "tail_patch": None if results.tail_patch is None else interactive.tail_patch(results.tail_patch),
+    }
+    return [_figure(name, figure) for name, figure in drawn.items() if figure is not None]
 
 
 def _figure(name: str, figure: str, which: str = "") -> _Figure:

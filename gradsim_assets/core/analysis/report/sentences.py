@@ -6,6 +6,8 @@ from typing import Any
 import polars as pl
 
 from gradsim_assets.core.analysis.plots import series, wording
+from gradsim_assets.core.evaluation.first_order import fit
+from gradsim_assets.core.evaluation.tail_patch import tail_patch_summary
 from gradsim_assets.core.tables import schemas
 
 #: Agreement at which a few components count as standing in for the full gradient.
@@ -74,6 +76,43 @@ def sentences(retrieval: pl.DataFrame, greedy: pl.DataFrame | None, parameters: 
         listed = "; ".join(f"{wording.method_name(r['method'])}: {r['accuracy']:.3f}{_test(r)}" for r in projections)
         said.append(f"Random projections of the full gradient reach: {listed}.")
     return said + ([] if greedy is None else _greedy(greedy, full))
+
+
+def meaning(first_order: pl.DataFrame | None, tail_patch: pl.DataFrame | None) -> list[str]:
+    """What one setting's evaluation says of the scores, a sentence for each table that there is."""
+    said = []
+    if first_order is not None and len(first_order):
+        said.append(_prediction(first_order))
+    if tail_patch is not None and len(tail_patch):
+        said.append(_tail_patch(tail_patch_summary(tail_patch)))
+    return said
+
+
+def _prediction(frame: pl.DataFrame) -> str:
+    found, rate = fit(frame), float(frame["learning_rate"][0])
+    if found.r is None or found.slope is None:
+        return f"The changes of {found.pairs} pairs do not differ, so nothing is known of how products predict them."
+    return (
+        f"One small step of plain SGD on an original (learning rate {rate:.3g}) changes the loss of a variant as the product of "
+        f"their gradients predicts: over {found.pairs} pairs r is {found.r:.4f}, and measured are {found.slope:.4f} times the "
+        "predicted changes."
+    )
+
+
+def _tail_patch(summary: pl.DataFrame) -> str:
+    rows = [row for row in summary.rows(named=True) if row["over_random"] is not None]
+    if not rows or not rows[0]["variants"]:
+        return "No variant could be compared with steps on random originals."
+    best = max(rows, key=lambda row: row["over_random"])
+    ends = best["over_random_low"], best["over_random_high"]
+    interval = "" if ends[0] is None else f" ({wording.interval(*ends, 5)})"
+    sure = [row for row in rows if row["over_random_low"] is not None and row["over_random_low"] > 0]
+    others = f"{len(sure)} of {len(rows)} methods lie above random originals with an interval that excludes 0"
+    return (
+        f"One optimizer step on a top original of {wording.method_name(best['method'])} raises the log-probability of a variant "
+        f"most, by {best['over_random']:.5f} nats per token more than one on a random original{interval}, over "
+        f"{best['variants']} variants; {others}."
+    )
 
 
 def _copies(full: Mapping[str, Any]) -> list[str]:

@@ -1,0 +1,179 @@
+"""What `first_order` and `tail_patch` have in common: the model, the samples, and where unfinished work is kept."""
+
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+import polars as pl
+
+from gradsim_assets.core.analysis.plots.of_table import plots_of
+from gradsim_assets.core.errors import InputError
+from gradsim_assets.core.models.loading import LoadedModel
+from gradsim_assets.core.models.revisions import Revision
+from gradsim_assets.core.models.tokenization import ContextPolicy
+from gradsim_assets.core.partition_keys import model_id_of
+from gradsim_assets.core.tables.schemas import DOT_PRODUCTS, LIMA, PARAPHRASED
+from gradsim_assets.core.tables.storage import Partition
+from gradsim_assets.core.tables.table_schema import TableSchema
+from gradsim_assets.defs.code_version import Root, code_version
+from gradsim_assets.defs.models.hf_model import HF_MODEL, revision_for_run, revision_tags
+from gradsim_assets.defs.progress import progress
+from gradsim_assets.defs.table_results import column_schema, model_provenance, plot_metadata, saved_table_result
+from gradsim_assets.orchestration.asset_keys import asset_key
+from gradsim_assets.orchestration.failures import RETRIES, fails_in_one_sentence
+from gradsim_assets.orchestration.groups import EVALUATION
+from gradsim_assets.orchestration.partitions import ALL, BY_MODEL, MODELS, Partitions
+from gradsim_assets.resources.compute import Compute
+from gradsim_assets.resources.model_hub import ModelHub
+from gradsim_assets.resources.table_store import TableStore
+
+if TYPE_CHECKING:
+    from gradsim_assets.core.evaluation.one_step import LossChanges, Progress
+
+#: What measures every pair, beside what chooses them.
+_MEASURED_BY: tuple[Root, ...] = (
+    "core.models.loading:load_model",
+    "core.gradients.pass_inputs:pass_inputs",
+    "core.evaluation.one_step:measuring",
+)
+
+
+@dataclass(frozen=True)
+class Work:
+    """One evaluation of a model and setting: its texts, and how its pairs are measured."""
+
+    setting: str
+    shards: Sequence[str]
+    dot_products: pl.LazyFrame
+    variants: pl.DataFrame
+    originals: pl.DataFrame
+    loaded: LoadedModel
+    policy: ContextPolicy
+    store: TableStore
+    scratch: Path
+    code_version: str
+    report: "Progress"
+
+    @contextmanager
+    def measuring(self, pairs: pl.DataFrame) -> "Iterator[LossChanges]":
+        """Measures pairs out of a frame with variant_id and original_id; those that the context policy drops are not there."""
+        from gradsim_assets.core.evaluation.one_step import measuring
+        from gradsim_assets.core.gradients.pass_inputs import pass_inputs
+
+        chosen = set(pairs["variant_id"].to_list())
+        variants = {self.setting: self.variants.filter(pl.col("id").is_in(chosen))}
+        inputs = pass_inputs(
+            self.originals, variants, pairs, self.loaded, policy=self.policy, products=(), projections={}
+        )
+        with measuring(
+            self.loaded, inputs.request, self.setting, self.scratch, self.code_version, self.report
+        ) as measure:
+            yield measure
+
+
+#: From the work to a table and what the UI shows of it.
+Evaluate = Callable[[Work], tuple[pl.DataFrame, Mapping[str, Any]]]
+
+
+def build_evaluation(
+    schema: TableSchema,
+    setting: str,
+    partitions: Partitions,
+    evaluate: Evaluate,
+    *,
+    op_tags: Mapping[str, Any] | None,
+    deps: Sequence[dg.AssetDep],
+    decided_by: Sequence[Root],
+    config: str,
+    description: str,
+) -> dg.AssetsDefinition:
+    """One asset of the group; `decided_by` and `config` decide its values, beside what measures the pairs."""
+    version = code_version(*decided_by, *_MEASURED_BY, config=config)
+
+    @dg.asset(
+        key=asset_key(schema.name, setting),
+        group_name=EVALUATION,
+        partitions_def=MODELS,
+        ins={"dot_products": dg.AssetIn(asset_key(DOT_PRODUCTS.name, setting), partition_mapping=BY_MODEL)},
+        deps=[
+            dg.AssetDep(HF_MODEL),
+            dg.AssetDep(LIMA.name),
+            dg.AssetDep(setting, partition_mapping=ALL if setting == PARAPHRASED.name else BY_MODEL),
+            *deps,
+        ],
+        kinds={"pytorch", "parquet"},
+        metadata=column_schema(schema),
+        pool="gpu",
+        op_tags=op_tags,
+        retry_policy=RETRIES,
+        code_version=version,
+        description=f"{description} Variants: {setting}.",
+    )
+    @fails_in_one_sentence
+    def run_evaluation(
+        context: dg.AssetExecutionContext,
+        dot_products: pl.LazyFrame,
+        hub: ModelHub,
+        store: TableStore,
+        compute: Compute,
+    ) -> dg.MaterializeResult:
+        started, slug = time.monotonic(), context.partition_key
+        provenance = model_provenance(context, store, setting, dot_products)
+        model_id = model_id_of(slug)
+        revision = revision_for_run(context, hub, model_id)
+        _check_revision(hub, model_id, revision, provenance, setting)
+        shards = partitions.shards.get_partition_keys()
+        scratch = compute.places.scratch("evaluation", schema.name, setting, slug)
+        with progress(context, f"{schema.name} {setting} {slug}", "originals") as report:
+            work = Work(
+                setting,
+                shards,
+                dot_products,
+                _variants(store, setting, slug, shards),
+                store.tables.read([LIMA.name]),
+                hub.load(model_id, revision, context.log.info),
+                hub.settings(model_id).context,
+                store,
+                scratch,
+                version,
+                report,
+            )
+            frame, metadata = evaluate(work)
+        shown = {
+            "evaluation_seconds": time.monotonic() - started,
+            **metadata,
+            **plot_metadata(plots_of(schema.name, frame, setting)),
+        }
+        key, place = asset_key(schema.name, setting), Partition(slug)
+        result = saved_table_result(
+            context, store, key, frame, place, metadata=shown, provenance=provenance, tags=revision_tags(context)
+        )
+        shutil.rmtree(scratch, ignore_errors=True)
+        return result
+
+    return run_evaluation
+
+
+def _variants(store: TableStore, setting: str, slug: str, shards: Sequence[str]) -> pl.DataFrame:
+    found = store.variants(setting, slug, shards)
+    if found is None:
+        raise InputError(f"not all texts of {setting} are at hand; `gradsim run {model_id_of(slug)}` makes them.")
+    return found
+
+
+def _check_revision(
+    hub: ModelHub, model_id: str, revision: Revision, provenance: Mapping[str, Any], setting: str
+) -> None:
+    """Raises InputError where the products are those of another revision, or other settings, than the model has now."""
+    made = " ".join(str(provenance[name]) for name in ("revision", "settings") if provenance.get(name))
+    now = hub.version(model_id, revision)
+    if made != now:
+        raise InputError(
+            f"dot_products/{setting} of {model_id} are those of {made or 'an unknown revision'}, and the model is at {now} now; "
+            f"`gradsim run {model_id}` computes them again."
+        )
