@@ -38,6 +38,7 @@ DECIDES_NOTHING = (
     "core.datasets.paraphrases_source",
     "core.datasets.generation.batch_size",  # how many at a time; every answer is that of its prompt alone
     "core.datasets.generation.meter",  # what is told meanwhile
+    "core.evaluation.finished",  # what a killed step goes on from
     "core.gradients.engine.planning",  # how many at a time; the engine's tests hold results to be independent of it
     "core.gradients.engine.recovery",  # what is tried again with less memory
     "core.gradients.engine.scratch",  # what a killed pass goes on from

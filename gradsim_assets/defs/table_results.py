@@ -128,7 +128,7 @@ def preview(frame: pl.DataFrame | pl.LazyFrame) -> dg.MetadataValue:
 
 def _cell(value: Any) -> str | int | float | bool | None:
     if isinstance(value, list):
-        value = " | ".join(f"{message['role']}: {message['content']}" for message in value)
+        value = " | ".join(f"{one['role']}: {one['content']}" if isinstance(one, dict) else str(one) for one in value)
     if isinstance(value, str) and len(value) > _PREVIEW_CHARACTERS:
         return value[:_PREVIEW_CHARACTERS] + "…"
     return value

@@ -57,7 +57,7 @@ def build(
             deps=[dg.AssetDep(BM25_CANDIDATES.name, partition_mapping=ALL)],
             decided_by=(
                 *(chosen_variants, method_scores, tops, random_tops, tail_patch, tail_patch_summary, pairs_of),
-                *(PairProducts.from_frame, parameters_per_component),
+                parameters_per_component,
                 "core.sample_gradients.components:trainable_components",
             ),
             config=asked.model_dump_json(exclude={"pairs"}),
