@@ -29,7 +29,7 @@ def test_the_example_file_shows_the_defaults_and_knows_every_key(tmp_path: Path)
     example = (ROOT / "gradsim.example.toml").read_text(encoding="utf-8")
     shown = settings_of(example, tmp_path)
     assert shown == settings_of("", tmp_path)
-    for section in ("data", "paraphraser", "compute"):
+    for section in ("data", "paraphraser", "compute", "evaluation"):
         documented = example.split(f"\n[{section}]")[1].split("\n[")[0]
         for key in getattr(shown, section).model_dump():
             assert f"\n{key} = " in documented, f"[{section}] {key} is not in gradsim.example.toml"

@@ -68,6 +68,8 @@ def moved_tie_order(package: Path) -> None:
 
 PRODUCTS = of_each_setting("dot_products")
 PROJECTED = of_each_setting("projected_similarity")
+FIRST_ORDER, TAIL_PATCH = of_each_setting("first_order"), of_each_setting("tail_patch")
+EVALUATION = FIRST_ORDER | TAIL_PATCH
 ENGINE, DECLARED = "core/gradients/engine", "core/gradients/numerics_version.py"
 
 #: (edit, what becomes stale), by what is edited.
@@ -107,15 +109,16 @@ EDITS: Mapping[str, tuple[Edit, set[str]]] = {
     "the columns of components": (
         inserted("core/components.py", "component_columns"),
         {"parameters_per_component", "report"}
-        | of_each_setting("accuracy_per_component", "agreement", "greedy_selection", "self_similarity", "retrieval"),
+        | of_each_setting("accuracy_per_component", "agreement", "greedy_selection", "self_similarity", "retrieval")
+        | TAIL_PATCH,
     ),
     "the order of ties": (
         inserted("core/analysis/scoring.py", "tie_order"),
-        of_each_setting("greedy_selection", "self_similarity", "retrieval"),
+        of_each_setting("greedy_selection", "self_similarity", "retrieval") | TAIL_PATCH,
     ),
     "the bootstrap": (
         replaced("core/analysis/scoring.py", "RESAMPLES = 2000", "RESAMPLES = 1000"),
-        of_each_setting("accuracy_per_component", "agreement", "retrieval"),
+        of_each_setting("accuracy_per_component", "agreement", "retrieval") | TAIL_PATCH | {"report"},
     ),
     "the interval of a share": (
         inserted("core/analysis/scoring.py", "wilson_interval"),
@@ -129,7 +132,7 @@ EDITS: Mapping[str, tuple[Edit, set[str]]] = {
         inserted("core/similarity/pair_products.py", "from_frame"),
         of_each_setting(
             *("accuracy_per_component", "agreement", "greedy_selection", "self_similarity", "retrieval"),
-            "gradient_similarity",
+            *("gradient_similarity", "tail_patch"),
         ),
     ),
     "the comparison": (inserted("core/analysis/model_comparison.py", "model_comparison"), {"model_comparison"}),
@@ -154,11 +157,11 @@ EDITS: Mapping[str, tuple[Edit, set[str]]] = {
     "the table of the products": (inserted("core/gradients/dot_products.py", "product_frame"), PRODUCTS),
     "the labels of a sample": (
         inserted("core/models/tokenization.py", "encode_samples"),
-        PRODUCTS | PROJECTED,
+        PRODUCTS | PROJECTED | EVALUATION,
     ),
     "the day that chat templates print": (
         replaced("core/models/chat_templates.py", '"%d": "26"', '"%d": "27"'),
-        PRODUCTS | PROJECTED | {"model_generated"},
+        PRODUCTS | PROJECTED | EVALUATION | {"model_generated"},
     ),
     "what of a checkpoint is refused": (inserted("core/models/checkpoints.py", "check_weights"), set()),
     "how many prompts are answered at a time": (
@@ -167,7 +170,7 @@ EDITS: Mapping[str, tuple[Edit, set[str]]] = {
     ),
     "how models are loaded": (
         inserted("core/models/loading.py", "load_model"),
-        PRODUCTS | PROJECTED | {"model_generated"},
+        PRODUCTS | PROJECTED | EVALUATION | {"model_generated"},
     ),
     "the wording of the plan": (inserted(f"{ENGINE}/planning/plan.py", "describe"), set()),
     "a constant of the plan": (appended(f"{ENGINE}/planning/plan.py", "\nMORE = 2\n"), set()),
@@ -177,6 +180,11 @@ EDITS: Mapping[str, tuple[Edit, set[str]]] = {
         inserted("defs/candidates/bm25_candidates.py", "bm25_candidates", "context.log.info('!')"),
         set(),
     ),
+    "how one step is measured": (inserted("core/evaluation/one_step.py", "after_step"), EVALUATION),
+    "which pairs are predicted": (inserted("core/evaluation/first_order.py", "choose_pairs"), FIRST_ORDER),
+    "how well predictions fit": (inserted("core/evaluation/first_order.py", "fit"), FIRST_ORDER | {"report"}),
+    "what a method puts on top": (inserted("core/evaluation/tail_patch.py", "tops"), TAIL_PATCH),
+    "what a killed evaluation goes on from": (inserted("core/evaluation/finished.py", "add"), set()),
     "a docstring": (replaced("core/seeds.py", r'"""', '"""Once more: '), set()),
     "a docstring of a function": (replaced("core/analysis/agreement.py", r'    """', '    """Once more: '), set()),
     "a comment": (appended("core/analysis/agreement.py", "# more\n"), set()),

@@ -14,8 +14,9 @@ from gradsim_assets.core.tables.schemas import FIRST_ORDER
 #: By how much, to first order, the step on an original is to lower its own loss (nats per token), from large to small.
 DROPS = tuple(10.0**-power for power in range(1, 10))
 
-#: Pairs that the step is chosen on, and how exactly half the step must do half of it.
-PROBES, HALVES = 8, 1e-3
+#: Pairs that the step is chosen on, how exactly half the step must do half of it, and below which error a larger one is
+#: rounding, which still smaller steps cannot mend.
+PROBES, HALVES, ROUNDS = 8, 1e-3, 0.05
 
 
 @dataclass(frozen=True)
@@ -68,8 +69,8 @@ def choose_step(measure: Measure, pairs: Sequence[Pair], squared_length: float) 
     """The largest step of `DROPS` at which half of it does half (to `HALVES`), or the one that comes nearest.
 
     What a step does beyond the first order grows with it, and what rounding does weighs the more the smaller it is: half a
-    step does half as much where neither shows. Predictions are not looked at. `squared_length` is that of a typical
-    original's gradient.
+    step does half as much where neither shows. Predictions are not looked at. Models round even where their weights are
+    float64: many norms and rotary embeddings compute in float32. `squared_length` is that of a typical original's gradient.
 
     Raises:
         InputError: no step changes anything.
@@ -84,7 +85,9 @@ def choose_step(measure: Measure, pairs: Sequence[Pair], squared_length: float) 
         found = ChosenStep(rate, float(np.abs(whole - 2 * half).sum()) / size)
         if best is None or found.halving_error < best.halving_error:
             best = found
-        if best.halving_error <= HALVES:
+            if best.halving_error <= HALVES:
+                return best
+        elif best.halving_error < ROUNDS:
             return best
     if best is None:
         raise InputError("no step on an original changes the loss of any variant; are the model's weights finite?")

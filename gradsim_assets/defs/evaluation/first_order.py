@@ -46,8 +46,9 @@ def build(
             config=settings.evaluation.model_dump_json(include={"pairs"}),
             description=(
                 "Whether a product of gradients is what it says: a prediction. The change of the variant's loss by one small "
-                "step of plain SGD on the original, against -learning rate x product. COST: one gradient and three losses "
-                "for each of evaluation.pairs, seconds for the demo and about a minute for a model of 1 B parameters on a GPU."
+                "step of plain SGD on the original, against -learning rate x product. COST: one gradient and one loss for "
+                "each of evaluation.pairs, and about as many again to choose the step: seconds for the demo, about a minute for a "
+                "model of 1 B parameters on a GPU."
             ),
         )
         for setting in SETTINGS

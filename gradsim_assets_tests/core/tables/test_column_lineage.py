@@ -23,6 +23,7 @@ WITHOUT_SOURCES = {
     "parameters_per_component": {"component", "component_type", "depth", "parameters", "share"},
     "greedy_selection": {"criterion", "evaluation", "split"},
     "model_comparison": {"model", "setting"},
+    "tail_patch": {"method"},
 }
 
 
