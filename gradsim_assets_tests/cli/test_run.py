@@ -218,3 +218,37 @@ def test_scan_reads_what_is_registered_and_refuses_what_does_not_belong_together
     Path(str(tables.path(path, place))).unlink()
     with pytest.raises(InputError, match=r"lacks model=.* shard=00; `gradsim run "):
         gradsim_assets.scan("dot_products", setting="paraphrased")
+
+
+EVALUATION = {
+    (f"{table}_{setting}", "")
+    for table in ("first_order", "tail_patch")
+    for setting in ("paraphrased", "model_generated")
+}
+
+
+def test_the_evaluation_is_made_on_request_and_kept_up_to_date_after(home: ChangingHome) -> None:
+    started = time.time()
+    home.run("--force")
+    assert not EVALUATION & set(home.computed(started))
+    page = home.home / "reports" / home.slug / "index.html"
+    assert "What the scores mean" not in page.read_text()
+    home.run("--only", "evaluation")
+    assert set(home.computed(started)) >= EVALUATION
+    assert (
+        "What the scores mean" in page.read_text() and "as the product of their gradients predicts" in page.read_text()
+    )
+    assert home.out_of_date() == {}
+    assert "Everything is there" in home.run("--only", "evaluation").output
+    assert not list((home.home / "scratch" / "evaluation").rglob("*.json"))
+
+    swap_paraphrases(home)
+    started = time.time()
+    home.run("--only", "gradients")
+    home.command("run", home.model_id, "--only", "analyses")  # which says that not all is up to date
+    assert "What the scores mean" in page.read_text()  # of the answers, which did not change
+    assert page.read_text().count("as the product of their gradients predicts") == 1
+    home.run()
+    assert {name for name in home.computed(started) if name in EVALUATION} >= {("first_order_paraphrased", "")}
+    assert page.read_text().count("as the product of their gradients predicts") == 2
+    assert home.out_of_date() == {}

@@ -129,3 +129,26 @@ JAPANESE = (
     ("桜の花はいつ咲きますか。", "桜が咲く時期を教えてください。"),
     ("地震のときはどこに逃げればいいですか。", "地震が来たら、どこへ逃げるべきですか。"),
 )
+
+
+def evaluation(variants: int, seed: int = 0) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Tables `first_order` and `tail_patch`: nearly exact predictions, and methods of which the later do more."""
+    rng, ids = np.random.default_rng(seed), [f"lima_{number}" for number in range(variants)]
+    predicted = rng.normal(-1e-4, 1e-4, 2 * variants)
+    first = pl.DataFrame(
+        {
+            "variant_id": ids * 2,
+            "original_id": [*ids, *ids[1:], ids[0]],
+            "learning_rate": [1e-4] * 2 * variants,
+            "predicted": predicted,
+            "measured": predicted * rng.normal(1, 0.002, 2 * variants),
+        }
+    )
+    methods = ("random", "bm25", "text_overlap", schemas.FULL_GRADIENT, f"{schemas.FULL_GRADIENT}_dot_product")
+    rows = [
+        (method, name, [name], float(rng.normal(1e-3 * place, 1e-4)), None)
+        for place, method in enumerate(methods)
+        for name in ids
+    ]
+    tail = pl.DataFrame(rows, schema=schemas.TAIL_PATCH.empty().schema, orient="row")
+    return schemas.FIRST_ORDER.enforce(first), schemas.TAIL_PATCH.enforce(tail)

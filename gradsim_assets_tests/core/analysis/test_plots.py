@@ -19,7 +19,9 @@ from gradsim_assets.core.analysis.plots import interactive, palette, panels, ser
 from gradsim_assets.core.analysis.retrieval import retrieval
 from gradsim_assets.core.analysis.self_similarity import self_similarity
 from gradsim_assets.core.similarity.pair_products import PairProducts
-from gradsim_assets_tests.support.analysis_data import block_names, bm25, projected, realistic
+from gradsim_assets_tests.support.analysis_data import block_names, bm25, evaluation, projected, realistic
+
+FIRST_ORDER, TAIL_PATCH = evaluation(30)
 
 
 class Tables:
@@ -45,6 +47,8 @@ class Tables:
             *static.greedy(self.greedy, self.retrieval, "paraphrased"),
             *static.single_samples(self.self_similarity, "paraphrased"),
             *static.retrieval(self.retrieval, "paraphrased"),
+            *static.first_order(FIRST_ORDER, "paraphrased"),
+            *static.tail_patch(TAIL_PATCH, "model_generated"),
             *static.comparison(model_comparison({("a/b", "paraphrased"): self.retrieval})),
         ]
         return {plot.name: plot for plot in found}
@@ -74,6 +78,8 @@ def boxes(svg: str) -> list[tuple[str, float, float, float, float]]:
 
 
 NAMES = {
+    "first_order",
+    "tail_patch",
     "parameters",
     "greedy_selection",
     "single_samples",

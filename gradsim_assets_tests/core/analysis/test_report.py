@@ -14,14 +14,14 @@ from gradsim_assets.core.analysis.agreement import agreement
 from gradsim_assets.core.analysis.greedy_selection import greedy_selection
 from gradsim_assets.core.analysis.parameters_per_component import parameters_per_component
 from gradsim_assets.core.analysis.plots import palette, wording
-from gradsim_assets.core.analysis.report import SettingResults, render_report, summary
+from gradsim_assets.core.analysis.report import SettingResults, render_report, sentences, summary
 from gradsim_assets.core.analysis.report.explorer import MOST_CANDIDATES, SCALE
 from gradsim_assets.core.analysis.retrieval import retrieval
 from gradsim_assets.core.analysis.self_similarity import self_similarity
 from gradsim_assets.core.similarity.gradient_similarity import gradient_similarity
 from gradsim_assets.core.similarity.pair_products import PairProducts
 from gradsim_assets.core.tables import schemas
-from gradsim_assets_tests.support.analysis_data import block_names, bm25, products, projected, realistic
+from gradsim_assets_tests.support.analysis_data import block_names, bm25, evaluation, products, projected, realistic
 from gradsim_assets_tests.support.browser import CHROMIUM, launch_chromium
 
 NAMES = block_names(3)
@@ -405,3 +405,34 @@ def test_accidents_do_not_break_the_page(open_page):
         page.press("#samples", "ArrowDown")
     page.fill("#search", "no such thing anywhere")
     page.wait_for_function("document.querySelector('#found').textContent.startsWith('0 of')")
+
+
+def test_the_page_says_what_the_scores_mean_where_it_was_evaluated():
+    case = Case()
+    assert "What the scores mean" not in Page(case.html()).text
+    first, tail = evaluation(24)
+    case.settings["paraphrased"] = replace(case.settings["paraphrased"], first_order=first, tail_patch=tail)
+    page = Page(case.html())
+    assert "What the scores mean" in page.text
+    said = sentences.meaning(first, tail)
+    assert all(sentence in page.text for sentence in said) and len(said) == 2
+    assert "over 48 pairs r is 1.0000" in said[0] or "over 48 pairs r is 0.9999" in said[0]
+    best = tail.filter(method=f"{schemas.FULL_GRADIENT}_dot_product")["log_probability_change"].mean()
+    over = best - tail.filter(method="random")["log_probability_change"].mean()
+    assert f"full gradient, dot product raises the log-probability of a variant most, by {over:.5f} nats" in said[1]
+    assert "over 24 variants; 4 of 4 methods lie above random originals" in said[1]
+    figures = json.loads(page.scripts["figures-data"])
+    assert {"paraphrased-proof0", "paraphrased-proof1"} <= set(figures)
+    assert not [name for name in figures if name.startswith("model_generated-proof")]
+    points = [trace for trace in figures["paraphrased-proof0"]["data"] if trace["mode"] == "markers"]
+    assert [trace["name"] for trace in points] == [wording.OTHER, wording.OWN]
+
+
+def test_what_was_not_evaluated_is_not_told_of():
+    first, tail = evaluation(3)
+    assert sentences.meaning(None, None) == [] and len(sentences.meaning(first, None)) == 1
+    same = first.with_columns(predicted=pl.lit(1e-4))
+    assert "do not differ" in sentences.meaning(same, None)[0]
+    assert sentences.meaning(None, tail.filter(method="random")) == [
+        "No variant could be compared with steps on random originals."
+    ]
