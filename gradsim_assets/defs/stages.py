@@ -44,8 +44,9 @@ GRADIENTS = Stage(
 EVALUATION = Stage(
     "evaluation",
     dg.AssetSelection.groups(groups.EVALUATION),
-    "What the scores of a model mean, by single optimizer steps on it; needs what the gradients need. Made on request: less "
-    "than a gradient pass over a tenth of LIMA where evaluation.pairs and evaluation.variants are as they come.",
+    "What the scores of a model mean, by single optimizer steps on it; needs what the gradients need. Made on request. "
+    "COST: a few hundred gradients and losses a setting with the numbers of evaluation as they come, whatever the data: seconds "
+    "for the demo, minutes for a model of 1 B parameters on a GPU.",
 )
 ANALYSES = Stage(
     "analyses",
