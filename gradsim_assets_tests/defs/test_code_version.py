@@ -142,11 +142,13 @@ EDITS: Mapping[str, tuple[Edit, set[str]]] = {
     "the code of the projections": (inserted("core/sample_gradients/projections.py", "total_dimension"), set()),
     "how seeds are made": (
         inserted("core/seeds.py", "stable_seed"),
-        {"bm25_candidates"} | of_each_setting("accuracy_per_component", "agreement", "retrieval"),
+        {"bm25_candidates", "report"}
+        | of_each_setting("accuracy_per_component", "agreement", "retrieval")
+        | EVALUATION,
     ),
     "the declared numerics": (
         replaced(DECLARED, r"^NUMERICS_VERSION = \d+", "NUMERICS_VERSION = 999"),
-        PRODUCTS | PROJECTED,
+        PRODUCTS | PROJECTED | EVALUATION,
     ),
     "the declared projections": (
         replaced(DECLARED, r"^PROJECTIONS_VERSION = \d+", "PROJECTIONS_VERSION = 999"),
@@ -221,6 +223,7 @@ def test_an_edit_makes_exactly_those_assets_stale_whose_values_it_may_change(
 
 #: What modules of assets import from `core/` though it decides nothing of their values, and why.
 DECIDES_NOTHING_THERE = {
+    "core.sample_gradients.components:trainable_components": "the declared numerics stand for it",
     "core.errors": "sentences for people",
     "core.files": "how bytes reach the disk",
     "core.tables": "where tables lie; the schema of an asset's own table is looked for by itself",

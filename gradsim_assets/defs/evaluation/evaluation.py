@@ -13,6 +13,7 @@ import polars as pl
 
 from gradsim_assets.core.analysis.plots.of_table import plots_of
 from gradsim_assets.core.errors import InputError
+from gradsim_assets.core.gradients.numerics_version import NUMERICS
 from gradsim_assets.core.models.loading import LoadedModel
 from gradsim_assets.core.models.revisions import Revision
 from gradsim_assets.core.models.tokenization import ContextPolicy
@@ -41,6 +42,9 @@ _MEASURED_BY: tuple[Root, ...] = (
     "core.gradients.pass_inputs:pass_inputs",
     "core.evaluation.one_step:measuring",
 )
+
+#: Declared versions stand for the engine's code here as they do for the gradient tables; seeds say what is drawn.
+_DECLARED, _STOOD_FOR = "core.gradients.numerics_version:NUMERICS_VERSION", tuple(set(NUMERICS) - {"core.seeds"})
 
 
 @dataclass(frozen=True)
@@ -93,7 +97,7 @@ def build_evaluation(
     description: str,
 ) -> dg.AssetsDefinition:
     """One asset of the group; `decided_by` and `config` decide its values, beside what measures the pairs."""
-    version = code_version(*decided_by, *_MEASURED_BY, config=config)
+    roots = (*decided_by, *_MEASURED_BY)
 
     @dg.asset(
         key=asset_key(schema.name, setting),
@@ -111,7 +115,7 @@ def build_evaluation(
         pool="gpu",
         op_tags=op_tags,
         retry_policy=RETRIES,
-        code_version=version,
+        code_version=code_version(*roots, _DECLARED, config=config, without=_STOOD_FOR),
         description=f"{description} Variants: {setting}.",
     )
     @fails_in_one_sentence
@@ -140,7 +144,7 @@ def build_evaluation(
                 hub.settings(model_id).context,
                 store,
                 scratch,
-                version,
+                code_version(*roots),  # what is half done goes on under the very same code alone
                 report,
             )
             frame, metadata = evaluate(work)

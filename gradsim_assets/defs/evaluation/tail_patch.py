@@ -58,7 +58,6 @@ def build(
             decided_by=(
                 *(chosen_variants, method_scores, tops, random_tops, tail_patch, tail_patch_summary, pairs_of),
                 parameters_per_component,
-                "core.sample_gradients.components:trainable_components",
             ),
             config=asked.model_dump_json(exclude={"pairs"}),
             description=(

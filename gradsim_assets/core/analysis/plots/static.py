@@ -161,6 +161,8 @@ def first_order(frame: pl.DataFrame, setting: str) -> list[Plot]:
         return []
 
     def draw(figure: Any) -> None:
+        from matplotlib.ticker import MaxNLocator
+
         axes = figure.subplots()
         ends = series.ends_of(frame, "predicted", "measured")
         axes.plot(ends, ends, color=palette.GREY, linestyle="--", linewidth=1, label=wording.AS_PREDICTED)
@@ -168,6 +170,7 @@ def first_order(frame: pl.DataFrame, setting: str) -> list[Plot]:
             axes.scatter(
                 rows["predicted"], rows["measured"], s=22, color=style.colour, marker=style.marker, label=name, zorder=3
             )
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
         axes.set(xlabel=wording.PREDICTED, ylabel=wording.MEASURED)
         axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
 
