@@ -132,10 +132,13 @@ class StatusResolver(OpenResolver):
         return self.differ(self._version_at(dependency, cursor), now)
 
     def _fetch_version_at(self, key: AssetKeyPartitionKey, cursor: int | None) -> DataVersion | None:
-        """The data version that a partition had when its record of that storage id was the latest one."""
+        """The data version that a partition had when the record of that storage id was the latest one of its asset; None where it
+        had none yet, as before anything was made on request.
+        """
+        if cursor is None:
+            return None
         external = self.asset_graph.get(key.asset_key).is_external
-        before = cursor + 1 if cursor else None
-        record = self.instance.get_latest_data_version_record(key.asset_key, external, key.partition_key, before)
+        record = self.instance.get_latest_data_version_record(key.asset_key, external, key.partition_key, cursor + 1)
         return extract_data_version_from_entry(record.event_log_entry) if record else None
 
     def _fetch_latest(self, key: dg.AssetKey) -> Mapping[str, EventLogRecord]:

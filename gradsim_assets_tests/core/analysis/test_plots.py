@@ -100,7 +100,7 @@ def test_every_plot_is_there(large):
 @pytest.mark.parametrize("name", sorted(NAMES))
 def test_axis_titles_have_units(large, name):
     shown = large[name].svg
-    assert re.search(r"depth \(block number\)|\((share of variants|cosine|%[^)]*)\)", shown)
+    assert re.search(r"depth \(block number\)|\((share of variants|cosine|nats per token|%[^)]*)\)", shown)
 
 
 @pytest.mark.parametrize("name", sorted(NAMES))
