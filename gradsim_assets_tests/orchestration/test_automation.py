@@ -11,6 +11,7 @@ from dagster._core.definitions.partitions.context import partition_loading_conte
 
 from gradsim_assets.configuration import DataSettings, Settings
 from gradsim_assets.core.partition_keys import model_slug
+from gradsim_assets.core.tables.schemas import SETTINGS
 from gradsim_assets.definitions import build_definitions
 from gradsim_assets.defs.models.hf_model import HF_MODEL
 from gradsim_assets.defs.observe_sources import LONGEST_PAUSE_SECONDS, Observations, models, observations
@@ -109,7 +110,7 @@ def test_a_version_is_compared_with_the_one_that_was_observed_last_by_anybody() 
     assert observed_versions(instance, HF_MODEL) == {"a": "2 candidates=9", "b": "1"}
 
 
-def test_datasets_are_not_automated_and_what_follows_models_is() -> None:
+def test_datasets_and_what_is_made_on_request_are_not_automated_and_what_follows_models_is() -> None:
     repository = build_definitions(Settings(home=Path("/nowhere"), tables="/nowhere")).get_repository_def()
     graph = repository.asset_graph
     with_condition = {
@@ -118,7 +119,8 @@ def test_datasets_are_not_automated_and_what_follows_models_is() -> None:
     without = {
         key.to_user_string() for key in graph.materializable_asset_keys if not graph.get(key).automation_condition
     }
-    assert without == {"lima", "paraphrased", "bm25_candidates"}
+    on_request = {f"{table}_{setting}" for table in ("first_order", "tail_patch") for setting in SETTINGS}
+    assert without == {"lima", "paraphrased", "bm25_candidates"} | on_request
     assert {"model_generated", "dot_products_paraphrased", "report", "model_comparison"} <= with_condition
 
 
