@@ -46,7 +46,7 @@ EVALUATION = Stage(
     dg.AssetSelection.groups(groups.EVALUATION),
     "What the scores of a model mean, by single optimizer steps on it; needs what the gradients need. Made on request. "
     "COST: a few hundred gradients and losses a setting with the numbers of evaluation as they come, whatever the data: seconds "
-    "for the demo, minutes for a model of 1 B parameters on a GPU.",
+    "for the demo, by estimate minutes for a model of 1 B parameters on a GPU.",
 )
 ANALYSES = Stage(
     "analyses",

@@ -47,8 +47,8 @@ def build(
             description=(
                 "Whether a product of gradients is what it says: a prediction. The change of the variant's loss by one small "
                 "step of plain SGD on the original, against -learning rate x product. COST: one gradient and one loss for "
-                "each of evaluation.pairs, and about as many again to choose the step: seconds for the demo, about a minute for a "
-                "model of 1 B parameters on a GPU."
+                "each of evaluation.pairs, and about as many again to choose the step: seconds for the demo, by estimate a "
+                "minute for a model of 1 B parameters on a GPU."
             ),
         )
         for setting in SETTINGS

@@ -63,7 +63,7 @@ def build(
             description=(
                 "What a method's scores are worth: the change of the variant's log-probability by one optimizer step on each of "
                 "the method's top originals, beside random originals. COST: at most one gradient for each original that any "
-                "method names, and one loss for each pair: seconds for the demo, minutes for a model of 1 B parameters on a GPU."
+                "method names, and one loss for each pair: seconds for the demo, by estimate minutes for a model of 1 B parameters on a GPU."
             ),
         )
         for setting in SETTINGS
