@@ -545,3 +545,38 @@ def test_a_hub_that_is_down_is_no_news(tmp_path: Path) -> None:
         assert first.returncode == 0, first.stdout + first.stderr
     again = gradsim(tmp_path / "home", "run", "org/name", config=config, **environment)
     assert again.returncode == 0 and "Everything is there and up to date." in again.stdout, again.stdout + again.stderr
+
+
+#: Changes that automation is shown: of the data, of the model, of the code.
+AUTOMATED = ("a paraphrase edited", "a revision of the model", "code of an analysis")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", AUTOMATED)
+def test_automation_ends_with_the_same_tables(
+    name: str, copies: Callable[[str], ChangingHome], wanted: Wanted, tmp_path: Path
+) -> None:
+    """Datasets cost money and are nobody's but the user's to compute: until they are, nothing is asked for."""
+    change = CHANGES[name]
+    home = copies("changed")
+    before = home.now()
+    cursor = home.settle()
+    assert home.computed_since(before) == {}, "nothing has changed yet"
+    change.make(home)
+    home.look()
+    assert set(home.out_of_date()) == change.stale
+    of_datasets = {named for named in change.computed if named[0] in ("lima", *VARIANTS)}
+    if of_datasets:
+        cursor = home.settle(cursor)
+        assert home.computed_since(before) == {}, "it would be made of what is stale"
+        home.run("--only", "datasets")
+        assert set(home.computed_since(before)) == of_datasets
+    home.settle(cursor)
+    computed = home.computed_since(before)
+    # Where the same comes out as before, what follows from it is left as it is.
+    assert change.stale <= set(computed) <= change.computed and set(computed.values()) <= {1}
+    passes, gradients = home.cost_since(before)
+    assert passes == passes_of(change.computed)
+    assert home.out_of_date() == {} and home.planned() == set()
+    assert differences(home.tables(), wanted(name, home, tmp_path / "fresh")) == []
+    print(f"{name}: {len(computed)} computed, {passes} passes, {gradients} gradients")

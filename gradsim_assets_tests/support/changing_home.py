@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import dagster as dg
 import polars as pl
 import pytest
 from click.testing import CliRunner, Result
+from dagster._core.definitions.assets.graph.asset_graph_subset import AssetGraphSubset
 from dagster._core.definitions.reconstruct import ReconstructableRepository
 from dagster._core.execution.api import execute_job
 from dagster._core.storage.tags import BACKFILL_ID_TAG
@@ -43,6 +44,9 @@ from gradsim_assets_tests.support.same_tables import tables_of
 Named = tuple[str, str]
 
 SAMPLES, SHARDS = 6, 3
+
+#: So many ticks of automation are enough for whatever follows from a change.
+_TICKS = 12
 
 _DEFINITIONS: dict[tuple[str, Path], dg.Definitions] = {}
 
@@ -164,22 +168,54 @@ class ChangingHome:
             return
         data = backfills[0].asset_backfill_data  # the newest comes first
         assert data is not None
-        looks = BackfillLooks(launcher.instance, launcher.repository, data.target_subset, backfills[0].backfill_id)
+        self._work_through(data.target_subset, backfills[0].backfill_id)
+
+    def settle(self, cursor: str | None = None) -> str | None:
+        """Ticks of the automation sensor, each after what the one before asked for is done, until two ask for nothing; its cursor."""
+        quiet = 0
+        for _ in range(_TICKS):
+            requests, cursor = self._tick(cursor)
+            for number, request in enumerate(requests):
+                if request.asset_graph_subset:
+                    self._work_through(request.asset_graph_subset, f"tick_{self.now()}_{number}")
+                else:
+                    self._execute(self.launcher.instance, request)
+            quiet = 0 if requests else quiet + 1
+            if quiet == 2:
+                return cursor
+        raise AssertionError(f"automation asks for more after {_TICKS} ticks")
+
+    def _tick(self, cursor: str | None) -> tuple[Sequence[dg.RunRequest], str | None]:
+        """What the automation sensor asks for now."""
+        launcher = self.launcher
+        sensor = launcher.repository.get_sensor_def("rerun_on_model_revision")
+        context = dg.build_sensor_context(
+            instance=launcher.instance, repository_def=launcher.repository, cursor=cursor
+        )
+        result = sensor(context)
+        assert isinstance(result, dg.SensorResult)
+        return result.run_requests or [], result.cursor
+
+    def _work_through(self, wanted: AssetGraphSubset, name: str) -> None:
+        """A backfill, look by look."""
+        launcher = self.launcher
+        looks = BackfillLooks(launcher.instance, launcher.repository, wanted, name)
         looks.look()
         while looks.waiting:
-            request = looks.waiting.pop(0)
-            self._execute(launcher.instance, request, backfills[0].backfill_id)
+            self._execute(launcher.instance, looks.waiting.pop(0), {BACKFILL_ID_TAG: name})
             looks.look()
 
-    def _execute(self, instance: dg.DagsterInstance, request: dg.RunRequest, backfill: str) -> None:
-        """A run of a backfill."""
+    def _execute(
+        self, instance: dg.DagsterInstance, request: dg.RunRequest, more: Mapping[str, str] | None = None
+    ) -> None:
+        """A run that the daemon would launch."""
         repository = ReconstructableRepository.for_module(MODULE, "defs", working_directory=os.getcwd())
         job, assets = repository.get_reconstructable_job("__ASSET_JOB"), list(request.asset_selection or ())
         key = request.partition_key
         tags = job.get_definition().get_tags_for_partition_key(key, assets) if key else {}
         quiet = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
         done = execute_job(
-            job, instance, run_config=quiet, tags={**tags, BACKFILL_ID_TAG: backfill}, asset_selection=assets
+            job, instance, run_config=quiet, tags={**tags, **(more or {})}, asset_selection=assets
         )
         assert done.success, [event.message for event in done.all_events if event.is_failure]
 
