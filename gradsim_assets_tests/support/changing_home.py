@@ -189,9 +189,7 @@ class ChangingHome:
         """What the automation sensor asks for now."""
         launcher = self.launcher
         sensor = launcher.repository.get_sensor_def("rerun_on_model_revision")
-        context = dg.build_sensor_context(
-            instance=launcher.instance, repository_def=launcher.repository, cursor=cursor
-        )
+        context = dg.build_sensor_context(instance=launcher.instance, repository_def=launcher.repository, cursor=cursor)
         result = sensor(context)
         assert isinstance(result, dg.SensorResult)
         return result.run_requests or [], result.cursor
@@ -214,9 +212,7 @@ class ChangingHome:
         key = request.partition_key
         tags = job.get_definition().get_tags_for_partition_key(key, assets) if key else {}
         quiet = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
-        done = execute_job(
-            job, instance, run_config=quiet, tags={**tags, **(more or {})}, asset_selection=assets
-        )
+        done = execute_job(job, instance, run_config=quiet, tags={**tags, **(more or {})}, asset_selection=assets)
         assert done.success, [event.message for event in done.all_events if event.is_failure]
 
     def planned(self) -> set[Named]:
