@@ -24,7 +24,7 @@ from gradsim_assets_tests.support.changing_home import ChangingHome, Named
 from gradsim_assets_tests.support.chat_server import ChatServer
 from gradsim_assets_tests.support.edits import Edit, appended, copied_package, forget, inserted, replaced
 from gradsim_assets_tests.support.hub_server import HubServer
-from gradsim_assets_tests.support.same_tables import differences
+from gradsim_assets_tests.support.same_tables import differences, tables_of
 from gradsim_assets_tests.support.tiny_models import save_tiny_model
 
 SHARDS = ("00", "01")
@@ -389,7 +389,7 @@ def wanted(finished: ChangingHome) -> Callable[[str, ChangingHome, Path], Mappin
 
 def retrieval(home: ChangingHome) -> dict[str, str]:
     """The fingerprints of what the comparison of models is made of."""
-    return {place: fingerprint(table) for place, table in home.tables().items() if place.startswith("retrieval")}
+    return {place: fingerprint(table) for place, table in tables_of(home.home / "tables" / "retrieval").items()}
 
 
 def passes_of(named: Collection[Named]) -> int:
