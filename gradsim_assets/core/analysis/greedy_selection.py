@@ -15,6 +15,9 @@ from gradsim_assets.core.tables import schemas
 CRITERIA = ("agreement", "accuracy")
 #: Random halvings of the ids for the held-out evaluation.
 SPLITS = 10
+#: Values that are nearer to one another are a tie. The last rounds all come within 1e-9 of 1, where the rounding of gradients
+#: (1e-7 of their lengths) would choose otherwise on every machine.
+TIE = 1e-9
 
 
 def greedy_selection(pairs: PairProducts, parameters: pl.DataFrame | None = None, splits: int = SPLITS) -> pl.DataFrame:
@@ -159,7 +162,7 @@ class _Sums:
 def greedy(cells: Cells, order: np.ndarray) -> tuple[list[int], list[float]]:
     """Components in the order of their selection, and the criterion after each round.
 
-    `order` lists the components from the one that wins ties to the one that loses them. An undefined value loses
+    `order` lists the components from the one that wins ties (see `TIE`) to the one that loses them. An undefined value loses
     against every defined one.
     """
     sums, remaining = _Sums(cells), list(order)
@@ -167,7 +170,8 @@ def greedy(cells: Cells, order: np.ndarray) -> tuple[list[int], list[float]]:
     values: list[float] = []
     while remaining:
         scores = [cells.criterion(sums.similarity_with(component)) for component in remaining]
-        place = int(np.argmax([-np.inf if np.isnan(value) else value for value in scores]))
+        defined = np.nan_to_num(scores, nan=-np.inf, neginf=-np.inf)
+        place = int(np.argmax(defined >= defined.max() - TIE))
         values.append(scores[place])
         chosen.append(int(remaining.pop(place)))
         sums.add(chosen[-1])

@@ -1,5 +1,6 @@
 """Greedy selection, against a plain-Python implementation."""
 
+import numpy as np
 import polars as pl
 import pytest
 
@@ -59,6 +60,23 @@ def test_ties_go_to_the_smaller_component_then_to_model_order():
     # Four components that say exactly the same: every round is a tie.
     one = products(6, 3, ["a"])
     frame = pl.concat([one.with_columns(component=pl.lit(name)) for name in "abcd"])
+    table = pl.DataFrame({"component": list("abcd"), "parameters": [9, 5, 9, 5]})
+    for criterion in CRITERIA:
+        chosen = greedy_selection(PairProducts.from_frame(frame), table, splits=0).filter(criterion=criterion)
+        assert chosen["component"].to_list() == ["b", "d", "a", "c"]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_what_differs_by_rounding_alone_is_a_tie(seed):
+    """Otherwise every machine would choose among them in another way."""
+    one, noise = products(6, 3, ["a"]), np.random.default_rng(seed)
+    frame = pl.concat(
+        one.with_columns(
+            pl.lit(name).alias("component"),
+            pl.col("dot_product") * (1 + 1e-7 * pl.Series(noise.standard_normal(one.height))),
+        )
+        for name in "abcd"
+    )
     table = pl.DataFrame({"component": list("abcd"), "parameters": [9, 5, 9, 5]})
     for criterion in CRITERIA:
         chosen = greedy_selection(PairProducts.from_frame(frame), table, splits=0).filter(criterion=criterion)
