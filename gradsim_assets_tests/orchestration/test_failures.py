@@ -125,14 +125,12 @@ def test_steps_that_ask_services_or_need_a_gpu_are_retried() -> None:
         for key in repository.asset_graph.materializable_asset_keys
         if repository.asset_graph.get(key).assets_def.op.retry_policy == RETRIES
     }
-    gradients = {
-        f"{t}_{s}" for t in ("dot_products", "projected_similarity") for s in ("paraphrased", "model_generated")
-    }
+    on_a_gpu = ("dot_products", "projected_similarity", "first_order", "tail_patch")
     assert retried == {
         "paraphrased",
         "model_generated",
         "parameters_per_component",
-        *gradients,
+        *(f"{table}_{setting}" for table in on_a_gpu for setting in ("paraphrased", "model_generated")),
     }
 
 
