@@ -9,6 +9,7 @@ from gradsim_assets.core.tables.schemas import (
     MODEL_GENERATED,
     PARAPHRASED,
     PROJECTED_SIMILARITY,
+    SETTINGS,
     TAIL_PATCH,
 )
 from gradsim_assets.core.tables.table_names import PATHS, asset_name
@@ -19,14 +20,18 @@ def asset_key(*path: str) -> dg.AssetKey:
     return dg.AssetKey(asset_name(path))
 
 
+#: Tables that are made on request alone: they are not missing where nobody has asked for them yet, and kept up to date after.
+ON_REQUEST = tuple(asset_key(table.name, setting) for table in (FIRST_ORDER, TAIL_PATCH) for setting in SETTINGS)
+
+
 def is_table(key: dg.AssetKey) -> bool:
     """Whether an asset is a table of ours; models and reports are none."""
     return len(key.path) == 1 and key.path[0] in PATHS
 
 
 def on_request(key: dg.AssetKey) -> bool:
-    """Whether a table is made on request alone: it is not missing where nobody has asked for it yet, and kept up to date after."""
-    return is_table(key) and table_path(key)[0] in (FIRST_ORDER.name, TAIL_PATCH.name)
+    """Whether an asset is one of `ON_REQUEST`."""
+    return key in ON_REQUEST
 
 
 def waits_only(key: dg.AssetKey, parent: dg.AssetKey) -> bool:

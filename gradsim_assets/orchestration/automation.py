@@ -8,16 +8,14 @@ from collections.abc import Callable
 import dagster as dg
 
 from gradsim_assets.core.tables.schemas import (
-    FIRST_ORDER,
     MODEL_COMPARISON,
     MODEL_GENERATED,
     PROJECTED_SIMILARITY,
     RETRIEVAL,
     SETTINGS,
-    TAIL_PATCH,
 )
 from gradsim_assets.orchestration import groups
-from gradsim_assets.orchestration.asset_keys import asset_key, waits_only
+from gradsim_assets.orchestration.asset_keys import ON_REQUEST, asset_key, waits_only
 from gradsim_assets.orchestration.dagster_internals import AssetGraphView, AssetKeyPartitionKey, StaleStatus
 from gradsim_assets.orchestration.stale_status import StatusResolver
 
@@ -27,10 +25,6 @@ ANSWERS = asset_key(MODEL_GENERATED.name)
 
 #: What imported results have too, although nobody wrote their variants here.
 _WITHOUT_TEXTS = (*(asset_key(RETRIEVAL.name, setting) for setting in SETTINGS), asset_key("report"))
-
-
-#: What the report shows where there is any.
-_ON_REQUEST = tuple(asset_key(table.name, setting) for table in (FIRST_ORDER, TAIL_PATCH) for setting in SETTINGS)
 
 
 class OutOfDate(dg.AutomationCondition[dg.AssetKey]):
@@ -87,7 +81,7 @@ def on_model_revision(key: dg.AssetKey) -> dg.AutomationCondition:
     if key != asset_key(MODEL_COMPARISON.name):  # which leaves out the models that have no results yet
         optional = dg.AssetSelection.assets(
             *(asset_key(PROJECTED_SIMILARITY.name, setting) for setting in SETTINGS),
-            *(_ON_REQUEST if key == asset_key("report") else ()),
+            *(ON_REQUEST if key == asset_key("report") else ()),
             *(
                 asset_key(setting)
                 for setting in SETTINGS

@@ -1,12 +1,21 @@
 """The latest event of every partition of an asset, read together."""
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, TypeVar
 
 import dagster as dg
 
-#: Records fetched by one query; SQLite allows 999 variables in old versions.
+T = TypeVar("T")
+
+#: Ids in one query; SQLite allows 999 variables in old versions.
 _CHUNK = 900
+
+
+def in_chunks(ids: Iterable[T]) -> Iterator[list[T]]:
+    """Ids in order, as many at a time as one query may name."""
+    wanted = list(ids)
+    for start in range(0, len(wanted), _CHUNK):
+        yield wanted[start : start + _CHUNK]
 
 
 def latest_records(
@@ -26,10 +35,8 @@ def latest_ids(instance: dg.DagsterInstance, key: dg.AssetKey, event: dg.Dagster
 
 def records_of(fetch: Callable[..., Any], key: dg.AssetKey, ids: Iterable[int]) -> list[dg.EventLogRecord]:
     """The events with those storage ids, by the instance's method that fetches their kind."""
-    wanted = list(ids)
-    chunks = [wanted[start : start + _CHUNK] for start in range(0, len(wanted), _CHUNK)]
     return [
         record
-        for chunk in chunks
+        for chunk in in_chunks(ids)
         for record in fetch(dg.AssetRecordsFilter(key, storage_ids=chunk), limit=len(chunk)).records
     ]

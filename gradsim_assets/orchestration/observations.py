@@ -66,19 +66,23 @@ def filling(key: dg.AssetKey, partition: str, seen: Sighting, metadata: Metadata
 
 def shown_marks(instance: dg.DagsterInstance, key: dg.AssetKey) -> dict[str, str]:
     """The mark of what the UI shows of every partition of a source that it draws as there."""
-    marks = {}
-    for partition, found in latest_records(instance, key).items():
-        event = found.asset_materialization
-        mark = event.tags.get(_SHOWN_TAG) if event and event.tags else None
-        if mark is not None:
-            marks[partition] = mark
-    return marks
+    marks = {partition: _mark_in(found) for partition, found in latest_records(instance, key).items()}
+    return {partition: mark for partition, mark in marks.items() if mark is not None}
+
+
+def _mark_in(found: dg.EventLogRecord) -> str | None:
+    event = found.asset_materialization
+    return event.tags.get(_SHOWN_TAG) if event and event.tags else None
 
 
 def record(instance: dg.DagsterInstance, key: dg.AssetKey, partition: str | None, seen: Sighting) -> int:
     """Records what was seen and has the UI show it, each unless that is done already; the observation's storage id."""
     pointer = observed(instance, key, seen.version, partition, seen.metadata)
-    if partition is not None and shown_marks(instance, key).get(partition) != seen.mark:
+    if partition is None:
+        return pointer
+    of_partition = dg.AssetRecordsFilter(key, asset_partitions=[partition])
+    shown = instance.fetch_materializations(of_partition, limit=1).records
+    if not shown or _mark_in(shown[0]) != seen.mark:
         instance.report_runless_asset_event(filling(key, partition, seen, seen.metadata()))
     return pointer
 

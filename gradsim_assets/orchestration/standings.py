@@ -10,7 +10,7 @@ from gradsim_assets.core.tables.storage import Partition
 from gradsim_assets.orchestration.asset_keys import on_request
 from gradsim_assets.orchestration.backfills import unfinished_backfills
 from gradsim_assets.orchestration.dagster_internals import BaseAssetGraph, StaleStatus
-from gradsim_assets.orchestration.latest_records import latest_ids, records_of
+from gradsim_assets.orchestration.latest_records import in_chunks, latest_ids, records_of
 from gradsim_assets.orchestration.lost_files import LostFiles
 from gradsim_assets.orchestration.planner import Target, above_of, partitions_of, touches
 from gradsim_assets.orchestration.stale_status import StatusResolver
@@ -28,9 +28,6 @@ _CAUSES = 3
 #: Runs that a process works on, and runs that wait for one.
 _AT_WORK = (dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING)
 _WAITING = (dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.NOT_STARTED)
-
-#: Run ids in one query.
-_CHUNK = 900
 
 
 @dataclass(frozen=True)
@@ -156,7 +153,6 @@ class _Attempts:
         return {None: planned[0].run_id} if unfulfilled else {}
 
     def _look_up(self, run_ids: Iterable[str]) -> None:
-        ids = sorted(run_ids)
-        for start in range(0, len(ids), _CHUNK):
-            wanted = dg.RunsFilter(run_ids=ids[start : start + _CHUNK])
+        for chunk in in_chunks(sorted(run_ids)):
+            wanted = dg.RunsFilter(run_ids=chunk)
             self._statuses |= {run.run_id: run.status for run in self._instance.get_runs(wanted)}

@@ -12,8 +12,7 @@ import gradsim_assets
 from gradsim_assets.core.errors import InputError
 from gradsim_assets.core.tables.storage import Partition, Tables
 from gradsim_assets.defs.checks.tables_up_to_date import status_records
-from gradsim_assets_tests.support.changing_home import ChangingHome
-from gradsim_assets_tests.support.tiny_models import save_tiny_model
+from gradsim_assets_tests.support.changing_home import ChangingHome, finished_home
 
 #: What a change of the paraphrases reaches before the analyses, of both shards.
 BEFORE_ANALYSES = {
@@ -29,12 +28,7 @@ BEFORE_ANALYSES = {
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ChangingHome]:
     """A home in which everything was computed; tests change copies of it."""
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        model = save_tiny_model(tmp_path_factory.mktemp("model"))
-        home = ChangingHome(tmp_path_factory.mktemp("finished"), model, monkeypatch, {"shards": 2})
-        home.write_samples(4)
-        home.run()
-        assert home.out_of_date() == {}
+    with finished_home(tmp_path_factory, {"shards": 2}) as home:
         yield home
 
 

@@ -13,7 +13,7 @@ import pytest
 from gradsim_assets.defs.models.hf_model import HF_MODEL
 from gradsim_assets.orchestration.observations import observation
 from gradsim_assets_tests.conftest import COMMAND
-from gradsim_assets_tests.support.changing_home import ChangingHome
+from gradsim_assets_tests.support.changing_home import ChangingHome, finished_home
 from gradsim_assets_tests.support.tiny_models import save_tiny_model
 
 #: Partitions of every stage where there are two shards: one model has five tables of gradients, and fourteen analyses.
@@ -25,11 +25,7 @@ PRODUCTS = dg.AssetKey("dot_products_paraphrased")
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ChangingHome]:
     """A home in which everything was computed; tests change copies of it."""
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        model = save_tiny_model(tmp_path_factory.mktemp("model"))
-        home = ChangingHome(tmp_path_factory.mktemp("finished"), model, monkeypatch, {"shards": 2})
-        home.write_samples(4)
-        home.run()
+    with finished_home(tmp_path_factory, {"shards": 2}) as home:
         yield home
 
 

@@ -32,6 +32,7 @@ import yaml
 from upath import UPath
 
 from gradsim_assets_tests.conftest import COMMAND
+from gradsim_assets_tests.support.running_platform import free_port
 
 pytestmark = [
     pytest.mark.cluster,
@@ -180,9 +181,7 @@ class Release:
     def _connect(self) -> None:
         if self.forward and self.forward.poll() is None:
             return
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         self.forward = subprocess.Popen(
             ["kubectl", "-n", self.namespace, "port-forward", f"svc/{RELEASE}-webserver", f"{self.port}:80"],
             stdout=subprocess.DEVNULL,

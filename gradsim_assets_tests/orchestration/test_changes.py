@@ -20,7 +20,7 @@ from gradsim_assets.core.tables.schemas import SETTINGS
 from gradsim_assets.core.tables.storage import Partition, Tables, fingerprint
 from gradsim_assets.defs import code_version as versions
 from gradsim_assets_tests.conftest import gradsim
-from gradsim_assets_tests.support.changing_home import ChangingHome, Named
+from gradsim_assets_tests.support.changing_home import ChangingHome, Named, finished_home
 from gradsim_assets_tests.support.chat_server import ChatServer
 from gradsim_assets_tests.support.edits import Edit, appended, copied_package, forget, inserted, replaced
 from gradsim_assets_tests.support.hub_server import HubServer
@@ -321,18 +321,8 @@ POSITIONS = 256
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ChangingHome]:
     """A home in which everything was computed."""
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        model = save_tiny_model(tmp_path_factory.mktemp("model"), positions=POSITIONS)
-        home = ChangingHome(
-            tmp_path_factory.mktemp("finished"),
-            model,
-            monkeypatch,
-            {"shards": 2, "candidates": 3},
-            {"projections": [0.01]},
-        )
-        home.write_samples(4)
-        home.run()
-        assert home.out_of_date() == {}
+    data, compute = {"shards": 2, "candidates": 3}, {"projections": [0.01]}
+    with finished_home(tmp_path_factory, data, compute, positions=POSITIONS) as home:
         yield home
 
 

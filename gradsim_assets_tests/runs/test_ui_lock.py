@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -23,14 +22,9 @@ from gradsim_assets.core.locks import try_lock
 from gradsim_assets.runs.process_identity import ProcessIdentity
 from gradsim_assets.runs.ui_lock import Notice, only_ui
 from gradsim_assets_tests.conftest import COMMAND, environment_of, gradsim
+from gradsim_assets_tests.support.running_platform import free_port
 
 ADDRESS = "http://127.0.0.1:3000"
-
-
-def free_port() -> int:
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return int(server.getsockname()[1])
 
 
 def wait_for(condition: Callable[[], Any], what: str, seconds: float = 120) -> Any:

@@ -6,13 +6,14 @@ from datetime import UTC, datetime
 from types import SimpleNamespace
 
 import dagster as dg
-from dagster._core.asset_graph_view.asset_graph_view import AssetGraphView, TemporalContext
-from dagster._core.definitions.assets.graph.asset_graph_subset import AssetGraphSubset
+from dagster._core.asset_graph_view.asset_graph_view import TemporalContext
 from dagster._core.definitions.assets.graph.remote_asset_graph import RemoteWorkspaceAssetGraph
 from dagster._core.execution.asset_backfill import AssetBackfillData, execute_asset_backfill_iteration_inner
 from dagster._core.remote_representation.external import RemoteRepository
 from dagster._core.remote_representation.external_data import RepositorySnap
 from dagster._core.remote_representation.handle import RepositoryHandle
+
+from gradsim_assets.orchestration.dagster_internals import AssetGraphSubset, AssetGraphView
 
 
 def as_the_daemon_sees_it(repository: dg.RepositoryDefinition) -> RemoteWorkspaceAssetGraph:

@@ -8,6 +8,7 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,6 @@ import dagster as dg
 import polars as pl
 import pytest
 from click.testing import CliRunner, Result
-from dagster._core.definitions.assets.graph.asset_graph_subset import AssetGraphSubset
-from dagster._core.definitions.reconstruct import ReconstructableRepository
-from dagster._core.execution.api import execute_job
 from dagster._core.storage.tags import BACKFILL_ID_TAG
 
 from gradsim_assets import definitions
@@ -33,12 +31,14 @@ from gradsim_assets.defs.datasets.paraphrases_source import PARAPHRASES_SOURCE
 from gradsim_assets.defs.models.hf_model import HF_MODEL
 from gradsim_assets.defs.stages import STAGES
 from gradsim_assets.demo.data import load_originals, load_paraphrases
+from gradsim_assets.orchestration.dagster_internals import AssetGraphSubset, ReconstructableRepository, execute_job
 from gradsim_assets.resources.by_name import resources
 from gradsim_assets.runs.compute_profiles import Profile
 from gradsim_assets.runs.environment import MODULE
 from gradsim_assets.runs.launcher import Launcher
 from gradsim_assets_tests.support.backfill_looks import BackfillLooks
 from gradsim_assets_tests.support.same_tables import tables_of
+from gradsim_assets_tests.support.tiny_models import save_tiny_model
 
 #: A partition as tests write it: the table's asset and the key, without the model's slug ("dot_products_paraphrased", "01").
 Named = tuple[str, str]
@@ -49,6 +49,23 @@ SAMPLES, SHARDS = 6, 3
 _TICKS = 12
 
 _DEFINITIONS: dict[tuple[str, Path], dg.Definitions] = {}
+
+
+@contextmanager
+def finished_home(
+    places: pytest.TempPathFactory,
+    data: Mapping[str, Any],
+    compute: Mapping[str, Any] | None = None,
+    **model: Any,
+) -> "Iterator[ChangingHome]":
+    """A home of four samples in which everything was computed, for tests that change copies of it; `model` as `save_tiny_model`."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        folder = save_tiny_model(places.mktemp("model"), **model)
+        home = ChangingHome(places.mktemp("finished"), folder, monkeypatch, dict(data), dict(compute or {}))
+        home.write_samples(4)
+        home.run()
+        assert home.out_of_date() == {}
+        yield home
 
 
 @dataclass

@@ -38,7 +38,7 @@ class Platform:
         self.dagster_home.mkdir(parents=True)
         (self.dagster_home / "dagster.yaml").write_text(shipped().read_text())
         (home / "gradsim.toml").write_text(config)
-        self.port = _free_port()
+        self.port = free_port()
         self.environment = {
             **os.environ,
             "GRADSIM_HOME": str(home),
@@ -189,7 +189,8 @@ def table_of(path: Path, root: Path) -> tuple[list[str], Partition]:
     return [part for part in parts if "=" not in part], Partition(**levels)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of loopback that nobody listens on now."""
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         return int(server.getsockname()[1])
