@@ -63,13 +63,30 @@ class ChangedSincePlanned(dg.AutomationCondition[dg.AssetKey]):
         return _where(context, StatusResolver.changed_since_planned)
 
 
+class Early(dg.AutomationCondition[dg.AssetKey]):
+    """True for partitions that are made from what is to be computed first.
+
+    The built-in conditions look at the next inputs alone: a report of an edited text would be asked for together with the
+    gradients of it, be made from those of before, and then twice more as analyses follow.
+    """
+
+    @property
+    def name(self) -> str:
+        return "early"
+
+    def evaluate(self, context: dg.AutomationContext) -> dg.AutomationResult:
+        return _where(context, StatusResolver.is_early, asks_for_few=False)  # of all that a partition follows from
+
+
 def _where(
-    context: dg.AutomationContext, holds: Callable[[StatusResolver, AssetKeyPartitionKey], bool]
+    context: dg.AutomationContext,
+    holds: Callable[[StatusResolver, AssetKeyPartitionKey], bool],
+    asks_for_few: bool = True,
 ) -> dg.AutomationResult:
     """The candidates for which something holds."""
     view: AssetGraphView = context.asset_graph_view
     candidates = context.candidate_subset.expensively_compute_asset_partitions()
-    resolver = StatusResolver(view.instance, view.asset_graph, len(candidates))
+    resolver = StatusResolver(view.instance, view.asset_graph, len(candidates) if asks_for_few else None)
     found = {candidate for candidate in candidates if holds(resolver, candidate)}
     return dg.AutomationResult(context, view.get_asset_subset_from_asset_partitions(context.key, found))
 
@@ -84,6 +101,7 @@ def on_model_revision(key: dg.AssetKey) -> dg.AutomationCondition:
     changed = condition.any_deps_match(condition.data_version_changed())
     up_to_date = condition.newly_updated() & ~OutOfDate()
     ready = ~condition.in_progress() & ~condition.any_deps_in_progress()
+    of_now: dg.AutomationCondition = OutOfDate()
     if key != asset_key(MODEL_COMPARISON.name):  # which leaves out the models that have no results yet
         optional = dg.AssetSelection.assets(
             *(asset_key(PROJECTED_SIMILARITY.name, setting) for setting in SETTINGS),
@@ -95,6 +113,7 @@ def on_model_revision(key: dg.AssetKey) -> dg.AutomationCondition:
             ),
         )
         ready &= ~condition.any_deps_missing().ignore(optional)
+        of_now &= ~Early()
     wanted = (
         changed.since(up_to_date | condition.initial_evaluation())
         | condition.newly_missing().since(up_to_date)
@@ -102,7 +121,7 @@ def on_model_revision(key: dg.AssetKey) -> dg.AutomationCondition:
     )
     healthy = ~(condition.execution_failed() & ~ChangedSincePlanned())
     # What is wanted comes first: as a rule nothing is, and the rest then has no partition to look at.
-    return (wanted & ready & healthy & OutOfDate()).with_label("on_model_revision")
+    return (wanted & ready & healthy & of_now).with_label("on_model_revision")
 
 
 def automated(spec: dg.AssetSpec) -> dg.AssetSpec:

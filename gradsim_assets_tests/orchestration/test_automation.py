@@ -312,6 +312,43 @@ def test_a_new_model_is_computed_and_no_other(miniature: Miniature) -> None:
     assert len(done) == len(set(done)) == 6
 
 
+def test_what_is_made_from_an_edited_text_and_from_what_follows_waits_for_that(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The page reads the texts, and figures that are fresh still when the gradients of the texts are asked for."""
+
+    def of(name: str, partitions: dg.PartitionsDefinition, **deps: dg.PartitionMapping | None) -> dg.AssetsDefinition:
+        @dg.asset(
+            name=name,
+            partitions_def=partitions,
+            deps=[dg.AssetDep(dep, partition_mapping=mapping) for dep, mapping in deps.items()],
+            group_name="datasets" if name == "texts" else "analysis",
+        )
+        def computed() -> dg.MaterializeResult:
+            return dg.MaterializeResult(data_version=dg.DataVersion(str(time.time_ns())))
+
+        return computed
+
+    by_shard, every = (
+        dg.MultiToSingleDimensionPartitionMapping(partition_dimension_name="shard"),
+        dg.AllPartitionMapping(),
+    )
+    assets = [
+        of("texts", SHARDS),
+        of("products", BOTH, texts=by_shard),
+        of("figures", MODELS, products=BY_MODEL),
+        of("summary", MODELS, figures=None, texts=every),
+        of("page", MODELS, summary=None, figures=None, texts=every),
+    ]
+    monkeypatch.setitem(globals(), "ASSETS", dg.map_asset_specs(automated, assets))
+    platform = Miniature()
+    platform.instance.add_dynamic_partitions("model", ["a"])
+    platform.compute({("texts", shard) for shard in ("00", "01")})
+    platform.compute({("products", f"a|{shard}") for shard in ("00", "01")})
+    platform.compute({(name, "a") for name in ("figures", "summary", "page")})
+    assert platform.settle() == []
+    platform.compute({("texts", "01")})
+    assert platform.settle() == [("products", "a|01"), ("figures", "a"), ("page", "a"), ("summary", "a")]
+
+
 def dagsters_own(instance: dg.DagsterInstance, graph: object) -> CachingStaleStatusResolver:
     return CachingStaleStatusResolver(instance, graph, LoaderContext(instance))  # type: ignore[arg-type]
 

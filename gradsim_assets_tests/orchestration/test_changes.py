@@ -548,7 +548,7 @@ def test_a_hub_that_is_down_is_no_news(tmp_path: Path) -> None:
 
 
 #: Changes that automation is shown: of the data, of the model, of the code.
-AUTOMATED = ("a paraphrase edited", "a revision of the model", "code of an analysis")
+AUTOMATED = ("a paraphrase edited", "an original edited", "a revision of the model", "code of an analysis")
 
 
 @pytest.mark.slow
