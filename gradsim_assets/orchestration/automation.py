@@ -8,6 +8,7 @@ from collections.abc import Callable
 import dagster as dg
 
 from gradsim_assets.core.tables.schemas import (
+    BM25_CANDIDATES,
     FIRST_ORDER,
     MODEL_COMPARISON,
     MODEL_GENERATED,
@@ -94,14 +95,14 @@ def _where(
 def on_model_revision(key: dg.AssetKey) -> dg.AutomationCondition:
     """Computes a partition again once something that it was made from has changed and nothing is on its way any more.
 
-    A change is remembered until the partition is up to date again, so that one that arrives during a run is not lost;
+    What follows from it and can be computed in the same run is computed with it, as a planned run has it: the gradients of answers
+    come out of one pass with those of paraphrases, although only the answers tell that they are other ones. A change is remembered until the partition is up to date again, so that one that arrives during a run is not lost;
     a partition whose last run failed waits for a change since then or for a user, or it would fail every half minute.
     """
     condition = dg.AutomationCondition
     changed = condition.any_deps_match(condition.data_version_changed())
     up_to_date = condition.newly_updated() & ~OutOfDate()
     ready = ~condition.in_progress() & ~condition.any_deps_in_progress()
-    of_now: dg.AutomationCondition = OutOfDate()
     if key != asset_key(MODEL_COMPARISON.name):  # which leaves out the models that have no results yet
         optional = dg.AssetSelection.assets(
             *(asset_key(PROJECTED_SIMILARITY.name, setting) for setting in SETTINGS),
@@ -112,16 +113,17 @@ def on_model_revision(key: dg.AssetKey) -> dg.AutomationCondition:
                 if key in _WITHOUT_TEXTS or waits_only(key, asset_key(setting))
             ),
         )
-        ready &= ~condition.any_deps_missing().ignore(optional)
-        of_now &= ~Early()
+        ready = ready & ~condition.any_deps_missing().ignore(optional) & ~Early()
     wanted = (
         changed.since(up_to_date | condition.initial_evaluation())
         | condition.newly_missing().since(up_to_date)
         | condition.code_version_changed().since(up_to_date)
     )
     healthy = ~(condition.execution_failed() & ~ChangedSincePlanned())
+    waits_for = [parent for parent in (ANSWERS, asset_key(BM25_CANDIDATES.name)) if waits_only(key, parent)]
+    follows = condition.any_deps_match(condition.will_be_requested()).ignore(dg.AssetSelection.assets(*waits_for))
     # What is wanted comes first: as a rule nothing is, and the rest then has no partition to look at.
-    return (wanted & ready & healthy & of_now).with_label("on_model_revision")
+    return (((wanted & OutOfDate()) | follows) & healthy & ready).with_label("on_model_revision")
 
 
 def automated(spec: dg.AssetSpec) -> dg.AssetSpec:
