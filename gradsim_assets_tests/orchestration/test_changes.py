@@ -573,8 +573,7 @@ def test_automation_ends_with_the_same_tables(
         assert set(home.computed_since(before)) == of_datasets
     home.settle(cursor)
     computed = home.computed_since(before)
-    # Where the same comes out as before, what follows from it is left as it is.
-    assert change.stale <= set(computed) <= change.computed and set(computed.values()) <= {1}
+    assert set(computed) == change.computed and set(computed.values()) <= {1}
     passes, gradients = home.cost_since(before)
     assert passes == passes_of(change.computed)
     assert home.out_of_date() == {} and home.planned() == set()
