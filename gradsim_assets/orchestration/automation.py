@@ -102,7 +102,7 @@ def on_model_revision(key: dg.AssetKey) -> dg.AutomationCondition:
     condition = dg.AutomationCondition
     changed = condition.any_deps_match(condition.data_version_changed())
     up_to_date = condition.newly_updated() & ~OutOfDate()
-    ready = ~condition.in_progress() & ~condition.any_deps_in_progress()
+    ready: dg.AutomationCondition = ~condition.in_progress() & ~condition.any_deps_in_progress()
     if key != asset_key(MODEL_COMPARISON.name):  # which leaves out the models that have no results yet
         optional = dg.AssetSelection.assets(
             *(asset_key(PROJECTED_SIMILARITY.name, setting) for setting in SETTINGS),
@@ -113,7 +113,7 @@ def on_model_revision(key: dg.AssetKey) -> dg.AutomationCondition:
                 if key in _WITHOUT_TEXTS or waits_only(key, asset_key(setting))
             ),
         )
-        ready = ready & ~condition.any_deps_missing().ignore(optional) & ~Early()
+        ready &= ~condition.any_deps_missing().ignore(optional) & ~Early()
     wanted = (
         changed.since(up_to_date | condition.initial_evaluation())
         | condition.newly_missing().since(up_to_date)
