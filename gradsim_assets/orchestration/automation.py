@@ -96,7 +96,9 @@ def on_model_revision(key: dg.AssetKey) -> dg.AutomationCondition:
     """Computes a partition again once something that it was made from has changed and nothing is on its way any more.
 
     What follows from it and can be computed in the same run is computed with it, as a planned run has it: the gradients of answers
-    come out of one pass with those of paraphrases, although only the answers tell that they are other ones. A change is remembered until the partition is up to date again, so that one that arrives during a run is not lost;
+    come out of one pass with those of paraphrases, although only the answers tell that they are other ones.
+
+    A change is remembered until the partition is up to date again, so that one that arrives during a run is not lost;
     a partition whose last run failed waits for a change since then or for a user, or it would fail every half minute.
     """
     condition = dg.AutomationCondition
