@@ -8,6 +8,7 @@ from collections.abc import Callable
 import dagster as dg
 
 from gradsim_assets.core.tables.schemas import (
+    BM25_CANDIDATES,
     MODEL_COMPARISON,
     MODEL_GENERATED,
     PROJECTED_SIMILARITY,
@@ -57,13 +58,30 @@ class ChangedSincePlanned(dg.AutomationCondition[dg.AssetKey]):
         return _where(context, StatusResolver.changed_since_planned)
 
 
+class Early(dg.AutomationCondition[dg.AssetKey]):
+    """True for partitions that are made from what is to be computed first.
+
+    The built-in conditions look at the next inputs alone: a report of an edited text would be asked for together with the
+    gradients of it, be made from those of before, and then twice more as analyses follow.
+    """
+
+    @property
+    def name(self) -> str:
+        return "early"
+
+    def evaluate(self, context: dg.AutomationContext) -> dg.AutomationResult:
+        return _where(context, StatusResolver.is_early, asks_for_few=False)  # of all that a partition follows from
+
+
 def _where(
-    context: dg.AutomationContext, holds: Callable[[StatusResolver, AssetKeyPartitionKey], bool]
+    context: dg.AutomationContext,
+    holds: Callable[[StatusResolver, AssetKeyPartitionKey], bool],
+    asks_for_few: bool = True,
 ) -> dg.AutomationResult:
     """The candidates for which something holds."""
     view: AssetGraphView = context.asset_graph_view
     candidates = context.candidate_subset.expensively_compute_asset_partitions()
-    resolver = StatusResolver(view.instance, view.asset_graph, len(candidates))
+    resolver = StatusResolver(view.instance, view.asset_graph, len(candidates) if asks_for_few else None)
     found = {candidate for candidate in candidates if holds(resolver, candidate)}
     return dg.AutomationResult(context, view.get_asset_subset_from_asset_partitions(context.key, found))
 
@@ -71,13 +89,16 @@ def _where(
 def on_model_revision(key: dg.AssetKey) -> dg.AutomationCondition:
     """Computes a partition again once something that it was made from has changed and nothing is on its way any more.
 
+    What follows from it and can be computed in the same run is computed with it, as a planned run has it: the gradients of answers
+    come out of one pass with those of paraphrases, although only the answers tell that they are other ones.
+
     A change is remembered until the partition is up to date again, so that one that arrives during a run is not lost;
     a partition whose last run failed waits for a change since then or for a user, or it would fail every half minute.
     """
     condition = dg.AutomationCondition
     changed = condition.any_deps_match(condition.data_version_changed())
     up_to_date = condition.newly_updated() & ~OutOfDate()
-    ready = ~condition.in_progress() & ~condition.any_deps_in_progress()
+    ready: dg.AutomationCondition = ~condition.in_progress() & ~condition.any_deps_in_progress()
     if key != asset_key(MODEL_COMPARISON.name):  # which leaves out the models that have no results yet
         optional = dg.AssetSelection.assets(
             *(asset_key(PROJECTED_SIMILARITY.name, setting) for setting in SETTINGS),
@@ -88,15 +109,17 @@ def on_model_revision(key: dg.AssetKey) -> dg.AutomationCondition:
                 if key in _WITHOUT_TEXTS or waits_only(key, asset_key(setting))
             ),
         )
-        ready &= ~condition.any_deps_missing().ignore(optional)
+        ready &= ~condition.any_deps_missing().ignore(optional) & ~Early()
     wanted = (
         changed.since(up_to_date | condition.initial_evaluation())
         | condition.newly_missing().since(up_to_date)
         | condition.code_version_changed().since(up_to_date)
     )
     healthy = ~(condition.execution_failed() & ~ChangedSincePlanned())
+    waits_for = [parent for parent in (ANSWERS, asset_key(BM25_CANDIDATES.name)) if waits_only(key, parent)]
+    follows = condition.any_deps_match(condition.will_be_requested()).ignore(dg.AssetSelection.assets(*waits_for))
     # What is wanted comes first: as a rule nothing is, and the rest then has no partition to look at.
-    return (wanted & ready & healthy & OutOfDate()).with_label("on_model_revision")
+    return (((wanted & OutOfDate()) | follows) & healthy & ready).with_label("on_model_revision")
 
 
 def automated(spec: dg.AssetSpec) -> dg.AssetSpec:

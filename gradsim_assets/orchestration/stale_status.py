@@ -17,6 +17,7 @@ from gradsim_assets.orchestration.dagster_internals import (
     EventLogRecord,
     LoadingContext,
     OpenResolver,
+    StaleStatus,
     extract_data_version_from_entry,
     use_partition_loading_context,
 )
@@ -81,6 +82,32 @@ class StatusResolver(OpenResolver):
             for record in records
             if record
         )
+
+    @use_partition_loading_context
+    def is_early(self, key: AssetKeyPartitionKey) -> bool:
+        """Whether something that a partition is made from, directly or not, is to be computed by automation before it.
+
+        What is stale and has the same partitions is computed in the same run, in order, and so is waited for by nobody: a whole
+        pass is one run. What lies behind something that is fresh yet turns out as stale only when that run is over.
+        """
+        run = self.asset_graph.get(key.asset_key).partitions_def
+        seen: set[tuple[AssetKeyPartitionKey, bool]] = set()
+
+        def waits(target: AssetKeyPartitionKey, in_run: bool) -> bool:
+            if (target, in_run) in seen:
+                return False
+            seen.add((target, in_run))
+            for one in self.dependencies(target):
+                node = self.asset_graph.get(one.asset_key)
+                if not node.automation_condition:
+                    continue
+                stale = self.get_status(one.asset_key, one.partition_key) == StaleStatus.STALE
+                with_it = in_run and stale and node.partitions_def == run
+                if (stale and not with_it) or waits(one, with_it):
+                    return True
+            return False
+
+        return waits(key, True)
 
     def why_lost(self, key: dg.AssetKey, partition: str | None) -> str | None:
         """Why the file of a materialised partition cannot be used, in one sentence; None where it can, or never was there."""

@@ -312,6 +312,49 @@ def test_a_new_model_is_computed_and_no_other(miniature: Miniature) -> None:
     assert len(done) == len(set(done)) == 6
 
 
+def test_what_follows_from_an_edited_text_is_computed_once_in_the_run_of_what_it_follows_from_or_after_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The page reads the texts, and figures that are fresh still when the gradients of the texts are asked for."""
+
+    def of(name: str, partitions: dg.PartitionsDefinition, **deps: dg.PartitionMapping | None) -> dg.AssetsDefinition:
+        @dg.asset(
+            name=name,
+            partitions_def=partitions,
+            deps=[dg.AssetDep(dep, partition_mapping=mapping) for dep, mapping in deps.items()],
+            group_name="datasets" if name == "texts" else "analysis",
+        )
+        def computed() -> dg.MaterializeResult:
+            return dg.MaterializeResult(data_version=dg.DataVersion(str(time.time_ns())))
+
+        return computed
+
+    by_shard, every = (
+        dg.MultiToSingleDimensionPartitionMapping(partition_dimension_name="shard"),
+        dg.AllPartitionMapping(),
+    )
+    assets = [
+        of("texts", SHARDS),
+        of("replies", BOTH, texts=by_shard),
+        of("products", BOTH, replies=None),
+        of("figures", MODELS, products=BY_MODEL),
+        of("summary", MODELS, figures=None, texts=every),
+        of("page", MODELS, summary=None, figures=None, texts=every),
+    ]
+    monkeypatch.setitem(globals(), "ASSETS", dg.map_asset_specs(automated, assets))
+    platform = Miniature()
+    platform.instance.add_dynamic_partitions("model", ["a"])
+    platform.compute({("texts", shard) for shard in ("00", "01")})
+    platform.compute({(name, f"a|{shard}") for name in ("replies", "products") for shard in ("00", "01")})
+    platform.compute({(name, "a") for name in ("figures", "summary", "page")})
+    assert platform.settle() == []
+    platform.compute({("texts", "01")})
+    first = platform.tick()
+    assert first == {("replies", "a|01"), ("products", "a|01")}, "in one run, although the replies are not there yet"
+    platform.compute(first)
+    assert platform.settle() == [("figures", "a"), ("page", "a"), ("summary", "a")]
+
+
 def dagsters_own(instance: dg.DagsterInstance, graph: object) -> CachingStaleStatusResolver:
     return CachingStaleStatusResolver(instance, graph, LoaderContext(instance))  # type: ignore[arg-type]
 
