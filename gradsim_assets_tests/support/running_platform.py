@@ -21,6 +21,7 @@ from gradsim_assets.core.tables.storage import Partition
 from gradsim_assets.definitions import build_definitions
 from gradsim_assets.defs.datasets.paraphrases_source import PARAPHRASES_SOURCE
 from gradsim_assets.defs.models.hf_model import HF_MODEL
+from gradsim_assets.orchestration.asset_keys import on_request
 from gradsim_assets.orchestration.dagster_internals import NOT_FINISHED_STATUSES
 from gradsim_assets.runs.instance_file import shipped
 from gradsim_assets_tests.conftest import COMMAND
@@ -114,9 +115,10 @@ class Platform:
         return answer["data"]
 
     def assets(self) -> list[list[str]]:
-        """Keys of everything that can be materialised, in topological order."""
+        """Keys of everything that is kept up to date, in topological order: what is made on request alone is left out."""
         graph = build_definitions(load_settings(self.environment)).get_repository_def().asset_graph
-        return [list(key.path) for key in graph.toposorted_asset_keys if graph.get(key).is_materializable]
+        kept = [key for key in graph.toposorted_asset_keys if not on_request(key)]
+        return [list(key.path) for key in kept if graph.get(key).is_materializable]
 
     def switch_on(self, sensor: str) -> None:
         """Starts a sensor as the switch in the UI does."""
