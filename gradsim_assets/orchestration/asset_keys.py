@@ -24,6 +24,16 @@ def asset_key(*path: str) -> dg.AssetKey:
 ON_REQUEST = tuple(asset_key(table.name, setting) for table in (FIRST_ORDER, TAIL_PATCH) for setting in SETTINGS)
 
 
+def _waiting() -> dict[dg.AssetKey, tuple[dg.AssetKey, ...]]:
+    answers, candidates = asset_key(MODEL_GENERATED.name), asset_key(BM25_CANDIDATES.name)
+    of_paraphrases = [asset_key(table.name, PARAPHRASED.name) for table in (DOT_PRODUCTS, PROJECTED_SIMILARITY)]
+    return {answers: (candidates,), **dict.fromkeys(of_paraphrases, (answers,))}
+
+
+#: Parents that an asset depends on for the order of runs alone (see `waits_only`).
+WAITS_FOR = _waiting()
+
+
 def is_table(key: dg.AssetKey) -> bool:
     """Whether an asset is a table of ours; models and reports are none."""
     return len(key.path) == 1 and key.path[0] in PATHS
@@ -42,11 +52,7 @@ def waits_only(key: dg.AssetKey, parent: dg.AssetKey) -> bool:
     the answers do, and the answers wait for the candidates as all gradients do. Otherwise a pass is made in two or three parts,
     each of which computes the gradients of the originals again.
     """
-    answers = asset_key(MODEL_GENERATED.name)
-    of_paraphrases = [asset_key(table.name, PARAPHRASED.name) for table in (DOT_PRODUCTS, PROJECTED_SIMILARITY)]
-    if parent == answers:
-        return key in of_paraphrases
-    return (key, parent) == (answers, asset_key(BM25_CANDIDATES.name))
+    return parent in WAITS_FOR.get(key, ())
 
 
 def table_path(key: dg.AssetKey) -> tuple[str, ...]:

@@ -8,7 +8,6 @@ from collections.abc import Callable
 import dagster as dg
 
 from gradsim_assets.core.tables.schemas import (
-    BM25_CANDIDATES,
     MODEL_COMPARISON,
     MODEL_GENERATED,
     PROJECTED_SIMILARITY,
@@ -16,7 +15,7 @@ from gradsim_assets.core.tables.schemas import (
     SETTINGS,
 )
 from gradsim_assets.orchestration import groups
-from gradsim_assets.orchestration.asset_keys import ON_REQUEST, asset_key, waits_only
+from gradsim_assets.orchestration.asset_keys import ON_REQUEST, WAITS_FOR, asset_key, waits_only
 from gradsim_assets.orchestration.dagster_internals import AssetGraphView, AssetKeyPartitionKey, StaleStatus
 from gradsim_assets.orchestration.stale_status import StatusResolver
 
@@ -116,8 +115,8 @@ def on_model_revision(key: dg.AssetKey) -> dg.AutomationCondition:
         | condition.code_version_changed().since(up_to_date)
     )
     healthy = ~(condition.execution_failed() & ~ChangedSincePlanned())
-    waits_for = [parent for parent in (ANSWERS, asset_key(BM25_CANDIDATES.name)) if waits_only(key, parent)]
-    follows = condition.any_deps_match(condition.will_be_requested()).ignore(dg.AssetSelection.assets(*waits_for))
+    waits_for = dg.AssetSelection.assets(*WAITS_FOR.get(key, ()))
+    follows = condition.any_deps_match(condition.will_be_requested()).ignore(waits_for)
     # What is wanted comes first: as a rule nothing is, and the rest then has no partition to look at.
     return (((wanted & OutOfDate()) | follows) & healthy & ready).with_label("on_model_revision")
 
