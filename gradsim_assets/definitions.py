@@ -104,7 +104,12 @@ def executor(settings: Settings, profiles: Mapping[str, Profile]) -> dg.Executor
         InputError: a model chose a compute profile that there is not.
     """
     chosen = [model for model in settings.models if model.profile != HEAVY]
-    by_model = {model_slug(model.id): tags_for(profiles, model.profile, model.id) for model in chosen}
+    listed = {model.id for model in settings.models}
+    by_model = {
+        model_slug(one): tags_for(profiles, model.profile, model.id)
+        for model in chosen
+        for one in (model.id, *(one for one in settings.controls_of(model.id) if one not in listed))
+    }
     if settings.compute.executor == "k8s":
         from gradsim_assets.runs.k8s_executor import k8s_executor
 
