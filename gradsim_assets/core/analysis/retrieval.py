@@ -7,6 +7,8 @@ import numpy as np
 import polars as pl
 
 from gradsim_assets.core.analysis.scoring import best_component, recall_columns, retrieval_columns, share_columns
+from gradsim_assets.core.datasets.text_overlap import overlaps
+from gradsim_assets.core.samples import samples_of
 from gradsim_assets.core.similarity.pair_products import Candidates, PairProducts, rho
 from gradsim_assets.core.tables import schemas
 
@@ -38,6 +40,24 @@ def order_as_bm25(pairs: PairProducts) -> pl.DataFrame:
     )
 
 
+def text_overlap(candidates: Candidates, variants: pl.DataFrame, originals: pl.DataFrame) -> np.ndarray:
+    """How much of each candidate's answer the variant's answer repeats, chrF2 as `overlaps` has it: float64 of length P.
+
+    `variants` and `originals` are dataset tables. NaN for a pair of which one text is not there.
+    """
+    texts = [{one.id: one.assistant for one in samples_of(frame)} for frame in (variants, originals)]
+    names = (np.asarray(candidates.variants, dtype=object)[candidates.variant], candidates.originals)
+    places = [{name: number for number, name in enumerate(known)} for known in texts]
+    answer, original = (
+        np.array([place.get(name, -1) for name in side], dtype=np.int64)
+        for side, place in zip(names, places, strict=True)
+    )
+    found = np.full(len(answer), np.nan)
+    there = (answer >= 0) & (original >= 0)
+    found[there] = overlaps(*(list(known.values()) for known in texts), answer[there], original[there])
+    return found
+
+
 @dataclass(frozen=True)
 class Method:
     """One row of the retrieval table: the similarities of the P pairs under one method."""
@@ -53,12 +73,15 @@ def methods(
     projected: pl.DataFrame | None = None,
     bm25: pl.DataFrame | None = None,
     parameters: pl.DataFrame | None = None,
+    overlap: np.ndarray | None = None,
 ) -> list[Method]:
-    """The methods of the retrieval table in order, without chance; those whose table is None are left out."""
+    """The methods of the retrieval table in order, without chance; those whose scores are None are left out."""
     result = [Method(schemas.FULL_GRADIENT, pairs.full_similarity)]
     result += projection_methods(pairs.candidates, projected)
     if bm25 is not None:
         result.append(Method("bm25", pairs.candidates.align(bm25, "score"), is_cosine=False))
+    if overlap is not None:
+        result.append(Method(schemas.TEXT_OVERLAP, overlap, is_cosine=False))
     best = best_component(pairs, parameters)
     if best is not None:
         result.append(Method("best_component", pairs.similarity[best], component=pairs.components[best]))
@@ -82,15 +105,16 @@ def retrieval(
     bm25: pl.DataFrame | None = None,
     parameters: pl.DataFrame | None = None,
     verbatim: Mapping[str, bool] | None = None,
+    overlap: np.ndarray | None = None,
 ) -> pl.DataFrame:
-    """The table `retrieval`: full gradient, projections, BM25, best component and chance.
+    """The table `retrieval`: full gradient, projections, BM25, text overlap, best component and chance.
 
     All methods are scored on the variants and candidates of the dot products. `bm25` is the table `bm25_candidates`;
-    `verbatim` says by variant whether its answer is a copy of its original's, None where that is not known. For chance
+    `overlap` is that of `text_overlap`; `verbatim` says by variant whether its answer is a copy of its original's, None where that is not known. For chance
     all figures are expectations, and its intervals and test are null. The best component is chosen on the same variants
     that it is scored on, so its accuracy is optimistic (see `greedy_selection` for held-out figures).
     """
-    rows = methods(pairs, projected, bm25, parameters)
+    rows = methods(pairs, projected, bm25, parameters, overlap)
     candidates = pairs.candidates
     ranks = np.array([candidates.ranks(method.similarity) for method in rows])
     recall_at = recall_columns(candidates)

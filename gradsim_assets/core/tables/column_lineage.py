@@ -33,6 +33,7 @@ _ORIGINALS_AND_VARIANTS: tuple[Source, ...] = ((LIMA.name, "messages"), (VARIANT
 _SELVES: tuple[Source, ...] = ((DOT_PRODUCTS.name, "variant_self"), (DOT_PRODUCTS.name, "original_self"))
 _COSINES: tuple[Source, ...] = ((DOT_PRODUCTS.name, "dot_product"), *_SELVES)
 _METHODS: tuple[Source, ...] = (*_COSINES, (PROJECTED_SIMILARITY.name, "similarity"))
+_TEXTS: tuple[Source, ...] = ((BM25_CANDIDATES.name, "score"), *_ORIGINALS_AND_VARIANTS)
 _BY_COPY = [f"accuracy_{which}{end}" for which in ("verbatim", "not_verbatim") for end in ("", "_low", "_high")]
 _PAIRS = {name: ((BM25_CANDIDATES.name, name),) for name in ("variant_id", "original_id")}
 _COMPONENTS = {
@@ -78,10 +79,10 @@ _SOURCES: Mapping[str, Mapping[str, tuple[Source, ...]]] = {
         "component": ((DOT_PRODUCTS.name, "component"),),
         "variants": ((DOT_PRODUCTS.name, "variant_id"),),
         **dict.fromkeys(("variants_verbatim", "variants_not_verbatim"), ((VARIANTS, "verbatim"),)),
-        **dict.fromkeys(_BY_COPY, (*_METHODS, (BM25_CANDIDATES.name, "score"), (VARIANTS, "verbatim"))),
+        **dict.fromkeys(_BY_COPY, (*_METHODS, *_TEXTS, (VARIANTS, "verbatim"))),
         "method": ((PROJECTED_SIMILARITY.name, "proportion"),),
         **dict.fromkeys(("mean_best_similarity", "median_best_similarity", "agreement"), _METHODS),
-        "*": (*_METHODS, (BM25_CANDIDATES.name, "score")),
+        "*": (*_METHODS, *_TEXTS),
     },
     FIRST_ORDER.name: {
         **{name: ((DOT_PRODUCTS.name, name),) for name in ("variant_id", "original_id")},

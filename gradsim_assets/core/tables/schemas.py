@@ -10,6 +10,9 @@ SETTINGS = ("paraphrased", "model_generated")
 #: The name under which the concatenation of all components stands in the column `component`.
 FULL_GRADIENT = "full_gradient"
 
+#: The method that compares answers' texts alone.
+TEXT_OVERLAP = "text_overlap"
+
 MESSAGES = pl.List(pl.Struct({"role": pl.String(), "content": pl.String()}))
 
 
@@ -248,7 +251,9 @@ RETRIEVAL = TableSchema(
     "retrieval",
     {
         "method": Column(
-            pl.String(), f"{FULL_GRADIENT}, bm25, best_component, projection_P (P the proportion) or chance"
+            pl.String(),
+            f"{FULL_GRADIENT}, projection_P (P the proportion), bm25, {TEXT_OVERLAP} (chrF2 of the answers), best_component "
+            "or chance",
         ),
         **_retrieval_columns(),
         "mean_best_similarity": Column(pl.Float64(), "mean over variants of the highest similarity", "cosine", True),

@@ -52,7 +52,7 @@ FAMILY_STYLES = {
 }
 
 #: Levels that other figures are read against, in their order.
-REFERENCE_STYLES = tuple(Style(GREY, "", "", *dash) for dash in _DASHES[1:4])
+REFERENCE_STYLES = tuple(Style(GREY, "", "", *dash) for dash in _DASHES[1:])
 
 
 def point_style(place: int) -> Style:

@@ -181,13 +181,13 @@ def _quartiles(found: np.ndarray) -> tuple[float, float, float, float, float] | 
 
 
 def references(retrieval: pl.DataFrame | None) -> dict[str, float]:
-    """Accuracy of the methods that other accuracies are read against: full gradient, BM25, chance."""
+    """Accuracy of the methods that other accuracies are read against: full gradient, BM25, text overlap, chance."""
     if retrieval is None:
         return {}
     found = dict(retrieval.select("method", "accuracy").iter_rows())
     return {
         method_name(name): found[name]
-        for name in (schemas.FULL_GRADIENT, "bm25", "chance")
+        for name in (schemas.FULL_GRADIENT, "bm25", schemas.TEXT_OVERLAP, "chance")
         if found.get(name) is not None
     }
 

@@ -157,6 +157,6 @@ def method_name(method: str) -> str:
         f"{schemas.FULL_GRADIENT}_dot_product": f"{FULL_GRADIENT}, dot product",
         "bm25": "BM25",
         "best_component": BEST_COMPONENT,
-        "text_overlap": "text overlap",
+        schemas.TEXT_OVERLAP: "text overlap",
     }
     return names.get(method, method)

@@ -46,7 +46,7 @@ def _headline(frame: pl.DataFrame) -> dict[str, Any]:
     rows = {row["method"]: row for row in frame.rows(named=True)}
     figures: dict[str, Any] = {
         method: {name: rows.get(method, {}).get(name) for name in ("accuracy", "mrr")}
-        for method in (schemas.FULL_GRADIENT, "bm25", "chance")
+        for method in (schemas.FULL_GRADIENT, "bm25", schemas.TEXT_OVERLAP, "chance")
     }
     best = rows.get("best_component", {})
     figures["best_component"] = {name: best.get(name) for name in ("component", "accuracy")}
@@ -67,6 +67,9 @@ def sentences(retrieval: pl.DataFrame, greedy: pl.DataFrame | None, parameters: 
     said += _copies(full)
     if "bm25" in rows:
         said.append(f"BM25 on the prompts alone reaches {rows['bm25']['accuracy']:.3f}{_test(rows['bm25'])}.")
+    if schemas.TEXT_OVERLAP in rows:
+        row = rows[schemas.TEXT_OVERLAP]
+        said.append(f"The overlap of the answers' texts alone reaches {row['accuracy']:.3f}{_test(row)}.")
     if "chance" in rows:
         said.append(f"Guessing among the candidates would reach {rows['chance']['accuracy']:.3f}.")
     if "best_component" in rows:
