@@ -14,6 +14,7 @@ from gradsim_assets.defs import stages
 from gradsim_assets.defs.analysis import (
     accuracy_per_component,
     agreement,
+    control_comparison,
     greedy_selection,
     model_comparison,
     parameters_per_component,
@@ -65,6 +66,7 @@ def _build(settings: Settings, partitions: Partitions, profiles: Mapping[str, Pr
         *greedy_selection.build(),
         *self_similarity.build(),
         *retrieval.build(partitions),
+        *control_comparison.build(settings),
         model_comparison.build(),
         *report.build(partitions),
     ]

@@ -4,6 +4,7 @@ import dagster as dg
 
 from gradsim_assets.core.tables.schemas import (
     BM25_CANDIDATES,
+    CONTROL_COMPARISON,
     DOT_PRODUCTS,
     FIRST_ORDER,
     MODEL_GENERATED,
@@ -22,6 +23,10 @@ def asset_key(*path: str) -> dg.AssetKey:
 
 #: Tables that are made on request alone: they are not missing where nobody has asked for them yet, and kept up to date after.
 ON_REQUEST = tuple(asset_key(table.name, setting) for table in (FIRST_ORDER, TAIL_PATCH) for setting in SETTINGS)
+
+
+#: Tables of a model that are made from those of its controls as well.
+READS_CONTROLS = tuple(asset_key(CONTROL_COMPARISON.name, setting) for setting in SETTINGS)
 
 
 def is_table(key: dg.AssetKey) -> bool:

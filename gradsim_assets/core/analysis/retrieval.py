@@ -6,7 +6,13 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from gradsim_assets.core.analysis.scoring import best_component, recall_columns, retrieval_columns, share_columns
+from gradsim_assets.core.analysis.scoring import (
+    best_component,
+    paired_columns,
+    recall_columns,
+    retrieval_columns,
+    share_columns,
+)
 from gradsim_assets.core.datasets.text_overlap import overlaps
 from gradsim_assets.core.samples import samples_of
 from gradsim_assets.core.similarity.pair_products import Candidates, PairProducts, rho
@@ -45,17 +51,19 @@ def text_overlap(candidates: Candidates, variants: pl.DataFrame, originals: pl.D
 
     `variants` and `originals` are dataset tables. NaN for a pair of which one text is not there.
     """
-    texts = [{one.id: one.assistant for one in samples_of(frame)} for frame in (variants, originals)]
-    names = (np.asarray(candidates.variants, dtype=object)[candidates.variant], candidates.originals)
-    places = [{name: number for number, name in enumerate(known)} for known in texts]
-    answer, original = (
-        np.array([place.get(name, -1) for name in side], dtype=np.int64)
-        for side, place in zip(names, places, strict=True)
-    )
+    answers, known = ({one.id: one.assistant for one in samples_of(frame)} for frame in (variants, originals))
+    answer = _places(answers, np.asarray(candidates.variants, dtype=object)[candidates.variant])
+    original = _places(known, candidates.originals)
     found = np.full(len(answer), np.nan)
     there = (answer >= 0) & (original >= 0)
-    found[there] = overlaps(*(list(known.values()) for known in texts), answer[there], original[there])
+    found[there] = overlaps(list(answers.values()), list(known.values()), answer[there], original[there])
     return found
+
+
+def _places(known: Mapping[str, str], names: np.ndarray) -> np.ndarray:
+    """The place of each name among those that are known, -1 for others (int64)."""
+    places = {name: number for number, name in enumerate(known)}
+    return np.array([places.get(name, -1) for name in names], dtype=np.int64)
 
 
 @dataclass(frozen=True)
@@ -128,6 +136,8 @@ def retrieval(
     columns["only_this_right"] = (correct & ~correct[0]).sum(axis=1).tolist()
     columns["only_full_gradient_right"] = (correct[0] & ~correct).sum(axis=1).tolist()
     columns["p_value"] = [None, *(mcnemar(correct[0], row) for row in correct[1:])]
+    ahead = paired_columns(np.repeat(correct[:1], len(rows) - 1, axis=0), correct[1:])
+    columns |= {name: [None, *values.tolist()] for name, values in ahead.items()}
     columns["agreement"] = [rho(m.similarity, pairs.full_similarity) if m.is_cosine else None for m in rows]
     columns["component"] = [method.component for method in rows]
     chance = chance_row(candidates, recall_at)

@@ -91,7 +91,9 @@ class _Grams:
         texts, begins = np.unique(first[order], return_index=True)
         others = None
         for text, pairs in zip(texts, np.split(order, begins)[1:], strict=True):
-            if others is None or not np.array_equal(second[pairs], others):  # as it is where all have the same candidates
+            if others is None or not np.array_equal(
+                second[pairs], others
+            ):  # as it is where all have the same candidates
                 others = second[pairs]
                 gram, count, ends = self._of(others)
             own = slice(self.starts[text], self.starts[text + 1])

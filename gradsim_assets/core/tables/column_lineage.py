@@ -2,10 +2,12 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from gradsim_assets.core.models.controls import BASE, UNTRAINED
 from gradsim_assets.core.tables.schemas import (
     ACCURACY_PER_COMPONENT,
     AGREEMENT,
     BM25_CANDIDATES,
+    CONTROL_COMPARISON,
     DOT_PRODUCTS,
     FIRST_ORDER,
     GRADIENT_SIMILARITY,
@@ -84,6 +86,12 @@ _SOURCES: Mapping[str, Mapping[str, tuple[Source, ...]]] = {
         **dict.fromkeys(("mean_best_similarity", "median_best_similarity", "agreement"), _METHODS),
         "*": (*_METHODS, *_TEXTS),
     },
+    CONTROL_COMPARISON.name: {
+        **dict.fromkeys(("component", "component_type", "depth"), ((GRADIENT_SIMILARITY.name, "component"),)),
+        "variants": ((GRADIENT_SIMILARITY.name, "variant_id"), (GRADIENT_SIMILARITY.name, "original_id")),
+        **dict.fromkeys(("control", "control_model"), ()),
+        "*": ((GRADIENT_SIMILARITY.name, "similarity"),),
+    },
     FIRST_ORDER.name: {
         **{name: ((DOT_PRODUCTS.name, name),) for name in ("variant_id", "original_id")},
         "learning_rate": ((DOT_PRODUCTS.name, "original_self"),),
@@ -104,7 +112,7 @@ def sources(path: Sequence[str], columns: Iterable[str]) -> dict[str, list[tuple
     name, setting = path[0], path[-1]
     if name == MODEL_COMPARISON.name:
         return {
-            column: [([RETRIEVAL.name, setting], column) for setting in SETTINGS]
+            column: [_compared(column, setting) for setting in SETTINGS]
             for column in columns
             if column not in ("model", "setting")
         }
@@ -114,6 +122,14 @@ def sources(path: Sequence[str], columns: Iterable[str]) -> dict[str, list[tuple
         for column in columns
         if (found := rules.get(column, rules.get("*", ())))
     }
+
+
+def _compared(column: str, setting: str) -> tuple[list[str], str]:
+    """What a column of `model_comparison` is made from in one setting."""
+    kind, _, figure = column.partition("_")
+    if kind not in (UNTRAINED, BASE):
+        return [RETRIEVAL.name, setting], column
+    return [CONTROL_COMPARISON.name, setting], f"control_{figure}" if figure == "accuracy" else figure
 
 
 def _path(table: str, setting: str) -> list[str]:

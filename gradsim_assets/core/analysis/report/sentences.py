@@ -6,6 +6,7 @@ from typing import Any
 import polars as pl
 
 from gradsim_assets.core.analysis.plots import series, wording
+from gradsim_assets.core.analysis.report.verdict import figures_of, verdict
 from gradsim_assets.core.evaluation.first_order import fit
 from gradsim_assets.core.evaluation.tail_patch import tail_patch_summary
 from gradsim_assets.core.tables import schemas
@@ -20,8 +21,10 @@ def summary(
     parameters: pl.DataFrame | None,
     retrievals: Mapping[str, pl.DataFrame],
     missing: int | None = None,
+    comparisons: Mapping[str, pl.DataFrame | None] | None = None,
 ) -> dict[str, Any]:
-    """The content of `summary.json`; `retrievals` are the `retrieval` tables by setting, `missing` the variants in none of them.
+    """The content of `summary.json`; `retrievals` are the `retrieval` tables by setting, `missing` the variants in none of them,
+    `comparisons` the tables `control_comparison`.
 
     Unknown figures are None: parameters without a config, a method that its table does not have.
     """
@@ -31,7 +34,9 @@ def summary(
         "parameters": total_parameters(parameters),
         "samples": max((int(frame["variants"].max() or 0) for frame in retrievals.values()), default=0),  # type: ignore[arg-type]
         "missing": missing,
+        "verdict": verdict(model, retrievals, comparisons or {}),
         "settings": {setting: _headline(frame) for setting, frame in retrievals.items()},
+        "controls": figures_of(comparisons or {}),
     }
 
 
