@@ -48,7 +48,7 @@ def _copied_columns() -> dict[str, Column]:
     return columns
 
 
-def _retrieval_columns() -> dict[str, Column]:
+def _accuracy_columns() -> dict[str, Column]:
     # Null where no variant of the table can be scored.
     return {
         "accuracy": Column(
@@ -56,6 +56,12 @@ def _retrieval_columns() -> dict[str, Column]:
         ),
         "accuracy_low": Column(pl.Float64(), "lower end of Wilson's 95 % interval", "share", True),
         "accuracy_high": Column(pl.Float64(), "upper end of Wilson's 95 % interval", "share", True),
+    }
+
+
+def _retrieval_columns() -> dict[str, Column]:
+    return {
+        **_accuracy_columns(),
         "mrr": Column(pl.Float64(), "mean reciprocal rank of the own original", "share", True),
         "mrr_low": Column(
             pl.Float64(), "lower end of the 95 % bootstrap interval; null where all ranks are equal", "share", True
@@ -318,7 +324,7 @@ CONTROL_COMPARISON = TableSchema(
         "component_type": _component_columns()["component_type"],
         "depth": _component_columns()["depth"],
         "variants": Column(pl.Int64(), "number of variants with the same candidates under both models"),
-        **{name: column for name, column in _retrieval_columns().items() if name.startswith("accuracy")},
+        **_accuracy_columns(),
         "control_accuracy": Column(pl.Float64(), "the control's accuracy on the same variants", "share", True),
         "control_accuracy_low": Column(pl.Float64(), "lower end of Wilson's 95 % interval", "share", True),
         "control_accuracy_high": Column(pl.Float64(), "upper end of Wilson's 95 % interval", "share", True),

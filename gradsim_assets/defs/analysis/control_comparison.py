@@ -40,7 +40,9 @@ def _build(setting: str, bases: dict[str, str]) -> dg.AssetsDefinition:
         ],  # of its own controls alone; see orchestration.controls
         kinds=TABLE_KINDS,
         metadata={**column_schema(CONTROL_COMPARISON), BASES: dg.MetadataValue.json(bases)},
-        code_version=code_version(control_comparison, config=json.dumps(bases, sort_keys=True) if bases else ""),
+        code_version=code_version(
+            control_comparison, of_full_gradient, config=json.dumps(bases, sort_keys=True) if bases else ""
+        ),
         description=(
             f"A model beside its controls, the same with random weights and its base ({setting}): the difference of their "
             "accuracies on the same variants and candidates, for the full gradient and every component, with paired "
