@@ -4,7 +4,7 @@ import difflib
 import hashlib
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,6 +15,7 @@ from gradsim_assets.core.candidates.candidate_count import Candidates
 from gradsim_assets.core.errors import InputError
 from gradsim_assets.core.evaluation.step import Optimizer
 from gradsim_assets.core.home import gradsim_home
+from gradsim_assets.core.models.controls import trained_id, untrained_id
 from gradsim_assets.core.models.revisions import whole_id
 from gradsim_assets.core.models.tokenization import ContextPolicy
 from gradsim_assets.core.partition_keys import MAX_SHARDS
@@ -123,6 +124,13 @@ class ModelSettings(_Section):
     context: ContextPolicy = "auto"
     candidates: Candidates | None = None  # None: data.candidates
     profile: str = Field(default=HEAVY, min_length=1)
+    base: str = ""
+    controls: bool = False
+
+    @property
+    def shared(self) -> dict[str, Any]:
+        """The settings that controls of the model have, too."""
+        return self.model_dump(exclude={"id", "base", "controls"}, exclude_none=True)
 
     def differing(self, default: "ModelSettings") -> str:
         """What decides values and is not as in `default`, such as "candidates=10 dtype=bfloat16"; "" where all is."""
@@ -149,6 +157,29 @@ class Settings(_Section):
     tables: str
     #: Where relative paths in the file begin: its own folder.
     folder: Path = Path()
+
+    @property
+    def bases(self) -> dict[str, str]:
+        """The base of every model that names one: the model before its fine-tuning."""
+        return {model.id: model.base for model in self.models if model.base}
+
+    @property
+    def configured(self) -> list[str]:
+        """Ids of the models that the configuration asks for: those listed, and their controls where it says so."""
+        asked = [
+            one for model in self.models for one in (model.id, *(self.controls_of(model.id) if model.controls else ()))
+        ]
+        return list(dict.fromkeys(asked))
+
+    def controls_of(self, model_id: str) -> list[str]:
+        """Ids of the controls that a model can have: with random weights, and its base where one is named; a control has none."""
+        if trained_id(model_id) is not None:
+            return []
+        return [untrained_id(model_id), *([self.bases[model_id]] if model_id in self.bases else [])]
+
+    def studied(self, model_ids: Collection[str]) -> dict[str, str]:
+        """By the id of each control among some models the one of them that it is a control of."""
+        return {control: model for model in model_ids for control in self.controls_of(model) if control in model_ids}
 
     @property
     def most_candidates(self) -> Candidates:
@@ -230,6 +261,7 @@ def load_settings(environment: Mapping[str, str] = os.environ) -> Settings:
         raise InputError(f"{path}: model {repeated[0]} is listed twice under [[models]]; keep one of them.")
     try:
         _ = settings.retriever_model
+        _check_bases(settings)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     return settings
@@ -237,15 +269,43 @@ def load_settings(environment: Mapping[str, str] = os.environ) -> Settings:
 
 def registered_id(model_id: str, base: Path) -> str:
     """The id by which a model is registered, from one as it was written; arguments and errors are those of `whole_id`."""
+    if trained := trained_id(model_id):
+        return untrained_id(registered_id(trained, base))
     return model_id if model_id == DEMO else whole_id(model_id, base)
 
 
 def _with_whole_ids(settings: Settings) -> Settings:
-    models = [one.model_copy(update={"id": registered_id(one.id, settings.folder)}) for one in settings.models]
+    models = [
+        one.model_copy(
+            update={
+                name: registered_id(value, settings.folder) for name in ("id", "base") if (value := getattr(one, name))
+            }
+        )
+        for one in settings.models
+    ]
     named = settings.data.retriever_model
     whole = registered_id(named, settings.folder) if named else named
     data = settings.data.model_copy(update={"retriever_model": whole})
     return settings.model_copy(update={"models": tuple(models), "data": data})
+
+
+def _check_bases(settings: Settings) -> None:
+    """Raises InputError where a base is no model of its own, or it is not clear which settings it has."""
+    for model in settings.models:
+        if not model.base:
+            continue
+        if model.base == model.id or trained_id(model.base) is not None:
+            raise InputError(
+                f'base = "{model.base}" of {model.id} is no model that came before it; give the id of the model that was '
+                "fine-tuned, or leave base out."
+            )
+        listed = any(one.id == model.base for one in settings.models)
+        others = [one for one in settings.models if one.base == model.base and one.shared != model.shared]
+        if others and not listed:
+            raise InputError(
+                f"{model.base} is the base of {model.id} and of {others[0].id}, whose settings differ, and would have those of "
+                "both; list it under [[models]] with its own."
+            )
 
 
 def _sentence(path: str, error: ValidationError) -> str:

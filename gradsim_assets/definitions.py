@@ -14,6 +14,7 @@ from gradsim_assets.defs import stages
 from gradsim_assets.defs.analysis import (
     accuracy_per_component,
     agreement,
+    control_comparison,
     greedy_selection,
     model_comparison,
     parameters_per_component,
@@ -65,6 +66,7 @@ def _build(settings: Settings, partitions: Partitions, profiles: Mapping[str, Pr
         *greedy_selection.build(),
         *self_similarity.build(),
         *retrieval.build(partitions),
+        *control_comparison.build(settings),
         model_comparison.build(),
         *report.build(partitions),
     ]
@@ -104,7 +106,12 @@ def executor(settings: Settings, profiles: Mapping[str, Profile]) -> dg.Executor
         InputError: a model chose a compute profile that there is not.
     """
     chosen = [model for model in settings.models if model.profile != HEAVY]
-    by_model = {model_slug(model.id): tags_for(profiles, model.profile, model.id) for model in chosen}
+    listed = {model.id for model in settings.models}
+    by_model = {
+        model_slug(one): tags_for(profiles, model.profile, model.id)
+        for model in chosen
+        for one in (model.id, *(one for one in settings.controls_of(model.id) if one not in listed))
+    }
     if settings.compute.executor == "k8s":
         from gradsim_assets.runs.k8s_executor import k8s_executor
 

@@ -1,10 +1,11 @@
 """gradsim.toml and the environment: defaults, and the sentences for what is wrong."""
 
+import re
 from pathlib import Path
 
 import pytest
 
-from gradsim_assets.configuration import Settings, load_settings
+from gradsim_assets.configuration import Settings, load_settings, registered_id
 from gradsim_assets.core.errors import InputError
 
 ROOT = Path(__file__).parent.parent
@@ -129,3 +130,45 @@ def test_all_candidates_can_be_asked_for(tmp_path: Path) -> None:
 )
 def test_one_tokenizer_cuts_the_prompts_for_all_models(text: str, model: str | None, tmp_path: Path) -> None:
     assert settings_of(text, tmp_path).retriever_model == model
+
+
+def test_controls_are_the_untrained_model_and_the_base_that_is_named(tmp_path: Path) -> None:
+    (tmp_path / "tuned").mkdir()
+    settings = settings_of(
+        '[[models]]\nid = "./tuned"\nbase = "./before"\ncontrols = true\n[[models]]\nid = "org/other"\nbase = "org/base"\n',
+        tmp_path,
+    )
+    tuned, before = str(tmp_path / "tuned"), str(tmp_path / "before")
+    assert settings.controls_of(tuned) == [f"{tuned}+untrained", before]
+    assert settings.controls_of("org/other") == ["org/other+untrained", "org/base"]
+    assert settings.controls_of("org/third") == ["org/third+untrained"] and settings.controls_of("demo+untrained") == []
+    assert settings.configured == [tuned, f"{tuned}+untrained", before, "org/other"]
+    assert settings.studied(["org/other", "org/base", "x+untrained", "org/other+untrained"]) == {
+        "org/base": "org/other",
+        "org/other+untrained": "org/other",
+    }
+    assert registered_id("tuned+untrained", tmp_path) == f"{tuned}+untrained"
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ('[[models]]\nid = "a/b"\nbase = "a/b"', 'base = "a/b" of a/b is no model that came before it'),
+        (
+            '[[models]]\nid = "a/b"\nbase = "c/d+untrained"',
+            'base = "c/d+untrained" of a/b is no model that came before',
+        ),
+        (
+            '[[models]]\nid = "a/b"\nbase = "c/d"\n[[models]]\nid = "e/f"\nbase = "c/d"\ndtype = "bfloat16"',
+            "c/d is the base of a/b and of e/f, whose settings differ",
+        ),
+    ],
+)
+def test_a_base_that_is_none_or_has_no_settings_of_its_own_is_refused(text: str, sentence: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=re.escape(sentence)):
+        settings_of(text, tmp_path)
+
+
+def test_a_base_that_is_listed_has_settings_of_its_own_whoever_names_it(tmp_path: Path) -> None:
+    both = '[[models]]\nid = "a/b"\nbase = "c/d"\n[[models]]\nid = "e/f"\nbase = "c/d"\ndtype = "bfloat16"\n'
+    assert settings_of(f'{both}[[models]]\nid = "c/d"\n', tmp_path).bases == {"a/b": "c/d", "e/f": "c/d"}

@@ -48,11 +48,11 @@ def _register_configured(launcher: "Launcher", settings: Settings) -> None:
     for sentence in put_right(launcher.instance, hub.check):
         click.echo(f"! {sentence}", err=True)
     known = launcher.models()
-    for model in settings.models:
-        if model.id in known:
+    for model_id in settings.configured:
+        if model_id in known:
             continue
         try:
-            hub.check(model.id)
-            launcher.add_model(model.id)
+            hub.check(model_id)
+            launcher.add_model(model_id)
         except (InputError, ServiceError) as error:
-            click.echo(f"! {model.id} under [[models]] is not registered: {error}", err=True)
+            click.echo(f"! {model_id} under [[models]] is not registered: {error}", err=True)

@@ -10,6 +10,7 @@ from gradsim_assets.cli.instance import FAILED, launcher
 from gradsim_assets.cli.model_id import MODEL_ID
 from gradsim_assets.configuration import Settings, load_settings
 from gradsim_assets.core.errors import InputError
+from gradsim_assets.core.models.controls import untrained_id
 from gradsim_assets.demo import DEMO
 
 if TYPE_CHECKING:
@@ -22,7 +23,8 @@ _ROUNDS = 5
 
 @click.command()
 def demo() -> None:
-    """Run everything on the embedded demo and say where the report is."""
+    """Run everything on the embedded demo and on its untrained control, and say where the report is."""
+    launcher(writes=True).add_model(untrained_id(DEMO))
     _run(DEMO, "all", force=False, settings=load_settings(), requested=True)
 
 
@@ -48,22 +50,16 @@ def run(model: str, only: str | None, force: bool) -> None:
 def _run(model_id: str, part: str, force: bool, settings: Settings, requested: bool) -> None:
     from gradsim_assets.cli.summary import print_summary
     from gradsim_assets.defs.stages import STAGES
-    from gradsim_assets.resources.by_name import resources
 
     runs = launcher(launches=True)
-    absent = _absent_settings(model_id, settings) if part == "analyses" else set()
-    if part != "analyses":
-        resources(settings).hub.version_now(model_id)  # what is no model is not registered
-    runs.add_model(model_id)
     stages = [stage for stage in STAGES if stage.job in PARTS[part]]
-    rounds = 0
-    while _one_round(runs, stages, model_id, part, force and not rounds, settings, absent, requested):
-        rounds += 1
-        if rounds == _ROUNDS:
-            click.echo(
-                f"✗ {model_id} is out of date again after {_ROUNDS} rounds: something changes all the time", err=True
-            )
-            sys.exit(FAILED)
+    # Controls first, for the report of the model shows their figures; all models are compared once, behind it.
+    for control in _controls(runs, model_id, part, settings):
+        click.echo(f"control {control}:")
+        _up_to_date(
+            runs, [stage for stage in stages if stage.job != "comparison"], control, part, force, settings, False
+        )
+    rounds = _up_to_date(runs, stages, model_id, part, force, settings, requested)
     if part in ("all", "gradients") and (swept := runs.sweep(model_id)):
         click.echo(f"{swept} files of shards that there are no more are removed")
     if not rounds:
@@ -72,6 +68,48 @@ def _run(model_id: str, part: str, force: bool, settings: Settings, requested: b
         print_summary(settings, model_id)
     if part == "analyses":
         _refuse_stale_inputs(runs, [stage for stage in STAGES if stage not in stages], model_id, settings)
+
+
+def _controls(runs: "Launcher", model_id: str, part: str, settings: Settings) -> list[str]:
+    """The registered controls of a model; for analyses alone those that have gradient tables."""
+    from gradsim_assets.core.tables.schemas import SETTINGS
+
+    known = [control for control in settings.controls_of(model_id) if control in runs.models()]
+    return [
+        control for control in known if part != "analyses" or len(_absent_settings(control, settings)) < len(SETTINGS)
+    ]
+
+
+def _up_to_date(
+    runs: "Launcher",
+    stages: Sequence["Stage"],
+    model_id: str,
+    part: str,
+    force: bool,
+    settings: Settings,
+    requested: bool,
+) -> int:
+    """Computes what is missing or stale for one model until nothing is, and returns how many rounds that took."""
+    from gradsim_assets.core.tables.schemas import SETTINGS
+    from gradsim_assets.resources.by_name import resources
+
+    absent = _absent_settings(model_id, settings) if part == "analyses" else set()
+    if absent == set(SETTINGS):
+        raise InputError(
+            f"{model_id} has no gradient tables yet; run it without --only analyses, or import its results."
+        )
+    if part != "analyses":
+        resources(settings).hub.version_now(model_id)  # what is no model is not registered
+    runs.add_model(model_id)
+    rounds = 0
+    while _one_round(runs, stages, model_id, part, force and not rounds, settings, absent, requested):
+        rounds += 1
+        if rounds == _ROUNDS:
+            click.echo(
+                f"✗ {model_id} is out of date again after {_ROUNDS} rounds: something changes all the time", err=True
+            )
+            sys.exit(FAILED)
+    return rounds
 
 
 def _one_round(
@@ -133,18 +171,13 @@ def _refuse_stale_inputs(runs: "Launcher", stages: Sequence["Stage"], model_id: 
 
 
 def _absent_settings(model_id: str, settings: Settings) -> set[str]:
-    """Settings that a model has no gradient tables of: imported results may hold one alone; InputError where it has none."""
+    """Settings that a model has no gradient tables of: imported results may hold one alone."""
     from gradsim_assets.core.partition_keys import model_slug
     from gradsim_assets.core.tables.schemas import DOT_PRODUCTS, SETTINGS
     from gradsim_assets.core.tables.storage import Partition, Tables
 
     tables, slug = Tables(settings.tables), model_slug(model_id)
-    absent = {s for s in SETTINGS if not tables.exists([DOT_PRODUCTS.name, s], Partition(slug, "00"))}
-    if absent == set(SETTINGS):
-        raise InputError(
-            f"{model_id} has no gradient tables yet; run it without --only analyses, or import its results."
-        )
-    return absent
+    return {s for s in SETTINGS if not tables.exists([DOT_PRODUCTS.name, s], Partition(slug, "00"))}
 
 
 def _with_inputs(assets: list[Any], model_id: str, settings: Settings, absent: set[str]) -> list[Any]:

@@ -4,7 +4,7 @@ import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import click
@@ -52,11 +52,9 @@ def status(watch: bool, as_json: bool, interval: float) -> None:
     except KeyboardInterrupt:
         return
     known = launcher.models()
-    for model in settings.models:
-        if model.id not in known:
-            click.echo(
-                f"! {model.id} under [[models]] is not registered yet; `gradsim run {model.id}` does it", err=True
-            )
+    for model in settings.configured:
+        if model not in known:
+            click.echo(f"! {model} under [[models]] is not registered yet; `gradsim run {model}` does it", err=True)
 
 
 def _show(text: str, again: bool) -> None:
@@ -72,10 +70,18 @@ def _text(launcher: "Launcher", as_json: bool) -> str:
     counted = list(by_stage(launcher))
     if as_json:
         return json.dumps([{"model": model, "stage": stage, **counts} for model, stage, counts in counted])
+    studied = load_settings().studied(launcher.models())
     rows: list[list[str | int]] = [
-        [model or ALL_MODELS, stage, *(counts[state] for state in STATES)] for model, stage, counts in counted
+        [_named(model, studied), stage, *(counts[state] for state in STATES)] for model, stage, counts in counted
     ]
     return columns(["model", "stage", *STATES], rows)
+
+
+def _named(model: str | None, studied: Mapping[str, str]) -> str:
+    """A model as it stands in the table, with the one that it is a control of."""
+    if model is None:
+        return ALL_MODELS
+    return f"{model} (control of {studied[model]})" if model in studied else model
 
 
 def by_stage(launcher: "Launcher") -> Iterator[tuple[str | None, str, dict[str, int]]]:

@@ -18,6 +18,8 @@ def print_summary(settings: Settings, model_id: str) -> None:
         f"\n{summary['model']} @ {summary['revision']}: {summary['samples']} samples{missing}, "
         f"{summary['parameters'] or '?'} parameters"
     )
+    for sentence in summary["verdict"]:
+        click.echo(f"\n{sentence}")
     for setting, methods in summary["settings"].items():
         click.echo(f"\n  {setting:<32} accuracy    MRR")
         for method, figures in methods.items():
@@ -25,4 +27,6 @@ def print_summary(settings: Settings, model_id: str) -> None:
             mrr = f"{figures['mrr']:6.3f}" if figures.get("mrr") is not None else ""
             accuracy = figures.get("accuracy")
             click.echo(f"  {name:<32} {'' if accuracy is None else f'{accuracy:8.3f}'} {mrr}")
+        for control, figures in summary["controls"].get(setting, {}).items():
+            click.echo(f"  {control + ' control':<32} {figures['accuracy']:8.3f} {figures['mrr']:6.3f}")
     click.echo(f"\nReport: {folder / 'index.html'}")

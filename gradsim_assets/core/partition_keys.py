@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 from gradsim_assets.core.errors import InputError
+from gradsim_assets.core.models.controls import UNTRAINED_SUFFIX, trained_id, untrained_id
 
 #: Dagster's stale status ignores a dependency on 100 or more upstream partitions.
 MAX_SHARDS = 99
@@ -13,7 +14,7 @@ MAX_SHARDS = 99
 MAX_SLUG = 200
 
 _PLAIN = re.compile(r"[A-Za-z0-9._@-]")
-_SLUG = re.compile(r"(?:[A-Za-z0-9._@-]|~[0-9A-F]{2})+")
+_SLUG = re.compile(rf"(?:[A-Za-z0-9._@-]|~[0-9A-F]{{2}})+(?:{re.escape(UNTRAINED_SUFFIX)})?")
 
 T = TypeVar("T")
 
@@ -21,8 +22,11 @@ T = TypeVar("T")
 def model_slug(model_id: str) -> str:
     """The partition key of a hub id, `id@revision` or folder: `/` becomes `--`, anything unusual `~XX` (UTF-8 bytes).
 
-    Reversible by `model_id_of`; a hyphen that would be read as part of `--` is escaped too.
+    Reversible by `model_id_of`; a hyphen that would be read as part of `--` is escaped too. That of a control with random
+    weights is its model's, with the same ending as the id.
     """
+    if trained := trained_id(model_id):
+        return untrained_id(model_slug(trained))
     parts = []
     for part in model_id.split("/"):
         # A hyphen next to another or at an end would make `--` ambiguous.
@@ -44,8 +48,13 @@ def checked_slug(model_id: str) -> str:
             f"takes three), and folders are named by it: {MAX_SLUG} are the most. Give the model a shorter path, such as a "
             "symbolic link."
         )
-    if not slug:
+    trained = trained_id(model_id)
+    if not slug or trained == "":
         raise InputError("a model without an id cannot be registered; give a hub id or the folder of a saved model.")
+    if trained and trained_id(trained) is not None:
+        raise InputError(
+            f"{trained} has random weights already and needs no control; add that of {trained_id(trained)}."
+        )
     return slug
 
 
@@ -77,6 +86,9 @@ def model_id_of(slug: str) -> str:
 
 
 def _unslug(slug: str) -> str | None:
+    if trained := trained_id(slug):
+        model_id = _unslug(trained)
+        return None if model_id is None else untrained_id(model_id)
     path = slug.replace("--", "/")
     try:
         return re.sub(r"(?:~[0-9A-F]{2})+", lambda m: bytes.fromhex(m[0].replace("~", "")).decode(), path)

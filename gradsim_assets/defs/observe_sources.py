@@ -58,7 +58,7 @@ def build(
 
 
 def _observe(settings: Settings, partitions: Partitions) -> dg.SensorDefinition:
-    configured = tuple(model.id for model in settings.models)
+    configured = tuple(settings.configured)
 
     @dg.sensor(
         name="observe_sources",

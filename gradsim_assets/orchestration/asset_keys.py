@@ -4,6 +4,7 @@ import dagster as dg
 
 from gradsim_assets.core.tables.schemas import (
     BM25_CANDIDATES,
+    CONTROL_COMPARISON,
     DOT_PRODUCTS,
     FIRST_ORDER,
     MODEL_GENERATED,
@@ -32,6 +33,9 @@ def _waiting() -> dict[dg.AssetKey, tuple[dg.AssetKey, ...]]:
 
 #: Parents that an asset depends on for the order of runs alone (see `waits_only`).
 WAITS_FOR = _waiting()
+
+#: Tables of a model that are made from those of its controls as well.
+READS_CONTROLS = tuple(asset_key(CONTROL_COMPARISON.name, setting) for setting in SETTINGS)
 
 
 def is_table(key: dg.AssetKey) -> bool:

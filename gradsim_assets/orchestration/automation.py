@@ -8,6 +8,7 @@ from collections.abc import Callable
 import dagster as dg
 
 from gradsim_assets.core.tables.schemas import (
+    GRADIENT_SIMILARITY,
     MODEL_COMPARISON,
     MODEL_GENERATED,
     PROJECTED_SIMILARITY,
@@ -15,7 +16,7 @@ from gradsim_assets.core.tables.schemas import (
     SETTINGS,
 )
 from gradsim_assets.orchestration import groups
-from gradsim_assets.orchestration.asset_keys import ON_REQUEST, WAITS_FOR, asset_key, waits_only
+from gradsim_assets.orchestration.asset_keys import ON_REQUEST, READS_CONTROLS, WAITS_FOR, asset_key, waits_only
 from gradsim_assets.orchestration.dagster_internals import AssetGraphView, AssetKeyPartitionKey, StaleStatus
 from gradsim_assets.orchestration.stale_status import StatusResolver
 
@@ -72,6 +73,17 @@ class Early(dg.AutomationCondition[dg.AssetKey]):
         return _where(context, StatusResolver.is_early, asks_for_few=False)  # of all that a partition follows from
 
 
+class LacksItsOwn(dg.AutomationCondition[dg.AssetKey]):
+    """True for partitions whose own model lacks what they are made from; the controls of a model may lack it."""
+
+    @property
+    def name(self) -> str:
+        return "lacks_its_own"
+
+    def evaluate(self, context: dg.AutomationContext) -> dg.AutomationResult:
+        return _where(context, StatusResolver.lacks_its_own)
+
+
 def _where(
     context: dg.AutomationContext,
     holds: Callable[[StatusResolver, AssetKeyPartitionKey], bool],
@@ -98,7 +110,9 @@ def on_model_revision(key: dg.AssetKey) -> dg.AutomationCondition:
     changed = condition.any_deps_match(condition.data_version_changed())
     up_to_date = condition.newly_updated() & ~OutOfDate()
     ready: dg.AutomationCondition = ~condition.in_progress() & ~condition.any_deps_in_progress()
-    if key != asset_key(MODEL_COMPARISON.name):  # which leaves out the models that have no results yet
+    if key in READS_CONTROLS:
+        ready &= ~LacksItsOwn() & ~Early()
+    elif key != asset_key(MODEL_COMPARISON.name):  # which leaves out the models that have no results yet
         optional = dg.AssetSelection.assets(
             *(asset_key(PROJECTED_SIMILARITY.name, setting) for setting in SETTINGS),
             *(ON_REQUEST if key == asset_key("report") else ()),
@@ -115,8 +129,10 @@ def on_model_revision(key: dg.AssetKey) -> dg.AutomationCondition:
         | condition.code_version_changed().since(up_to_date)
     )
     healthy = ~(condition.execution_failed() & ~ChangedSincePlanned())
-    waits_for = dg.AssetSelection.assets(*WAITS_FOR.get(key, ()))
-    follows = condition.any_deps_match(condition.will_be_requested()).ignore(waits_for)
+    not_followed = [*WAITS_FOR.get(key, ())]
+    if key in READS_CONTROLS:  # what is to be computed for any model is not for this one
+        not_followed += [asset_key(GRADIENT_SIMILARITY.name, setting) for setting in SETTINGS]
+    follows = condition.any_deps_match(condition.will_be_requested()).ignore(dg.AssetSelection.assets(*not_followed))
     # What is wanted comes first: as a rule nothing is, and the rest then has no partition to look at.
     return (((wanted & OutOfDate()) | follows) & healthy & ready).with_label("on_model_revision")
 

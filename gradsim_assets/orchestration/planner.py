@@ -7,6 +7,7 @@ import dagster as dg
 from gradsim_assets.core.partition_keys import is_slug
 from gradsim_assets.core.tables.storage import Partition
 from gradsim_assets.orchestration.asset_keys import on_request, waits_only
+from gradsim_assets.orchestration.controls import places_read
 from gradsim_assets.orchestration.dagster_internals import AssetKeyPartitionKey, BaseAssetGraph, StaleStatus
 from gradsim_assets.orchestration.lost_files import LostFiles
 from gradsim_assets.orchestration.partitions import place_of
@@ -46,13 +47,13 @@ def targets(
         node = graph.get(key)
         if not node.is_materializable or (keys is not None and key not in keys):
             continue
-        above = [where for _, where in above_of(graph, key, changing)]
+        above = [place for _, place in above_of(graph, key, changing)]
         for target, where in partitions_of(instance, graph, key):
             if not _within(where, models, shards):
                 continue
             if on_request(key) and not requested and resolver.get_status(*target) == StaleStatus.MISSING:
                 continue
-            if force or _changes(resolver, target, where, above, missing):
+            if force or _changes(resolver, target, places_read(graph, key, where), above, missing):
                 changing.setdefault(key, []).append(where)
                 found.append(target)
             elif resolver.why_lost(key, target.partition_key):
@@ -79,13 +80,13 @@ def _within(where: Partition, models: Collection[str] | None, shards: Collection
 
 
 def _changes(
-    resolver: StatusResolver, target: Target, where: Partition, above: Iterable[Partition], missing: bool
+    resolver: StatusResolver, target: Target, read: Sequence[Partition], above: Iterable[Partition], missing: bool
 ) -> bool:
     """Whether a partition is out of date, or will be when what is computed above it is done."""
     status = resolver.get_status(target.asset_key, target.partition_key)
     if status == StaleStatus.MISSING:
         return missing
-    return status == StaleStatus.STALE or any(touches(where, other) for other in above)
+    return status == StaleStatus.STALE or any(touches(where, other) for other in above for where in read)
 
 
 def partitions_of(

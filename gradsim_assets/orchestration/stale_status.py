@@ -7,7 +7,8 @@ from typing import Any
 
 import dagster as dg
 
-from gradsim_assets.orchestration.asset_keys import waits_only
+from gradsim_assets.orchestration.asset_keys import READS_CONTROLS, waits_only
+from gradsim_assets.orchestration.controls import places_read
 from gradsim_assets.orchestration.dagster_internals import (
     SKIP_PARTITION_DATA_VERSION_DEPENDENCY_THRESHOLD,
     AssetKeyPartitionKey,
@@ -102,12 +103,19 @@ class StatusResolver(OpenResolver):
                 if not node.automation_condition:
                     continue
                 stale = self.get_status(one.asset_key, one.partition_key) == StaleStatus.STALE
-                with_it = in_run and stale and node.partitions_def == run
+                # A run has one partition, and no other model's table is made in it.
+                with_it = in_run and stale and node.partitions_def == run and target.asset_key not in READS_CONTROLS
                 if (stale and not with_it) or waits(one, with_it):
                     return True
             return False
 
         return waits(key, True)
+
+    @use_partition_loading_context
+    def lacks_its_own(self, key: AssetKeyPartitionKey) -> bool:
+        """Whether something in its own place that a partition is made from was never computed, whatever else it reads."""
+        own = [one for one in self.dependencies(key) if one.partition_key == key.partition_key]
+        return any(self.get_status(one.asset_key, one.partition_key) == StaleStatus.MISSING for one in own)
 
     def why_lost(self, key: dg.AssetKey, partition: str | None) -> str | None:
         """Why the file of a materialised partition cannot be used, in one sentence; None where it can, or never was there."""
@@ -119,13 +127,19 @@ class StatusResolver(OpenResolver):
 
     def dependencies(self, key: AssetKeyPartitionKey) -> list[AssetKeyPartitionKey]:
         node = self.asset_graph.get(key.asset_key)
-        where = dict(place_of(key.partition_key, node.partitions_def).levels)
+        read = places_read(self.asset_graph, key.asset_key, place_of(key.partition_key, node.partitions_def))
+        places = [dict(place.levels) for place in read]
         found = []
         for parent in node.parent_keys:
             if waits_only(key.asset_key, parent):
                 continue
-            shared = tuple(name for name in dimensions_of(self.asset_graph.get(parent).partitions_def) if name in where)
-            keys = self._by_levels(parent, shared)[tuple(where[name] for name in shared)]
+            named = dimensions_of(self.asset_graph.get(parent).partitions_def)
+            shared = tuple(name for name in named if name in places[0])
+            keys = [
+                partition
+                for where in places
+                for partition in self._by_levels(parent, shared)[tuple(where[name] for name in shared)]
+            ]
             if len(keys) < SKIP_PARTITION_DATA_VERSION_DEPENDENCY_THRESHOLD:
                 found += [AssetKeyPartitionKey(parent, partition) for partition in keys]
         return found

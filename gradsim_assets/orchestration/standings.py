@@ -9,6 +9,7 @@ import dagster as dg
 from gradsim_assets.core.tables.storage import Partition
 from gradsim_assets.orchestration.asset_keys import on_request
 from gradsim_assets.orchestration.backfills import unfinished_backfills
+from gradsim_assets.orchestration.controls import places_read
 from gradsim_assets.orchestration.dagster_internals import BaseAssetGraph, StaleStatus
 from gradsim_assets.orchestration.latest_records import in_chunks, latest_ids, records_of
 from gradsim_assets.orchestration.lost_files import LostFiles
@@ -71,7 +72,8 @@ def with_what_follows(found: Sequence[Standing], graph: BaseAssetGraph) -> list[
     for key, of_table in groupby(found, key=lambda one: one.table):
         above = above_of(graph, key, stale)
         for one in of_table:
-            cause = next((table for table, where in above if touches(one.place, where)), None)
+            read = places_read(graph, key, one.place)
+            cause = next((table for table, where in above if any(touches(place, where) for place in read)), None)
             if one.status == DONE and cause:
                 one = replace(one, status=STALE, why=f"{cause.to_user_string()} is stale")
             if one.status == STALE:

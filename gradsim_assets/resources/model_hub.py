@@ -12,6 +12,7 @@ from gradsim_assets.configuration import DataSettings, ModelSettings
 from gradsim_assets.core.candidates.bm25 import Tokens
 from gradsim_assets.core.errors import InputError
 from gradsim_assets.core.home import Home
+from gradsim_assets.core.models.controls import trained_id
 from gradsim_assets.core.models.description import ModelDescription, describe
 from gradsim_assets.core.models.devices import own_device
 from gradsim_assets.core.models.loading import (
@@ -22,7 +23,7 @@ from gradsim_assets.core.models.loading import (
     load_token_ids,
     load_tokenizer,
 )
-from gradsim_assets.core.models.revisions import Revision, is_folder, resolve, split_revision
+from gradsim_assets.core.models.revisions import Revision, is_folder, resolve, split_revision, untrained_revision
 from gradsim_assets.core.models.tokenization import ChatTokenizer
 from gradsim_assets.core.partition_keys import checked_slug
 from gradsim_assets.demo import DEMO
@@ -40,9 +41,19 @@ class ModelHub(dg.ConfigurableResource):
     defaults: dict[str, Any] = Field(default={"candidates": DataSettings().candidates})
 
     def settings(self, model_id: str) -> ModelSettings:
-        """The settings of one model; defaults for what it does not name, and for a model without an entry under [[models]]."""
+        """The settings of one model; defaults for what it does not name, and for a model without an entry under [[models]].
+
+        A control without an entry has those of the model that it is a control of.
+        """
         entry = next((entry for entry in self.models if entry["id"] == model_id), {})
+        if not entry and (studied := self._studied(model_id)):
+            entry = self.settings(studied).shared
         return ModelSettings.model_validate({**self.defaults, "id": model_id, **entry})
+
+    def _studied(self, control: str) -> str | None:
+        """The model under study that a model is a control of; None where it is none."""
+        of_base = (entry["id"] for entry in self.models if entry.get("base") == control)
+        return trained_id(control) or next(of_base, None)
 
     def differing(self, model_id: str) -> str:
         """Those settings of a model that decide values and are not the defaults, as text; "" where all are."""
@@ -65,7 +76,12 @@ class ModelHub(dg.ConfigurableResource):
         return f"{constants.ENDPOINT}/{revision.source}/tree/{revision.commit}"
 
     def resolve(self, model_id: str, fallback: bool = True) -> Revision:
-        """As `core.models.revisions.resolve`; the demo's model is built where it is not there yet."""
+        """As `core.models.revisions.resolve`; the demo's model is built where it is not there yet.
+
+        The revision of a control with random weights follows that of its model: see `untrained_revision`.
+        """
+        if trained := trained_id(model_id):
+            return untrained_revision(self.resolve(trained, fallback))
         if model_id == DEMO:
             from gradsim_assets.demo.model import build_demo_model
 
@@ -75,7 +91,7 @@ class ModelHub(dg.ConfigurableResource):
     def check(self, model_id: str) -> None:
         """Makes sure that a model can be registered; raises as `resolve`, and InputError for an id that is too long."""
         checked_slug(model_id)
-        if model_id != DEMO:  # which is built when it is needed, where torch is
+        if (trained_id(model_id) or model_id) != DEMO:  # which is built when it is needed, where torch is
             self.resolve(model_id)
 
     def version_now(self, model_id: str, fallback: bool = True) -> str:
@@ -86,9 +102,9 @@ class ModelHub(dg.ConfigurableResource):
         """The revision of that name again, as an earlier step of the same run resolved it.
 
         Raises:
-            InputError: a local folder has changed since, so that its old content is gone.
+            InputError: a local folder (or the configuration of a control) has changed since, so that its old content is gone.
         """
-        if model_id != DEMO and not is_folder(model_id):
+        if model_id != DEMO and not is_folder(model_id) and trained_id(model_id) is None:
             return Revision(name, split_revision(model_id)[0], name)
         revision = self.resolve(model_id)
         if revision.name != name:

@@ -55,7 +55,7 @@ def _registered(settings: Settings, model: str | None) -> list[str]:
     """The partition keys of the registered models, or of the one that is asked for."""
     with open_instance(writes=False) as instance:
         registered = instance.get_dynamic_partitions(str(MODELS.name))
-    known = {*registered, *(model_slug(one.id) for one in settings.models)}
+    known = {*registered, *map(model_slug, settings.configured)}
     if model is None:
         return sorted(known)
     if model_slug(model) not in known:

@@ -51,7 +51,7 @@ def test_a_wrong_key_or_model_holds_up_nothing(tmp_path: Path, monkeypatch: pyte
     listed = gradsim(tmp_path, "models", "list", config=config, HF_HUB_OFFLINE="1")
     lines = sorted(line.split(maxsplit=3) for line in listed.stdout.splitlines()[1:])
     assert lines == sorted(
-        [["demo", "demo", "-", "34 missing"], [str(model), model_slug(str(model)), "-", "34 missing"]]
+        [["demo", "demo", "-", "36 missing"], [str(model), model_slug(str(model)), "-", "36 missing"]]
     )
     assert "/nonexistent under [[models]] is not registered: /nonexistent is no model folder" in listed.stderr
     assert f"{model} is the id of a model; its partition key" in listed.stderr

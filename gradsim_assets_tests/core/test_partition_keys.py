@@ -9,6 +9,7 @@ from gradsim_assets.core.files import whole_folder, write_whole
 from gradsim_assets.core.partition_keys import (
     MAX_SLUG,
     checked_slug,
+    is_slug,
     model_id_of,
     model_slug,
     shard_keys,
@@ -29,6 +30,10 @@ MODEL_IDS = [
     "--",
     "x~y/~2D",
     "日本/模型",
+    "amd/AMD-OLMo-1B-SFT+untrained",
+    "/data/a b-/c+d+untrained",
+    "org/name@v1.0+untrained",
+    "a+untrained/b",
 ]
 
 
@@ -45,6 +50,23 @@ def test_no_two_models_share_a_slug() -> None:
 
 def test_the_slug_of_a_hub_id_is_readable() -> None:
     assert model_slug("amd/AMD-OLMo-1B-SFT") == "amd--AMD-OLMo-1B-SFT"
+
+
+def test_the_slug_of_a_control_is_that_of_its_model_with_the_ending_of_the_id() -> None:
+    assert model_slug("amd/AMD-OLMo-1B-SFT+untrained") == "amd--AMD-OLMo-1B-SFT+untrained"
+
+
+@pytest.mark.parametrize(
+    ("model_id", "sentence"),
+    [
+        ("a/b+untrained+untrained", r"a/b\+untrained has random weights already and needs no control; add that of a/b"),
+        ("+untrained", "a model without an id cannot be registered"),
+    ],
+)
+def test_what_no_control_can_be_of_is_refused(model_id: str, sentence: str) -> None:
+    with pytest.raises(InputError, match=sentence):
+        checked_slug(model_id)
+    assert not is_slug(model_id)
 
 
 @pytest.mark.parametrize("key", ["org/name", "a|b", "~zz", "", "~FF"])

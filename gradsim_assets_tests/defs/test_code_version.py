@@ -70,6 +70,7 @@ PRODUCTS = of_each_setting("dot_products")
 PROJECTED = of_each_setting("projected_similarity")
 FIRST_ORDER, TAIL_PATCH = of_each_setting("first_order"), of_each_setting("tail_patch")
 EVALUATION = FIRST_ORDER | TAIL_PATCH
+CONTROL_COMPARISON = of_each_setting("control_comparison")
 ENGINE, DECLARED = "core/gradients/engine", "core/gradients/numerics_version.py"
 
 #: (edit, what becomes stale), by what is edited.
@@ -110,6 +111,7 @@ EDITS: Mapping[str, tuple[Edit, set[str]]] = {
         inserted("core/components.py", "component_columns"),
         {"parameters_per_component", "report"}
         | of_each_setting("accuracy_per_component", "agreement", "greedy_selection", "self_similarity", "retrieval")
+        | CONTROL_COMPARISON
         | TAIL_PATCH,
     ),
     "the order of ties": (
@@ -118,11 +120,22 @@ EDITS: Mapping[str, tuple[Edit, set[str]]] = {
     ),
     "the bootstrap": (
         replaced("core/analysis/scoring.py", "RESAMPLES = 2000", "RESAMPLES = 1000"),
-        of_each_setting("accuracy_per_component", "agreement", "retrieval") | TAIL_PATCH | {"report"},
+        of_each_setting("accuracy_per_component", "agreement", "retrieval")
+        | CONTROL_COMPARISON
+        | TAIL_PATCH
+        | {"report"},
     ),
     "the interval of a share": (
         inserted("core/analysis/scoring.py", "wilson_interval"),
-        of_each_setting("accuracy_per_component", "retrieval"),
+        of_each_setting("accuracy_per_component", "control_comparison", "retrieval"),
+    ),
+    "the interval of a paired difference": (
+        inserted("core/analysis/scoring.py", "paired_interval"),
+        of_each_setting("control_comparison", "retrieval"),
+    ),
+    "the comparison with controls": (
+        inserted("core/analysis/control_comparison.py", "_comparable"),
+        CONTROL_COMPARISON,
     ),
     "what counts as a copy": (
         inserted("core/datasets/text_overlap.py", "is_verbatim"),
@@ -144,6 +157,7 @@ EDITS: Mapping[str, tuple[Edit, set[str]]] = {
         inserted("core/seeds.py", "stable_seed"),
         {"bm25_candidates", "report"}
         | of_each_setting("accuracy_per_component", "agreement", "retrieval")
+        | CONTROL_COMPARISON
         | EVALUATION,
     ),
     "the declared numerics": (

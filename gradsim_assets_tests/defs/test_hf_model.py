@@ -91,6 +91,8 @@ def test_an_observation_fills_the_partitions_and_says_what_the_models_are(home: 
             "settings/context": "auto",
             "settings/candidates": 5,
             "settings/profile": "gpu",
+            "settings/base": "",
+            "settings/controls": False,
         }
     assert home.observe("paraphrases_source").success
     assert home.instance.get_materialized_partitions(dg.AssetKey("paraphrases_source")) == {"00", "01"}
@@ -117,6 +119,24 @@ def test_settings_are_shown_as_they_are_now_whether_they_decide_the_version_or_n
     home.configure(candidates=7)
     assert [type(event) for event in home.tick()] == [dg.AssetObservation, dg.AssetMaterialization]
     assert home.shown(home.slugs[0])["settings/candidates"] == 7
+
+
+def test_controls_are_registered_and_observed_as_their_models_are(home: Home) -> None:
+    control, base = f"{home.models[0]}+untrained", home.models[1]
+    home.configure(controls=True, base=base)
+    context = dg.build_sensor_context(instance=home.instance, repository_def=home.repository)
+    found = resources(home.settings)
+    given = {"hub": found.hub, "sources": found.sources, "store": found.store}
+    result = home.repository.get_sensor_def("observe_sources")(context, **given)
+    (request,) = result.dynamic_partitions_requests
+    assert request.partition_keys == [model_slug(control)]
+    home.instance.add_dynamic_partitions("model", request.partition_keys)
+    assert home.observe().success
+    shown = home.shown(model_slug(control))
+    assert shown["id"] == control and shown["revision"] == found.hub.resolve(control).name
+    assert shown["weights"].startswith("random, drawn by the seed ")
+    assert shown["parameters"] == home.shown(home.slugs[0])["parameters"]
+    assert "dtype of the checkpoint" not in shown
 
 
 @pytest.mark.parametrize("gone", [0, 1])

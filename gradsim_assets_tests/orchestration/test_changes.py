@@ -49,7 +49,8 @@ SIZES = whole("parameters_per_component")
 #: What is made of the gradient tables of a model: with and without what is made of products alone.
 OF_PRODUCTS = each("gradient_similarity", "accuracy_per_component", "agreement", "greedy_selection", "self_similarity")
 OF_PROJECTIONS = whole(*each("retrieval"), "report", "model_comparison")
-ANALYSES = whole(*OF_PRODUCTS) | OF_PROJECTIONS
+OF_SIMILARITIES = each("control_comparison")
+ANALYSES = whole(*OF_PRODUCTS, *OF_SIMILARITIES) | OF_PROJECTIONS
 #: What follows from other paraphrases, and what depends on a model itself.
 FROM_VARIANTS = by_shard(*VARIANTS, "model_generated", *PASS)
 OF_MODEL = by_shard("model_generated", *PASS) | SIZES
@@ -266,7 +267,7 @@ CHANGES = {
     "another context policy": Change(
         configured("model", context="truncate"),
         OF_MODEL,
-        OF_MODEL | ANALYSES - whole(*each("gradient_similarity")),
+        OF_MODEL | ANALYSES - whole(*each("gradient_similarity"), *OF_SIMILARITIES),
         changes=False,
     ),
     "another dtype": Change(configured("model", dtype="bfloat16"), OF_MODEL, OF_MODEL | ANALYSES),

@@ -54,3 +54,29 @@ def test_a_missing_pad_token_is_said_and_made_up_for(tmp_path: Path) -> None:
     tokenizer = models.load(str(folder), models.resolve(str(folder)), said.append).tokenizer.tokenizer
     assert "has no pad token; its EOS token fills up batches instead" in said[0]
     assert tokenizer.pad_token_id == tokenizer.eos_token_id
+
+
+def test_a_control_has_the_settings_of_its_model_unless_it_is_listed_itself(tmp_path: Path) -> None:
+    tuned = {"id": "org/tuned", "base": "org/base", "dtype": "bfloat16", "candidates": 7, "profile": "large"}
+    models = ModelHub(home=str(tmp_path), device="cpu", models=[tuned, {"id": "org/listed"}])
+    for control in ("org/tuned+untrained", "org/base", "org/base+untrained"):
+        found = models.settings(control)
+        assert (found.id, found.dtype, found.candidates, found.profile) == (control, "bfloat16", 7, "large")
+        assert not found.base and not found.controls
+    assert models.settings("org/listed+untrained").dtype == "float32"
+    alone = ModelHub(home=str(tmp_path), device="cpu", models=[tuned, {"id": "org/base", "dtype": "float16"}])
+    assert alone.settings("org/base").dtype == "float16"
+
+
+def test_a_control_is_loaded_with_random_weights_until_its_configuration_changes(tmp_path: Path) -> None:
+    folder = save_tiny_model(tmp_path / "model")
+    models, control = hub(tmp_path), f"{folder}+untrained"
+    name = models.resolve(control).name
+    save_tiny_model(folder, seed=1)
+    assert models.revision_named(control, name).name == name, "other weights are nothing to it"
+    loaded = models.load(control, models.resolve(control))
+    assert loaded.revision.seed is not None and loaded.tokenizer.template == "tulu"
+    config = folder / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "initializer_range": 0.5}))
+    with pytest.raises(InputError, match="changed while this run worked on it"):
+        models.revision_named(control, name)

@@ -40,7 +40,8 @@ from gradsim_assets_tests.support.backfill_looks import BackfillLooks
 from gradsim_assets_tests.support.same_tables import tables_of
 from gradsim_assets_tests.support.tiny_models import save_tiny_model
 
-#: A partition as tests write it: the table's asset and the key, without the model's slug ("dot_products_paraphrased", "01").
+#: A partition as tests write it: the table's asset and the key, without the model's slug ("dot_products_paraphrased", "01"), of
+#: its control with what the key has more ("dot_products_paraphrased", "+untrained|01").
 Named = tuple[str, str]
 
 SAMPLES, SHARDS = 6, 3
@@ -287,7 +288,7 @@ class ChangingHome:
         return tables_of(self.home / "tables")
 
     def _named(self, table: Any, partition: Any) -> Named:
-        return str(table), "" if partition == self.slug else str(partition).removeprefix(f"{self.slug}|")
+        return str(table), str(partition).removeprefix(self.slug).removeprefix("|")
 
 
 def _built(settings: Settings, profiles: Mapping[str, Profile]) -> dg.Definitions:

@@ -90,7 +90,7 @@ class HubServer:
             return status, {"X-Error-Code": code} if code else {}, b"{}"
         if repo not in self._commits:
             return 404, {"X-Error-Code": "RepoNotFound"}, b"{}"
-        wanted = rest[1] if len(rest) > 1 and rest[0] in ("revision", "resolve") else "main"
+        wanted = rest[1] if len(rest) > 1 and rest[0] in ("revision", "resolve", "tree") else "main"
         sha = self._names[repo].get(wanted, wanted)
         if sha not in self._commits[repo]:
             return 404, {"X-Error-Code": "RevisionNotFound"}, b"{}"
@@ -98,6 +98,8 @@ class HubServer:
         if api and rest[:1] in ([], ["revision"]):
             siblings = [{"rfilename": file.name} for file in sorted(folder.iterdir())]
             return _json({"id": repo, "sha": sha, "siblings": siblings})
+        if api and rest[:1] == ["tree"]:
+            return _json([_entry(file) for file in sorted(folder.iterdir()) if file.is_file()])
         return (
             (503, {}, b"") if self.files_busy else _file(folder.joinpath(*rest[2:]), sha, known=bool(rest) and not api)
         )
@@ -122,7 +124,15 @@ class HubServer:
         return _json({"errors": [], "warnings": []})  # of the card
 
 
-def _json(document: dict[str, Any], status: int = 200) -> Answer:
+def _entry(file: Path) -> dict[str, Any]:
+    return {"type": "file", "path": file.name, "size": file.stat().st_size, "oid": _oid(file.read_bytes())}
+
+
+def _oid(content: bytes) -> str:
+    return hashlib.sha1(content).hexdigest()
+
+
+def _json(document: Any, status: int = 200) -> Answer:
     return status, {"Content-Type": "application/json"}, json.dumps(document).encode()
 
 
@@ -130,7 +140,7 @@ def _file(file: Path, sha: str, known: bool) -> Answer:
     if not known or not file.is_file():
         return 404, {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": sha}, b""
     content = file.read_bytes()
-    return 200, {"ETag": f'"{hashlib.sha1(content).hexdigest()}"', "X-Repo-Commit": sha}, content
+    return 200, {"ETag": f'"{_oid(content)}"', "X-Repo-Commit": sha}, content
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -4,16 +4,26 @@ from collections.abc import Mapping
 
 import polars as pl
 
+from gradsim_assets.core.analysis.control_comparison import of_full_gradient
+from gradsim_assets.core.models.controls import BASE, UNTRAINED
 from gradsim_assets.core.tables import schemas
 
 
-def model_comparison(retrievals: Mapping[tuple[str, str], pl.DataFrame]) -> pl.DataFrame:
+def model_comparison(
+    retrievals: Mapping[tuple[str, str], pl.DataFrame],
+    controls: Mapping[tuple[str, str], pl.DataFrame] | None = None,
+) -> pl.DataFrame:
     """The table `model_comparison` from the `retrieval` tables by (model id, setting), in that order.
 
-    A recall column that a model's table does not have (it had fewer candidates) is null for it.
+    A recall column that a model's table does not have (it had fewer candidates) is null for it. `controls` are the tables
+    `control_comparison`, which say how the full gradient of a model differs from that of its controls.
     """
     frames = [
-        frame.with_columns(pl.lit(model).alias("model"), pl.lit(setting).alias("setting"))
+        frame.with_columns(
+            pl.lit(model).alias("model"),
+            pl.lit(setting).alias("setting"),
+            *_of_controls((controls or {}).get((model, setting))),
+        )
         for (model, setting), frame in retrievals.items()
     ]
     if not frames:
@@ -23,3 +33,15 @@ def model_comparison(retrievals: Mapping[tuple[str, str], pl.DataFrame]) -> pl.D
         name for name in table.columns if name in schemas.MODEL_COMPARISON.columns or schemas.RETRIEVAL.column(name)
     ]
     return schemas.MODEL_COMPARISON.enforce(table.select(wanted))
+
+
+def _of_controls(comparison: pl.DataFrame | None) -> list[pl.Expr]:
+    """The columns of the controls, in the row of the full gradient."""
+    found = {row["control"]: row for row in of_full_gradient(comparison)}
+    columns = {
+        f"{kind}_{name.removeprefix('control_')}": found.get(kind, {}).get(name)
+        for kind in (UNTRAINED, BASE)
+        for name in ("control_accuracy", "difference", "difference_low", "difference_high")
+    }
+    full = pl.col("method") == schemas.FULL_GRADIENT
+    return [pl.when(full).then(pl.lit(value, pl.Float64)).alias(name) for name, value in columns.items()]

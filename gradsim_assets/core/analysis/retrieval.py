@@ -6,7 +6,15 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from gradsim_assets.core.analysis.scoring import best_component, recall_columns, retrieval_columns, share_columns
+from gradsim_assets.core.analysis.scoring import (
+    best_component,
+    paired_columns,
+    recall_columns,
+    retrieval_columns,
+    share_columns,
+)
+from gradsim_assets.core.datasets.text_overlap import overlaps
+from gradsim_assets.core.samples import samples_of
 from gradsim_assets.core.similarity.pair_products import Candidates, PairProducts, rho
 from gradsim_assets.core.tables import schemas
 
@@ -38,6 +46,26 @@ def order_as_bm25(pairs: PairProducts) -> pl.DataFrame:
     )
 
 
+def text_overlap(candidates: Candidates, variants: pl.DataFrame, originals: pl.DataFrame) -> np.ndarray:
+    """How much of each candidate's answer the variant's answer repeats, chrF2 as `overlaps` has it: float64 of length P.
+
+    `variants` and `originals` are dataset tables. NaN for a pair of which one text is not there.
+    """
+    answers, known = ({one.id: one.assistant for one in samples_of(frame)} for frame in (variants, originals))
+    answer = _places(answers, np.asarray(candidates.variants, dtype=object)[candidates.variant])
+    original = _places(known, candidates.originals)
+    found = np.full(len(answer), np.nan)
+    there = (answer >= 0) & (original >= 0)
+    found[there] = overlaps(list(answers.values()), list(known.values()), answer[there], original[there])
+    return found
+
+
+def _places(known: Mapping[str, str], names: np.ndarray) -> np.ndarray:
+    """The place of each name among those that are known, -1 for others (int64)."""
+    places = {name: number for number, name in enumerate(known)}
+    return np.array([places.get(name, -1) for name in names], dtype=np.int64)
+
+
 @dataclass(frozen=True)
 class Method:
     """One row of the retrieval table: the similarities of the P pairs under one method."""
@@ -53,12 +81,15 @@ def methods(
     projected: pl.DataFrame | None = None,
     bm25: pl.DataFrame | None = None,
     parameters: pl.DataFrame | None = None,
+    overlap: np.ndarray | None = None,
 ) -> list[Method]:
-    """The methods of the retrieval table in order, without chance; those whose table is None are left out."""
+    """The methods of the retrieval table in order, without chance; those whose scores are None are left out."""
     result = [Method(schemas.FULL_GRADIENT, pairs.full_similarity)]
     result += projection_methods(pairs.candidates, projected)
     if bm25 is not None:
         result.append(Method("bm25", pairs.candidates.align(bm25, "score"), is_cosine=False))
+    if overlap is not None:
+        result.append(Method(schemas.TEXT_OVERLAP, overlap, is_cosine=False))
     best = best_component(pairs, parameters)
     if best is not None:
         result.append(Method("best_component", pairs.similarity[best], component=pairs.components[best]))
@@ -82,15 +113,16 @@ def retrieval(
     bm25: pl.DataFrame | None = None,
     parameters: pl.DataFrame | None = None,
     verbatim: Mapping[str, bool] | None = None,
+    overlap: np.ndarray | None = None,
 ) -> pl.DataFrame:
-    """The table `retrieval`: full gradient, projections, BM25, best component and chance.
+    """The table `retrieval`: full gradient, projections, BM25, text overlap, best component and chance.
 
     All methods are scored on the variants and candidates of the dot products. `bm25` is the table `bm25_candidates`;
-    `verbatim` says by variant whether its answer is a copy of its original's, None where that is not known. For chance
+    `overlap` is that of `text_overlap`; `verbatim` says by variant whether its answer is a copy of its original's, None where that is not known. For chance
     all figures are expectations, and its intervals and test are null. The best component is chosen on the same variants
     that it is scored on, so its accuracy is optimistic (see `greedy_selection` for held-out figures).
     """
-    rows = methods(pairs, projected, bm25, parameters)
+    rows = methods(pairs, projected, bm25, parameters, overlap)
     candidates = pairs.candidates
     ranks = np.array([candidates.ranks(method.similarity) for method in rows])
     recall_at = recall_columns(candidates)
@@ -104,6 +136,8 @@ def retrieval(
     columns["only_this_right"] = (correct & ~correct[0]).sum(axis=1).tolist()
     columns["only_full_gradient_right"] = (correct[0] & ~correct).sum(axis=1).tolist()
     columns["p_value"] = [None, *(mcnemar(correct[0], row) for row in correct[1:])]
+    ahead = paired_columns(np.repeat(correct[:1], len(rows) - 1, axis=0), correct[1:])
+    columns |= {name: [None, *values.tolist()] for name, values in ahead.items()}
     columns["agreement"] = [rho(m.similarity, pairs.full_similarity) if m.is_cosine else None for m in rows]
     columns["component"] = [method.component for method in rows]
     chance = chance_row(candidates, recall_at)

@@ -10,14 +10,13 @@ import numpy as np
 import polars as pl
 
 from gradsim_assets.core.analysis.greedy_selection import halve
+from gradsim_assets.core.analysis.retrieval import text_overlap
 from gradsim_assets.core.analysis.scoring import best_component, bootstrap_interval
-from gradsim_assets.core.datasets.text_overlap import overlaps
 from gradsim_assets.core.errors import InputError
 from gradsim_assets.core.evaluation.step import Measure, Pair, Step
-from gradsim_assets.core.samples import samples_of
 from gradsim_assets.core.seeds import stable_seed
 from gradsim_assets.core.similarity.pair_products import PairProducts
-from gradsim_assets.core.tables.schemas import FULL_GRADIENT, TAIL_PATCH
+from gradsim_assets.core.tables.schemas import FULL_GRADIENT, TAIL_PATCH, TEXT_OVERLAP
 
 RANDOM = "random"
 DOT_PRODUCT = f"{FULL_GRADIENT}_dot_product"
@@ -68,7 +67,7 @@ def method_scores(
     components, best = held_out_component(pairs, parameters)
     return [
         Scores("bm25", candidates.align(bm25, "score"), {}),
-        Scores("text_overlap", _overlaps(pairs, variants, originals), {}),
+        Scores(TEXT_OVERLAP, _overlaps(pairs, variants, originals), {}),
         Scores(FULL_GRADIENT, pairs.full_similarity, {}),
         Scores(DOT_PRODUCT, pairs.dot_product.sum(axis=0), {}),
         Scores("best_component", best, components),
@@ -76,13 +75,13 @@ def method_scores(
 
 
 def _overlaps(pairs: PairProducts, variants: pl.DataFrame, originals: pl.DataFrame) -> np.ndarray:
-    answers, known = ({one.id: one.assistant for one in samples_of(frame)} for frame in (variants, originals))
-    rows = list(pairs.candidates.frame.iter_rows())
-    if lacking := [
-        name for row in rows for name, texts in zip(row, (answers, known), strict=True) if name not in texts
-    ]:
-        raise InputError(f"dot_products names {lacking[0]}, of which there is no text; materialise dot_products again.")
-    return np.array(overlaps((answers[variant], known[original]) for variant, original in rows))
+    found = text_overlap(pairs.candidates, variants, originals)
+    if np.isnan(found).any():
+        variant, original = pairs.candidates.frame.row(int(np.isnan(found).argmax()))
+        raise InputError(
+            f"dot_products names {variant} and {original}, of which there is no text of both; materialise dot_products again."
+        )
+    return found
 
 
 def held_out_component(

@@ -8,7 +8,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -77,7 +77,8 @@ def describe(revision: Revision) -> ModelDescription:
     tensors = stored_tensors(folder) if folder else None
     if tensors is None and revision.commit:
         tensors = _hub_tensors(revision)
-    return description(config, tensors)
+    found = description(config, tensors)
+    return found if revision.seed is None else replace(found, dtype=None)  # no stored weight is read
 
 
 def description(config: Mapping[str, Any], tensors: Mapping[str, Tensor] | None) -> ModelDescription:

@@ -1,7 +1,7 @@
 """Models, tokenizers and configurations of exactly one revision, through transformers and tokenizers."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -65,31 +65,55 @@ def load_model(model_id: str, revision: Revision, dtype: str, device: str) -> tu
         InputError: it is no causal language model, its checkpoint is not whole and sound, or it cannot be loaded.
         ServiceError: the hub does not hand it out now.
     """
-    import torch
-    from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
-    from gradsim_assets.core.models.checkpoints import check_forward, check_loading, check_weights
+    from gradsim_assets.core.models.checkpoints import check_forward, check_weights
 
     _refuse_adapter(model_id, revision)
-    load_config(model_id, revision)
+    config = load_config(model_id, revision)
     # A log line of ours says more than a bar in a step's log; downloads keep theirs.
     logging.disable_progress_bar()
     with _loading(model_id):
-        model, report = AutoModelForCausalLM.from_pretrained(
-            revision.source,
-            dtype=getattr(torch, dtype),
-            output_loading_info=True,
-            trust_remote_code=False,  # None would ask whoever sits before the terminal
-            ignore_mismatched_sizes=True,  # the report names them all, an error the first
-            **_at(revision),
-        )
-    check_loading(model_id, report)
-    model = model.to(device).eval()
+        made = _stored(model_id, revision, dtype) if revision.seed is None else _drawn(config, revision, dtype)
+    model = made.to(device).eval()
     check_weights(model_id, model)
     check_forward(model_id, model)
     freeze_other_modalities(model)
     return model, load_tokenizer(model_id, revision)
+
+
+def _stored(model_id: str, revision: Revision, dtype: str) -> Any:
+    """The model with the weights of its files."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from gradsim_assets.core.models.checkpoints import check_loading
+
+    model, report = AutoModelForCausalLM.from_pretrained(
+        revision.source,
+        dtype=getattr(torch, dtype),
+        output_loading_info=True,
+        trust_remote_code=False,  # None would ask whoever sits before the terminal
+        ignore_mismatched_sizes=True,  # the report names them all, an error the first
+        **_at(revision),
+    )
+    check_loading(model_id, report)
+    return model
+
+
+def _drawn(config: Any, revision: Revision, dtype: str) -> Any:
+    """The model with weights as its class draws them before any training, by the revision's seed, on the CPU: the same on every
+    device. The process's own random numbers go on as they would have.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, GenerationConfig
+
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(revision.seed or 0)
+        model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype))
+    with suppress(OSError):  # few folders have none; its end tokens are those of the answers
+        model.generation_config = GenerationConfig.from_pretrained(revision.source, **_at(revision))
+    return model
 
 
 def freeze_other_modalities(model: Any) -> list[str]:

@@ -2,15 +2,21 @@
 
 import hashlib
 import os
+from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
 from gradsim_assets.core.errors import InputError, ServiceError, first_line
+from gradsim_assets.core.models.controls import UNTRAINED_SEED, untrained_id
 
-#: Files of a folder that make a model what it is; anything else (logs, optimizer states) leaves its revision alone.
-_MODEL_FILES = ("*.safetensors", "*.bin", "*.json", "*.model", "*.txt", "*.jinja", "*.tiktoken")
+#: Files of a folder that hold a model's configuration and its tokenizer, and those that hold its weights or say where they are.
+_CONFIGURATION_FILES = ("*.json", "*.model", "*.txt", "*.jinja", "*.tiktoken")
+_WEIGHT_FILES = ("*.safetensors", "*.bin", "*.safetensors.index.json", "*.bin.index.json")
+
+#: Files that make a model what it is; anything else (logs, optimizer states) leaves its revision alone.
+_MODEL_FILES = (*_WEIGHT_FILES, *_CONFIGURATION_FILES)
 
 #: Files that trainers (transformers, accelerate) leave beside a model, though they are named as its own are.
 _OF_TRAINERS = (
@@ -28,11 +34,15 @@ _POINTER = b"version https://git-lfs.github.com/spec/"
 
 @dataclass(frozen=True)
 class Revision:
-    """One exact version of a model: `name` identifies it; `source` and `commit` say where transformers finds it."""
+    """One exact version of a model: `name` identifies it; `source` and `commit` say where transformers finds it.
+
+    With a `seed` its weights are random ones, and only its configuration and its tokenizer are found there.
+    """
 
     name: str
     source: str
     commit: str | None = None
+    seed: int | None = None
 
 
 def is_folder(model_id: str) -> bool:
@@ -112,17 +122,60 @@ def adapter_error(model_id: str) -> InputError:
 
 def _folder_hash(folder: Path) -> str:
     """Content hash of a model folder (16 hex digits): names and bytes of its weights, tokenizer and configuration."""
-    digest = hashlib.sha256()
-    for file in _model_files(folder):
+    return _content_hash(_model_files(folder))
+
+
+def _content_hash(files: Iterable[Path], drawn_by: str = "") -> str:
+    digest = hashlib.sha256(drawn_by.encode())
+    for file in files:
         stat = file.stat()
         digest.update(file.name.encode())
         digest.update(_file_hash(str(file.resolve()), stat.st_size, stat.st_mtime_ns))
     return digest.hexdigest()[:16]
 
 
-def _model_files(folder: Path) -> list[Path]:
-    found = {path for pattern in _MODEL_FILES for path in folder.glob(pattern)}
-    return sorted(found - {path for pattern in _OF_TRAINERS for path in folder.glob(pattern)})
+def _model_files(folder: Path, of: Iterable[str] = _MODEL_FILES, without: Iterable[str] = ()) -> list[Path]:
+    found = {path for pattern in of for path in folder.glob(pattern)}
+    return sorted(found - {path for pattern in (*_OF_TRAINERS, *without) for path in folder.glob(pattern)})
+
+
+def untrained_revision(revision: Revision) -> Revision:
+    """The revision of a model's control with random weights, from the model's own.
+
+    Its name is a hash of what it is made of: the files of the model's configuration and of its tokenizer, and the seed. So
+    other weights leave it as it is. Of a model on the hub these files are downloaded.
+
+    Raises:
+        InputError: the id of the control is the path of a folder that there is.
+        ServiceError: the hub does not hand them out now.
+    """
+    if not revision.commit and Path(untrained_id(revision.source)).exists():
+        raise InputError(
+            f"{untrained_id(revision.source)} is a folder, and also the id of the control of {revision.source} with random "
+            "weights; rename the folder."
+        )
+    folder = _downloaded_configuration(revision) if revision.commit else Path(revision.source)
+    files = _model_files(folder, _CONFIGURATION_FILES, _WEIGHT_FILES)
+    return replace(revision, name=_content_hash(files, f"seed {UNTRAINED_SEED}"), seed=UNTRAINED_SEED)
+
+
+def _downloaded_configuration(revision: Revision) -> Path:
+    """The folder of the hub's cache with the files of a commit that are no weights."""
+    from huggingface_hub import snapshot_download
+
+    below = "*/*"
+    try:
+        folder = snapshot_download(
+            revision.source,
+            revision=revision.commit,
+            allow_patterns=list(_CONFIGURATION_FILES),
+            ignore_patterns=[below, *_WEIGHT_FILES, *_OF_TRAINERS],
+        )
+    except Exception as error:  # the client's errors have no common kind
+        raise ServiceError(
+            f"the configuration of {revision.source} could not be fetched from the hub ({first_line(error)}); try again later."
+        ) from error
+    return Path(folder)
 
 
 @lru_cache(maxsize=1024)  # sensors ask again and again; size and time tell whether a file is still the same

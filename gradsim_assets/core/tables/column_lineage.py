@@ -2,10 +2,12 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from gradsim_assets.core.models.controls import BASE, UNTRAINED
 from gradsim_assets.core.tables.schemas import (
     ACCURACY_PER_COMPONENT,
     AGREEMENT,
     BM25_CANDIDATES,
+    CONTROL_COMPARISON,
     DOT_PRODUCTS,
     FIRST_ORDER,
     GRADIENT_SIMILARITY,
@@ -33,6 +35,7 @@ _ORIGINALS_AND_VARIANTS: tuple[Source, ...] = ((LIMA.name, "messages"), (VARIANT
 _SELVES: tuple[Source, ...] = ((DOT_PRODUCTS.name, "variant_self"), (DOT_PRODUCTS.name, "original_self"))
 _COSINES: tuple[Source, ...] = ((DOT_PRODUCTS.name, "dot_product"), *_SELVES)
 _METHODS: tuple[Source, ...] = (*_COSINES, (PROJECTED_SIMILARITY.name, "similarity"))
+_TEXTS: tuple[Source, ...] = ((BM25_CANDIDATES.name, "score"), *_ORIGINALS_AND_VARIANTS)
 _BY_COPY = [f"accuracy_{which}{end}" for which in ("verbatim", "not_verbatim") for end in ("", "_low", "_high")]
 _PAIRS = {name: ((BM25_CANDIDATES.name, name),) for name in ("variant_id", "original_id")}
 _COMPONENTS = {
@@ -78,10 +81,16 @@ _SOURCES: Mapping[str, Mapping[str, tuple[Source, ...]]] = {
         "component": ((DOT_PRODUCTS.name, "component"),),
         "variants": ((DOT_PRODUCTS.name, "variant_id"),),
         **dict.fromkeys(("variants_verbatim", "variants_not_verbatim"), ((VARIANTS, "verbatim"),)),
-        **dict.fromkeys(_BY_COPY, (*_METHODS, (BM25_CANDIDATES.name, "score"), (VARIANTS, "verbatim"))),
+        **dict.fromkeys(_BY_COPY, (*_METHODS, *_TEXTS, (VARIANTS, "verbatim"))),
         "method": ((PROJECTED_SIMILARITY.name, "proportion"),),
         **dict.fromkeys(("mean_best_similarity", "median_best_similarity", "agreement"), _METHODS),
-        "*": (*_METHODS, (BM25_CANDIDATES.name, "score")),
+        "*": (*_METHODS, *_TEXTS),
+    },
+    CONTROL_COMPARISON.name: {
+        **dict.fromkeys(("component", "component_type", "depth"), ((GRADIENT_SIMILARITY.name, "component"),)),
+        "variants": ((GRADIENT_SIMILARITY.name, "variant_id"), (GRADIENT_SIMILARITY.name, "original_id")),
+        **dict.fromkeys(("control", "control_model"), ()),
+        "*": ((GRADIENT_SIMILARITY.name, "similarity"),),
     },
     FIRST_ORDER.name: {
         **{name: ((DOT_PRODUCTS.name, name),) for name in ("variant_id", "original_id")},
@@ -103,7 +112,7 @@ def sources(path: Sequence[str], columns: Iterable[str]) -> dict[str, list[tuple
     name, setting = path[0], path[-1]
     if name == MODEL_COMPARISON.name:
         return {
-            column: [([RETRIEVAL.name, setting], column) for setting in SETTINGS]
+            column: [_compared(column, setting) for setting in SETTINGS]
             for column in columns
             if column not in ("model", "setting")
         }
@@ -113,6 +122,14 @@ def sources(path: Sequence[str], columns: Iterable[str]) -> dict[str, list[tuple
         for column in columns
         if (found := rules.get(column, rules.get("*", ())))
     }
+
+
+def _compared(column: str, setting: str) -> tuple[list[str], str]:
+    """What a column of `model_comparison` is made from in one setting."""
+    kind, _, figure = column.partition("_")
+    if kind not in (UNTRAINED, BASE):
+        return [RETRIEVAL.name, setting], column
+    return [CONTROL_COMPARISON.name, setting], f"control_{figure}" if figure == "accuracy" else figure
 
 
 def _path(table: str, setting: str) -> list[str]:

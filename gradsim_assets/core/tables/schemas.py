@@ -2,6 +2,7 @@
 
 import polars as pl
 
+from gradsim_assets.core.models.controls import BASE, UNTRAINED
 from gradsim_assets.core.tables.table_schema import Column, TableSchema
 
 #: The two ways of making a variant of a training sample.
@@ -9,6 +10,9 @@ SETTINGS = ("paraphrased", "model_generated")
 
 #: The name under which the concatenation of all components stands in the column `component`.
 FULL_GRADIENT = "full_gradient"
+
+#: The method that compares answers' texts alone.
+TEXT_OVERLAP = "text_overlap"
 
 MESSAGES = pl.List(pl.Struct({"role": pl.String(), "content": pl.String()}))
 
@@ -44,7 +48,7 @@ def _copied_columns() -> dict[str, Column]:
     return columns
 
 
-def _retrieval_columns() -> dict[str, Column]:
+def _accuracy_columns() -> dict[str, Column]:
     # Null where no variant of the table can be scored.
     return {
         "accuracy": Column(
@@ -52,6 +56,12 @@ def _retrieval_columns() -> dict[str, Column]:
         ),
         "accuracy_low": Column(pl.Float64(), "lower end of Wilson's 95 % interval", "share", True),
         "accuracy_high": Column(pl.Float64(), "upper end of Wilson's 95 % interval", "share", True),
+    }
+
+
+def _retrieval_columns() -> dict[str, Column]:
+    return {
+        **_accuracy_columns(),
         "mrr": Column(pl.Float64(), "mean reciprocal rank of the own original", "share", True),
         "mrr_low": Column(
             pl.Float64(), "lower end of the 95 % bootstrap interval; null where all ranks are equal", "share", True
@@ -60,6 +70,26 @@ def _retrieval_columns() -> dict[str, Column]:
             pl.Float64(), "upper end of the 95 % bootstrap interval; null where all ranks are equal", "share", True
         ),
     }
+
+
+def _difference(
+    meaning: str, name: str = "difference", interval: str = "paired interval (Newcombe's)"
+) -> dict[str, Column]:
+    """A difference of two shares with its interval; null where there is nothing to compare."""
+    return {
+        name: Column(pl.Float64(), meaning, "share", True),
+        f"{name}_low": Column(pl.Float64(), f"lower end of its 95 % {interval}", "share", True),
+        f"{name}_high": Column(pl.Float64(), f"upper end of its 95 % {interval}", "share", True),
+    }
+
+
+def _of_controls() -> dict[str, Column]:
+    """What `control_comparison` says of the full gradient; null for other methods, and where the control was not computed."""
+    columns = {}
+    for kind in (UNTRAINED, BASE):
+        columns[f"{kind}_accuracy"] = Column(pl.Float64(), f"the accuracy of the control {kind}", "share", True)
+        columns |= _difference(f"the model's accuracy less that of the control {kind}", f"{kind}_difference")
+    return columns
 
 
 RECALL = {
@@ -248,7 +278,9 @@ RETRIEVAL = TableSchema(
     "retrieval",
     {
         "method": Column(
-            pl.String(), f"{FULL_GRADIENT}, bm25, best_component, projection_P (P the proportion) or chance"
+            pl.String(),
+            f"{FULL_GRADIENT}, projection_P (P the proportion), bm25, {TEXT_OVERLAP} (chrF2 of the answers), best_component "
+            "or chance",
         ),
         **_retrieval_columns(),
         "mean_best_similarity": Column(pl.Float64(), "mean over variants of the highest similarity", "cosine", True),
@@ -269,6 +301,7 @@ RETRIEVAL = TableSchema(
         "p_value": Column(
             pl.Float64(), "exact McNemar test of the method against the full gradient, two-sided", nullable=True
         ),
+        **_difference("the full gradient's accuracy less the method's, on the same variants"),
         "agreement": Column(
             pl.Float64(), "cosine between all pair similarities under the method and the full gradient", "cosine", True
         ),
@@ -282,6 +315,33 @@ RETRIEVAL = TableSchema(
     open=True,
 )
 
+CONTROL_COMPARISON = TableSchema(
+    "control_comparison",
+    {
+        "control": Column(pl.String(), "untrained (random weights), or base (the model before its fine-tuning)"),
+        "control_model": Column(pl.String(), "model id of the control"),
+        "component": Column(pl.String(), f"component of both models, or {FULL_GRADIENT}"),
+        "component_type": _component_columns()["component_type"],
+        "depth": _component_columns()["depth"],
+        "variants": Column(pl.Int64(), "number of variants with the same candidates under both models"),
+        **_accuracy_columns(),
+        "control_accuracy": Column(pl.Float64(), "the control's accuracy on the same variants", "share", True),
+        "control_accuracy_low": Column(pl.Float64(), "lower end of Wilson's 95 % interval", "share", True),
+        "control_accuracy_high": Column(pl.Float64(), "upper end of Wilson's 95 % interval", "share", True),
+        **_difference("the model's accuracy less the control's"),
+        "only_model_right": Column(pl.Int64(), "variants that the model gets right and the control wrong"),
+        "only_control_right": Column(pl.Int64(), "variants that the control gets right and the model wrong"),
+        "p_value": Column(pl.Float64(), "exact McNemar test of the two, two-sided"),
+        "mrr": Column(pl.Float64(), "mean reciprocal rank of the own original", "share"),
+        "control_mrr": Column(pl.Float64(), "the control's on the same variants", "share"),
+        **_difference(
+            "the model's mean reciprocal rank less the control's", "mrr_difference", "paired bootstrap interval"
+        ),
+    },
+    key=("control", "component"),
+    parts=SETTINGS,
+)
+
 MODEL_COMPARISON = TableSchema(
     "model_comparison",
     {
@@ -289,6 +349,7 @@ MODEL_COMPARISON = TableSchema(
         "setting": Column(pl.String(), "paraphrased or model_generated"),
         "method": Column(pl.String(), "method of the retrieval table"),
         **_retrieval_columns(),
+        **_of_controls(),
     },
     key=("model", "setting", "method"),
     open=True,
@@ -348,6 +409,7 @@ TABLES: dict[str, TableSchema] = {
         GREEDY_SELECTION,
         SELF_SIMILARITY,
         RETRIEVAL,
+        CONTROL_COMPARISON,
         MODEL_COMPARISON,
         FIRST_ORDER,
         TAIL_PATCH,

@@ -8,7 +8,7 @@ import polars as pl
 from gradsim_assets.core.analysis.model_comparison import model_comparison
 from gradsim_assets.core.analysis.plots.of_table import plots_of
 from gradsim_assets.core.partition_keys import model_id_of, model_slug
-from gradsim_assets.core.tables.schemas import MODEL_COMPARISON, RETRIEVAL, SETTINGS
+from gradsim_assets.core.tables.schemas import CONTROL_COMPARISON, MODEL_COMPARISON, RETRIEVAL, SETTINGS
 from gradsim_assets.core.tables.storage import Partition
 from gradsim_assets.defs.code_version import code_version
 from gradsim_assets.defs.table_results import column_schema, plot_metadata, table_result
@@ -24,18 +24,25 @@ def build() -> dg.AssetsDefinition:
     @dg.asset(
         name=MODEL_COMPARISON.name,
         group_name=ANALYSIS,
-        deps=[dg.AssetDep(asset_key(RETRIEVAL.name, setting), partition_mapping=ALL) for setting in SETTINGS],
+        deps=[
+            dg.AssetDep(asset_key(table.name, setting), partition_mapping=ALL)
+            for table in (RETRIEVAL, CONTROL_COMPARISON)
+            for setting in SETTINGS
+        ],
         kinds=TABLE_KINDS,
         metadata=column_schema(MODEL_COMPARISON),
         code_version=code_version(model_comparison),
-        description="The retrieval figures of every model side by side; models without results yet are left out.",
+        description=(
+            "The retrieval figures of every model side by side, and how the full gradient's differ from those of the model's "
+            "controls; models without results yet are left out."
+        ),
     )
     @fails_in_one_sentence
     def model_comparison_(context: dg.AssetExecutionContext, store: TableStore) -> dg.MaterializeResult[pl.DataFrame]:
         slugs = registered(context.instance)
-        found = _retrievals(slugs, store)
+        found = _tables(RETRIEVAL.name, slugs, store)
         context.log.info(f"{len({model for model, _ in found})} of {len(slugs)} models have results")
-        frame = model_comparison(found)
+        frame = model_comparison(found, _tables(CONTROL_COMPARISON.name, slugs, store))
         return table_result(
             MODEL_COMPARISON,
             frame,
@@ -46,12 +53,12 @@ def build() -> dg.AssetsDefinition:
     return model_comparison_
 
 
-def _retrievals(slugs: Iterable[str], store: TableStore) -> dict[tuple[str, str], pl.DataFrame]:
+def _tables(name: str, slugs: Iterable[str], store: TableStore) -> dict[tuple[str, str], pl.DataFrame]:
     return {
-        (model_id_of(slug), setting): store.tables.read([RETRIEVAL.name, setting], Partition(slug))
+        (model_id_of(slug), setting): store.tables.read([name, setting], Partition(slug))
         for slug in sorted(slugs)
         for setting in SETTINGS
-        if store.tables.exists([RETRIEVAL.name, setting], Partition(slug))
+        if store.tables.exists([name, setting], Partition(slug))
     }
 
 

@@ -21,6 +21,7 @@ from gradsim_assets.core.tables.schemas import (
     ACCURACY_PER_COMPONENT,
     AGREEMENT,
     BM25_CANDIDATES,
+    CONTROL_COMPARISON,
     DOT_PRODUCTS,
     FIRST_ORDER,
     GRADIENT_SIMILARITY,
@@ -53,8 +54,13 @@ _TABLES = {
     "retrieval": RETRIEVAL.name,
 }
 
-#: With those that are made on request alone.
-_SHOWN = {**_TABLES, "first_order": FIRST_ORDER.name, "tail_patch": TAIL_PATCH.name}
+#: With those that are made on request alone, and what sets the model beside its controls, if it has any.
+_SHOWN = {
+    **_TABLES,
+    "first_order": FIRST_ORDER.name,
+    "tail_patch": TAIL_PATCH.name,
+    "controls": CONTROL_COMPARISON.name,
+}
 
 
 def build(partitions: Partitions) -> list[dg.AssetsDefinition]:
@@ -111,8 +117,9 @@ class Sources:
         return {
             setting: SettingResults(
                 **{name: self.read(table, setting) for name, table in _TABLES.items()},
-                first_order=self.evaluation(FIRST_ORDER.name, setting),
-                tail_patch=self.evaluation(TAIL_PATCH.name, setting),
+                first_order=self.of_same_products(FIRST_ORDER.name, setting),
+                tail_patch=self.of_same_products(TAIL_PATCH.name, setting),
+                controls=self.of_same_products(CONTROL_COMPARISON.name, setting),
                 bm25=self.candidates(setting),
                 variants=self.variants(setting),
                 prompt_no_prefix=self.prompt_no_prefix(setting),
@@ -120,8 +127,8 @@ class Sources:
             for setting in found
         }
 
-    def evaluation(self, table: str, setting: str) -> pl.DataFrame | None:
-        """What was evaluated on request, if it is there and was made from the very products that the page is about."""
+    def of_same_products(self, table: str, setting: str) -> pl.DataFrame | None:
+        """A table that may be missing, if it is there and was made from the very products that the page is about."""
         if not self.tables.exists([table, setting], Partition(self.slug)):
             return None
         made, shown = (
@@ -183,7 +190,8 @@ def _write(context: dg.AssetExecutionContext, sources: Sources, folder: Path) ->
         lacks.sentences if lacks else (),
     )
     retrievals = {setting: results.retrieval for setting, results in settings.items()}
-    headline = summary(sources.model_id, revision, parameters, retrievals, lacks.count if lacks else None)
+    comparisons = {setting: results.controls for setting, results in settings.items()}
+    headline = summary(sources.model_id, revision, parameters, retrievals, lacks.count if lacks else None, comparisons)
     plots = _plots(settings, parameters)
     for setting, drawn in plots.items():
         for plot in drawn:

@@ -1,15 +1,17 @@
 """The assets `retrieval_<setting>`."""
 
 import dagster as dg
+import numpy as np
 import polars as pl
 
 from gradsim_assets.core.analysis.plots.of_table import plots_of
-from gradsim_assets.core.analysis.retrieval import order_as_bm25, retrieval
+from gradsim_assets.core.analysis.retrieval import order_as_bm25, retrieval, text_overlap
 from gradsim_assets.core.datasets.lacking import lacking
 from gradsim_assets.core.similarity.pair_products import PairProducts
 from gradsim_assets.core.tables.schemas import (
     BM25_CANDIDATES,
     DOT_PRODUCTS,
+    LIMA,
     PARAMETERS_PER_COMPONENT,
     PARAPHRASED,
     PROJECTED_SIMILARITY,
@@ -42,15 +44,15 @@ def _build(setting: str, partitions: Partitions) -> dg.AssetsDefinition:
         },
         deps=[
             dg.AssetDep(asset_key(PROJECTED_SIMILARITY.name, setting), partition_mapping=BY_MODEL),
-            dg.AssetDep(BM25_CANDIDATES.name, partition_mapping=ALL),
+            *(dg.AssetDep(table.name, partition_mapping=ALL) for table in (LIMA, BM25_CANDIDATES)),
             dg.AssetDep(setting, partition_mapping=ALL if setting == PARAPHRASED.name else BY_MODEL),
         ],
         kinds=TABLE_KINDS,
         metadata=column_schema(RETRIEVAL),
-        code_version=code_version(retrieval, order_as_bm25),
+        code_version=code_version(retrieval, order_as_bm25, text_overlap),
         description=(
-            f"Which method finds the right original ({setting}): full gradient, random projections, BM25, the best "
-            "component, chance. Differences whose intervals overlap widely, or with a large p-value, say nothing."
+            f"Which method finds the right original ({setting}): full gradient, random projections, BM25, the "
+            "overlap of the answers' texts, the best component, chance. Differences whose intervals overlap widely, or with a large p-value, say nothing."
         ),
     )
     @fails_in_one_sentence
@@ -65,7 +67,9 @@ def _build(setting: str, partitions: Partitions) -> dg.AssetsDefinition:
         bm25 = None if imported else store.optional([BM25_CANDIDATES.name], [Partition(shard=s) for s in shards])
         variants = None if imported else store.variants(setting, model, shards)
         verbatim = None if variants is None else dict(variants.select("id", "verbatim").drop_nulls().iter_rows())
-        frame = retrieval(pairs, projected, order_as_bm25(pairs) if bm25 is None else bm25, parameters, verbatim)
+        overlap = None if variants is None else _overlap(pairs, variants, store)
+        bm25 = order_as_bm25(pairs) if bm25 is None else bm25
+        frame = retrieval(pairs, projected, bm25, parameters, verbatim, overlap)
         accuracy = dict(frame.select("method", "accuracy").iter_rows())
         paraphrased = store.optional([PARAPHRASED.name], [Partition(shard=s) for s in shards])
         metadata = {
@@ -78,3 +82,10 @@ def _build(setting: str, partitions: Partitions) -> dg.AssetsDefinition:
         return table_result(RETRIEVAL, frame, metadata=metadata, provenance=provenance)
 
     return run_retrieval
+
+
+def _overlap(pairs: PairProducts, variants: pl.DataFrame, store: TableStore) -> np.ndarray | None:
+    """The overlap of the texts of all pairs; None where a text is not there any more, as under products that are stale."""
+    originals = store.optional([LIMA.name], [Partition()])
+    found = None if originals is None else text_overlap(pairs.candidates, variants, originals)
+    return None if found is None or np.isnan(found).any() else found

@@ -91,6 +91,7 @@ def metadata_of(hub: ModelHub, model_id: str, revision: Revision) -> dict[str, A
         "id": model_id,
         "revision": revision.name,
         "link": dg.MetadataValue.url(link) if link else dg.MetadataValue.path(revision.source),
+        **({} if revision.seed is None else {"weights": f"random, drawn by the seed {revision.seed}"}),
         **{name: value for name, value in known.items() if value is not None},
         **{f"settings/{name}": value for name, value in settings.items()},
     }

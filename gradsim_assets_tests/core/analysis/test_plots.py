@@ -12,12 +12,14 @@ import pytest
 
 from gradsim_assets.core.analysis.accuracy_per_component import accuracy_per_component
 from gradsim_assets.core.analysis.agreement import agreement
+from gradsim_assets.core.analysis.control_comparison import control_comparison
 from gradsim_assets.core.analysis.greedy_selection import greedy_selection
 from gradsim_assets.core.analysis.model_comparison import model_comparison
 from gradsim_assets.core.analysis.parameters_per_component import parameters_per_component
 from gradsim_assets.core.analysis.plots import interactive, palette, panels, series, static, wording
 from gradsim_assets.core.analysis.retrieval import retrieval
 from gradsim_assets.core.analysis.self_similarity import self_similarity
+from gradsim_assets.core.similarity.gradient_similarity import gradient_similarity
 from gradsim_assets.core.similarity.pair_products import PairProducts
 from gradsim_assets_tests.support.analysis_data import block_names, bm25, evaluation, projected, realistic
 
@@ -38,6 +40,8 @@ class Tables:
         self.greedy = greedy_selection(pairs, self.parameters, splits=2)
         self.self_similarity = self_similarity(pairs, self.parameters)
         self.retrieval = retrieval(pairs, projected(table), bm25(table), self.parameters)
+        similarity = gradient_similarity(pairs)
+        self.controls = control_comparison(similarity, {"a/b+untrained": similarity, "a/c": similarity})
 
     def plots(self) -> dict[str, panels.Plot]:
         found = [
@@ -49,6 +53,7 @@ class Tables:
             *static.retrieval(self.retrieval, "paraphrased"),
             *static.first_order(FIRST_ORDER, "paraphrased"),
             *static.tail_patch(TAIL_PATCH, "model_generated"),
+            *static.controls(self.controls, "paraphrased"),
             *static.comparison(model_comparison({("a/b", "paraphrased"): self.retrieval})),
         ]
         return {plot.name: plot for plot in found}
@@ -78,6 +83,7 @@ def boxes(svg: str) -> list[tuple[str, float, float, float, float]]:
 
 
 NAMES = {
+    "controls",
     "first_order",
     "tail_patch",
     "parameters",

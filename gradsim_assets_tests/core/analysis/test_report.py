@@ -11,6 +11,7 @@ import pytest
 
 from gradsim_assets.core.analysis.accuracy_per_component import accuracy_per_component
 from gradsim_assets.core.analysis.agreement import agreement
+from gradsim_assets.core.analysis.control_comparison import control_comparison
 from gradsim_assets.core.analysis.greedy_selection import greedy_selection
 from gradsim_assets.core.analysis.parameters_per_component import parameters_per_component
 from gradsim_assets.core.analysis.plots import palette, wording
@@ -122,12 +123,12 @@ def explorer(html):
 def test_summary_is_the_designs(case):
     retrievals = {setting: results.retrieval for setting, results in case.settings.items()}
     found = summary("org/model", "abc123", case.parameters, retrievals, missing=3)
-    assert list(found) == ["model", "revision", "parameters", "samples", "missing", "settings"]
+    assert list(found) == ["model", "revision", "parameters", "samples", "missing", "verdict", "settings", "controls"]
     assert found["parameters"] == sum(case.parameters["parameters"])
     assert found["samples"] == 24 and found["missing"] == 3
     for setting, figures in found["settings"].items():
         rows = {row["method"]: row for row in case.settings[setting].retrieval.rows(named=True)}
-        assert list(figures) == ["full_gradient", "bm25", "chance", "best_component"]
+        assert list(figures) == ["full_gradient", "bm25", "text_overlap", "chance", "best_component"]
         for method in ("full_gradient", "bm25", "chance"):
             assert figures[method] == {name: rows[method][name] for name in ("accuracy", "mrr")}
         assert figures["best_component"] == {name: rows["best_component"][name] for name in ("component", "accuracy")}
@@ -181,6 +182,25 @@ def test_without_texts_nothing_is_said_of_copies():
     page = Page(Case(texts=False).html())
     assert "verbatim" not in page.text
     assert set(json.loads(page.scripts["explorer-data"])["settings"]["paraphrased"]["overlap"]) == {None}
+
+
+def test_the_first_sentence_of_the_page_is_about_the_control_and_its_figures_stand_beside_the_models():
+    case = Case()
+    without = Page(case.html())
+    assert without.text.split("Summary")[2].strip().startswith("Nothing shows yet that these figures come from what")
+    assert "beside controls" not in without.text
+    for setting, results in case.settings.items():
+        compared = control_comparison(results.similarity, {"org/model+untrained": results.similarity})
+        case.settings[setting] = replace(results, controls=compared)
+    page = Page(case.html())
+    first = page.text.split("Summary")[2].strip()
+    assert first.startswith("With paraphrased variants the full gradient is not shown to find more own originals than")
+    assert "Full gradient beside controls, model-generated" in page.text and "org/model+untrained" in page.text
+    row = case.settings["paraphrased"].controls.filter(component="full_gradient").row(0, named=True)
+    assert f"{row['difference_low']:.3f}–{row['difference_high']:.3f}" in page.text
+    drawn = json.loads(page.scripts["figures-data"])
+    assert any("untrained control" in json.dumps(figure) for figure in drawn.values())
+    assert "Beside its controls" in page.text
 
 
 def test_intervals_stand_beside_their_figures(case):

@@ -6,9 +6,11 @@ import random
 import numpy as np
 import polars as pl
 import pytest
+from sacrebleu import sentence_chrf
 
-from gradsim_assets.core.analysis.retrieval import mcnemar, order_as_bm25, retrieval
+from gradsim_assets.core.analysis.retrieval import mcnemar, order_as_bm25, retrieval, text_overlap
 from gradsim_assets.core.errors import InputError
+from gradsim_assets.core.samples import Sample, sample_frame
 from gradsim_assets.core.similarity.pair_products import PairProducts
 from gradsim_assets.core.tables import schemas
 from gradsim_assets_tests.support import brute_force
@@ -184,3 +186,32 @@ def test_exhaustive_retrieval_reports_further_recalls():
     table = retrieval(PairProducts.from_frame(products(30, 30, NAMES)))
     assert {"recall_at_10", "recall_at_20"} <= set(table.columns)
     assert "recall_at_50" not in table.columns
+
+
+def test_text_overlap_compares_answers_alone_and_a_tie_is_wrong():
+    frame = products(4, 3, NAMES, 0)
+    pairs = PairProducts.from_frame(frame, NAMES)
+    ids = list(dict.fromkeys([*pairs.candidates.originals, *pairs.candidates.variants]))
+    originals = sample_frame(
+        [Sample(name, "the same prompt", f"answer number {place}") for place, name in enumerate(ids)]
+    )
+    texts = dict(zip(ids, (f"answer number {place}" for place in range(len(ids))), strict=True))
+    first, second, third, fourth = pairs.candidates.variants
+    rival = next(o for o in pairs.candidates.originals[pairs.candidates.variant == 1] if o != second)
+    answers = {first: texts[first], second: texts[rival], third: "of no help: !?", fourth: texts[fourth]}
+    variants = sample_frame([Sample(name, "another prompt", answer) for name, answer in answers.items()])
+    overlap = text_overlap(pairs.candidates, variants, originals)
+    wanted = [
+        sentence_chrf(answers[variant], [texts[original]]).score
+        for variant, original in pairs.candidates.frame.iter_rows()
+    ]
+    assert overlap.tolist() == wanted
+    same = originals.with_columns(messages=originals["messages"].gather([0] * len(ids)))
+    tied = text_overlap(pairs.candidates, variants, same)
+    for scores_, right in ((overlap, 2), (tied, 0)):
+        table = retrieval(pairs, parameters=sizes(NAMES), overlap=scores_)
+        row = table.row(by_predicate=pl.col("method") == "text_overlap", named=True)
+        assert round(row["accuracy"] * 4) == right and row["wrong"] == 4 - right
+        assert row["mean_best_similarity"] is None and row["agreement"] is None  # no cosine
+    lacking = text_overlap(pairs.candidates, variants, originals.filter(pl.col("id") != rival))
+    assert np.isnan(lacking).sum() == (pairs.candidates.originals == rival).sum() > 0

@@ -5,7 +5,14 @@ import math
 import numpy as np
 import pytest
 
-from gradsim_assets.core.analysis.scoring import bootstrap_interval, resampled, retrieval_columns, wilson_interval
+from gradsim_assets.core.analysis.scoring import (
+    bootstrap_interval,
+    paired_columns,
+    paired_interval,
+    resampled,
+    retrieval_columns,
+    wilson_interval,
+)
 
 #: The standard normal's 97.5 % quantile to sixteen digits.
 Z = 1.959963984540054
@@ -53,6 +60,50 @@ def test_wilson_covers_as_often_as_it_says() -> None:
             covered = sum(p for p, a, b in zip(chance, low, high, strict=True) if a <= share <= b)
             # Exact coverage of a discrete variable moves around 95 %; Wilson's stays close (Brown, Cai and DasGupta 2001).
             assert 0.92 <= covered <= 0.985
+
+
+def decisions(both: int, first: int, second: int, neither: int) -> tuple[np.ndarray, np.ndarray]:
+    """Paired decisions of which so many are right by both, by one alone, by neither."""
+    ones = [True] * (both + first) + [False] * (second + neither)
+    others = [True] * both + [False] * first + [True] * second + [False] * neither
+    return np.array([ones]), np.array([others])
+
+
+@pytest.mark.parametrize(
+    ("table", "low", "high"),
+    [
+        # Newcombe 1998 ("Improved confidence intervals for the difference between binomial proportions based on paired
+        # data", Statistics in Medicine 17), table II, method 10: both, only the first, only the second, neither.
+        ((36, 12, 2, 0), 0.0569, 0.3404),
+        ((20, 12, 2, 16), 0.0562, 0.3292),
+        ((54, 0, 0, 0), -0.0664, 0.0664),
+        ((0, 30, 0, 0), 0.8395, 1.0),
+    ],
+)
+def test_the_paired_interval_gives_the_published_values(
+    table: tuple[int, int, int, int], low: float, high: float
+) -> None:
+    first, second = decisions(*table)
+    assert [ends[0] for ends in paired_interval(first, second)] == pytest.approx([low, high], abs=5e-5)
+    swapped = [ends[0] for ends in paired_interval(second, first)]
+    assert swapped == pytest.approx([-high, -low], abs=5e-5)
+
+
+def test_the_paired_interval_covers_as_often_as_it_says_and_is_narrower_where_decisions_go_together() -> None:
+    rng = np.random.default_rng(0)
+    for chances in ((0.7, 0.2, 0.05, 0.05), (0.4, 0.3, 0.1, 0.2), (0.9, 0.02, 0.02, 0.06)):
+        drawn = rng.choice(4, p=chances, size=(2000, 72))
+        low, high = paired_interval(drawn < 2, (drawn == 0) | (drawn == 2))
+        covered = np.mean((low <= chances[1] - chances[2]) & (chances[1] - chances[2] <= high))
+        # 2,000 draws: one standard error is 0.005; the interval is conservative where hardly any two differ.
+        assert 0.93 <= covered <= 0.998
+    together, apart = (paired_interval(*decisions(*table)) for table in ((40, 10, 0, 22), (25, 25, 15, 7)))
+    assert together[1][0] - together[0][0] < apart[1][0] - apart[0][0]
+
+
+def test_paired_figures_of_no_variant_are_undefined() -> None:
+    empty = np.zeros((2, 0), dtype=bool)
+    assert all(np.isnan(values).all() for values in paired_columns(empty, empty).values())
 
 
 def test_no_trial_no_interval() -> None:

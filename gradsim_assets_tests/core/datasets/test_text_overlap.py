@@ -3,11 +3,12 @@
 import random
 from collections import Counter
 
+import numpy as np
 import polars as pl
 import pytest
 import sacrebleu
 
-from gradsim_assets.core.datasets.text_overlap import is_verbatim, with_text_overlap
+from gradsim_assets.core.datasets.text_overlap import is_verbatim, overlaps, with_text_overlap
 from gradsim_assets.core.errors import InputError
 from gradsim_assets.core.samples import Sample, sample_frame
 from gradsim_assets.demo import data
@@ -60,6 +61,24 @@ def test_the_overlap_is_chrf_by_its_definition() -> None:
     texts = some_texts()
     # Means of ratios, taken in another order.
     assert pairs(texts)["text_overlap"].to_list() == pytest.approx([chrf(*pair) for pair in texts], rel=1e-9)
+
+
+def test_the_overlaps_of_many_pairs_are_sacrebleus_to_the_last_bit() -> None:
+    answers, originals = (list(side) for side in zip(*some_texts(), strict=True))
+    draw = np.random.default_rng(0)
+    # Every text with its own, and with many others: alphabets, empty texts and texts shorter than an n-gram among them.
+    answer = np.append(np.arange(len(answers)), draw.integers(len(answers), size=3000))
+    original = np.append(np.arange(len(answers)), draw.integers(len(originals), size=3000))
+    found = overlaps(answers, originals, answer, original)
+    wanted = [
+        sacrebleu.sentence_chrf(answers[one], [originals[other]]).score
+        for one, other in zip(answer, original, strict=True)
+    ]
+    assert found.tolist() == wanted
+    assert 100.0 in wanted and 0.0 in wanted
+    nothing = np.array([], dtype=np.int64)
+    assert overlaps([], [], nothing, nothing).tolist() == overlaps(["a"], ["b"], nothing, nothing).tolist() == []
+    assert overlaps(["", " "], ["", "a"], np.array([0, 1]), np.array([0, 1])).tolist() == [0.0, 0.0]
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,7 @@ def test_every_method_scores_the_pairs_of_the_dot_products(table, pairs):
     own = dict(overlaps.select("id", "text_overlap").iter_rows())
     slots = pairs.candidates.slots[0]
     assert scores["text_overlap"][slots].tolist() == [own[name] for name in pairs.candidates.variants]
-    with pytest.raises(InputError, match="of which there is no text"):
+    with pytest.raises(InputError, match="of which there is no text of both"):
         method_scores(pairs, bm25(table), variants.head(3), originals)
 
 

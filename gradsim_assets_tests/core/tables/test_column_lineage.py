@@ -16,6 +16,7 @@ KEYS = sorted(filter(is_table, GRAPH.materializable_asset_keys))
 
 #: What comes from the model alone, from a service, or from the table's own arrangement.
 WITHOUT_SOURCES = {
+    "control_comparison": {"control", "control_model"},
     "lima": {"id", "messages"},
     "paraphrased": {"provider", "paraphrase_model", "prompt_tokens", "completion_tokens", "flag"},
     "dot_products": {"component"},

@@ -303,7 +303,15 @@ def _held_out(figure: Any, held: pl.DataFrame) -> None:
 
 def retrieval(frame: pl.DataFrame) -> str | None:
     """Accuracy of every method with its interval."""
-    rows = frame.filter(pl.col("accuracy").is_not_null())
+    return _accuracies(frame.filter(pl.col("accuracy").is_not_null()))
+
+
+def controls(frame: pl.DataFrame) -> str | None:
+    """Accuracy of the model and of each of its controls with its interval."""
+    return _accuracies(series.beside_controls(frame))
+
+
+def _accuracies(rows: pl.DataFrame) -> str | None:
     if not len(rows):
         return None
     figure = _bars(rows, "accuracy", wording.ACCURACY, ".3f")

@@ -7,6 +7,7 @@ from gradsim_assets.core.analysis.plots.panels import Plot
 from gradsim_assets.core.tables.schemas import (
     ACCURACY_PER_COMPONENT,
     AGREEMENT,
+    CONTROL_COMPARISON,
     FIRST_ORDER,
     GREEDY_SELECTION,
     MODEL_COMPARISON,
@@ -26,6 +27,7 @@ def plots_of(table: str, frame: pl.DataFrame, setting: str = "", retrieval: pl.D
         GREEDY_SELECTION.name: lambda: static.greedy(frame, retrieval, setting),
         SELF_SIMILARITY.name: lambda: static.single_samples(frame, setting),
         RETRIEVAL.name: lambda: static.retrieval(frame, setting),
+        CONTROL_COMPARISON.name: lambda: static.controls(frame, setting),
         FIRST_ORDER.name: lambda: static.first_order(frame, setting),
         TAIL_PATCH.name: lambda: static.tail_patch(frame, setting),
         MODEL_COMPARISON.name: lambda: static.comparison(frame),

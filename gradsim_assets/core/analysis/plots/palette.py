@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gradsim_assets.core.components import FAMILIES
+from gradsim_assets.core.models.controls import BASE, UNTRAINED
 
 #: Okabe and Ito's palette (2008), told apart under every common colour vision deficiency; no yellow on white.
 BLUE, ORANGE, GREEN, VERMILION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
@@ -52,7 +53,7 @@ FAMILY_STYLES = {
 }
 
 #: Levels that other figures are read against, in their order.
-REFERENCE_STYLES = tuple(Style(GREY, "", "", *dash) for dash in _DASHES[1:4])
+REFERENCE_STYLES = tuple(Style(GREY, "", "", *dash) for dash in _DASHES[1:])
 
 
 def point_style(place: int) -> Style:
@@ -61,5 +62,5 @@ def point_style(place: int) -> Style:
 
 
 def method_colour(method: str) -> str:
-    """Methods that look at gradients stand out against those that do not."""
-    return GREY if method in ("bm25", "chance", "text_overlap", "random") else BLUE
+    """Methods that look at the model's gradients stand out against those that do not."""
+    return GREY if method in ("bm25", "chance", "text_overlap", "random", UNTRAINED, BASE) else BLUE

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
+from gradsim_assets.core.analysis.control_comparison import of_full_gradient
 from gradsim_assets.core.analysis.plots import palette
 from gradsim_assets.core.analysis.plots.wording import LEAST_IN_BOX, OTHER, OWN, method_name, number, short_name
 from gradsim_assets.core.components import FAMILIES, family
@@ -181,15 +182,25 @@ def _quartiles(found: np.ndarray) -> tuple[float, float, float, float, float] | 
 
 
 def references(retrieval: pl.DataFrame | None) -> dict[str, float]:
-    """Accuracy of the methods that other accuracies are read against: full gradient, BM25, chance."""
+    """Accuracy of the methods that other accuracies are read against: full gradient, BM25, text overlap, chance."""
     if retrieval is None:
         return {}
     found = dict(retrieval.select("method", "accuracy").iter_rows())
     return {
         method_name(name): found[name]
-        for name in (schemas.FULL_GRADIENT, "bm25", "chance")
+        for name in (schemas.FULL_GRADIENT, "bm25", schemas.TEXT_OVERLAP, "chance")
         if found.get(name) is not None
     }
+
+
+def beside_controls(comparison: pl.DataFrame) -> pl.DataFrame:
+    """The full gradient's accuracy of a model and of each of its controls with their ends, one row each; none without controls."""
+    rows = of_full_gradient(comparison)
+    ends = ("", "_low", "_high")
+    found = [(schemas.FULL_GRADIENT, *(rows[0][f"accuracy{end}"] for end in ends))] if rows else []
+    found += [(row["control"], *(row[f"control_accuracy{end}"] for end in ends)) for row in rows]
+    columns = {"method": pl.String(), **{f"accuracy{end}": pl.Float64() for end in ends}}
+    return pl.DataFrame(found, schema=columns, orient="row").filter(pl.col("accuracy").is_not_null())
 
 
 @dataclass(frozen=True)

@@ -121,7 +121,15 @@ def _sample_panel(axes: Any, rows: pl.DataFrame) -> None:
 
 def retrieval(frame: pl.DataFrame, setting: str) -> list[Plot]:
     """Accuracy of every method with its 95 % interval."""
-    rows = frame.filter(pl.col("accuracy").is_not_null())
+    return _accuracies("retrieval", frame.filter(pl.col("accuracy").is_not_null()), setting)
+
+
+def controls(frame: pl.DataFrame, setting: str) -> list[Plot]:
+    """Accuracy of the model and of each of its controls with its 95 % interval."""
+    return _accuracies("controls", series.beside_controls(frame), setting)
+
+
+def _accuracies(name: str, rows: pl.DataFrame, setting: str) -> list[Plot]:
     if not len(rows):
         return []
 
@@ -132,7 +140,7 @@ def retrieval(frame: pl.DataFrame, setting: str) -> list[Plot]:
         axes.set(xlabel=wording.ACCURACY, ylim=(len(rows) - 0.4, -0.6), xlim=(0, 1.12))
         axes.set_xticks(np.linspace(0, 1, 6))
 
-    return [as_plot("retrieval", setting, (10, 0.42 * len(rows) + 1.1), draw)]
+    return [as_plot(name, setting, (10, 0.42 * len(rows) + 1.1), draw)]
 
 
 def _bars(axes: Any, rows: pl.DataFrame, column: str, shown: str, gap: float) -> None:

@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+from gradsim_assets.core.models.controls import BASE, UNTRAINED
 from gradsim_assets.core.tables import schemas
 
 FAMILY_NAMES = {"attention": "attention", "mlp": "MLP", "norm": "norms", "embedding": "embeddings", "other": "other"}
@@ -64,6 +65,12 @@ PLOTS = {
         "Finding the own original",
         "Share of variants whose own original has the strictly highest similarity among its candidates, with Wilson's "
         "95 % interval; the best component is chosen on the same variants, so its bar is optimistic.",
+    ),
+    "controls": Words(
+        "Beside its controls",
+        "The full gradient's accuracy of the model and of models that cannot know the originals, on the same variants, each with "
+        "Wilson's 95 % interval. Where the bars are alike, what the model finds says nothing of what it has learned; the paired "
+        "interval of the difference is in the summary.",
     ),
     "model_comparison": Words(
         "Models compared", "Accuracy of every method for every model, with Wilson's 95 % intervals over the variants."
@@ -157,6 +164,8 @@ def method_name(method: str) -> str:
         f"{schemas.FULL_GRADIENT}_dot_product": f"{FULL_GRADIENT}, dot product",
         "bm25": "BM25",
         "best_component": BEST_COMPONENT,
-        "text_overlap": "text overlap",
+        schemas.TEXT_OVERLAP: "text overlap",
+        UNTRAINED: "untrained control",
+        BASE: "base before fine-tuning",
     }
     return names.get(method, method)

@@ -8,8 +8,10 @@ from typing import Any
 
 import polars as pl
 
+from gradsim_assets.core.analysis.control_comparison import of_full_gradient
 from gradsim_assets.core.analysis.plots import interactive, palette, series, wording
 from gradsim_assets.core.analysis.report import explorer, sentences
+from gradsim_assets.core.analysis.report.verdict import verdict
 from gradsim_assets.core.candidates.bm25_candidates import zero_score_places
 
 _HERE = Path(__file__).parent
@@ -29,6 +31,7 @@ class SettingResults:
     variants: pl.DataFrame | None = None  # id, messages, text_overlap, verbatim
     first_order: pl.DataFrame | None = None
     tail_patch: pl.DataFrame | None = None
+    controls: pl.DataFrame | None = None  # control_comparison
     prompt_no_prefix: int = 0  # samples of which the prompt is not what the whole begins with; once for every shard
 
 
@@ -73,6 +76,9 @@ def render_report(
             "sentences": sentences.sentences(results.retrieval, results.greedy, parameters),
             "methods": _methods(results.retrieval),
             "copies": _copies(results.retrieval),
+            "controls": [
+                {**row, "name": wording.method_name(row["control"])} for row in of_full_gradient(results.controls)
+            ],
             "figures": figures[setting],
             "meaning": sentences.meaning(results.first_order, results.tail_patch),
             "proofs": proofs[setting],
@@ -84,6 +90,11 @@ def render_report(
         revision=revision,
         total=sentences.total_parameters(parameters),
         number=wording.number,
+        verdict=verdict(
+            model,
+            {setting: results.retrieval for setting, results in settings.items()},
+            {setting: results.controls for setting, results in settings.items()},
+        ),
         palette=palette,
         sections=sections,
         provenance=_rows(provenance or {}),
@@ -163,7 +174,8 @@ def _figures(results: SettingResults) -> list[_Figure]:
             (f"{column}_by_parameters", interactive.box_by_size(frame, column)),
         )
     ]
-    drawn = [("retrieval", interactive.retrieval(results.retrieval)), *per_component]
+    controls = None if results.controls is None else interactive.controls(results.controls)
+    drawn = [("retrieval", interactive.retrieval(results.retrieval)), ("controls", controls), *per_component]
     figures = [_figure(name, figure) for name, figure in drawn if figure is not None]
     for criterion in ("agreement", "accuracy"):
         greedy = interactive.greedy(results.greedy, results.retrieval, criterion)

@@ -6,6 +6,7 @@ from typing import Any
 import polars as pl
 
 from gradsim_assets.core.analysis.plots import series, wording
+from gradsim_assets.core.analysis.report.verdict import figures_of, verdict
 from gradsim_assets.core.evaluation.first_order import fit
 from gradsim_assets.core.evaluation.tail_patch import tail_patch_summary
 from gradsim_assets.core.tables import schemas
@@ -20,8 +21,10 @@ def summary(
     parameters: pl.DataFrame | None,
     retrievals: Mapping[str, pl.DataFrame],
     missing: int | None = None,
+    comparisons: Mapping[str, pl.DataFrame | None] | None = None,
 ) -> dict[str, Any]:
-    """The content of `summary.json`; `retrievals` are the `retrieval` tables by setting, `missing` the variants in none of them.
+    """The content of `summary.json`; `retrievals` are the `retrieval` tables by setting, `missing` the variants in none of them,
+    `comparisons` the tables `control_comparison`.
 
     Unknown figures are None: parameters without a config, a method that its table does not have.
     """
@@ -31,7 +34,9 @@ def summary(
         "parameters": total_parameters(parameters),
         "samples": max((int(frame["variants"].max() or 0) for frame in retrievals.values()), default=0),  # type: ignore[arg-type]
         "missing": missing,
+        "verdict": verdict(model, retrievals, comparisons or {}),
         "settings": {setting: _headline(frame) for setting, frame in retrievals.items()},
+        "controls": figures_of(comparisons or {}),
     }
 
 
@@ -46,7 +51,7 @@ def _headline(frame: pl.DataFrame) -> dict[str, Any]:
     rows = {row["method"]: row for row in frame.rows(named=True)}
     figures: dict[str, Any] = {
         method: {name: rows.get(method, {}).get(name) for name in ("accuracy", "mrr")}
-        for method in (schemas.FULL_GRADIENT, "bm25", "chance")
+        for method in (schemas.FULL_GRADIENT, "bm25", schemas.TEXT_OVERLAP, "chance")
     }
     best = rows.get("best_component", {})
     figures["best_component"] = {name: best.get(name) for name in ("component", "accuracy")}
@@ -67,6 +72,9 @@ def sentences(retrieval: pl.DataFrame, greedy: pl.DataFrame | None, parameters: 
     said += _copies(full)
     if "bm25" in rows:
         said.append(f"BM25 on the prompts alone reaches {rows['bm25']['accuracy']:.3f}{_test(rows['bm25'])}.")
+    if schemas.TEXT_OVERLAP in rows:
+        row = rows[schemas.TEXT_OVERLAP]
+        said.append(f"The overlap of the answers' texts alone reaches {row['accuracy']:.3f}{_test(row)}.")
     if "chance" in rows:
         said.append(f"Guessing among the candidates would reach {rows['chance']['accuracy']:.3f}.")
     if "best_component" in rows:
