@@ -11,7 +11,7 @@ from gradsim_assets.core.errors import InputError
 from gradsim_assets.core.gradients.engine.planning.batches import padded_batches, tiles
 from gradsim_assets.core.gradients.engine.planning.blocks import MemoryBudget, VariantGroup, make_blocks
 from gradsim_assets.core.gradients.engine.planning.cost_model import RESULT_BYTES, flop_per_token, work_of_pass
-from gradsim_assets.core.gradients.engine.planning.memory_model import MemoryModel
+from gradsim_assets.core.gradients.engine.planning.memory_model import MemoryModel, preconditioner_bytes
 from gradsim_assets.core.gradients.engine.planning.model_shape import ModelShape
 from gradsim_assets.core.gradients.engine.planning.pass_graph import Lengths, PassGraph, VariantKey, originals_of
 from gradsim_assets.core.gradients.engine.request import PassOptions
@@ -25,6 +25,9 @@ WORKING_SHARE = 1 / 8
 
 #: FLOP tell time to a tenth or so, passes are sure: among plans that cost at most so much more, the fewest passes win.
 ABOUT_AS_CHEAP = 1.1
+
+#: The share of the memory up to which preconditioners stay on the device.
+KEPT_SHARE = 1 / 4
 
 #: Times that blocks are made smaller at most, until they fit with all their padding.
 TRIES = 3
@@ -65,6 +68,9 @@ class Plan:
     #: Expected time on a device whose products have this rate.
     expected_seconds: float
     product_rate: float
+    #: Bytes of all preconditioners, and whether they stay on the device; otherwise a component's come there when they are used.
+    preconditioner_bytes: int = 0
+    preconditioners_kept: bool = True
 
     @property
     def memory_bytes(self) -> int:
@@ -118,7 +124,18 @@ class Plan:
             f"({self.held_bytes / 2**30:.2f} held, {self.working_bytes / 2**30:.2f} to work in), "
             f"{self.disk_bytes / 2**20:.0f} MiB of results; {self.flop / 1e12:.2f} TFLOP for the passes, "
             f"{self.forming_flop / 1e12:.2f} to form gradients and {self.pair_flop / 1e12:.2f} for their products."
+            f"{self._describe_preconditioners()}"
         )
+
+    def _describe_preconditioners(self) -> str:
+        if not self.preconditioner_bytes:
+            return ""
+        where = (
+            "stay on the device"
+            if self.preconditioners_kept
+            else "are more than fits beside the gradients, so that layers are done in turn and theirs come to the device for every tile"
+        )
+        return f" Preconditioners of {self.preconditioner_bytes / 2**30:.2f} GiB {where}."
 
 
 def plan_pass(
@@ -134,8 +151,9 @@ def plan_pass(
     """
     options = options or PassOptions()
     profile = options.profile or profile_of(options.device, shape.dtype, options.precision)
+    keep = preconditioner_bytes(shape, graph) <= KEPT_SHARE * memory_bytes
     planners = [
-        _Planner(MemoryModel(shape, graph, factored, profile), memory_bytes, options)
+        _Planner(MemoryModel(shape, graph, factored, profile, keep), memory_bytes, options)
         for factored in _choices_of_factors(shape, graph, options)
     ]
     planned = [(planner, plan) for planner in planners if (plan := planner.plan(improve=False))]
@@ -244,6 +262,8 @@ class _Planner:
             pair_flop=0,
             expected_seconds=0,
             product_rate=self.memory.profile.product_rate,
+            preconditioner_bytes=preconditioner_bytes(self.shape, graph),
+            preconditioners_kept=self.memory.keeps_preconditioners,
         )
         needs, passing, batches = [], list[Lengths](), 0
         for block in blocks:
@@ -262,7 +282,7 @@ class _Planner:
             tokens=sum(n for n, _ in passing),
             held_bytes=held,
             working_bytes=working,
-            disk_bytes=plan.pairs * len(self.shape.components) * RESULT_BYTES,
+            disk_bytes=_results(graph) * len(self.shape.components) * RESULT_BYTES,
             flop=work.pass_flop,
             forming_flop=work.forming_flop,
             pair_flop=work.product_flop,
@@ -281,7 +301,13 @@ class _Planner:
         ]
         longest = max(n for n, _ in [variants[0], originals[0]])
         tile = max(map(memory.room_bytes, streamed))
-        return memory.room_bytes(held), tile + max(*passing, memory.product_bytes(longest))
+        at_once = max(*passing, memory.product_bytes(longest))
+        return memory.room_bytes(held), tile + at_once + memory.kept_bytes
+
+
+def _results(graph: PassGraph) -> int:
+    """Pairs, once for plain products and once for each preconditioner."""
+    return sum(len(pairs) * (1 + len(graph.preconditioned.get(s, ()))) for s, pairs in graph.pairs.items())
 
 
 class _Sizes(NamedTuple):
