@@ -95,6 +95,16 @@ class ComputeSettings(_Section):
     projection_weighting: Literal["unbiased", "script"] = "unbiased"
 
 
+class PreconditionerSettings(_Section):
+    """What gradients are multiplied with before products, beside the plain ones."""
+
+    methods: tuple[Literal["adam", "ekfac"], ...] = ()
+    fisher: Literal["sampled", "empirical"] = "sampled"
+    damping: float = Field(default=0.1, gt=0, allow_inf_nan=False)
+    # None: what the optimizer says. A smaller one could leave the range of fp32.
+    epsilon: float | None = Field(default=None, ge=1e-12, allow_inf_nan=False)
+
+
 class EvaluationSettings(_Section):
     """What is measured of the meaning of scores, by single optimizer steps."""
 
@@ -123,6 +133,7 @@ class ModelSettings(_Section):
     context: ContextPolicy = "auto"
     candidates: Candidates | None = None  # None: data.candidates
     profile: str = Field(default=HEAVY, min_length=1)
+    optimizer_state: str = ""
 
     def differing(self, default: "ModelSettings") -> str:
         """What decides values and is not as in `default`, such as "candidates=10 dtype=bfloat16"; "" where all is."""
@@ -142,6 +153,7 @@ class Settings(_Section):
     data: DataSettings = DataSettings()
     paraphraser: ParaphraserSettings = ParaphraserSettings()
     compute: ComputeSettings = ComputeSettings()
+    preconditioners: PreconditionerSettings = PreconditionerSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     automation: AutomationSettings = AutomationSettings()
     models: tuple[ModelSettings, ...] = (ModelSettings(id=DEMO),)
@@ -241,7 +253,16 @@ def registered_id(model_id: str, base: Path) -> str:
 
 
 def _with_whole_ids(settings: Settings) -> Settings:
-    models = [one.model_copy(update={"id": registered_id(one.id, settings.folder)}) for one in settings.models]
+    models = [
+        one.model_copy(
+            update={
+                "id": registered_id(one.id, settings.folder),
+                "optimizer_state": one.optimizer_state
+                and str(settings.folder / Path(one.optimizer_state).expanduser()),
+            }
+        )
+        for one in settings.models
+    ]
     named = settings.data.retriever_model
     whole = registered_id(named, settings.folder) if named else named
     data = settings.data.model_copy(update={"retriever_model": whole})

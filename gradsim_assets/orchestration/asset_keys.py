@@ -4,10 +4,13 @@ import dagster as dg
 
 from gradsim_assets.core.tables.schemas import (
     BM25_CANDIDATES,
+    CURVATURE,
     DOT_PRODUCTS,
     FIRST_ORDER,
     MODEL_GENERATED,
     PARAPHRASED,
+    PRECONDITIONED_PRODUCTS,
+    PRECONDITIONERS,
     PROJECTED_SIMILARITY,
     SETTINGS,
     TAIL_PATCH,
@@ -24,6 +27,10 @@ def asset_key(*path: str) -> dg.AssetKey:
 ON_REQUEST = tuple(asset_key(table.name, setting) for table in (FIRST_ORDER, TAIL_PATCH) for setting in SETTINGS)
 
 
+#: The curvature tables.
+CURVATURES = tuple(asset_key(CURVATURE.name, kind) for kind in PRECONDITIONERS)
+
+
 def is_table(key: dg.AssetKey) -> bool:
     """Whether an asset is a table of ours; models and reports are none."""
     return len(key.path) == 1 and key.path[0] in PATHS
@@ -37,15 +44,17 @@ def on_request(key: dg.AssetKey) -> bool:
 def waits_only(key: dg.AssetKey, parent: dg.AssetKey) -> bool:
     """Whether an asset depends on a parent for the order of runs alone: it is not made from it, and not stale because of it.
 
-    A backfill looks at the log while its runs are at work, and asks for whatever then has all its parents. The four gradient
+    A backfill looks at the log while its runs are at work, and asks for whatever then has all its parents. The gradient
     tables come out of one pass, so they must become ready at one time: those of paraphrases wait for the answers as those of
-    the answers do, and the answers wait for the candidates as all gradients do. Otherwise a pass is made in two or three parts,
-    each of which computes the gradients of the originals again.
+    the answers do, those without preconditioners wait for the curvature, and the answers wait for the candidates as all
+    gradients do. Otherwise a pass is made in two or three parts, each of which computes the gradients of the originals again.
     """
     answers = asset_key(MODEL_GENERATED.name)
-    of_paraphrases = [asset_key(table.name, PARAPHRASED.name) for table in (DOT_PRODUCTS, PROJECTED_SIMILARITY)]
+    plain = (DOT_PRODUCTS, PROJECTED_SIMILARITY)
     if parent == answers:
-        return key in of_paraphrases
+        return key in [asset_key(table.name, PARAPHRASED.name) for table in (*plain, PRECONDITIONED_PRODUCTS)]
+    if parent in CURVATURES:
+        return key in [asset_key(table.name, setting) for table in plain for setting in SETTINGS]
     return (key, parent) == (answers, asset_key(BM25_CANDIDATES.name))
 
 

@@ -11,17 +11,18 @@ from gradsim_assets.core.tables.schemas import (
     BM25_CANDIDATES,
     MODEL_COMPARISON,
     MODEL_GENERATED,
+    PRECONDITIONED_PRODUCTS,
     PROJECTED_SIMILARITY,
     RETRIEVAL,
     SETTINGS,
 )
 from gradsim_assets.orchestration import groups
-from gradsim_assets.orchestration.asset_keys import ON_REQUEST, asset_key, waits_only
+from gradsim_assets.orchestration.asset_keys import CURVATURES, ON_REQUEST, asset_key, waits_only
 from gradsim_assets.orchestration.dagster_internals import AssetGraphView, AssetKeyPartitionKey, StaleStatus
 from gradsim_assets.orchestration.stale_status import StatusResolver
 
 #: Groups whose assets are computed again when a model changes; the datasets do not depend on models.
-GROUPS = (groups.GRADIENTS, groups.SIMILARITY, groups.ANALYSIS)
+GROUPS = (groups.CURVATURE, groups.GRADIENTS, groups.SIMILARITY, groups.ANALYSIS)
 ANSWERS = asset_key(MODEL_GENERATED.name)
 
 #: What imported results have too, although nobody wrote their variants here.
@@ -101,7 +102,7 @@ def on_model_revision(key: dg.AssetKey) -> dg.AutomationCondition:
     ready: dg.AutomationCondition = ~condition.in_progress() & ~condition.any_deps_in_progress()
     if key != asset_key(MODEL_COMPARISON.name):  # which leaves out the models that have no results yet
         optional = dg.AssetSelection.assets(
-            *(asset_key(PROJECTED_SIMILARITY.name, setting) for setting in SETTINGS),
+            *(asset_key(t.name, s) for t in (PROJECTED_SIMILARITY, PRECONDITIONED_PRODUCTS) for s in SETTINGS),
             *(ON_REQUEST if key == asset_key("report") else ()),
             *(
                 asset_key(setting)
@@ -116,7 +117,8 @@ def on_model_revision(key: dg.AssetKey) -> dg.AutomationCondition:
         | condition.code_version_changed().since(up_to_date)
     )
     healthy = ~(condition.execution_failed() & ~ChangedSincePlanned())
-    waits_for = [parent for parent in (ANSWERS, asset_key(BM25_CANDIDATES.name)) if waits_only(key, parent)]
+    waited_for = (ANSWERS, asset_key(BM25_CANDIDATES.name), *CURVATURES)
+    waits_for = [parent for parent in waited_for if waits_only(key, parent)]
     follows = condition.any_deps_match(condition.will_be_requested()).ignore(dg.AssetSelection.assets(*waits_for))
     # What is wanted comes first: as a rule nothing is, and the rest then has no partition to look at.
     return (((wanted & OutOfDate()) | follows) & healthy & ready).with_label("on_model_revision")

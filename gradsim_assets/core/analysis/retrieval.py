@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 
 from gradsim_assets.core.analysis.scoring import best_component, recall_columns, retrieval_columns, share_columns
-from gradsim_assets.core.similarity.pair_products import Candidates, PairProducts, rho
+from gradsim_assets.core.similarity.pair_products import Candidates, PairProducts, cosine, rho
 from gradsim_assets.core.tables import schemas
 
 
@@ -53,9 +53,11 @@ def methods(
     projected: pl.DataFrame | None = None,
     bm25: pl.DataFrame | None = None,
     parameters: pl.DataFrame | None = None,
+    preconditioned: pl.DataFrame | None = None,
 ) -> list[Method]:
     """The methods of the retrieval table in order, without chance; those whose table is None are left out."""
     result = [Method(schemas.FULL_GRADIENT, pairs.full_similarity)]
+    result += preconditioned_methods(pairs.candidates, preconditioned)
     result += projection_methods(pairs.candidates, projected)
     if bm25 is not None:
         result.append(Method("bm25", pairs.candidates.align(bm25, "score"), is_cosine=False))
@@ -63,6 +65,18 @@ def methods(
     if best is not None:
         result.append(Method("best_component", pairs.similarity[best], component=pairs.components[best]))
     return result
+
+
+def preconditioned_methods(candidates: Candidates, preconditioned: pl.DataFrame | None) -> list[Method]:
+    """One method per preconditioner, by name: cosines of the preconditioned full gradients."""
+    if preconditioned is None:
+        return []
+    terms = ("dot_product", "variant_self", "original_self")
+    summed = preconditioned.group_by("preconditioner", "variant_id", "original_id").agg(pl.col(*terms).sum())
+    return [
+        Method(str(name), cosine(*(candidates.align(rows, term) for term in terms)))
+        for (name,), rows in sorted(summed.partition_by("preconditioner", as_dict=True).items())
+    ]
 
 
 def projection_methods(candidates: Candidates, projected: pl.DataFrame | None) -> list[Method]:
@@ -82,15 +96,16 @@ def retrieval(
     bm25: pl.DataFrame | None = None,
     parameters: pl.DataFrame | None = None,
     verbatim: Mapping[str, bool] | None = None,
+    preconditioned: pl.DataFrame | None = None,
 ) -> pl.DataFrame:
-    """The table `retrieval`: full gradient, projections, BM25, best component and chance.
+    """The table `retrieval`: full gradient, preconditioners, projections, BM25, best component and chance.
 
     All methods are scored on the variants and candidates of the dot products. `bm25` is the table `bm25_candidates`;
     `verbatim` says by variant whether its answer is a copy of its original's, None where that is not known. For chance
     all figures are expectations, and its intervals and test are null. The best component is chosen on the same variants
     that it is scored on, so its accuracy is optimistic (see `greedy_selection` for held-out figures).
     """
-    rows = methods(pairs, projected, bm25, parameters)
+    rows = methods(pairs, projected, bm25, parameters, preconditioned)
     candidates = pairs.candidates
     ranks = np.array([candidates.ranks(method.similarity) for method in rows])
     recall_at = recall_columns(candidates)

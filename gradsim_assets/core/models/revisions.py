@@ -125,6 +125,12 @@ def _model_files(folder: Path) -> list[Path]:
     return sorted(found - {path for pattern in _OF_TRAINERS for path in folder.glob(pattern)})
 
 
+def content_hash(file: Path) -> str:
+    """Hash of a file's content; 16 hex digits."""
+    stat = file.stat()
+    return _file_hash(str(file.resolve()), stat.st_size, stat.st_mtime_ns).hex()[:16]
+
+
 @lru_cache(maxsize=1024)  # sensors ask again and again; size and time tell whether a file is still the same
 def _file_hash(path: str, size: int, mtime_ns: int) -> bytes:
     with open(path, "rb") as file:

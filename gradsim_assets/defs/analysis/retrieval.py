@@ -1,8 +1,11 @@
 """The assets `retrieval_<setting>`."""
 
+from collections.abc import Sequence
+
 import dagster as dg
 import polars as pl
 
+from gradsim_assets.configuration import Settings
 from gradsim_assets.core.analysis.plots.of_table import plots_of
 from gradsim_assets.core.analysis.retrieval import order_as_bm25, retrieval
 from gradsim_assets.core.datasets.lacking import lacking
@@ -12,6 +15,7 @@ from gradsim_assets.core.tables.schemas import (
     DOT_PRODUCTS,
     PARAMETERS_PER_COMPONENT,
     PARAPHRASED,
+    PRECONDITIONED_PRODUCTS,
     PROJECTED_SIMILARITY,
     RETRIEVAL,
     SETTINGS,
@@ -26,12 +30,14 @@ from gradsim_assets.orchestration.partitions import ALL, BY_MODEL, MODELS, Parti
 from gradsim_assets.resources.table_store import TableStore
 
 
-def build(partitions: Partitions) -> list[dg.AssetsDefinition]:
+def build(settings: Settings, partitions: Partitions) -> list[dg.AssetsDefinition]:
     """One asset a setting."""
-    return [_build(setting, partitions) for setting in SETTINGS]
+    return [_build(setting, partitions, settings.preconditioners.methods) for setting in SETTINGS]
 
 
-def _build(setting: str, partitions: Partitions) -> dg.AssetsDefinition:
+def _build(setting: str, partitions: Partitions, preconditioners: Sequence[str]) -> dg.AssetsDefinition:
+    under = [PRECONDITIONED_PRODUCTS.name, setting]
+
     @dg.asset(
         key=asset_key(RETRIEVAL.name, setting),
         group_name=ANALYSIS,
@@ -43,13 +49,14 @@ def _build(setting: str, partitions: Partitions) -> dg.AssetsDefinition:
         deps=[
             dg.AssetDep(asset_key(PROJECTED_SIMILARITY.name, setting), partition_mapping=BY_MODEL),
             dg.AssetDep(BM25_CANDIDATES.name, partition_mapping=ALL),
+            *([dg.AssetDep(asset_key(*under), partition_mapping=BY_MODEL)] if preconditioners else []),
             dg.AssetDep(setting, partition_mapping=ALL if setting == PARAPHRASED.name else BY_MODEL),
         ],
         kinds=TABLE_KINDS,
         metadata=column_schema(RETRIEVAL),
         code_version=code_version(retrieval, order_as_bm25),
         description=(
-            f"Which method finds the right original ({setting}): full gradient, random projections, BM25, the best "
+            f"Which method finds the right original ({setting}): full gradient, preconditioners, random projections, BM25, the best "
             "component, chance. Differences whose intervals overlap widely, or with a large p-value, say nothing."
         ),
     )
@@ -65,7 +72,9 @@ def _build(setting: str, partitions: Partitions) -> dg.AssetsDefinition:
         bm25 = None if imported else store.optional([BM25_CANDIDATES.name], [Partition(shard=s) for s in shards])
         variants = None if imported else store.variants(setting, model, shards)
         verbatim = None if variants is None else dict(variants.select("id", "verbatim").drop_nulls().iter_rows())
-        frame = retrieval(pairs, projected, order_as_bm25(pairs) if bm25 is None else bm25, parameters, verbatim)
+        preconditioned = store.optional(under, [Partition(model, s) for s in shards]) if preconditioners else None
+        ranked = order_as_bm25(pairs) if bm25 is None else bm25
+        frame = retrieval(pairs, projected, ranked, parameters, verbatim, preconditioned)
         accuracy = dict(frame.select("method", "accuracy").iter_rows())
         paraphrased = store.optional([PARAPHRASED.name], [Partition(shard=s) for s in shards])
         metadata = {

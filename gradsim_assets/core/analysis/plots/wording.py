@@ -158,5 +158,7 @@ def method_name(method: str) -> str:
         "bm25": "BM25",
         "best_component": BEST_COMPONENT,
         "text_overlap": "text overlap",
+        "adam": "full gradient, Adam's moments",
+        "ekfac": "full gradient, EK-FAC",
     }
     return names.get(method, method)

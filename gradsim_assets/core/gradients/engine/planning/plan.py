@@ -188,6 +188,19 @@ def _choices_of_factors(shape: ModelShape, graph: PassGraph, options: PassOption
     return list(dict.fromkeys([*chosen, shape.factorable]))
 
 
+def batch_tokens_within(memory: MemoryModel, memory_bytes: int, options: PassOptions) -> int:
+    """Padded tokens of a batch where so much memory is allowed; 0 for one sample at a time."""
+    if not memory.shape.batchable:
+        return 0
+    if options.batch_tokens is not None:
+        return options.batch_tokens
+    # As many tokens as the longest sample has take no more memory than that sample alone.
+    longest = memory.graph.longest
+    most = max(memory_bytes * WORKING_SHARE, memory.passing_bytes(longest, longest, longest))
+    fitting = (n for n in memory.profile.batch_tokens if memory.passing_bytes(n, n, n) <= most)
+    return next(fitting, 0)
+
+
 class _Planner:
     """One choice of what is held as factors, planned through."""
 
@@ -221,24 +234,13 @@ class _Planner:
         return [[key for number in block for key in keys[number]] for block in make_blocks(groups, budget, improve)]
 
     def _sizes(self) -> "_Sizes":
-        batch_tokens = self._batch_tokens()
+        batch_tokens = batch_tokens_within(self.memory, self.memory_bytes, self.options)
         share = self.memory_bytes * WORKING_SHARE
         one = (self.memory.formed_numbers + self.memory.projected_numbers) * self.shape.number_bytes
         token = self.memory.numbers_per_token + self.memory.numbers_per_labelled_token
         tile = max(1, min(self.memory.profile.tile, len(self.graph.originals), int(share // max(1, one))))
         tokens = int(share // max(1, token * self.shape.activation_number_bytes))
         return _Sizes(self.options.tile or tile, max(batch_tokens, tokens), batch_tokens)
-
-    def _batch_tokens(self) -> int:
-        if not self.shape.batchable:
-            return 0
-        if self.options.batch_tokens is not None:
-            return self.options.batch_tokens
-        # As many tokens as the longest sample has take no more memory than that sample alone.
-        longest = self.graph.longest
-        most = max(self.memory_bytes * WORKING_SHARE, self.memory.passing_bytes(longest, longest, longest))
-        fitting = (n for n in self.memory.profile.batch_tokens if self.memory.passing_bytes(n, n, n) <= most)
-        return next(fitting, 0)
 
     def _costed(self, blocks: list[list[VariantKey]], sizes: "_Sizes") -> Plan:
         """The plan of these blocks, with what it takes."""
