@@ -39,6 +39,9 @@ class CurvatureReport:
     #: Groups that an earlier try had finished.
     groups_restored: int
     plan: str
+    #: On what hooks were verified.
+    verified: str
+    #: What turned out otherwise than planned, a sentence each.
     notes: list[str] = field(default_factory=list)
 
 
@@ -70,6 +73,7 @@ def compute_curvature(
         log(said)
 
     sweep = Sweep(model, originals, options, progress, note)
+    log(sweep.verified)
     groups = list(_groups(sweep, kind))
     plan = _describe(sweep, kind, groups)
     log(plan)
@@ -83,7 +87,7 @@ def compute_curvature(
         gradients += passes * len(originals)
         factor_files.save(path, computed)
         path.with_suffix(".bases.safetensors").unlink(missing_ok=True)
-    return CurvatureReport(files, len(originals), gradients, len(groups), restored, plan, notes)
+    return CurvatureReport(files, len(originals), gradients, len(groups), restored, plan, sweep.verified, notes)
 
 
 def _groups(sweep: Sweep, kind: str) -> Iterator[list[int]]:

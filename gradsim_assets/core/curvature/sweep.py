@@ -58,7 +58,8 @@ class Sweep:
         self.memory_bytes = free_bytes(device, "most") if options.memory_bytes is None else options.memory_bytes
         most = max(self.profile.batch_tokens) if options.batch_tokens is None else options.batch_tokens
         self._verification.verify(self._originals, most)
-        log(self._verification.describe())
+        #: On what the hooks were verified.
+        self.verified = self._verification.describe()
         self._batch_tokens = self._tokens_that_fit()
 
     def _tokens_that_fit(self) -> int:

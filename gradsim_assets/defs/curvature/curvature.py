@@ -63,7 +63,7 @@ def _build(
     version = code_version(
         "core.models.loading:load_model",
         "core.gradients.pass_inputs:pass_inputs",
-        "core.curvature.curvature_frame:curvature_frame",
+        "core.tables.schemas:CURVATURE",
         *(f"{_DECLARED}:{name}" for name in ("NUMERICS_VERSION", "PRECONDITIONERS_VERSION")),
         config=settings.compute.model_dump_json(include={"precision"}) + str(fisher),
         without=NUMERICS,  # what the declared versions stand for
@@ -177,7 +177,7 @@ class _Work:
 
     def _of_optimizer(self, loaded: LoadedModel, state: str) -> tuple[list[Path], str, dict[str, Any]]:
         from gradsim_assets.core.curvature.factor_files import save
-        from gradsim_assets.core.curvature.optimizer_state import second_moments
+        from gradsim_assets.core.curvature.optimizer_states import second_moments
 
         version = self.hub.optimizer_version(self.model_id)
         path = self.scratch / f"{version}.safetensors"
@@ -197,6 +197,7 @@ class _Work:
         shown = {
             "gradients_computed": found.gradients_computed,
             "groups_restored": found.groups_restored,
+            "verified": found.verified,
             "plan": dg.MetadataValue.md(f"```\n{found.plan}\n```"),
             **({"notes": dg.MetadataValue.text("\n".join(found.notes))} if found.notes else {}),
         }

@@ -8,8 +8,12 @@ import polars as pl
 
 from gradsim_assets.configuration import ModelSettings, PreconditionerSettings, Settings
 from gradsim_assets.core.candidates.bm25_candidates import model_candidates
-from gradsim_assets.core.gradients import numerics_version
-from gradsim_assets.core.gradients.numerics_version import NUMERICS
+from gradsim_assets.core.gradients.numerics_version import (
+    NUMERICS,
+    NUMERICS_VERSION,
+    PRECONDITIONERS_VERSION,
+    PROJECTIONS_VERSION,
+)
 from gradsim_assets.core.partition_keys import model_id_of
 from gradsim_assets.core.tables.schemas import (
     BM25_CANDIDATES,
@@ -48,6 +52,12 @@ _VERSION = (
 
 #: Where it is declared what the numbers are; projections are made of the gradients that products are made of.
 _DECLARED = "core.gradients.numerics_version"
+
+_DECLARED_VERSIONS = {
+    "NUMERICS_VERSION": NUMERICS_VERSION,
+    "PROJECTIONS_VERSION": PROJECTIONS_VERSION,
+    "PRECONDITIONERS_VERSION": PRECONDITIONERS_VERSION,
+}
 
 _DESCRIPTIONS = {
     DOT_PRODUCTS.name: (
@@ -135,7 +145,7 @@ def _versions(table: str) -> tuple[str, ...]:
 
 def _numerics(table: str) -> str:
     """The declared versions that a table was computed under."""
-    return " ".join(str(getattr(numerics_version, name)) for name in _versions(table))
+    return " ".join(str(_DECLARED_VERSIONS[name]) for name in _versions(table))
 
 
 def _decides(settings: Settings, table: str) -> str:
