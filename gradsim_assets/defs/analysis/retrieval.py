@@ -54,7 +54,7 @@ def _build(setting: str, partitions: Partitions, preconditioners: Sequence[str])
         ],
         kinds=TABLE_KINDS,
         metadata=column_schema(RETRIEVAL),
-        code_version=code_version(retrieval, order_as_bm25),
+        code_version=code_version(retrieval, order_as_bm25, config=" ".join(preconditioners)),
         description=(
             f"Which method finds the right original ({setting}): full gradient, preconditioners, random projections, BM25, the best "
             "component, chance. Differences whose intervals overlap widely, or with a large p-value, say nothing."
