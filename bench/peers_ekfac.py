@@ -67,7 +67,7 @@ def kronfluence_scores(model: torch.nn.Module, request: PassRequest) -> tuple[Sc
             train_dataset=request.originals,
             per_device_query_batch_size=1,
             per_device_train_batch_size=1,
-            score_args=ScoreArguments(compute_per_module_scores=True),
+            score_args=ScoreArguments(compute_per_module_scores=True, damping_factor=None),  # 0.1 x mean eigenvalue
         )
         found = analyzer.load_pairwise_scores("scores")
         factors = analyzer.load_all_factors("factors")
