@@ -55,8 +55,9 @@ $(PEERS)/.installed: $(STAMP)
 	@$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt kronfluence==1.0.1 dattri==0.3.0
 	@touch $@
 
-bench-peers: $(PEERS)/.installed ## Measure the engine beside kronfluence and dattri; writes build/bench/peers.json
+bench-peers: $(PEERS)/.installed ## Measure the engine beside kronfluence and dattri; writes build/bench/peers*.json
 	@TQDM_DISABLE=1 $(PEERS)/bin/python -W ignore -m bench.peers
+	@TQDM_DISABLE=1 $(PEERS)/bin/python -W ignore -m bench.peers_ekfac
 
 golden-numbers: $(STAMP) ## Record what the engine computes, after its declared numerics version was raised
 	@$(BIN)/python -m gradsim_assets_tests.support.golden_numbers

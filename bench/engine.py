@@ -4,17 +4,23 @@ import argparse
 import json
 import resource
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from bench.baselines import in_batches, one_by_one, packed, plain_passes, scripts
-from bench.workload import demo_model, distinct_samples, lima_lengths, make_request
+from bench.workload import SETTINGS, demo_model, distinct_samples, lima_lengths, make_request
+from gradsim_assets.core.curvature.curvature import compute_curvature
+from gradsim_assets.core.curvature.factor_files import StoredCurvature, Tuning
 from gradsim_assets.core.gradients.engine import GradientPass, PassOptions, PassRequest
 from gradsim_assets.core.models.encoded_sample import EncodedSample
+from gradsim_assets.core.sample_gradients.preconditioning import Preconditioners
+from gradsim_assets.core.tables.schemas import PRECONDITIONERS
 
 #: Plain passes are made in batches of so many samples, and of so many padded tokens; the fastest is what counts.
 BATCHES = (1, 2, 4, 8, 16)
@@ -25,9 +31,14 @@ PROPORTIONS = (0.01, 0.05)
 OPTIONS = PassOptions(check_pairs=0, memory_bytes=4 * 2**30)
 
 
-def engine_pass(model: torch.nn.Module, request: PassRequest, options: PassOptions = OPTIONS) -> GradientPass:
+def engine_pass(
+    model: torch.nn.Module,
+    request: PassRequest,
+    options: PassOptions = OPTIONS,
+    preconditioners: Preconditioners | None = None,
+) -> GradientPass:
     """A whole pass, its rows thrown away; includes verifying the model and planning."""
-    work = GradientPass(model, request, options)
+    work = GradientPass(model, request, options, preconditioners)
     work.run()
     return work
 
@@ -93,6 +104,42 @@ def over_padded_short(samples: int, runs: int) -> dict[str, float | str]:
     times = interleaved(runs, {"engine": lambda: engine_pass(model, request), **jobs})
     best = fastest(times)
     return {"pass_over_padded_short": ratio(times, "engine", best), "fastest_batches_short": best}
+
+
+#: Kinds of batches that curvature is compared with; of larger ones none is fast at LIMA's lengths.
+BARE = ("padded_1", "padded_2", "packed_1024")
+
+
+def over_unpreconditioned(samples: int, runs: int) -> dict[str, float | str]:
+    """What preconditioners cost: a pass with each over one without, factors at hand; and curvature over bare passes."""
+    model, request = demo_model(), make_request(lima_lengths(samples, 0))
+    with tempfile.TemporaryDirectory() as folder:
+        stored = {kind: curvature(model, request.originals, kind, Path(folder, kind)) for kind in PRECONDITIONERS}
+        jobs: dict[str, Callable[[], object]] = {"engine": lambda: engine_pass(model, request)}
+        for kind, one in stored.items():
+            asked = replace(request, preconditioned=dict.fromkeys(SETTINGS, (kind,)))
+            jobs[kind] = lambda asked=asked, kind=kind, one=one: engine_pass(model, asked, OPTIONS, {kind: one})
+        bare = {name: job for name, job in plain_jobs(model, request.originals).items() if name in BARE}
+        for kind in PRECONDITIONERS:
+            jobs[f"factors_{kind}"] = lambda kind=kind: curvature(
+                model, request.originals, kind, Path(tempfile.mkdtemp(dir=folder))
+            )
+        times = interleaved(runs, {**jobs, **bare})
+    best = min(bare, key=lambda name: statistics.median(times[name]))
+    return {
+        **{f"pass_with_{kind}_over_pass": ratio(times, kind, "engine") for kind in PRECONDITIONERS},
+        **{f"curvature_{kind}_over_plain": ratio(times, f"factors_{kind}", "padded_1") for kind in PRECONDITIONERS},
+        **{f"curvature_{kind}_over_padded": ratio(times, f"factors_{kind}", best) for kind in PRECONDITIONERS},
+        "fastest_batches_of_originals": best,
+    }
+
+
+def curvature(model: torch.nn.Module, originals: list[EncodedSample], kind: str, folder: Path) -> StoredCurvature:
+    """Curvature of a kind over the originals, with everything that an asset does but the table."""
+    report = compute_curvature(
+        model, originals, kind, "sampled", folder, OPTIONS, lambda *done: None, lambda said: None
+    )
+    return StoredCurvature(kind, report.files, Tuning(), typical=1.0)
 
 
 #: H100-hours that the predecessor reports for one model, both settings: its projections, and all else.
@@ -169,7 +216,9 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=5, help="interleaved rounds")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--script-samples", type=int, default=8, help="originals of the predecessor's experiment")
-    parser.add_argument("--only", choices=["plain", "short", "scripts", "scaling", "exhaustive"], default=None)
+    parser.add_argument(
+        "--only", choices=["plain", "short", "preconditioned", "scripts", "scaling", "exhaustive"], default=None
+    )
     parser.add_argument("--output", type=Path, default=Path("build/bench/engine.json"))
     parser.add_argument("--cpu-time", action="store_true", help="processor time instead of wall clock (one thread)")
     arguments = parser.parse_args()
@@ -180,6 +229,7 @@ def main() -> None:
     parts: dict[str, Callable[[], dict]] = {
         "plain": lambda: over_plain(arguments.samples, arguments.runs),
         "short": lambda: over_padded_short(arguments.samples, arguments.runs),
+        "preconditioned": lambda: over_unpreconditioned(arguments.samples, arguments.runs),
         "scripts": lambda: over_scripts(arguments.script_samples, max(1, arguments.runs // 2)),
         "exhaustive": lambda: exhaustive(arguments.samples, min(12, arguments.samples)),
         "scaling": lambda: {"scaling": scaling()},

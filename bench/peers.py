@@ -68,10 +68,9 @@ def summed_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return (losses.sum(-1) / (wanted != IGNORED).sum(-1)).sum()
 
 
-def kronfluence(work: Workload, batch: int) -> Callable[[], Scores]:
-    """Pairwise products per module without any curvature; linear layers are all that it knows of a transformer."""
+def kronfluence_analyzer(model: torch.nn.Module) -> Callable[[str], Any]:
+    """Makes kronfluence's analyzer of a model, which writes into a folder."""
     from kronfluence.analyzer import Analyzer, prepare_model
-    from kronfluence.arguments import FactorArguments, ScoreArguments
     from kronfluence.task import Task
     from kronfluence.utils.dataset import DataLoaderKwargs
 
@@ -88,12 +87,25 @@ def kronfluence(work: Workload, batch: int) -> Callable[[], Scores]:
 
     logging.disable(logging.WARNING)
     task = Loss()
-    model = prepare_model(demo_model(), task)
+    prepared = prepare_model(model, task)
+
+    def make(folder: str) -> Any:
+        analyzer = Analyzer("bench", prepared, task, cpu=True, output_dir=folder, disable_tqdm=True)
+        analyzer.set_dataloader_kwargs(DataLoaderKwargs(collate_fn=collate, num_workers=0))
+        return analyzer
+
+    return make
+
+
+def kronfluence(work: Workload, batch: int) -> Callable[[], Scores]:
+    """Pairwise products per module without any curvature; linear layers are all that it knows of a transformer."""
+    from kronfluence.arguments import FactorArguments, ScoreArguments
+
+    make = kronfluence_analyzer(demo_model())
 
     def scores() -> Scores:
         with tempfile.TemporaryDirectory() as folder:
-            analyzer = Analyzer("bench", model, task, cpu=True, output_dir=folder, disable_tqdm=True)
-            analyzer.set_dataloader_kwargs(DataLoaderKwargs(collate_fn=collate, num_workers=0))
+            analyzer = make(folder)
             analyzer.fit_all_factors("factors", work.originals, 1, factor_args=FactorArguments(strategy="identity"))
             analyzer.compute_pairwise_scores(
                 "scores",

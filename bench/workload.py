@@ -14,8 +14,8 @@ LIMA_QUANTILES = (
 )  # fmt: skip
 
 
-def demo_model(hidden: int = 256, layers: int = 4, vocabulary: int = 8192) -> torch.nn.Module:
-    """A tied OLMo with random weights; 6.3 M parameters by default."""
+def demo_model(hidden: int = 256, layers: int = 4, vocabulary: int = 8192, tied: bool = True) -> torch.nn.Module:
+    """An OLMo with random weights, tied by default and of 6.3 M parameters then."""
     from transformers import AutoModelForCausalLM, OlmoConfig
 
     torch.manual_seed(0)
@@ -26,7 +26,7 @@ def demo_model(hidden: int = 256, layers: int = 4, vocabulary: int = 8192) -> to
         num_hidden_layers=layers,
         num_attention_heads=max(4, hidden // 64),
         max_position_embeddings=4608,
-        tie_word_embeddings=True,
+        tie_word_embeddings=tied,
         bos_token_id=None,
         eos_token_id=2,
         pad_token_id=1,

@@ -96,6 +96,16 @@ class ComputeSettings(_Section):
     projection_weighting: Literal["unbiased", "script"] = "unbiased"
 
 
+class PreconditionerSettings(_Section):
+    """What gradients are multiplied with before products, beside the plain ones."""
+
+    methods: tuple[Literal["adam", "ekfac"], ...] = ()
+    fisher: Literal["sampled", "empirical"] = "sampled"
+    damping: float = Field(default=0.1, gt=0, allow_inf_nan=False)
+    # None: what the optimizer says. A smaller one could leave the range of fp32.
+    epsilon: float | None = Field(default=None, ge=1e-12, allow_inf_nan=False)
+
+
 class EvaluationSettings(_Section):
     """What is measured of the meaning of scores, by single optimizer steps."""
 
@@ -126,11 +136,12 @@ class ModelSettings(_Section):
     profile: str = Field(default=HEAVY, min_length=1)
     base: str = ""
     controls: bool = False
+    optimizer_state: str = ""
 
     @property
     def shared(self) -> dict[str, Any]:
-        """The settings that controls of the model have, too."""
-        return self.model_dump(exclude={"id", "base", "controls"}, exclude_none=True)
+        """The settings that controls of the model have, too; no optimizer has trained them."""
+        return self.model_dump(exclude={"id", "base", "controls", "optimizer_state"}, exclude_none=True)
 
     def differing(self, default: "ModelSettings") -> str:
         """What decides values and is not as in `default`, such as "candidates=10 dtype=bfloat16"; "" where all is."""
@@ -150,6 +161,7 @@ class Settings(_Section):
     data: DataSettings = DataSettings()
     paraphraser: ParaphraserSettings = ParaphraserSettings()
     compute: ComputeSettings = ComputeSettings()
+    preconditioners: PreconditionerSettings = PreconditionerSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     automation: AutomationSettings = AutomationSettings()
     models: tuple[ModelSettings, ...] = (ModelSettings(id=DEMO),)
@@ -278,7 +290,13 @@ def _with_whole_ids(settings: Settings) -> Settings:
     models = [
         one.model_copy(
             update={
-                name: registered_id(value, settings.folder) for name in ("id", "base") if (value := getattr(one, name))
+                **{
+                    name: registered_id(value, settings.folder)
+                    for name in ("id", "base")
+                    if (value := getattr(one, name))
+                },
+                "optimizer_state": one.optimizer_state
+                and str(settings.folder / Path(one.optimizer_state).expanduser()),
             }
         )
         for one in settings.models

@@ -24,12 +24,14 @@ from gradsim_assets.defs.analysis import (
 )
 from gradsim_assets.defs.candidates import bm25_candidates
 from gradsim_assets.defs.checks import build_status, build_tables
+from gradsim_assets.defs.curvature import curvature, optimizer_states
 from gradsim_assets.defs.datasets import lima, model_generated, originals_source, paraphrased, paraphrases_source
 from gradsim_assets.defs.evaluation import first_order, tail_patch
 from gradsim_assets.defs.exchange import import_scripts
 from gradsim_assets.defs.gradients import gradient_pass
 from gradsim_assets.defs.models import hf_model
 from gradsim_assets.defs.observe_sources import build as watching
+from gradsim_assets.defs.observe_sources import watches_optimizers
 from gradsim_assets.defs.similarity import gradient_similarity
 from gradsim_assets.orchestration.automation import automated, automation_sensor
 from gradsim_assets.orchestration.partitions import Partitions
@@ -56,6 +58,7 @@ def _build(settings: Settings, partitions: Partitions, profiles: Mapping[str, Pr
         paraphrased.build(settings, partitions),
         model_generated.build(partitions, heavy),
         *bm25_candidates.build(settings, partitions),
+        *curvature.build(settings, heavy),
         *gradient_pass.build(settings, partitions, heavy),
         *gradient_similarity.build(),
         *first_order.build(settings, partitions, heavy),
@@ -65,7 +68,7 @@ def _build(settings: Settings, partitions: Partitions, profiles: Mapping[str, Pr
         *agreement.build(),
         *greedy_selection.build(),
         *self_similarity.build(),
-        *retrieval.build(partitions),
+        *retrieval.build(settings, partitions),
         *control_comparison.build(settings),
         model_comparison.build(),
         *report.build(partitions),
@@ -75,11 +78,16 @@ def _build(settings: Settings, partitions: Partitions, profiles: Mapping[str, Pr
         assets=[
             *hf_model.build(),
             originals_source.build(),
+            *([optimizer_states.build()] if watches_optimizers(settings) else []),
             *paraphrases_source.build(settings, partitions),
             *dg.map_asset_specs(automated, tables),
         ],
         asset_checks=[*build_tables(settings, partitions), *build_status()],
-        jobs=[*stages.build(light), import_scripts.build(partitions), *rerun_jobs],
+        jobs=[
+            *stages.build(light, bool(settings.preconditioners.methods)),
+            import_scripts.build(partitions),
+            *rerun_jobs,
+        ],
         sensors=[automation_sensor(), *sensors],
         schedules=schedules,
         resources=resources(settings)._asdict(),

@@ -11,8 +11,8 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from gradsim_assets.configuration import Settings
-from gradsim_assets.core.tables.schemas import TABLES
+from gradsim_assets.configuration import PreconditionerSettings, Settings
+from gradsim_assets.core.tables.schemas import PRECONDITIONERS, TABLES
 from gradsim_assets.core.tables.table_names import PATHS
 from gradsim_assets.definitions import build_definitions
 from gradsim_assets.orchestration.partitions import Partitions
@@ -32,7 +32,7 @@ LAYERS = (
 )
 
 #: Tables that one asset function makes together, and the module that defines it.
-TOGETHER = {"dot_products": "gradient_pass", "projected_similarity": "gradient_pass"}
+TOGETHER = dict.fromkeys(("dot_products", "projected_similarity", "preconditioned_products"), "gradient_pass")
 
 #: Assets whose computation has another name than they have, and why.
 NAMED_OTHERWISE = {
@@ -40,9 +40,12 @@ NAMED_OTHERWISE = {
 }
 
 #: Assets without rows of their own: what is observed, and pages.
-NO_TABLES = {"hf_model", "originals_source", "paraphrases_source", "report"}
+NO_TABLES = {"hf_model", "originals_source", "paraphrases_source", "optimizer_states", "report"}
 
-SETTINGS = Settings(home=Path("/nowhere"), tables="/nowhere")
+#: With all that can be switched on.
+SETTINGS = Settings(
+    home=Path("/nowhere"), tables="/nowhere", preconditioners=PreconditionerSettings(methods=PRECONDITIONERS)
+)
 GRAPH = build_definitions(SETTINGS).get_repository_def().asset_graph
 
 #: Every asset with the table that it is (or a part of), and its group.

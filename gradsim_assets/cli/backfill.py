@@ -17,7 +17,8 @@ from gradsim_assets.core.errors import InputError
 )
 @click.option("--shard", "shards", multiple=True, help="Only this shard (repeatable). Default: all.")
 @click.option(
-    "--only", help="Only the assets of one stage: originals, variants, gradients, evaluation, analyses, comparison."
+    "--only",
+    help="Only the assets of one stage: originals, variants, curvature, gradients, evaluation, analyses, comparison.",
 )
 @click.option("--stale", is_flag=True, help="Leave alone what was never computed.")
 @click.option("--force", is_flag=True, help="Compute also what is there and up to date.")

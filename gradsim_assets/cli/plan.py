@@ -120,6 +120,7 @@ def shard_requests(model: str, revision: "Revision", settings: Settings) -> "Ite
             policy=own.context,
             products=SETTINGS,
             projections=dict.fromkeys(SETTINGS, settings.compute.projections),
+            preconditioned=dict.fromkeys(SETTINGS, settings.preconditioners.methods),
         )
         yield key, inputs.request
 

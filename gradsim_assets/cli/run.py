@@ -30,10 +30,10 @@ def demo() -> None:
 
 #: What `--only` leaves of the stages. The evaluation is made on request; what was once asked for is kept up to date by "all".
 PARTS = {
-    "all": ("originals", "variants", "gradients", "evaluation", "analyses", "comparison"),
+    "all": ("originals", "variants", "curvature", "gradients", "evaluation", "analyses", "comparison"),
     "datasets": ("originals", "variants"),
-    "gradients": ("originals", "variants", "gradients"),
-    "evaluation": ("originals", "variants", "gradients", "evaluation", "analyses"),
+    "gradients": ("originals", "variants", "curvature", "gradients"),
+    "evaluation": ("originals", "variants", "curvature", "gradients", "evaluation", "analyses"),
     "analyses": ("analyses", "comparison"),
 }
 

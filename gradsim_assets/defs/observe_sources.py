@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import dagster as dg
 
@@ -11,6 +12,8 @@ from gradsim_assets.configuration import Settings
 from gradsim_assets.core.datasets.paraphrased import OPENAI
 from gradsim_assets.core.errors import InputError, ServiceError
 from gradsim_assets.core.partition_keys import model_id_of, model_slug
+from gradsim_assets.defs.curvature.curvature import ADAM
+from gradsim_assets.defs.curvature.optimizer_states import OPTIMIZER_STATES, state_sighting
 from gradsim_assets.defs.datasets.originals_source import ORIGINALS_SOURCE
 from gradsim_assets.defs.datasets.paraphrases_source import PARAPHRASES_SOURCE, paraphrase_versions
 from gradsim_assets.defs.models.hf_model import HF_MODEL, sighting
@@ -64,8 +67,12 @@ def _observe(settings: Settings, partitions: Partitions) -> dg.SensorDefinition:
         name="observe_sources",
         minimum_interval_seconds=settings.automation.observe_seconds,
         default_status=dg.DefaultSensorStatus.STOPPED,
-        asset_selection=dg.AssetSelection.assets(HF_MODEL, ORIGINALS_SOURCE)
-        | dg.AssetSelection.assets(*([] if settings.data.paraphrases == OPENAI else [PARAPHRASES_SOURCE])),
+        asset_selection=dg.AssetSelection.assets(
+            HF_MODEL,
+            ORIGINALS_SOURCE,
+            *([] if settings.data.paraphrases == OPENAI else [PARAPHRASES_SOURCE]),
+            *([OPTIMIZER_STATES] if watches_optimizers(settings) else []),
+        ),
         description=(
             "Asks which revision every model stands at and what the files of samples hold, and registers the models of "
             "gradsim.toml. Costs no GPU time: tables of another revision or content then show as stale. Whether those of a "
@@ -79,6 +86,8 @@ def _observe(settings: Settings, partitions: Partitions) -> dg.SensorDefinition:
         slugs = context.instance.get_dynamic_partitions(str(MODELS.name))
         new = [slug for slug in map(model_slug, configured) if slug not in slugs]
         watched = [*models(hub, [*slugs, *new]), *samples(sources, store, partitions.shard_count)]
+        if watches_optimizers(settings):
+            watched += optimizer_states(hub, [*slugs, *new])
         found = observations(watched, last_observed(context.instance, watched), context.cursor, time.time())
         for sentence in (*healed, *found.problems):
             context.log.warning(sentence)
@@ -117,6 +126,22 @@ def _model(hub: ModelHub, slug: str) -> Watched:
         return {slug: sighting(hub, model_id, hub.resolve(model_id, fallback=False))}
 
     return Watched(slug, HF_MODEL, look)
+
+
+def watches_optimizers(settings: Settings) -> bool:
+    """Whether anything is made of the states of optimizers."""
+    return ADAM in settings.preconditioners.methods
+
+
+def optimizer_states(hub: ModelHub, slugs: Iterable[str]) -> list[Watched]:
+    """The optimizer states of models by their partition keys."""
+    return [
+        Watched(f"optimizer state of {slug}", OPTIMIZER_STATES, partial(_look_at_state, hub, slug)) for slug in slugs
+    ]
+
+
+def _look_at_state(hub: ModelHub, slug: str) -> dict[str | None, Sighting]:
+    return {slug: state_sighting(hub, slug)}
 
 
 def samples(sources: SampleSources, store: TableStore, shards: int) -> list[Watched]:

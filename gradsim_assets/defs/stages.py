@@ -6,13 +6,7 @@ from typing import Any
 
 import dagster as dg
 
-from gradsim_assets.core.tables.schemas import (
-    DOT_PRODUCTS,
-    MODEL_COMPARISON,
-    MODEL_GENERATED,
-    PROJECTED_SIMILARITY,
-    SETTINGS,
-)
+from gradsim_assets.core.tables.schemas import MODEL_COMPARISON, MODEL_GENERATED
 from gradsim_assets.orchestration import groups
 from gradsim_assets.orchestration.asset_keys import asset_key
 from gradsim_assets.orchestration.dagster_internals import UnresolvedAssetJobDefinition
@@ -33,12 +27,14 @@ VARIANTS = Stage(
     dg.AssetSelection.assets("paraphrased", "bm25_candidates"),
     "Paraphrases and candidates of a shard; the same for every model.",
 )
+CURVATURE = Stage(
+    "curvature",
+    dg.AssetSelection.groups(groups.CURVATURE).materializable(),
+    "What preconditioners of a model are made of, over all its originals; none where preconditioners.methods is empty.",
+)
 GRADIENTS = Stage(
     "gradients",
-    dg.AssetSelection.assets(
-        asset_key(MODEL_GENERATED.name),
-        *(asset_key(table.name, setting) for table in (DOT_PRODUCTS, PROJECTED_SIMILARITY) for setting in SETTINGS),
-    ),
+    dg.AssetSelection.assets(asset_key(MODEL_GENERATED.name)) | dg.AssetSelection.groups(groups.GRADIENTS),
     "Answers and gradient tables of a model and shard: the part that needs a GPU for models of real size.",
 )
 EVALUATION = Stage(
@@ -56,11 +52,14 @@ ANALYSES = Stage(
 COMPARISON = Stage("comparison", dg.AssetSelection.assets(MODEL_COMPARISON.name), "All models in one table.")
 
 #: In the order in which they need one another.
-STAGES = (ORIGINALS, VARIANTS, GRADIENTS, EVALUATION, ANALYSES, COMPARISON)
+STAGES = (ORIGINALS, VARIANTS, CURVATURE, GRADIENTS, EVALUATION, ANALYSES, COMPARISON)
 
 
-def build(light: Mapping[str, Any] | None = None) -> list[UnresolvedAssetJobDefinition]:
-    """One job per stage; `light` are the tags of a run pod that works through the analyses itself."""
+def build(light: Mapping[str, Any] | None = None, curvature: bool = False) -> list[UnresolvedAssetJobDefinition]:
+    """One job per stage; `light` are the tags of a run pod that works through the analyses itself.
+
+    There is one of `curvature` only where there is such a table.
+    """
     return [
         dg.define_asset_job(
             stage.job,
@@ -68,7 +67,8 @@ def build(light: Mapping[str, Any] | None = None) -> list[UnresolvedAssetJobDefi
             description=stage.description,
             # Steps of seconds: on Kubernetes they share the run pod, and only heavy ones get pods of their own.
             tags=dict(light or {}) if stage is ANALYSES else None,
-            executor_def=None if stage in (GRADIENTS, EVALUATION) else dg.in_process_executor,
+            executor_def=None if stage in (CURVATURE, GRADIENTS, EVALUATION) else dg.in_process_executor,
         )
         for stage in STAGES
+        if curvature or stage is not CURVATURE
     ]

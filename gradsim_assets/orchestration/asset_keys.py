@@ -5,10 +5,13 @@ import dagster as dg
 from gradsim_assets.core.tables.schemas import (
     BM25_CANDIDATES,
     CONTROL_COMPARISON,
+    CURVATURE,
     DOT_PRODUCTS,
     FIRST_ORDER,
     MODEL_GENERATED,
     PARAPHRASED,
+    PRECONDITIONED_PRODUCTS,
+    PRECONDITIONERS,
     PROJECTED_SIMILARITY,
     SETTINGS,
     TAIL_PATCH,
@@ -24,18 +27,26 @@ def asset_key(*path: str) -> dg.AssetKey:
 #: Tables that are made on request alone: they are not missing where nobody has asked for them yet, and kept up to date after.
 ON_REQUEST = tuple(asset_key(table.name, setting) for table in (FIRST_ORDER, TAIL_PATCH) for setting in SETTINGS)
 
+#: The curvature tables.
+CURVATURES = tuple(asset_key(CURVATURE.name, kind) for kind in PRECONDITIONERS)
+
+#: Tables of a model that are made from those of its controls as well.
+READS_CONTROLS = tuple(asset_key(CONTROL_COMPARISON.name, setting) for setting in SETTINGS)
+
 
 def _waiting() -> dict[dg.AssetKey, tuple[dg.AssetKey, ...]]:
     answers, candidates = asset_key(MODEL_GENERATED.name), asset_key(BM25_CANDIDATES.name)
-    of_paraphrases = [asset_key(table.name, PARAPHRASED.name) for table in (DOT_PRODUCTS, PROJECTED_SIMILARITY)]
-    return {answers: (candidates,), **dict.fromkeys(of_paraphrases, (answers,))}
+    waits: dict[dg.AssetKey, tuple[dg.AssetKey, ...]] = {answers: (candidates,)}
+    for setting in SETTINGS:
+        of_answers = (answers,) if setting == PARAPHRASED.name else ()
+        for table in (DOT_PRODUCTS, PROJECTED_SIMILARITY):
+            waits[asset_key(table.name, setting)] = (*of_answers, *CURVATURES)
+        waits[asset_key(PRECONDITIONED_PRODUCTS.name, setting)] = of_answers
+    return waits
 
 
 #: Parents that an asset depends on for the order of runs alone (see `waits_only`).
 WAITS_FOR = _waiting()
-
-#: Tables of a model that are made from those of its controls as well.
-READS_CONTROLS = tuple(asset_key(CONTROL_COMPARISON.name, setting) for setting in SETTINGS)
 
 
 def is_table(key: dg.AssetKey) -> bool:
@@ -51,10 +62,10 @@ def on_request(key: dg.AssetKey) -> bool:
 def waits_only(key: dg.AssetKey, parent: dg.AssetKey) -> bool:
     """Whether an asset depends on a parent for the order of runs alone: it is not made from it, and not stale because of it.
 
-    A backfill looks at the log while its runs are at work, and asks for whatever then has all its parents. The four gradient
+    A backfill looks at the log while its runs are at work, and asks for whatever then has all its parents. The gradient
     tables come out of one pass, so they must become ready at one time: those of paraphrases wait for the answers as those of
-    the answers do, and the answers wait for the candidates as all gradients do. Otherwise a pass is made in two or three parts,
-    each of which computes the gradients of the originals again.
+    the answers do, those without preconditioners wait for the curvature, and the answers wait for the candidates as all
+    gradients do. Otherwise a pass is made in two or three parts, each of which computes the gradients of the originals again.
     """
     return parent in WAITS_FOR.get(key, ())
 

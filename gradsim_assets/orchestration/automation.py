@@ -11,6 +11,7 @@ from gradsim_assets.core.tables.schemas import (
     GRADIENT_SIMILARITY,
     MODEL_COMPARISON,
     MODEL_GENERATED,
+    PRECONDITIONED_PRODUCTS,
     PROJECTED_SIMILARITY,
     RETRIEVAL,
     SETTINGS,
@@ -21,7 +22,7 @@ from gradsim_assets.orchestration.dagster_internals import AssetGraphView, Asset
 from gradsim_assets.orchestration.stale_status import StatusResolver
 
 #: Groups whose assets are computed again when a model changes; the datasets do not depend on models.
-GROUPS = (groups.GRADIENTS, groups.SIMILARITY, groups.ANALYSIS)
+GROUPS = (groups.CURVATURE, groups.GRADIENTS, groups.SIMILARITY, groups.ANALYSIS)
 ANSWERS = asset_key(MODEL_GENERATED.name)
 
 #: What imported results have too, although nobody wrote their variants here.
@@ -114,7 +115,7 @@ def on_model_revision(key: dg.AssetKey) -> dg.AutomationCondition:
         ready &= ~LacksItsOwn() & ~Early()
     elif key != asset_key(MODEL_COMPARISON.name):  # which leaves out the models that have no results yet
         optional = dg.AssetSelection.assets(
-            *(asset_key(PROJECTED_SIMILARITY.name, setting) for setting in SETTINGS),
+            *(asset_key(t.name, s) for t in (PROJECTED_SIMILARITY, PRECONDITIONED_PRODUCTS) for s in SETTINGS),
             *(ON_REQUEST if key == asset_key("report") else ()),
             *(
                 asset_key(setting)

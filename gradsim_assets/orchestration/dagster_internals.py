@@ -4,7 +4,7 @@
 in another version.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import dagster as dg
 from dagster._core.asset_graph_view.asset_graph_view import AssetGraphView
@@ -16,6 +16,7 @@ from dagster._core.definitions.data_version import (
     CachingStaleStatusResolver,
     DataProvenance,
     DataVersion,
+    StaleCause,
     StaleStatus,
     extract_data_version_from_entry,
     get_input_data_version_tag,
@@ -110,6 +111,15 @@ class OpenResolver(CachingStaleStatusResolver):
     def differ(self, one: DataVersion | None, other: DataVersion | None) -> bool:
         """Whether two data versions say that something has changed."""
         return self._data_versions_differ(one, other)
+
+    def counts(self, key: dg.AssetKey, parent: dg.AssetKey) -> bool:
+        """Whether an asset is made from a parent, or was once; where it only waits for it, nothing of the parent makes it stale."""
+        return True
+
+    def _get_stale_causes_materialized(self, key: AssetKeyPartitionKey) -> Iterator[StaleCause]:
+        for cause in super()._get_stale_causes_materialized(key):
+            if cause.dependency is None or self.counts(key.asset_key, cause.dependency.asset_key):
+                yield cause
 
     def _get_partition_dependencies(self, *, key: AssetKeyPartitionKey) -> Sequence[AssetKeyPartitionKey]:
         return self.dependencies(key)

@@ -3,6 +3,7 @@
 MODELS = "models"
 DATASETS = "datasets"
 CANDIDATES = "candidates"
+CURVATURE = "curvature"
 GRADIENTS = "gradients"
 SIMILARITY = "similarity"
 ANALYSIS = "analysis"

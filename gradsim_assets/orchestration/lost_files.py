@@ -7,6 +7,7 @@ import dagster as dg
 
 from gradsim_assets.core.home import Home
 from gradsim_assets.core.tables.audit import why_lost
+from gradsim_assets.core.tables.schemas import CURVATURE
 from gradsim_assets.core.tables.storage import Partition, Tables, computing
 from gradsim_assets.orchestration.asset_keys import is_table, table_path
 
@@ -34,9 +35,15 @@ class LostFiles:
         content = _value(metadata, "gradsim/fingerprint")
         path = table_path(key)
         found = self._sizes(path).get(partition)
-        return why_lost(
-            self._tables, path, partition, found, (bytes_then, content if isinstance(content, str) else None)
-        )
+        recorded_then = bytes_then, content if isinstance(content, str) else None
+        why = why_lost(self._tables, path, partition, found, recorded_then)
+        return self._why_beside(path, partition) if why is None and path[0] == CURVATURE.name else why
+
+    def _why_beside(self, path: tuple[str, ...], partition: Partition) -> str | None:
+        folder = self._tables.path(path, partition).parent
+        names = self._tables.scan(path, [partition]).select("file").unique().collect()["file"].sort().to_list()
+        missing = next((name for name in names if not (folder / name).exists()), None)
+        return f"{folder / missing} is missing; {computing(partition)} computes it again." if missing else None
 
     def _why_report(self, partition: Partition, bytes_then: int | None) -> str | None:
         folder = self._home.report(str(partition.model))

@@ -125,6 +125,9 @@ class StatusResolver(OpenResolver):
         place = place_of(partition, self.asset_graph.get(key).partitions_def)
         return self._files.why(key, place, record.event_log_entry)
 
+    def counts(self, key: dg.AssetKey, parent: dg.AssetKey) -> bool:
+        return not waits_only(key, parent)
+
     def dependencies(self, key: AssetKeyPartitionKey) -> list[AssetKeyPartitionKey]:
         node = self.asset_graph.get(key.asset_key)
         read = places_read(self.asset_graph, key.asset_key, place_of(key.partition_key, node.partitions_def))

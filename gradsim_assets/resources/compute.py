@@ -1,7 +1,7 @@
 """How a gradient pass is run: projections, memory, checks, and where its blocks are kept until it is done."""
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -13,7 +13,10 @@ from gradsim_assets.core.home import Home
 from gradsim_assets.core.models.loading import LoadedModel
 
 if TYPE_CHECKING:
-    from gradsim_assets.core.gradients.engine import PassReport, PassRequest, PassResult
+    from gradsim_assets.core.curvature.curvature import CurvatureReport, Fisher
+    from gradsim_assets.core.gradients.engine import PassOptions, PassReport, PassRequest, PassResult
+    from gradsim_assets.core.models.encoded_sample import EncodedSample
+    from gradsim_assets.core.sample_gradients.preconditioning import Preconditioners
 
 
 class Compute(dg.ConfigurableResource):
@@ -40,6 +43,7 @@ class Compute(dg.ConfigurableResource):
         progress: Callable[[int, int, str], None],
         log: Callable[[str], None],
         code_version: str,
+        preconditioners: "Preconditioners | None" = None,
     ) -> "Iterator[PassResult]":
         """One pass over the distinct samples of the request.
 
@@ -47,10 +51,21 @@ class Compute(dg.ConfigurableResource):
         tables of them. Where anything fails they stay for another try by code of the same version: every finished block
         has stood its check.
         """
-        from gradsim_assets.core.gradients.engine import PassOptions, run_pass
+        from gradsim_assets.core.gradients.engine import run_pass
 
-        options = PassOptions(
-            device=loaded.device,
+        options = self._options(loaded.device, code_version, scratch)
+        try:
+            result = run_pass(loaded.model, request, options, progress, log, preconditioners)
+        except ArithmeticError as error:
+            raise dg.Failure(str(error), allow_retries=False) from error
+        yield result
+        shutil.rmtree(scratch, ignore_errors=True)
+
+    def _options(self, device: str, code_version: str, scratch: Path | None = None) -> "PassOptions":
+        from gradsim_assets.core.gradients.engine import PassOptions
+
+        return PassOptions(
+            device=device,
             precision=self.precision,  # type: ignore[arg-type]  # resources take plain strings; settings checked them
             memory_bytes=int(self.memory_gib * 2**30) or None,
             projection_kind=self.projection,  # type: ignore[arg-type]
@@ -58,12 +73,26 @@ class Compute(dg.ConfigurableResource):
             code_version=code_version,
             scratch=scratch,
         )
+
+    def curvature(
+        self,
+        loaded: LoadedModel,
+        originals: "Sequence[EncodedSample]",
+        kind: str,
+        fisher: "Fisher",
+        folder: Path,
+        progress: Callable[[int, int, str], None],
+        log: Callable[[str], None],
+        code_version: str,
+    ) -> "CurvatureReport":
+        """Curvature of all components over the originals, in files under `folder`: what is finished there is kept."""
+        from gradsim_assets.core.curvature.curvature import compute_curvature
+
+        options = self._options(loaded.device, code_version)
         try:
-            result = run_pass(loaded.model, request, options, progress, log)
+            return compute_curvature(loaded.model, originals, kind, fisher, folder, options, progress, log)
         except ArithmeticError as error:
             raise dg.Failure(str(error), allow_retries=False) from error
-        yield result
-        shutil.rmtree(scratch, ignore_errors=True)
 
     def libraries(self, projected: bool, device: str) -> str:
         """What beside our own code decides the numbers of a pass: transformers computes the model. traker's matrices, for
@@ -98,6 +127,8 @@ def _checked(report: "PassReport") -> dict[str, Any]:
         "max_relative_error": checks.error if checks.pairs else "not checked",
         "max_projection_error": checks.projected_error if checks.projected_pairs else "not checked",
     }
+    if checks.preconditioned_pairs:
+        shown["max_preconditioned_error"] = checks.preconditioned_error
     if checks.cosine_cost:
         shown |= {
             "rounding_of_cosines": checks.cosine_cost,

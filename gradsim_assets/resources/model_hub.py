@@ -23,7 +23,14 @@ from gradsim_assets.core.models.loading import (
     load_token_ids,
     load_tokenizer,
 )
-from gradsim_assets.core.models.revisions import Revision, is_folder, resolve, split_revision, untrained_revision
+from gradsim_assets.core.models.revisions import (
+    Revision,
+    content_hash,
+    is_folder,
+    resolve,
+    split_revision,
+    untrained_revision,
+)
 from gradsim_assets.core.models.tokenization import ChatTokenizer
 from gradsim_assets.core.partition_keys import checked_slug
 from gradsim_assets.demo import DEMO
@@ -58,6 +65,26 @@ class ModelHub(dg.ConfigurableResource):
     def differing(self, model_id: str) -> str:
         """Those settings of a model that decide values and are not the defaults, as text; "" where all are."""
         return self.settings(model_id).differing(ModelSettings.model_validate({**self.defaults, "id": model_id}))
+
+    def optimizer_version(self, model_id: str) -> str:
+        """Hash of the content of a model's optimizer state (16 hex digits); "none" where it has none.
+
+        Raises:
+            InputError: the file is missing.
+        """
+        state = self.settings(model_id).optimizer_state
+        if not state:
+            return "none"
+        if not Path(state).is_file():
+            raise InputError(
+                f"{model_id}: there is no optimizer state {state}; correct optimizer_state under [[models]]."
+            )
+        return content_hash(Path(state))
+
+    def check_optimizer_version(self, model_id: str, version: str) -> None:
+        """Raises InputError where the optimizer state has changed since it had this version."""
+        if self.optimizer_version(model_id) != version:
+            raise InputError(f"the optimizer state of {model_id} changed while it was read; start a new run.")
 
     def version(self, model_id: str, revision: Revision) -> str:
         """What a model's tables are made from: its revision, with the settings that are not the defaults."""

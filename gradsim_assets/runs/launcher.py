@@ -17,7 +17,7 @@ from gradsim_assets.core.partition_keys import model_id_of, model_slug, shard_ke
 from gradsim_assets.core.tables.storage import Tables
 from gradsim_assets.core.tables.table_names import PATHS
 from gradsim_assets.defs.models.hf_model import HF_MODEL, sighting
-from gradsim_assets.defs.observe_sources import samples
+from gradsim_assets.defs.observe_sources import optimizer_states, samples, watches_optimizers
 from gradsim_assets.defs.progress import draw_progress_on_terminal
 from gradsim_assets.defs.stages import Stage
 from gradsim_assets.orchestration.dagster_internals import ReconstructableRepository, execute_job
@@ -106,7 +106,10 @@ class Launcher:
         """
         found = resources(settings)
         self.observe_model(model_id, settings)
-        for one in samples(found.sources, found.store, settings.data.shards):
+        watched = samples(found.sources, found.store, settings.data.shards)
+        if watches_optimizers(settings):
+            watched += optimizer_states(found.hub, [model_slug(model_id)])
+        for one in watched:
             try:
                 seen = one.look()
             except ServiceError:  # offline: it stands where it stood

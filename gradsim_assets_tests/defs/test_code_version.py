@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from gradsim_assets.configuration import ModelSettings, Settings
+from gradsim_assets.configuration import ModelSettings, PreconditionerSettings, Settings
 from gradsim_assets.core.gradients.numerics_version import NUMERICS
-from gradsim_assets.core.tables.schemas import SETTINGS, TABLES
+from gradsim_assets.core.tables.schemas import PRECONDITIONERS, SETTINGS, TABLES
 from gradsim_assets.definitions import build_definitions
 from gradsim_assets.defs import code_version as versions
 from gradsim_assets_tests.support.edits import Edit, appended, copied_package, forget, inserted, replaced
@@ -40,7 +40,12 @@ def package(copy: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def code_versions() -> Mapping[str, str]:
     """Of every asset that has one, by its name."""
     forget()
-    settings = Settings(home=Path("/nowhere"), tables="/nowhere", models=(ModelSettings(id="demo"),))
+    settings = Settings(
+        home=Path("/nowhere"),
+        tables="/nowhere",
+        models=(ModelSettings(id="demo"),),
+        preconditioners=PreconditionerSettings(methods=PRECONDITIONERS),
+    )
     graph = build_definitions(settings).get_repository_def().asset_graph
     return {key.to_user_string(): str(graph.get(key).code_version) for key in graph.materializable_asset_keys}
 
@@ -67,7 +72,10 @@ def moved_tie_order(package: Path) -> None:
 
 
 PRODUCTS = of_each_setting("dot_products")
-PROJECTED = of_each_setting("projected_similarity")
+PROJECTED, PRECONDITIONED = of_each_setting("projected_similarity"), of_each_setting("preconditioned_products")
+CURVATURES = {f"curvature_{kind}" for kind in PRECONDITIONERS}
+#: What any gradients are taken for.
+GRADIENTS = PRODUCTS | PROJECTED | PRECONDITIONED
 FIRST_ORDER, TAIL_PATCH = of_each_setting("first_order"), of_each_setting("tail_patch")
 EVALUATION = FIRST_ORDER | TAIL_PATCH
 CONTROL_COMPARISON = of_each_setting("control_comparison")
@@ -79,7 +87,7 @@ EDITS: Mapping[str, tuple[Edit, set[str]]] = {
     "the index of the candidates": (replaced("core/candidates/bm25.py", "0.75", "0.8"), {"bm25_candidates"}),
     "which candidates a model uses": (
         inserted("core/candidates/bm25_candidates.py", "top_candidates"),
-        PRODUCTS | PROJECTED | {"report"},
+        GRADIENTS | {"report"},
     ),
     "a template": (appended("core/analysis/report/page.html.j2", "<!-- more -->\n"), {"report"}),
     "a script": (appended("core/analysis/report/explorer.js", "// more\n"), {"report"}),
@@ -162,22 +170,31 @@ EDITS: Mapping[str, tuple[Edit, set[str]]] = {
     ),
     "the declared numerics": (
         replaced(DECLARED, r"^NUMERICS_VERSION = \d+", "NUMERICS_VERSION = 999"),
-        PRODUCTS | PROJECTED | EVALUATION,
+        GRADIENTS | CURVATURES | EVALUATION,
     ),
     "the declared projections": (
         replaced(DECLARED, r"^PROJECTIONS_VERSION = \d+", "PROJECTIONS_VERSION = 999"),
         PROJECTED,
+    ),
+    "the declared preconditioners": (
+        replaced(DECLARED, r"^PRECONDITIONERS_VERSION = \d+", "PRECONDITIONERS_VERSION = 999"),
+        PRECONDITIONED | CURVATURES,
+    ),
+    "the code of the curvature": (inserted("core/curvature/curvature.py", "compute_curvature"), set()),
+    "the table of preconditioned products": (
+        inserted("core/gradients/preconditioned_products.py", "preconditioned_frame"),
+        PRECONDITIONED,
     ),
     "what the declaration says": (replaced(DECLARED, "Raise it when", "Increase it when"), set()),
     "the table of the projections": (inserted("core/gradients/projected_similarity.py", "projection_frame"), PROJECTED),
     "the table of the products": (inserted("core/gradients/dot_products.py", "product_frame"), PRODUCTS),
     "the labels of a sample": (
         inserted("core/models/tokenization.py", "encode_samples"),
-        PRODUCTS | PROJECTED | EVALUATION,
+        GRADIENTS | CURVATURES | EVALUATION,
     ),
     "the day that chat templates print": (
         replaced("core/models/chat_templates.py", '"%d": "26"', '"%d": "27"'),
-        PRODUCTS | PROJECTED | EVALUATION | {"model_generated"},
+        GRADIENTS | CURVATURES | EVALUATION | {"model_generated"},
     ),
     "what of a checkpoint is refused": (inserted("core/models/checkpoints.py", "check_weights"), set()),
     "how many prompts are answered at a time": (
@@ -186,7 +203,7 @@ EDITS: Mapping[str, tuple[Edit, set[str]]] = {
     ),
     "how models are loaded": (
         inserted("core/models/loading.py", "load_model"),
-        PRODUCTS | PROJECTED | EVALUATION | {"model_generated"},
+        GRADIENTS | CURVATURES | EVALUATION | {"model_generated"},
     ),
     "the wording of the plan": (inserted(f"{ENGINE}/planning/plan.py", "describe"), set()),
     "a constant of the plan": (appended(f"{ENGINE}/planning/plan.py", "\nMORE = 2\n"), set()),
@@ -248,6 +265,8 @@ DECIDES_NOTHING_THERE = {
     "core.candidates.bm25_candidates:zero_score_places": "counted beside the table",
     "core.candidates.candidate_count:top_k": "for the data version",
     "core.gradients.inputs_version:inputs_version": "for the data version",
+    "core.gradients.inputs_version:samples_version": "for the data version",
+    "core.curvature": "the declared version of preconditioners stands for it",
     "core.gradients.numerics_version:NUMERICS": "what is not followed",
     "core.datasets.originals_source:content_version": "says what was read of a source; what is read is the table",
     "core.datasets.lacking:lacking": "counted beside a table in the UI; what the report tells is followed",

@@ -27,6 +27,7 @@ from gradsim_assets.core.partition_keys import model_slug
 from gradsim_assets.definitions import build_definitions
 from gradsim_assets.defs import code_version as versions
 from gradsim_assets.defs.checks.tables_up_to_date import status_records
+from gradsim_assets.defs.curvature.optimizer_states import OPTIMIZER_STATES
 from gradsim_assets.defs.datasets.paraphrases_source import PARAPHRASES_SOURCE
 from gradsim_assets.defs.models.hf_model import HF_MODEL
 from gradsim_assets.defs.stages import STAGES
@@ -38,7 +39,7 @@ from gradsim_assets.runs.environment import MODULE
 from gradsim_assets.runs.launcher import Launcher
 from gradsim_assets_tests.support.backfill_looks import BackfillLooks
 from gradsim_assets_tests.support.same_tables import tables_of
-from gradsim_assets_tests.support.tiny_models import save_tiny_model
+from gradsim_assets_tests.support.tiny_models import save_optimizer_state, save_tiny_model
 
 #: A partition as tests write it: the table's asset and the key, without the model's slug ("dot_products_paraphrased", "01"), of
 #: its control with what the key has more ("dot_products_paraphrased", "+untrained|01").
@@ -57,13 +58,22 @@ def finished_home(
     places: pytest.TempPathFactory,
     data: Mapping[str, Any],
     compute: Mapping[str, Any] | None = None,
+    preconditioners: Mapping[str, Any] | None = None,
     **model: Any,
 ) -> "Iterator[ChangingHome]":
-    """A home of four samples in which everything was computed, for tests that change copies of it; `model` as `save_tiny_model`."""
+    """A home of four samples in which everything was computed, for tests that change copies of it; `model` as `save_tiny_model`.
+
+    With preconditioners the model has the state of an optimizer, too.
+    """
     with pytest.MonkeyPatch.context() as monkeypatch:
         folder = save_tiny_model(places.mktemp("model"), **model)
         home = ChangingHome(places.mktemp("finished"), folder, monkeypatch, dict(data), dict(compute or {}))
         home.write_samples(4)
+        if preconditioners:
+            save_optimizer_state(folder, home.root / "optimizer.pt")
+            home.model["optimizer_state"] = "optimizer.pt"
+            home.preconditioners.update(preconditioners)
+            home.configure()
         home.run()
         assert home.out_of_date() == {}
         yield home
@@ -80,6 +90,7 @@ class ChangingHome:
     compute: dict[str, Any] = field(default_factory=dict)
     model: dict[str, Any] = field(default_factory=dict)
     paraphraser: dict[str, Any] = field(default_factory=dict)
+    preconditioners: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.root.mkdir(parents=True, exist_ok=True)
@@ -125,6 +136,7 @@ class ChangingHome:
             "[data]": data,
             "[paraphraser]": self.paraphraser,
             "[compute]": self.compute,
+            "[preconditioners]": self.preconditioners,
             "[[models]]": model,
         }
         lines = [f"{title}\n" + "".join(map(_entry, values.items())) for title, values in sections.items()]
@@ -145,7 +157,9 @@ class ChangingHome:
         return self._at(root, self.monkeypatch)
 
     def _at(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> "ChangingHome":
-        configured = (dict(one) for one in (self.data, self.compute, self.model, self.paraphraser))
+        configured = (
+            dict(one) for one in (self.data, self.compute, self.model, self.paraphraser, self.preconditioners)
+        )
         return ChangingHome(root, self.folder, monkeypatch, *configured)
 
     def command(self, *arguments: str) -> Result:
@@ -279,7 +293,7 @@ class ChangingHome:
 
     def _materialised(self) -> Iterator[tuple[dg.AssetKey, dg.EventLogRecord]]:
         instance = self.launcher.instance
-        for key in set(instance.get_asset_keys()) - {HF_MODEL, PARAPHRASES_SOURCE}:
+        for key in set(instance.get_asset_keys()) - {HF_MODEL, PARAPHRASES_SOURCE, OPTIMIZER_STATES}:
             for record in instance.fetch_materializations(key, limit=1000).records:
                 yield key, record
 
@@ -300,7 +314,7 @@ def _built(settings: Settings, profiles: Mapping[str, Profile]) -> dg.Definition
 
 
 def _of_a_pass(key: dg.AssetKey) -> bool:
-    return key.to_user_string().startswith(("dot_products", "projected_similarity"))
+    return key.to_user_string().startswith(("dot_products", "projected_similarity", "preconditioned_products"))
 
 
 def _entry(entry: tuple[str, Any]) -> str:

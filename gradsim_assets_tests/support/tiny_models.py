@@ -29,3 +29,14 @@ def save_tiny_model(folder: Path, kind: str = "olmo", seed: int = 0, positions: 
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def save_optimizer_state(folder: Path, path: Path, seed: int = 0) -> Path:
+    """The state of an AdamW that has taken a step on the model in a folder, on tokens drawn by the seed."""
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    optimizer = torch.optim.AdamW(model.parameters())
+    ids = torch.randint(0, model.config.vocab_size, (2, 12), generator=torch.Generator().manual_seed(seed))
+    model(ids, labels=ids).loss.backward()
+    optimizer.step()
+    torch.save(optimizer.state_dict(), path)
+    return path

@@ -15,7 +15,7 @@ from gradsim_assets.core.analysis.scoring import (
 )
 from gradsim_assets.core.datasets.text_overlap import overlaps
 from gradsim_assets.core.samples import samples_of
-from gradsim_assets.core.similarity.pair_products import Candidates, PairProducts, rho
+from gradsim_assets.core.similarity.pair_products import Candidates, PairProducts, cosine, rho
 from gradsim_assets.core.tables import schemas
 
 
@@ -82,9 +82,11 @@ def methods(
     bm25: pl.DataFrame | None = None,
     parameters: pl.DataFrame | None = None,
     overlap: np.ndarray | None = None,
+    preconditioned: pl.DataFrame | None = None,
 ) -> list[Method]:
     """The methods of the retrieval table in order, without chance; those whose scores are None are left out."""
     result = [Method(schemas.FULL_GRADIENT, pairs.full_similarity)]
+    result += preconditioned_methods(pairs.candidates, preconditioned)
     result += projection_methods(pairs.candidates, projected)
     if bm25 is not None:
         result.append(Method("bm25", pairs.candidates.align(bm25, "score"), is_cosine=False))
@@ -94,6 +96,18 @@ def methods(
     if best is not None:
         result.append(Method("best_component", pairs.similarity[best], component=pairs.components[best]))
     return result
+
+
+def preconditioned_methods(candidates: Candidates, preconditioned: pl.DataFrame | None) -> list[Method]:
+    """One method per preconditioner, by name: cosines of the preconditioned full gradients."""
+    if preconditioned is None:
+        return []
+    terms = ("dot_product", "variant_self", "original_self")
+    summed = preconditioned.group_by("preconditioner", "variant_id", "original_id").agg(pl.col(*terms).sum())
+    return [
+        Method(str(name), cosine(*(candidates.align(rows, term) for term in terms)))
+        for (name,), rows in sorted(summed.partition_by("preconditioner", as_dict=True).items())
+    ]
 
 
 def projection_methods(candidates: Candidates, projected: pl.DataFrame | None) -> list[Method]:
@@ -114,15 +128,17 @@ def retrieval(
     parameters: pl.DataFrame | None = None,
     verbatim: Mapping[str, bool] | None = None,
     overlap: np.ndarray | None = None,
+    preconditioned: pl.DataFrame | None = None,
 ) -> pl.DataFrame:
-    """The table `retrieval`: full gradient, projections, BM25, text overlap, best component and chance.
+    """The table `retrieval`: full gradient, preconditioners, projections, BM25, text overlap, best component and chance.
 
     All methods are scored on the variants and candidates of the dot products. `bm25` is the table `bm25_candidates`;
-    `overlap` is that of `text_overlap`; `verbatim` says by variant whether its answer is a copy of its original's, None where that is not known. For chance
+    `overlap` is that of `text_overlap`; `verbatim` says by variant whether its answer is a copy of its original's, None
+    where that is not known, `preconditioned` is the table `preconditioned_products`. For chance
     all figures are expectations, and its intervals and test are null. The best component is chosen on the same variants
     that it is scored on, so its accuracy is optimistic (see `greedy_selection` for held-out figures).
     """
-    rows = methods(pairs, projected, bm25, parameters, overlap)
+    rows = methods(pairs, projected, bm25, parameters, overlap, preconditioned)
     candidates = pairs.candidates
     ranks = np.array([candidates.ranks(method.similarity) for method in rows])
     recall_at = recall_columns(candidates)

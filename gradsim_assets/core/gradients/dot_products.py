@@ -15,7 +15,7 @@ _ROWS = 500_000
 def product_frame(result: PassResult, setting: str, pairs: Sequence[tuple[str, str]]) -> pl.LazyFrame:
     """The table `dot_products/<setting>`: pairs in order, components in model order; made as it is read."""
     components = result.components
-    step = max(1, _ROWS // max(1, len(components)))
+    step = pairs_at_once(len(components))
 
     def pieces() -> Iterator[pl.DataFrame]:
         for start in range(0, len(pairs), step):
@@ -28,6 +28,11 @@ def product_frame(result: PassResult, setting: str, pairs: Sequence[tuple[str, s
             )
 
     return DOT_PRODUCTS.streamed(pieces)
+
+
+def pairs_at_once(components: int) -> int:
+    """Pairs whose rows, one for each component, are made at a time."""
+    return max(1, _ROWS // max(1, components))
 
 
 def pair_columns(pairs: Sequence[tuple[str, str]], repeats: int) -> pl.DataFrame:

@@ -22,6 +22,13 @@ def inputs_version(request: PassRequest, setting: str, *stated: object) -> str:
     return digest.hexdigest()[:16]
 
 
+def samples_version(samples: Iterable[EncodedSample], *stated: object) -> str:
+    """A hash (16 hex digits) of the tokens and labels of samples, and of what is `stated`."""
+    digest = hashlib.sha256(json.dumps(stated, default=str).encode())
+    _add(digest, samples)
+    return digest.hexdigest()[:16]
+
+
 def _add(digest: "hashlib._Hash", samples: Iterable[EncodedSample]) -> None:
     """Adds samples in the order of their ids: that of the tables decides no number."""
     for sample in sorted(samples, key=lambda sample: sample.id):

@@ -15,9 +15,13 @@ NUMERICS_VERSION = 1
 #: The same of projections alone (their matrices, dimensions, scales): the products stay as they are.
 PROJECTIONS_VERSION = 1
 
+#: The same of curvature and of products under it: what F, its damping or Adam's second moments are.
+PRECONDITIONERS_VERSION = 1
+
 #: The code that these versions stand for.
 NUMERICS = (
     "core.gradients.engine",
     "core.sample_gradients",
+    "core.curvature",
     "core.seeds",  # of projections
 )

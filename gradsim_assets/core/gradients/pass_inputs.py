@@ -30,6 +30,7 @@ def pass_inputs(
     policy: ContextPolicy,
     products: Sequence[str],
     projections: Mapping[str, Sequence[float]],
+    preconditioned: Mapping[str, Sequence[str]] | None = None,
 ) -> PassInputs:
     """Encodes what the candidates ask for and lists the pairs of every setting, by variant and rank.
 
@@ -64,5 +65,6 @@ def pass_inputs(
         pairs=pairs,
         products=frozenset(products),
         projections={setting: tuple(proportions) for setting, proportions in projections.items()},
+        preconditioned={setting: tuple(names) for setting, names in (preconditioned or {}).items()},
     )
     return PassInputs(request, counts)

@@ -178,6 +178,12 @@ def _downloaded_configuration(revision: Revision) -> Path:
     return Path(folder)
 
 
+def content_hash(file: Path) -> str:
+    """Hash of a file's content; 16 hex digits."""
+    stat = file.stat()
+    return _file_hash(str(file.resolve()), stat.st_size, stat.st_mtime_ns).hex()[:16]
+
+
 @lru_cache(maxsize=1024)  # sensors ask again and again; size and time tell whether a file is still the same
 def _file_hash(path: str, size: int, mtime_ns: int) -> bytes:
     with open(path, "rb") as file:

@@ -1,6 +1,6 @@
 """Gradients that are held as factors, and formed for a moment only where they must be projected."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -77,6 +77,14 @@ class FactoredGradients:
         for number, place in enumerate(self._places[component]):
             self._store.factors(place, slots).add_to(out, fresh=number == 0)
         return out.flatten(1)
+
+    def formed(self, component: int, slots: Sequence[int] | np.ndarray) -> torch.Tensor:
+        """The gradients [slots, *shape] of a component, whatever batches the samples came in."""
+        shape = self._layout.shapes[component]
+        out = torch.empty(len(slots), *shape, dtype=self._layout.dtype, device=self._layout.device)
+        for row, slot in enumerate(slots):
+            out[row] = self._formed(component, slice(int(slot), int(slot) + 1)).view(shape)
+        return out
 
     def project(self, slots: slice) -> None:
         """Does nothing: a gradient that is formed for a moment is projected in that moment (see `finish`)."""

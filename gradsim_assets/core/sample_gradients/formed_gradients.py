@@ -1,6 +1,6 @@
 """Gradients that are held formed: every component's numbers side by side in one row a sample."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -92,6 +92,16 @@ class FormedGradients:
 
     def _pending(self, values: torch.Tensor, cells: np.ndarray, places: np.ndarray) -> Pending:
         return Pending(values, cells, places, np.arange(len(self.components)), len(self.components))
+
+    def rows(self, component: int, slots: Sequence[int] | np.ndarray) -> torch.Tensor:
+        """The gradients [slots, *shape] of a component."""
+        where = slice(slots.start, slots.stop) if isinstance(slots, range) else torch.as_tensor(slots)
+        return self._rows[:, self._columns[component]][where].reshape(-1, *self._layout.shapes[component])
+
+    def padded_rows(self, component: int) -> torch.Tensor:
+        """The gradients of a component in all slots, with the zeros that they are filled up with [slots, width]."""
+        alike = next(alike for alike in self._alike if component in alike.components)
+        return self._of(alike)[:, alike.components.index(component)]
 
     def project(self, slots: slice) -> None:
         """Projects filled slots; many at a time are cheaper."""

@@ -93,6 +93,21 @@ class HeldGradients:
                 projected.measure(slots)
         self._projected_count = self._count
 
+    @property
+    def count(self) -> int:
+        """Slots that are filled."""
+        return self._count
+
+    def formed_rows(self, component: int, slots: Sequence[int] | np.ndarray) -> torch.Tensor:
+        """A component's gradients [slots, *shape], formed for the moment where they are held as factors."""
+        if component in self._is_factored:
+            return self._factored.formed(component, slots)
+        return self._formed.rows(component, slots)
+
+    def padded_rows(self, component: int) -> torch.Tensor | None:
+        """A component's gradients as they lie in memory, [all slots, numbers filled up to whole pieces]; None for factors."""
+        return None if component in self._is_factored else self._formed.padded_rows(component)
+
     def self_products(self, slots: Sequence[int] | np.ndarray) -> np.ndarray:
         """Float64 [slots, components]."""
         for components, pending in self._pending:

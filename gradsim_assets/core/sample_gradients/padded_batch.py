@@ -9,6 +9,10 @@ import torch
 
 from gradsim_assets.core.models.encoded_sample import IGNORED, EncodedSample
 from gradsim_assets.core.sample_gradients.precision import wide
+from gradsim_assets.core.seeds import stable_seed
+
+#: Distributions that labels are drawn from at a time.
+_DRAWN_AT_ONCE = 256
 
 
 @dataclass(frozen=True)
@@ -62,27 +66,40 @@ class PaddedBatch:
     targets: torch.Tensor
     #: Float64 [B * L]: the share of each in its sample's loss, 1 / n where n tokens are labelled.
     shares: torch.Tensor
+    #: Float64 [B * L] in [0, 1): by what the model draws other labels (see `drawn_labels`); None where it does not.
+    draws: torch.Tensor | None = None
 
     @classmethod
-    def of(cls, batches: Sequence[Sequence[EncodedSample]], device: torch.device) -> list[Self]:
-        """Batches of samples in their order, brought to the device in one transfer that nothing waits for."""
+    def of(cls, batches: Sequence[Sequence[EncodedSample]], device: torch.device, drawn: bool = False) -> list[Self]:
+        """Batches of samples in their order, brought to the device in one transfer that nothing waits for.
+
+        With `drawn` the model is to draw other labels.
+        """
         shapes = [batch_shape(batch) for batch in batches]
-        arrays = [array for batch, shape in zip(batches, shapes, strict=True) for array in _arrays(batch, shape)]
+        arrays = [array for batch, shape in zip(batches, shapes, strict=True) for array in _arrays(batch, shape, drawn)]
         flat = torch.from_numpy(np.concatenate(arrays))
         if device.type == "cuda":
             flat = flat.pin_memory()
         parts = iter(flat.to(device, non_blocking=True).split([len(array) for array in arrays]))
         return [
-            cls(shape, next(parts).view(shape.samples, -1), next(parts), next(parts), next(parts).view(torch.float64))
+            cls(
+                shape,
+                next(parts).view(shape.samples, -1),
+                next(parts),
+                next(parts),
+                next(parts).view(torch.float64),
+                next(parts).view(torch.float64) if drawn else None,
+            )
             for shape in shapes
         ]
 
 
-def _arrays(samples: Sequence[EncodedSample], shape: BatchShape) -> list[np.ndarray]:
-    """What a batch is made of, flat and as int64; shares by their bits."""
+def _arrays(samples: Sequence[EncodedSample], shape: BatchShape, drawn: bool) -> list[np.ndarray]:
+    """What a batch is made of, flat and as int64; shares and draws by their bits."""
     input_ids = np.zeros((shape.samples, shape.tokens), np.int64)
     places = (shape.samples, shape.labelled_tokens)
-    predicting, targets, shares = np.zeros(places, np.int64), np.zeros(places, np.int64), np.zeros(places)
+    predicting, targets = np.zeros(places, np.int64), np.zeros(places, np.int64)
+    shares, draws = np.zeros(places), np.zeros(places)
     for row, sample in enumerate(samples):
         input_ids[row, : sample.length] = sample.input_ids
         positions = np.flatnonzero(sample.labels[1:] != IGNORED)  # position t predicts label t + 1
@@ -90,7 +107,28 @@ def _arrays(samples: Sequence[EncodedSample], shape: BatchShape) -> list[np.ndar
         predicting[row, : len(positions)] += positions
         targets[row, : len(positions)] = sample.labels[1:][positions]
         shares[row, : len(positions)] = 1 / len(positions)
-    return [input_ids.ravel(), predicting.ravel(), targets.ravel(), shares.ravel().view(np.int64)]
+        if drawn:
+            draws[row, : len(positions)] = label_draws(sample.id, len(positions))
+    floats = [shares.ravel().view(np.int64), *([draws.ravel().view(np.int64)] if drawn else [])]
+    return [input_ids.ravel(), predicting.ravel(), targets.ravel(), *floats]
+
+
+def label_draws(sample_id: str, count: int) -> np.ndarray:
+    """Float64 [count] in [0, 1): what the labels of a sample are drawn by, whatever batch it comes in."""
+    return np.random.default_rng(stable_seed("labels", sample_id)).random(count)
+
+
+def drawn_labels(logits: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
+    """int64 [N]: tokens drawn from the distributions of logits [N, V], each by its number in [0, 1).
+
+    They are the inverse of the cumulative distribution, in float64. Logits that are rounded otherwise, as in another batch,
+    give another token where the number is within rounding of a step: about one in a million.
+    """
+    found = []
+    for own, numbers in zip(logits.split(_DRAWN_AT_ONCE), draws.split(_DRAWN_AT_ONCE), strict=True):
+        steps = own.to(torch.float64).softmax(-1).cumsum(-1)
+        found.append(torch.searchsorted(steps, numbers[:, None] * steps[:, -1:], right=True)[:, 0])
+    return torch.cat(found).clamp_(max=logits.shape[-1] - 1)
 
 
 def loss_gradient(

@@ -8,6 +8,7 @@ from gradsim_assets.core.tables.schemas import (
     AGREEMENT,
     BM25_CANDIDATES,
     CONTROL_COMPARISON,
+    CURVATURE,
     DOT_PRODUCTS,
     FIRST_ORDER,
     GRADIENT_SIMILARITY,
@@ -17,6 +18,7 @@ from gradsim_assets.core.tables.schemas import (
     MODEL_GENERATED,
     PARAMETERS_PER_COMPONENT,
     PARAPHRASED,
+    PRECONDITIONED_PRODUCTS,
     PROJECTED_SIMILARITY,
     RETRIEVAL,
     SELF_SIMILARITY,
@@ -57,6 +59,19 @@ _SOURCES: Mapping[str, Mapping[str, tuple[Source, ...]]] = {
         "variant_id": ((PARAPHRASED.name, "id"),),
         "original_id": ((LIMA.name, "id"),),
         "*": ((LIMA.name, "messages"), (PARAPHRASED.name, "messages")),
+    },
+    CURVATURE.name: {
+        **dict.fromkeys(
+            ("component", "component_type", "depth", "parameters", "kind", "shape", "epsilon", "source"), ()
+        ),
+        "*": ((LIMA.name, "messages"),),
+    },
+    PRECONDITIONED_PRODUCTS.name: {
+        **_PAIRS,
+        **dict.fromkeys(("preconditioner", "component"), ()),
+        "dot_product": _ORIGINALS_AND_VARIANTS,
+        "variant_self": ((VARIANTS, "messages"),),
+        "original_self": ((LIMA.name, "messages"),),
     },
     DOT_PRODUCTS.name: {
         **_PAIRS,

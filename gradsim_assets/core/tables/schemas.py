@@ -8,6 +8,9 @@ from gradsim_assets.core.tables.table_schema import Column, TableSchema
 #: The two ways of making a variant of a training sample.
 SETTINGS = ("paraphrased", "model_generated")
 
+#: What gradients can be multiplied with before the product.
+PRECONDITIONERS = ("adam", "ekfac")
+
 #: The name under which the concatenation of all components stands in the column `component`.
 FULL_GRADIENT = "full_gradient"
 
@@ -181,6 +184,54 @@ DOT_PRODUCTS = TableSchema(
     parts=SETTINGS,
 )
 
+CURVATURE = TableSchema(
+    "curvature",
+    {
+        **_component_columns(),
+        "kind": Column(
+            pl.String(),
+            "what the eigenbasis comes of: diagonal (none), tokens (inputs and output gradients of a linear layer), embedding, "
+            "tied (an embedding that is the output layer as well) or gradients (of matrices and experts without such a layer)",
+        ),
+        "shape": Column(pl.List(pl.Int64()), "shape of the tensor"),
+        "mean_eigenvalue": Column(pl.Float64(), "mean second moment of its numbers", "(nats/parameter)²"),
+        "epsilon": Column(
+            pl.Float64(),
+            "what the optimizer adds to the square root of a second moment; null where none says",
+            None,
+            True,
+        ),
+        "samples": Column(pl.Int64(), "originals that it is a mean over; null for an optimizer's state", None, True),
+        "tokens": Column(
+            pl.Int64(), "tokens that the eigenbasis comes of; null where it comes of none", "tokens", True
+        ),
+        "source": Column(
+            pl.String(),
+            "optimizer_state, mean_squared_gradient, or the labels of EK-FAC's gradients: sampled or empirical",
+        ),
+        "file": Column(pl.String(), "safetensors file beside this table that holds the numbers"),
+        "file_hash": Column(pl.String(), "SHA-256 of that file, 16 hex digits"),
+    },
+    key=("component",),
+    parts=PRECONDITIONERS,
+)
+
+PRECONDITIONED_PRODUCTS = TableSchema(
+    "preconditioned_products",
+    {
+        **_pair_columns(),
+        "preconditioner": Column(pl.String(), "what gradients are multiplied with before the product: adam or ekfac"),
+        "component": Column(pl.String(), "one named parameter tensor of the model"),
+        "dot_product": Column(
+            pl.Float64(), "<gradient of the variant, P x gradient of the original> in this component"
+        ),
+        "variant_self": Column(pl.Float64(), "<g, P g> of the variant's gradient"),
+        "original_self": Column(pl.Float64(), "<g, P g> of the original's gradient"),
+    },
+    key=("variant_id", "original_id", "preconditioner", "component"),
+    parts=SETTINGS,
+)
+
 PROJECTED_SIMILARITY = TableSchema(
     "projected_similarity",
     {
@@ -279,7 +330,8 @@ RETRIEVAL = TableSchema(
     {
         "method": Column(
             pl.String(),
-            f"{FULL_GRADIENT}, projection_P (P the proportion), bm25, {TEXT_OVERLAP} (chrF2 of the answers), best_component "
+            f"{FULL_GRADIENT}, a preconditioner (of the full gradient), projection_P (P the proportion), bm25, {TEXT_OVERLAP} "
+            "(chrF2 of the answers), best_component "
             "or chance",
         ),
         **_retrieval_columns(),
@@ -400,7 +452,9 @@ TABLES: dict[str, TableSchema] = {
         PARAPHRASED,
         MODEL_GENERATED,
         BM25_CANDIDATES,
+        CURVATURE,
         DOT_PRODUCTS,
+        PRECONDITIONED_PRODUCTS,
         PROJECTED_SIMILARITY,
         GRADIENT_SIMILARITY,
         PARAMETERS_PER_COMPONENT,

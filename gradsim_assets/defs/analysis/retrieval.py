@@ -1,9 +1,12 @@
 """The assets `retrieval_<setting>`."""
 
+from collections.abc import Sequence
+
 import dagster as dg
 import numpy as np
 import polars as pl
 
+from gradsim_assets.configuration import Settings
 from gradsim_assets.core.analysis.plots.of_table import plots_of
 from gradsim_assets.core.analysis.retrieval import order_as_bm25, retrieval, text_overlap
 from gradsim_assets.core.datasets.lacking import lacking
@@ -14,6 +17,7 @@ from gradsim_assets.core.tables.schemas import (
     LIMA,
     PARAMETERS_PER_COMPONENT,
     PARAPHRASED,
+    PRECONDITIONED_PRODUCTS,
     PROJECTED_SIMILARITY,
     RETRIEVAL,
     SETTINGS,
@@ -28,12 +32,14 @@ from gradsim_assets.orchestration.partitions import ALL, BY_MODEL, MODELS, Parti
 from gradsim_assets.resources.table_store import TableStore
 
 
-def build(partitions: Partitions) -> list[dg.AssetsDefinition]:
+def build(settings: Settings, partitions: Partitions) -> list[dg.AssetsDefinition]:
     """One asset a setting."""
-    return [_build(setting, partitions) for setting in SETTINGS]
+    return [_build(setting, partitions, settings.preconditioners.methods) for setting in SETTINGS]
 
 
-def _build(setting: str, partitions: Partitions) -> dg.AssetsDefinition:
+def _build(setting: str, partitions: Partitions, preconditioners: Sequence[str]) -> dg.AssetsDefinition:
+    under = [PRECONDITIONED_PRODUCTS.name, setting]
+
     @dg.asset(
         key=asset_key(RETRIEVAL.name, setting),
         group_name=ANALYSIS,
@@ -45,14 +51,16 @@ def _build(setting: str, partitions: Partitions) -> dg.AssetsDefinition:
         deps=[
             dg.AssetDep(asset_key(PROJECTED_SIMILARITY.name, setting), partition_mapping=BY_MODEL),
             *(dg.AssetDep(table.name, partition_mapping=ALL) for table in (LIMA, BM25_CANDIDATES)),
+            *([dg.AssetDep(asset_key(*under), partition_mapping=BY_MODEL)] if preconditioners else []),
             dg.AssetDep(setting, partition_mapping=ALL if setting == PARAPHRASED.name else BY_MODEL),
         ],
         kinds=TABLE_KINDS,
         metadata=column_schema(RETRIEVAL),
-        code_version=code_version(retrieval, order_as_bm25, text_overlap),
+        code_version=code_version(retrieval, order_as_bm25, text_overlap, config=" ".join(preconditioners)),
         description=(
-            f"Which method finds the right original ({setting}): full gradient, random projections, BM25, the "
-            "overlap of the answers' texts, the best component, chance. Differences whose intervals overlap widely, or with a large p-value, say nothing."
+            f"Which method finds the right original ({setting}): full gradient, preconditioners, random projections, BM25, the "
+            "overlap of the answers' texts, the best component, chance. Differences whose intervals overlap widely, or with a "
+            "large p-value, say nothing."
         ),
     )
     @fails_in_one_sentence
@@ -68,8 +76,9 @@ def _build(setting: str, partitions: Partitions) -> dg.AssetsDefinition:
         variants = None if imported else store.variants(setting, model, shards)
         verbatim = None if variants is None else dict(variants.select("id", "verbatim").drop_nulls().iter_rows())
         overlap = None if variants is None else _overlap(pairs, variants, store)
-        bm25 = order_as_bm25(pairs) if bm25 is None else bm25
-        frame = retrieval(pairs, projected, bm25, parameters, verbatim, overlap)
+        preconditioned = store.optional(under, [Partition(model, s) for s in shards]) if preconditioners else None
+        ranked = order_as_bm25(pairs) if bm25 is None else bm25
+        frame = retrieval(pairs, projected, ranked, parameters, verbatim, overlap, preconditioned)
         accuracy = dict(frame.select("method", "accuracy").iter_rows())
         paraphrased = store.optional([PARAPHRASED.name], [Partition(shard=s) for s in shards])
         metadata = {

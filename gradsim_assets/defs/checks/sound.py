@@ -15,6 +15,7 @@ from gradsim_assets.core.tables import soundness
 from gradsim_assets.core.tables.audit import read_audited
 from gradsim_assets.core.tables.schemas import (
     BM25_CANDIDATES,
+    CURVATURE,
     DOT_PRODUCTS,
     FIRST_ORDER,
     GRADIENT_SIMILARITY,
@@ -22,6 +23,7 @@ from gradsim_assets.core.tables.schemas import (
     MODEL_GENERATED,
     PARAMETERS_PER_COMPONENT,
     PARAPHRASED,
+    PRECONDITIONED_PRODUCTS,
     PROJECTED_SIMILARITY,
     SETTINGS,
     TABLES,
@@ -55,13 +57,20 @@ class _Group:
 
 def build_tables(settings: Settings, partitions: Partitions) -> list[dg.AssetChecksDefinition]:
     """The checks of the tables for one configuration."""
-    gradient_paths = tuple((t.name, s) for t in (DOT_PRODUCTS, PROJECTED_SIMILARITY) for s in SETTINGS)
+    methods = settings.preconditioners.methods
+    gradient_tables = (DOT_PRODUCTS, PROJECTED_SIMILARITY, *([PRECONDITIONED_PRODUCTS] if methods else []))
+    gradient_paths = tuple((t.name, s) for t in gradient_tables for s in SETTINGS)
     shards = tuple(partitions.shards.get_partition_keys())
     groups = [
         _Group("originals_sound", ((LIMA.name,),), None, _no_rules),
         _Group("paraphrases_sound", ((PARAPHRASED.name,),), partitions.shards, _paraphrase_rules),
         _Group("candidates_sound", ((BM25_CANDIDATES.name,),), partitions.shards, _candidate_rules),
         _Group("answers_sound", ((MODEL_GENERATED.name,),), partitions.model_shards, _answer_rules),
+        *(
+            [_Group("curvature_sound", tuple((CURVATURE.name, kind) for kind in methods), MODELS, _curvature_rules)]
+            if methods
+            else []
+        ),
         _Group("gradients_sound", gradient_paths, partitions.model_shards, _gradient_rules),
         _Group(
             "similarities_sound",
@@ -168,10 +177,35 @@ def _gradient_rules(
     if key[0] == PROJECTED_SIMILARITY.name:
         found = soundness.pair_findings(frame, expected, "proportion", dropped)
         return found + soundness.cosine_findings(frame)
-    found = soundness.pair_findings(frame, expected, "component", dropped) + soundness.product_findings(frame)
-    if expected.height:  # a shard all of whose variants are missing has no pairs
-        found += soundness.component_findings(frame, _components(store, partition, provenance))
-    return found + soundness.agreement_findings({str(partition): frame})
+    found = []
+    for _, products in _by_preconditioner(frame):
+        found += soundness.pair_findings(products, expected, "component", dropped)
+        found += soundness.product_findings(products)
+        if expected.height:  # a shard all of whose variants are missing has no pairs
+            found += soundness.component_findings(products, _components(store, partition, provenance))
+        found += soundness.agreement_findings({str(partition): products})
+    return found
+
+
+def _by_preconditioner(frame: pl.DataFrame) -> list[tuple[str, pl.DataFrame]]:
+    """The products of a table by what gradients were multiplied with; plain ones under an empty name."""
+    if "preconditioner" not in frame.columns:
+        return [("", frame)]
+    parts = frame.partition_by("preconditioner", as_dict=True, include_key=False)
+    return [(str(name), products) for (name,), products in parts.items()]
+
+
+def _curvature_rules(
+    store: TableStore, key: Sequence[str], partition: Partition, frame: pl.DataFrame
+) -> soundness.Findings:
+    provenance = store.tables.provenance(key, partition)
+    found = soundness.component_findings(frame, _components(store, partition, provenance))
+    negative = frame.filter(pl.col("mean_eigenvalue") < 0)["component"].to_list()
+    if negative:
+        found.append(f"{len(negative)} components have negative mean eigenvalues, such as {negative[0]}")
+    folder = store.tables.path(key, partition).parent
+    missing = [name for name in frame["file"].unique(maintain_order=True) if not (folder / name).exists()]
+    return found + [f"{folder / name} is missing, which holds its numbers" for name in missing]
 
 
 def _components(store: TableStore, partition: Partition, provenance: Mapping[str, Any]) -> list[str] | None:

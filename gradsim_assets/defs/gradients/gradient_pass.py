@@ -1,26 +1,35 @@
 """The gradient tables: both settings and the projections out of one pass over the distinct samples."""
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 import polars as pl
 
-from gradsim_assets.configuration import ComputeSettings, ModelSettings, Settings
+from gradsim_assets.configuration import ModelSettings, PreconditionerSettings, Settings
 from gradsim_assets.core.candidates.bm25_candidates import model_candidates
-from gradsim_assets.core.gradients.numerics_version import NUMERICS, NUMERICS_VERSION, PROJECTIONS_VERSION
+from gradsim_assets.core.gradients.numerics_version import (
+    NUMERICS,
+    NUMERICS_VERSION,
+    PRECONDITIONERS_VERSION,
+    PROJECTIONS_VERSION,
+)
 from gradsim_assets.core.partition_keys import model_id_of
 from gradsim_assets.core.tables.schemas import (
     BM25_CANDIDATES,
+    CURVATURE,
     DOT_PRODUCTS,
     LIMA,
     MODEL_GENERATED,
     PARAPHRASED,
+    PRECONDITIONED_PRODUCTS,
     PROJECTED_SIMILARITY,
     SETTINGS,
+    TABLES,
 )
 from gradsim_assets.core.tables.storage import Partition, fingerprint
 from gradsim_assets.defs.code_version import code_version
+from gradsim_assets.defs.curvature.factors import Factors
 from gradsim_assets.defs.models.hf_model import HF_MODEL, provenance_of, revision_for_run, revision_tags
 from gradsim_assets.defs.progress import progress
 from gradsim_assets.defs.table_results import column_schema, saved_table_result
@@ -32,6 +41,9 @@ from gradsim_assets.resources.compute import Compute
 from gradsim_assets.resources.model_hub import ModelHub
 from gradsim_assets.resources.table_store import TableStore
 
+if TYPE_CHECKING:
+    from gradsim_assets.core.gradients.engine import PassResult
+
 _VERSION = (
     "Its data version follows from the model's revision, the tokens of the samples, the configuration and the declared version "
     "of the numerics: computed again on another machine it is the same, although the last digits may differ (the `fingerprint` "
@@ -41,10 +53,20 @@ _VERSION = (
 #: Where it is declared what the numbers are; projections are made of the gradients that products are made of.
 _DECLARED = "core.gradients.numerics_version"
 
+_DECLARED_VERSIONS = {
+    "NUMERICS_VERSION": NUMERICS_VERSION,
+    "PROJECTIONS_VERSION": PROJECTIONS_VERSION,
+    "PRECONDITIONERS_VERSION": PRECONDITIONERS_VERSION,
+}
+
 _DESCRIPTIONS = {
     DOT_PRODUCTS.name: (
         "Exact products of loss gradients, per pair and component, with the squared norms of both sides. Every cosine "
         "of a component, of a set of components and of the full gradient follows from this table without a GPU."
+    ),
+    PRECONDITIONED_PRODUCTS.name: (
+        "Products <g, P g'> of loss gradients under each preconditioner that is configured, per pair and component, with "
+        "those of both sides with themselves: out of the same pass as the plain ones. Cosines follow as from those."
     ),
     PROJECTED_SIMILARITY.name: (
         "Cosine of randomly projected full gradients, one row per pair and size of projection: what one gives up by "
@@ -57,7 +79,9 @@ def build(
     settings: Settings, partitions: Partitions, op_tags: Mapping[str, Any] | None = None
 ) -> list[dg.AssetsDefinition]:
     """The gradient tables for one configuration; `op_tags` give their step a pod of its own kind."""
-    specs = [_spec(table, setting, settings) for table in _DESCRIPTIONS for setting in SETTINGS]
+    methods = settings.preconditioners.methods
+    tables = [table for table in _DESCRIPTIONS if methods or table != PRECONDITIONED_PRODUCTS.name]
+    specs = [_spec(table, setting, settings) for table in tables for setting in SETTINGS]
 
     @dg.multi_asset(
         name="gradient_pass",  # not that of the job: Dagster wants op and job names distinct
@@ -72,7 +96,7 @@ def build(
     def gradients(
         context: dg.AssetExecutionContext, hub: ModelHub, store: TableStore, compute: Compute
     ) -> Iterator[dg.MaterializeResult]:
-        yield from _gradients(context, hub, store, compute)
+        yield from _gradients(context, hub, store, compute, settings.preconditioners)
 
     return [gradients]
 
@@ -84,8 +108,12 @@ def _spec(table: str, setting: str, settings: Settings) -> dg.AssetSpec:
         dg.AssetDep(BM25_CANDIDATES.name, partition_mapping=BY_SHARD),
         dg.AssetDep(MODEL_GENERATED.name),  # nothing is read of it for paraphrases: see `waits_only`
         *([dg.AssetDep(PARAPHRASED.name, partition_mapping=BY_SHARD)] if setting == PARAPHRASED.name else []),
+        # Without preconditioners nothing is read of them: see `waits_only`.
+        *(
+            dg.AssetDep(asset_key(CURVATURE.name, kind), partition_mapping=BY_MODEL)
+            for kind in settings.preconditioners.methods
+        ),
     ]
-    projected = table == PROJECTED_SIMILARITY.name
     return dg.AssetSpec(
         asset_key(table, setting),
         deps=deps,
@@ -93,38 +121,52 @@ def _spec(table: str, setting: str, settings: Settings) -> dg.AssetSpec:
         group_name=GRADIENTS,
         kinds={"pytorch", "parquet"},
         description=f"{_DESCRIPTIONS[table]} {_VERSION} Variants: {setting}.",
-        metadata=column_schema(PROJECTED_SIMILARITY if projected else DOT_PRODUCTS),
+        metadata=column_schema(TABLES[table]),
         code_version=code_version(
             model_candidates,
             "core.models.loading:load_model",
             "core.gradients.pass_inputs:pass_inputs",
             f"core.gradients.{table}",
-            f"{_DECLARED}:NUMERICS_VERSION",
-            *([f"{_DECLARED}:PROJECTIONS_VERSION"] if projected else []),
-            config=_decides(settings.compute, projected),
+            *(f"{_DECLARED}:{name}" for name in _versions(table)),
+            config=_decides(settings, table),
             without=NUMERICS,  # what the declared versions stand for
         ),
     )
 
 
-def _numerics(projected: bool) -> str:
+def _versions(table: str) -> tuple[str, ...]:
+    """Names of the declared versions that a table is computed under."""
+    more = {
+        PROJECTED_SIMILARITY.name: ("PROJECTIONS_VERSION",),
+        PRECONDITIONED_PRODUCTS.name: ("PRECONDITIONERS_VERSION",),
+    }
+    return ("NUMERICS_VERSION", *more.get(table, ()))
+
+
+def _numerics(table: str) -> str:
     """The declared versions that a table was computed under."""
-    return f"{NUMERICS_VERSION} {PROJECTIONS_VERSION}" if projected else str(NUMERICS_VERSION)
+    return " ".join(str(_DECLARED_VERSIONS[name]) for name in _versions(table))
 
 
-def _decides(compute: ComputeSettings, projected: bool) -> str:
+def _decides(settings: Settings, table: str) -> str:
     """What of the configuration the values depend on."""
+    projected = table == PROJECTED_SIMILARITY.name
     chosen = {"precision"} | ({"projections", "projection", "projection_weighting"} if projected else set())
-    return compute.model_dump_json(include=chosen)
+    tuning = table == PRECONDITIONED_PRODUCTS.name
+    # How curvature is computed decides the curvature, which these products are made from.
+    asked = settings.preconditioners.model_dump_json(include={"methods", "damping", "epsilon"}) if tuning else ""
+    return settings.compute.model_dump_json(include=chosen) + asked
 
 
 def _gradients(
-    context: dg.AssetExecutionContext, hub: ModelHub, store: TableStore, compute: Compute
+    context: dg.AssetExecutionContext,
+    hub: ModelHub,
+    store: TableStore,
+    compute: Compute,
+    asked: PreconditionerSettings,
 ) -> Iterator[dg.MaterializeResult]:
-    from gradsim_assets.core.gradients.dot_products import product_frame
     from gradsim_assets.core.gradients.inputs_version import inputs_version
     from gradsim_assets.core.gradients.pass_inputs import pass_inputs
-    from gradsim_assets.core.gradients.projected_similarity import projection_frame
 
     selected = {key: table_path(key) for key in sorted(context.selected_asset_keys)}
     keys = context.partition_key.keys_by_dimension
@@ -142,14 +184,16 @@ def _gradients(
             tables[BM25_CANDIDATES.name],
             loaded,
             policy=settings.context,
-            products=[setting for table, setting in selected.values() if table == DOT_PRODUCTS.name],
-            projections={
-                setting: compute.projections for table, setting in selected.values() if table != DOT_PRODUCTS.name
-            },
+            products=_settings_of(DOT_PRODUCTS.name, selected.values()),
+            projections=dict.fromkeys(_settings_of(PROJECTED_SIMILARITY.name, selected.values()), compute.projections),
+            preconditioned=dict.fromkeys(_settings_of(PRECONDITIONED_PRODUCTS.name, selected.values()), asked.methods),
         )
+        kinds, model = inputs.request.preconditioners, hub.version(model_id, revision)
+        used = {kind: Factors.of(store, compute, partition, kind, model) for kind in kinds}
+        stored = {kind: factors.preconditioner(asked) for kind, factors in used.items()}
         scratch = compute.places.scratch("gradients", *keys.values())
         version = code_version("core.models.loading:load_model", "core.gradients.engine:run_pass")
-        with compute.run_pass(loaded, inputs.request, scratch, report, context.log.info, version) as result:
+        with compute.run_pass(loaded, inputs.request, scratch, report, context.log.info, version, stored) as result:
             provenance = {
                 **provenance_of(hub, model_id, revision),
                 **_sources(store, partition, tables, settings),
@@ -158,21 +202,48 @@ def _gradients(
             made_from = (revision.name, settings.dtype)
             metadata = {**inputs.counts, **compute.metadata(result)}
             for key, (table, setting) in selected.items():
-                projected = table != DOT_PRODUCTS.name
-                frame_of = projection_frame if projected else product_frame
+                made_of = {kind: factors.made_from for kind, factors in used.items()}
+                curvature = made_of if table == PRECONDITIONED_PRODUCTS.name else {}
                 code = context.assets_def.specs_by_key[key].code_version
-                libraries = compute.libraries(projected, loaded.device)
+                libraries = compute.libraries(table == PROJECTED_SIMILARITY.name, loaded.device)
                 yield saved_table_result(
                     context,
                     store,
                     key,
-                    frame_of(result, setting, inputs.request.pairs[setting]),
+                    _frame(table, result, setting, inputs.request.pairs[setting]),
                     partition,
                     metadata=metadata,
-                    provenance={**provenance, "numerics": _numerics(projected)},
+                    provenance={
+                        **provenance,
+                        "numerics": _numerics(table),
+                        **{f"curvature/{kind}": version for kind, version in curvature.items()},
+                    },
                     tags=revision_tags(context),
-                    data_version=inputs_version(inputs.request, setting, code, *made_from, libraries),
+                    data_version=inputs_version(
+                        inputs.request, setting, code, *made_from, libraries, *curvature.values()
+                    ),
                 )
+
+
+def _settings_of(table: str, selected: Iterable[Sequence[str]]) -> list[str]:
+    """The settings of which a table is asked for."""
+    return [setting for name, setting in selected if name == table]
+
+
+def _frame(
+    table: str, result: "PassResult", setting: str, pairs: Sequence[tuple[str, str]]
+) -> pl.DataFrame | pl.LazyFrame:
+    """A table out of a pass."""
+    from gradsim_assets.core.gradients.dot_products import product_frame
+    from gradsim_assets.core.gradients.preconditioned_products import preconditioned_frame
+    from gradsim_assets.core.gradients.projected_similarity import projection_frame
+
+    made: dict[str, Callable[..., pl.DataFrame | pl.LazyFrame]] = {
+        DOT_PRODUCTS.name: product_frame,
+        PROJECTED_SIMILARITY.name: projection_frame,
+        PRECONDITIONED_PRODUCTS.name: preconditioned_frame,
+    }
+    return made[table](result, setting, pairs)
 
 
 def _sources(

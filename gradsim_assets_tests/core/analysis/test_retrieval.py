@@ -215,3 +215,26 @@ def test_text_overlap_compares_answers_alone_and_a_tie_is_wrong():
         assert row["mean_best_similarity"] is None and row["agreement"] is None  # no cosine
     lacking = text_overlap(pairs.candidates, variants, originals.filter(pl.col("id") != rival))
     assert np.isnan(lacking).sum() == (pairs.candidates.originals == rival).sum() > 0
+
+
+def test_preconditioned_full_gradients_are_methods_of_their_own():
+    frame, other = products(12, 4, NAMES, 0, False), products(12, 4, NAMES, 1, False)
+    pairs = PairProducts.from_frame(frame)
+    swapped = frame.drop("dot_product", "variant_self", "original_self").join(
+        other, on=["variant_id", "original_id", "component"], how="left"
+    )
+    known = swapped.drop_nulls()  # pairs that both draw
+    under = pl.concat(
+        [frame.with_columns(preconditioner=pl.lit("ekfac")), known.with_columns(preconditioner=pl.lit("adam"))],
+        how="diagonal",
+    )
+    found = {row["method"]: row for row in retrieval(pairs, preconditioned=under).iter_rows(named=True)}
+    assert list(found)[:3] == ["full_gradient", "adam", "ekfac"]
+    # The same products make the same figures, whatever they stand under.
+    same = ("accuracy", "mrr", "mean_best_similarity")
+    assert [found["ekfac"][name] for name in same] == pytest.approx([found["full_gradient"][name] for name in same])
+    assert found["ekfac"]["agreement"] == pytest.approx(1) and found["ekfac"]["p_value"] == 1
+    sums = known.group_by("variant_id", "original_id").agg(pl.col("dot_product", "variant_self", "original_self").sum())
+    cosines = sums.with_columns(score=pl.col("dot_product") / (pl.col("variant_self") * pl.col("original_self")).sqrt())
+    ranks = expected_ranks(frame, cosines, "score")
+    assert found["adam"]["accuracy"] == pytest.approx(sum(rank == 1 for rank in ranks) / len(ranks))

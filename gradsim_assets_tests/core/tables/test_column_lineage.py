@@ -5,13 +5,16 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from gradsim_assets.configuration import DataSettings, Settings
+from gradsim_assets.configuration import DataSettings, PreconditionerSettings, Settings
 from gradsim_assets.core.tables.column_lineage import sources
-from gradsim_assets.core.tables.schemas import TABLES
+from gradsim_assets.core.tables.schemas import PRECONDITIONERS, TABLES
 from gradsim_assets.definitions import build_definitions
 from gradsim_assets.orchestration.asset_keys import asset_key, is_table, table_path
 
-GRAPH = build_definitions(Settings(home=Path("/nowhere"), tables="/nowhere")).get_repository_def().asset_graph
+SETTINGS = Settings(
+    home=Path("/nowhere"), tables="/nowhere", preconditioners=PreconditionerSettings(methods=PRECONDITIONERS)
+)
+GRAPH = build_definitions(SETTINGS).get_repository_def().asset_graph
 KEYS = sorted(filter(is_table, GRAPH.materializable_asset_keys))
 
 #: What comes from the model alone, from a service, or from the table's own arrangement.
@@ -19,7 +22,11 @@ WITHOUT_SOURCES = {
     "control_comparison": {"control", "control_model"},
     "lima": {"id", "messages"},
     "paraphrased": {"provider", "paraphrase_model", "prompt_tokens", "completion_tokens", "flag"},
+    "curvature": {
+        *("component", "component_type", "depth", "parameters", "kind", "shape", "epsilon", "source"),
+    },
     "dot_products": {"component"},
+    "preconditioned_products": {"preconditioner", "component"},
     "projected_similarity": {"proportion", "dimension"},
     "parameters_per_component": {"component", "component_type", "depth", "parameters", "share"},
     "greedy_selection": {"criterion", "evaluation", "split"},

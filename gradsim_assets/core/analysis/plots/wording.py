@@ -167,5 +167,7 @@ def method_name(method: str) -> str:
         schemas.TEXT_OVERLAP: "text overlap",
         UNTRAINED: "untrained control",
         BASE: "base before fine-tuning",
+        "adam": "full gradient, Adam's moments",
+        "ekfac": "full gradient, EK-FAC",
     }
     return names.get(method, method)

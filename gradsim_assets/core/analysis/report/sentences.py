@@ -1,6 +1,6 @@
 """The headline figures, as a dict for programs and as sentences for people."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import polars as pl
@@ -51,7 +51,13 @@ def _headline(frame: pl.DataFrame) -> dict[str, Any]:
     rows = {row["method"]: row for row in frame.rows(named=True)}
     figures: dict[str, Any] = {
         method: {name: rows.get(method, {}).get(name) for name in ("accuracy", "mrr")}
-        for method in (schemas.FULL_GRADIENT, "bm25", schemas.TEXT_OVERLAP, "chance")
+        for method in (
+            schemas.FULL_GRADIENT,
+            *(m for m in schemas.PRECONDITIONERS if m in rows),
+            "bm25",
+            schemas.TEXT_OVERLAP,
+            "chance",
+        )
     }
     best = rows.get("best_component", {})
     figures["best_component"] = {name: best.get(name) for name in ("component", "accuracy")}
@@ -79,11 +85,16 @@ def sentences(retrieval: pl.DataFrame, greedy: pl.DataFrame | None, parameters: 
         said.append(f"Guessing among the candidates would reach {rows['chance']['accuracy']:.3f}.")
     if "best_component" in rows:
         said.append(_best(rows["best_component"], parameters))
-    projections = [row for name, row in rows.items() if name.startswith("projection_")]
-    if projections:
-        listed = "; ".join(f"{wording.method_name(r['method'])}: {r['accuracy']:.3f}{_test(r)}" for r in projections)
-        said.append(f"Random projections of the full gradient reach: {listed}.")
+    if under := [rows[name] for name in schemas.PRECONDITIONERS if name in rows]:
+        said.append(f"Preconditioned, it reaches: {_listed(under)}.")
+    if projections := [row for name, row in rows.items() if name.startswith("projection_")]:
+        said.append(f"Random projections of the full gradient reach: {_listed(projections)}.")
     return said + ([] if greedy is None else _greedy(greedy, full))
+
+
+def _listed(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Accuracies of some methods, with their tests against the full gradient."""
+    return "; ".join(f"{wording.method_name(row['method'])}: {row['accuracy']:.3f}{_test(row)}" for row in rows)
 
 
 def meaning(first_order: pl.DataFrame | None, tail_patch: pl.DataFrame | None) -> list[str]:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import numpy as np
 import torch
 
+from gradsim_assets.core.gradients.engine.collecting import collect_batches
 from gradsim_assets.core.gradients.engine.meetings import Meeting, pair_blocks
 from gradsim_assets.core.gradients.engine.pair_index import PairIndex
 from gradsim_assets.core.gradients.engine.planning.pass_graph import VariantKey
@@ -14,18 +15,12 @@ from gradsim_assets.core.gradients.engine.results import Results
 from gradsim_assets.core.gradients.engine.verification import Verification
 from gradsim_assets.core.models.encoded_sample import EncodedSample
 from gradsim_assets.core.sample_gradients.device_profile import DeviceProfile
-from gradsim_assets.core.sample_gradients.factor_store import IrregularError
-from gradsim_assets.core.sample_gradients.gradient_hooks import UnprovenError, UsedElsewhereError
 from gradsim_assets.core.sample_gradients.held_gradients import HeldGradients
-from gradsim_assets.core.sample_gradients.layers import UnbatchableError
 from gradsim_assets.core.sample_gradients.layout import Layout, Room
 from gradsim_assets.core.sample_gradients.padded_batch import PaddedBatch, batch_shape
+from gradsim_assets.core.sample_gradients.preconditioned_products import PlacedPreconditioner, PreconditionedProducts
+from gradsim_assets.core.sample_gradients.preconditioning import Preconditioners
 from gradsim_assets.core.sample_gradients.projections import Projector
-
-
-class HooksChangedError(Exception):
-    """How gradients are collected has changed on the way, so that what is held does not fit what is to come."""
-
 
 #: Called with the number of samples whose gradients a batch has brought, and the setting or "original".
 Counted = Callable[[int, str], None]
@@ -43,6 +38,7 @@ class BlockGradients:
         index: PairIndex,
         request: PassRequest,
         projectors: Mapping[float, list[Projector]],
+        preconditioners: Preconditioners,
         profile: DeviceProfile,
         counted: Counted,
     ) -> None:
@@ -59,6 +55,7 @@ class BlockGradients:
         self._changes = self._hooks.changes
         self._index, self._request = index, request
         self._projectors, self._profile, self._counted = dict(projectors), profile, counted
+        self._preconditioners, self._placed = preconditioners, dict[str, PlacedPreconditioner]()
 
     def compute(self, block: list[VariantKey], plan: Plan) -> Iterator[PairBlock]:
         """The rows of all pairs of a block's variants, tile by tile.
@@ -84,15 +81,23 @@ class BlockGradients:
         originals = [(ORIGINAL, self._index.originals[name]) for name in users]
         tiles = [[originals[part] for part in tile] for tile in plan.tiles([sample.length for _, sample in originals])]
         streamed = HeldGradients(layout, Room.most([self._room(layout, tile) for tile in tiles]))
+        preconditioned = {
+            name: PreconditionedProducts(held, self._place(name, plan)) for name in self._request.preconditioners
+        }
         for tile in tiles:
             streamed.clear()
             self._fill(streamed, tile)
             names = [sample.id for batch in tile for _, sample in batch]
-            yield from pair_blocks(
-                held, streamed, self._meetings(variants, {n: users[n] for n in names}), self._request
-            )
+            meetings = self._meetings(variants, {n: users[n] for n in names})
+            yield from pair_blocks(held, streamed, meetings, self._request, preconditioned)
             if self._request.products and len(plan.blocks) > 1:
                 self._original_selves |= zip(names, streamed.self_products(range(len(names))), strict=True)
+
+    def _place(self, name: str, plan: Plan) -> PlacedPreconditioner:
+        keep = plan.preconditioners_kept
+        if name not in self._placed or self._placed[name].keep != keep:
+            self._placed[name] = PlacedPreconditioner(self._preconditioners[name], self._hooks.names, keep)
+        return self._placed[name]
 
     def _room(self, layout: Layout, batches: Sequence[Batch]) -> Room:
         shapes = [batch_shape([sample for _, sample in batch]) for batch in batches]
@@ -122,28 +127,11 @@ class BlockGradients:
     def _fill(self, held: HeldGradients, batches: Sequence[Batch]) -> None:
         """Collects the gradients of samples (with their setting) into the next slots."""
         prepared = PaddedBatch.of([[sample for _, sample in batch] for batch in batches], self._hooks.device)
-        losses: list[torch.Tensor] = []
-        while len(losses) < len(batches):
-            try:
-                with self._hooks.open():
-                    for batch, padded in list(zip(batches, prepared, strict=True))[len(losses) :]:
-                        losses.append(self._collect(batch, padded, held))
-            except UnprovenError as error:
-                unproven = error.components
-            except UsedElsewhereError as error:
-                self._verification.leave_to_autograd(error.components)
-                raise HooksChangedError from error
-            except UnbatchableError as error:
-                self._verification.forbid_batches()
-                raise HooksChangedError from error
-            except IrregularError as error:
-                self._hooks.leave_formed(error.component)
-                raise HooksChangedError from error
-            else:
-                break
-            # Behind the pass: plain autograd wants the model for itself.
-            if not self._verification.cover([sample for _, sample in batches[len(losses)]], unproven):
-                raise HooksChangedError
+        losses = collect_batches(
+            self._verification,
+            [[sample for _, sample in batch] for batch in batches],
+            lambda number: self._collect(batches[number], prepared[number], held),
+        )
         held.project()
         samples = [one for batch in batches for one in batch]
         for (setting, sample), loss in zip(samples, torch.cat(losses).tolist(), strict=True):

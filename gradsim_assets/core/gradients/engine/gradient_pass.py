@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import torch
 
-from gradsim_assets.core.gradients.engine.block_gradients import BlockGradients, HooksChangedError
+from gradsim_assets.core.gradients.engine.block_gradients import BlockGradients
+from gradsim_assets.core.gradients.engine.collecting import HooksChangedError
 from gradsim_assets.core.gradients.engine.distinct_samples import DistinctSamples
 from gradsim_assets.core.gradients.engine.pair_checks import PairChecks, WrongPair
 from gradsim_assets.core.gradients.engine.pair_index import PairIndex
@@ -22,6 +23,7 @@ from gradsim_assets.core.memory import free_bytes, peak_bytes
 from gradsim_assets.core.sample_gradients.device_profile import profile_of
 from gradsim_assets.core.sample_gradients.gradient_hooks import GradientHooks
 from gradsim_assets.core.sample_gradients.precision import Arithmetic, matmul_precision
+from gradsim_assets.core.sample_gradients.preconditioning import Preconditioners
 from gradsim_assets.core.sample_gradients.projections import Projector, make_projector, total_dimension
 
 #: Called with (gradients done, gradients in all, what is being done).
@@ -42,7 +44,15 @@ class GradientPass:
         InputError: nothing is trainable, or a projection is unknown.
     """
 
-    def __init__(self, model: torch.nn.Module, request: PassRequest, options: PassOptions | None = None) -> None:
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        request: PassRequest,
+        options: PassOptions | None = None,
+        preconditioners: Preconditioners | None = None,
+    ) -> None:
+        #: By the names that the request asks for.
+        self.preconditioners = {name: (preconditioners or {})[name] for name in request.preconditioners}
         self.request, self.options = request, options or PassOptions()
         self.device = torch.device(self.options.device)
         self._distinct = DistinctSamples.of(request)
@@ -57,10 +67,12 @@ class GradientPass:
         self.profile = self.options.profile or profile_of(self.device, dtype, precision)
         projectors = self._projectors()
         self._gradients = BlockGradients(
-            self._verification, self._index, request, projectors, self.profile, self._count
+            self._verification, self._index, request, projectors, self.preconditioners, self.profile, self._count
         )
         arithmetic = Arithmetic(self._hooks.plain.arithmetic.dtype, precision)
-        self._checks = PairChecks(self._verification, self._index, request, projectors, arithmetic, self.options)
+        self._checks = PairChecks(
+            self._verification, self._index, request, projectors, self.preconditioners, arithmetic, self.options
+        )
         self._progress: Progress = _unheard
         self._log: Log = _unheard
         #: Gradients that this try is to compute.
@@ -120,6 +132,7 @@ class GradientPass:
             variant_self=results.of("variant_self"),
             original_self=results.of("original_self"),
             projected=results.projected,
+            preconditioned=results.preconditioned,
             dimensions={p: total_dimension(self._sizes, p) for p in self.graph.proportions},
             losses=self._distinct.losses(self._gradients.losses),
             report=self.report,
@@ -128,7 +141,8 @@ class GradientPass:
     def _open_scratch(self) -> Scratch | None:
         if self.options.scratch is None:
             return None
-        name = fingerprint(self._hooks.model, self.request, self.options)
+        digests = {name: one.digest for name, one in self.preconditioners.items()}
+        name = fingerprint(self._hooks.model, self.request, self.options, digests)
         return Scratch(self.options.scratch, name)
 
     def _prepare(self, scratch: Scratch | None) -> Plan:
@@ -286,6 +300,7 @@ def run_pass(
     options: PassOptions | None = None,
     progress: Progress | None = None,
     log: Log | None = None,
+    preconditioners: Preconditioners | None = None,
 ) -> PassResult:
     """One pass over a request; raises as `GradientPass` and its `run`."""
-    return GradientPass(model, request, options).run(progress, log)
+    return GradientPass(model, request, options, preconditioners).run(progress, log)

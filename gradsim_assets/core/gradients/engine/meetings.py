@@ -1,6 +1,6 @@
 """Meetings of held variants with streamed originals, and the rows of the output that come of them."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -8,6 +8,7 @@ import numpy as np
 
 from gradsim_assets.core.gradients.engine.request import PairBlock, PassRequest
 from gradsim_assets.core.sample_gradients.held_gradients import HeldGradients
+from gradsim_assets.core.sample_gradients.preconditioned_products import PreconditionedProducts
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,11 @@ class Meeting:
 
 
 def pair_blocks(
-    held: HeldGradients, streamed: HeldGradients, meetings: Sequence[Meeting], request: PassRequest
+    held: HeldGradients,
+    streamed: HeldGradients,
+    meetings: Sequence[Meeting],
+    request: PassRequest,
+    preconditioned: Mapping[str, PreconditionedProducts],
 ) -> Iterator[PairBlock]:
     """The rows of these meetings, a block for each setting.
 
@@ -39,6 +44,10 @@ def pair_blocks(
         wanted = [proportion in request.projections.get(meeting.setting, ()) for meeting in meetings]
         take_cosines = partial(projected.cosines, streamed.projected[proportion])
         cosines[proportion] = _of_wanted(meetings, wanted, (), take_cosines)
+    products_under = {}
+    for name, under in preconditioned.items():
+        wanted = [name in request.preconditioned.get(meeting.setting, ()) for meeting in meetings]
+        products_under[name] = _of_wanted(meetings, wanted, (3, components), partial(under.of_pairs, streamed))
     for setting in sorted({meeting.setting for meeting in meetings}):
         # A meeting that several rows ask for is taken several times.
         take = [place for place, m in enumerate(meetings) if m.setting == setting for _ in m.rows]
@@ -51,6 +60,7 @@ def pair_blocks(
             variant_self=held.self_products([meetings[place].held for place in take]) if exact else None,
             original_self=streamed.self_products([meetings[place].streamed for place in take]) if exact else None,
             projected={p: cosines[p][take] for p in request.projections.get(setting, ())},
+            preconditioned={name: products_under[name][take] for name in request.preconditioned.get(setting, ())},
         )
 
 

@@ -1,6 +1,6 @@
 """Results against plain autograd: products and projected cosines of a few pairs of every pass, recomputed."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +13,7 @@ from gradsim_assets.core.gradients.engine.results import Results
 from gradsim_assets.core.gradients.engine.verification import ZERO, Verification
 from gradsim_assets.core.models.encoded_sample import EncodedSample
 from gradsim_assets.core.sample_gradients.precision import Arithmetic
+from gradsim_assets.core.sample_gradients.preconditioning import Preconditioner, Preconditioners
 from gradsim_assets.core.sample_gradients.projections import Projector, projected_by_entry
 from gradsim_assets.core.sample_gradients.reference import NOISE_SLACK, PlainAutograd, noise_slack, norm
 from gradsim_assets.core.seeds import stable_seed
@@ -21,6 +22,9 @@ from gradsim_assets.core.seeds import stable_seed
 Row = tuple[str, int]
 
 Pair = tuple[EncodedSample, EncodedSample]
+
+#: From a component's number and its gradient to what a preconditioner makes of it (see `ComponentPreconditioner`).
+Whiten = Callable[[int, torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -41,11 +45,13 @@ class PairChecks:
         index: PairIndex,
         request: PassRequest,
         projectors: Mapping[float, Sequence[Projector]],
+        preconditioners: Preconditioners,
         arithmetic: Arithmetic,
         options: PassOptions,
     ) -> None:
         self._plain, self._names, self._note = verification.plain, verification.hooks.names, verification.note
         self._index, self._request, self._projectors = index, request, projectors
+        self._preconditioners = preconditioners
         #: What the pass computes in, and what it is held against.
         self._arithmetic, self._strict = arithmetic, arithmetic.strict
         self.tolerance = options.tolerance or arithmetic.strict.tolerance
@@ -103,17 +109,17 @@ class PairChecks:
         wrong: list[WrongPair] = []
         for row in rows:
             if row[0] in self._request.products:
-                wrong += self._check_products(row, results, report)
+                wrong += self._check_products(row, results.row(*row), report)
+            for name in self._request.preconditioned.get(row[0], ()):
+                wrong += self._check_preconditioned(row, name, results.row(*row, name), report)
         for row in [row for row in rows if self._request.projections.get(row[0])][:1]:
             wrong += self._check_projections(row, results, report)
         return wrong, report
 
-    def _check_products(self, row: Row, results: Results, report: CheckReport) -> list[WrongPair]:
-        pair, found = self._index.pair(*row), results.row(*row)
+    def _check_products(self, row: Row, found: np.ndarray, report: CheckReport) -> list[WrongPair]:
+        pair = self._index.pair(*row)
         exact = plain_products(self._plain, [pair], None, self._strict)[0]
-        errors = product_errors(found, exact).max(0)
-        doubtful = np.flatnonzero(~(errors <= self.tolerance))  # NaN is not right
-        noisy = self._noisy(pair, found, exact, doubtful.tolist())
+        errors, doubtful, noisy = self._compared(pair, found, exact)
         report.pairs += 1
         if self._arithmetic == self._strict:
             report.noisy = sorted({*report.noisy, *(self._names[number] for number in noisy)})
@@ -121,19 +127,56 @@ class PairChecks:
         else:  # every number is rounded beyond the tolerance, and that is what it costs
             report.error = max(report.error, float(errors[np.isfinite(errors)].max(initial=0.0)))
             _take_costs(found, exact, report)
-        wrong = [number for number in doubtful.tolist() if number not in noisy]
+        return self._wrong(row, errors, [number for number in doubtful if number not in noisy])
+
+    def _check_preconditioned(self, row: Row, name: str, found: np.ndarray, report: CheckReport) -> list[WrongPair]:
+        """As for plain products, with gradients that are whitened in float64 by what is stored of the preconditioner."""
+        pair, whiten = self._index.pair(*row), self._whitening(self._preconditioners[name])
+        exact = plain_products(self._plain, [pair], None, self._strict, whiten)[0]
+        errors, doubtful, noisy = self._compared(pair, found, exact, whiten)
+        report.preconditioned_pairs += 1
+        report.noisy = sorted({*report.noisy, *(self._names[number] for number in noisy)})
+        sound = np.delete(errors, doubtful) if self._arithmetic == self._strict else errors[np.isfinite(errors)]
+        report.preconditioned_error = max(report.preconditioned_error, float(sound.max(initial=0.0)))
+        return self._wrong(row, errors, [number for number in doubtful if number not in noisy], f"{name} ")
+
+    def _whitening(self, preconditioner: Preconditioner) -> Whiten:
+        device = self._plain.device
+
+        def whiten(number: int, gradient: torch.Tensor) -> torch.Tensor:
+            w = preconditioner.of(self._names[number]).to(device, torch.float64)
+            return w.whiten(gradient[None].double())[0]
+
+        return whiten
+
+    def _compared(
+        self, pair: Pair, found: np.ndarray, exact: np.ndarray, whiten: Whiten | None = None
+    ) -> tuple[np.ndarray, list[int], set[int]]:
+        """Errors [components], the components beyond the tolerance, and those of them that are noise."""
+        errors = product_errors(found, exact).max(0)
+        doubtful = np.flatnonzero(~(errors <= self.tolerance)).tolist()  # NaN is not right
+        return errors, doubtful, self._noisy(pair, found, exact, doubtful, whiten)
+
+    def _wrong(self, row: Row, errors: np.ndarray, wrong: Sequence[int], kind: str = "") -> list[WrongPair]:
         if not wrong:
             return []
         worst = max(wrong, key=lambda number: np.nan_to_num(errors[number], nan=np.inf))
         return [
             WrongPair(
-                pair,
-                f"{self._named(row)}, {self._names[worst]}: the product differs from plain autograd by {errors[worst]:.1e} "
+                self._index.pair(*row),
+                f"{self._named(row)}, {self._names[worst]}: the {kind}product differs from plain autograd by {errors[worst]:.1e} "
                 f"of the gradients' lengths (tolerance {self.tolerance:.1e}), and {len(wrong) - 1} more components differ",
             )
         ]
 
-    def _noisy(self, pair: Pair, found: np.ndarray, exact: np.ndarray, doubtful: Sequence[int]) -> set[int]:
+    def _noisy(
+        self,
+        pair: Pair,
+        found: np.ndarray,
+        exact: np.ndarray,
+        doubtful: Sequence[int],
+        whiten: Whiten | None = None,
+    ) -> set[int]:
         """The doubtful components whose products are no further off than rounding of plain autograd explains."""
         if self._arithmetic.dtype == torch.float64:
             full = ZERO**2 * exact[1:].sum(1)
@@ -144,6 +187,8 @@ class PairChecks:
                 self._plain.rounding(sample, group, self._arithmetic) for sample in pair
             )
             for number, *gradients in zip(group, one, own_one, other, own_other, strict=True):
+                if whiten is not None:
+                    gradients = [whiten(number, gradient) for gradient in gradients]
                 if self._explained(found[:, number], *gradients):
                     noisy.add(number)
         return noisy
@@ -210,10 +255,11 @@ def plain_products(
     pairs: Sequence[Pair],
     numbers: Sequence[int] | None = None,
     arithmetic: Arithmetic | None = None,
+    whiten: Whiten | None = None,
 ) -> np.ndarray:
     """Float64 [pairs, 3, components]: dot, first self and second self products, by batch-1 autograd in groups.
 
-    `numbers` are the components, all by default.
+    `numbers` are the components, all by default. Products are those of what `whiten` makes of a component's gradient.
     """
     chosen = list(range(len(plain.parameters)) if numbers is None else numbers)
     places = {number: place for place, number in enumerate(chosen)}
@@ -224,6 +270,8 @@ def plain_products(
         for row, (one, other) in enumerate(pairs):
             first = plain.gradient(one, group, how)
             second = first if other is one else plain.gradient(other, group, how)
+            if whiten is not None:
+                first, second = ([whiten(n, g) for n, g in zip(group, own, strict=True)] for own in (first, second))
             products = [_products(a, b) for a, b in zip(first, second, strict=True)]
             out[row][:, columns] = torch.stack(products, 1).cpu().numpy()  # one wait for the device
     return out

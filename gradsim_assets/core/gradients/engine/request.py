@@ -37,13 +37,15 @@ class PassRequest:
     products: frozenset[str] = frozenset()
     #: Proportions of the random projections that are wanted, by setting.
     projections: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    #: Names of the preconditioners whose products are wanted, by setting.
+    preconditioned: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _check_unique([sample.id for sample in self.originals], "the originals")
         known = {sample.id for sample in self.originals}
         for setting, samples in self.variants.items():
             _check_unique([sample.id for sample in samples], f"the variants of {setting}")
-        for setting in [*self.products, *self.projections, *self.pairs]:
+        for setting in [*self.products, *self.projections, *self.preconditioned, *self.pairs]:
             if setting not in self.variants or setting not in self.pairs:
                 raise InputError(f"setting {setting} has no variants or no pairs; give both, or do not ask for it.")
         for setting, pairs in self.pairs.items():
@@ -58,7 +60,13 @@ class PassRequest:
     @property
     def settings(self) -> list[str]:
         """Settings for which anything is wanted, in the order of `pairs`."""
-        return [setting for setting in self.pairs if setting in self.products or self.projections.get(setting)]
+        wanted = (self.projections, self.preconditioned)
+        return [s for s in self.pairs if s in self.products or any(asked.get(s) for asked in wanted)]
+
+    @property
+    def preconditioners(self) -> tuple[str, ...]:
+        """All preconditioners that any setting wants."""
+        return tuple(sorted({name for wanted in self.preconditioned.values() for name in wanted}))
 
 
 def _check_unique(ids: list[str], what: str) -> None:
@@ -114,6 +122,8 @@ class PairBlock:
     original_self: np.ndarray | None
     #: [n] by proportion: cosines of the projected full gradients.
     projected: Mapping[float, np.ndarray]
+    #: [n, 3, C] by preconditioner: product, and those of the variants and of the originals with themselves.
+    preconditioned: Mapping[str, np.ndarray]
 
 
 @dataclass
@@ -129,6 +139,9 @@ class CheckReport:
     #: Pairs whose projected cosines were recomputed, and the largest difference.
     projected_pairs: int = 0
     projected_error: float = 0.0
+    #: Pairs whose preconditioned products were recomputed, and the largest error of a component that is not noise.
+    preconditioned_pairs: int = 0
+    preconditioned_error: float = 0.0
     #: What arithmetic of less than strict fp32 costs: differences of cosines from those in fp32, the full gradient's and the
     #: components' (their median, and the largest), the largest among the pairs.
     cosine_cost: float = 0.0
@@ -139,8 +152,10 @@ class CheckReport:
         """Takes in the checks of another block."""
         self.pairs += other.pairs
         self.projected_pairs += other.projected_pairs
+        self.preconditioned_pairs += other.preconditioned_pairs
         self.noisy = sorted({*self.noisy, *other.noisy})
-        for name in ("error", "projected_error", "cosine_cost", "component_cost", "largest_component_cost"):
+        errors = ("error", "projected_error", "preconditioned_error")
+        for name in (*errors, "cosine_cost", "component_cost", "largest_component_cost"):
             setattr(self, name, max(getattr(self, name), getattr(other, name)))
 
 
@@ -193,6 +208,8 @@ class PassResult:
     original_self: dict[str, np.ndarray]
     #: By setting, then proportion: cosines of the projected full gradients, float64 [pairs].
     projected: dict[str, dict[float, np.ndarray]]
+    #: By setting, then preconditioner: the three products by their names (see `results.TERMS`).
+    preconditioned: dict[str, dict[str, dict[str, np.ndarray]]]
     #: By proportion: dimension of the projected full gradient.
     dimensions: dict[float, int]
     losses: Losses

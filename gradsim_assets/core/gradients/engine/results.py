@@ -21,6 +21,15 @@ class Results:
             for s in request.settings
             if s in request.products
         }
+        #: By setting, then preconditioner and term: float64 [pairs, components].
+        self.preconditioned = {
+            s: {
+                name: {term: self._array(f"{s}-{name}-{term}", (pairs[s], components)) for term in TERMS}
+                for name in request.preconditioned[s]
+            }
+            for s in request.settings
+            if request.preconditioned.get(s)
+        }
         #: By setting, then proportion: float64 [pairs].
         self.projected = {
             s: {p: self._array(f"{s}-projected-{p!r}", (pairs[s],)) for p in request.projections[s]}
@@ -38,6 +47,9 @@ class Results:
         if block.setting in self.products:
             for term, values in zip(TERMS, (block.dot_products, block.variant_self, block.original_self), strict=True):
                 self.products[block.setting][term][block.rows] = values
+        for name, products in block.preconditioned.items():
+            for number, term in enumerate(TERMS):
+                self.preconditioned[block.setting][name][term][block.rows] = products[:, number]
         for proportion, values in block.projected.items():
             self.projected[block.setting][proportion][block.rows] = values
 
@@ -45,13 +57,15 @@ class Results:
         """One of `TERMS` by setting."""
         return {setting: arrays[term] for setting, arrays in self.products.items()}
 
-    def row(self, setting: str, row: int) -> np.ndarray:
+    def row(self, setting: str, row: int, preconditioner: str | None = None) -> np.ndarray:
         """Float64 [terms, components]: the products of one pair."""
-        return np.stack([self.products[setting][term][row] for term in TERMS])
+        found = self.preconditioned[setting][preconditioner] if preconditioner else self.products[setting]
+        return np.stack([found[term][row] for term in TERMS])
 
     def flush(self) -> None:
         """Brings everything to the disk."""
-        arrays = [array for terms in self.products.values() for array in terms.values()]
+        products = [*self.products.values(), *(p for named in self.preconditioned.values() for p in named.values())]
+        arrays = [array for terms in products for array in terms.values()]
         arrays += [array for proportions in self.projected.values() for array in proportions.values()]
         for array in arrays:
             if isinstance(array, np.memmap):

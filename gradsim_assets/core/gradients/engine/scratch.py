@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,11 +22,16 @@ from gradsim_assets.core.room import room_in
 _CHUNK = 2**22
 
 
-def fingerprint(model: torch.nn.Module, request: PassRequest, options: PassOptions) -> str:
+def fingerprint(
+    model: torch.nn.Module,
+    request: PassRequest,
+    options: PassOptions,
+    preconditioners: Mapping[str, str] | None = None,
+) -> str:
     """A digest of all that the numbers depend on.
 
     That is weights (frozen ones too), buffers, the configuration, samples, pairs, what is wanted and how it is projected,
-    the code, and the libraries beneath it.
+    the digests of preconditioners, the code, and the libraries beneath it.
     """
     digest = hashlib.sha256()
 
@@ -47,6 +52,7 @@ def fingerprint(model: torch.nn.Module, request: PassRequest, options: PassOptio
             add(sample.id)
             digest.update(sample.input_ids.tobytes() + sample.labels.tobytes())
     add({s: list(p) for s, p in request.pairs.items()}, sorted(request.products), dict(request.projections))
+    add(dict(request.preconditioned), dict(preconditioners or {}))
     add(options.device, options.precision, options.projection_kind, options.projection_seed, options.weighting)
     return digest.hexdigest()[:24]
 

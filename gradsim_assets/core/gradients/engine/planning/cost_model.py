@@ -7,6 +7,8 @@ import numpy as np
 from gradsim_assets.core.gradients.engine.planning.memory_model import MemoryModel
 from gradsim_assets.core.gradients.engine.planning.pass_graph import Lengths, PassGraph
 from gradsim_assets.core.sample_gradients.device_profile import DeviceProfile
+from gradsim_assets.core.sample_gradients.preconditioned_products import APPLIED_AT_ONCE
+from gradsim_assets.core.sample_gradients.preconditioning import basis_widths
 
 #: A multiplication and an addition.
 FLOP_PER_MULTIPLY_ADD = 2
@@ -61,15 +63,35 @@ def work_of_pass(memory: MemoryModel, passing: list[Lengths], distinct: list[Len
     own = 0.0 if projecting else float(sum(length * length for length, _ in distinct))
     numbers = memory.numbers_per_token + memory.numbers_per_labelled_token
     pairs = sum(map(len, graph.pairs.values()))
+    forming, reading = _preconditioning(memory, tokens, len(passing))
     return Work(
         pass_flop=tokens * flop_per_token(memory),
         batches=batches,
-        forming_flop=float(FLOP_PER_MULTIPLY_ADD * tokens * formed),
+        forming_flop=float(FLOP_PER_MULTIPLY_ADD * tokens * formed) + forming,
         product_flop=FLOP_PER_MULTIPLY_ADD * numbers * (_token_pairs(graph) + own),
         read_bytes=float(
             READS_PER_PAIR * pairs * (memory.formed_numbers + memory.projected_numbers) * shape.number_bytes
-        ),
+        )
+        + reading,
     )
+
+
+def _preconditioning(memory: MemoryModel, tokens: int, samples: int) -> tuple[float, float]:
+    """FLOP and bytes read of preconditioning the gradients of samples that have so many tokens together.
+
+    What is held as factors is formed for every pair; bases turn a gradient once, and back where it is streamed.
+    """
+    shape, graph = memory.shape, memory.graph
+    flop = read = 0.0
+    for kind in graph.preconditioners:
+        settings = [s for s in graph.pairs if kind in graph.preconditioned.get(s, ())]
+        formed = tokens + sum(graph.variants[s][variant][0] for s in settings for variant, _ in graph.pairs[s])
+        for number, component in enumerate(shape.components):
+            if number in memory.factored:
+                flop += FLOP_PER_MULTIPLY_ADD * formed * component.size
+            flop += 2 * FLOP_PER_MULTIPLY_ADD * samples * component.size * sum(basis_widths(kind, component.shape))
+            read += APPLIED_AT_ONCE * samples * component.size * shape.number_bytes
+    return flop, read
 
 
 def _token_pairs(graph: PassGraph) -> float:

@@ -9,6 +9,8 @@ from gradsim_assets.core.sample_gradients.device_profile import DeviceProfile
 from gradsim_assets.core.sample_gradients.inner_products import whole_pieces
 from gradsim_assets.core.sample_gradients.layout import Room, padded
 from gradsim_assets.core.sample_gradients.padded_batch import BatchShape
+from gradsim_assets.core.sample_gradients.preconditioned_products import APPLIED_AT_ONCE
+from gradsim_assets.core.sample_gradients.preconditioning import numbers_of
 from gradsim_assets.core.sample_gradients.projections import projected_dimension
 
 #: Tensors of the logits' size that stand side by side at the peak: the logits, their softmax, and what is made of it.
@@ -27,7 +29,15 @@ ID_BYTES = 8
 class MemoryModel:
     """Sizes of what a pass holds where `factored` components are held as factors and the others formed."""
 
-    def __init__(self, shape: ModelShape, graph: PassGraph, factored: frozenset[int], profile: DeviceProfile) -> None:
+    def __init__(
+        self,
+        shape: ModelShape,
+        graph: PassGraph,
+        factored: frozenset[int],
+        profile: DeviceProfile,
+        keep_preconditioners: bool = True,
+    ) -> None:
+        self.keeps_preconditioners = keep_preconditioners
         self.shape, self.graph, self.factored, self.profile = shape, graph, factored, profile
         #: Numbers of one gradient's formed components.
         self.formed_numbers = sum(
@@ -81,8 +91,28 @@ class MemoryModel:
         logits = LOGITS_AT_ONCE * self.shape.vocabulary * labelled * logit_bytes
         return int(self.shape.activations(tokens, longest) + logits)
 
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes of preconditioners that stay on the device."""
+        return preconditioner_bytes(self.shape, self.graph) if self.keeps_preconditioners else 0
+
+    def _applying_bytes(self) -> int:
+        """Bytes of what is made of a component while a preconditioner is applied to it."""
+        most = 0
+        for kind in self.graph.preconditioners:
+            for component in self.shape.components:
+                own = 0 if self.keeps_preconditioners else numbers_of(kind, component.shape)
+                # What P is applied to, and held gradients that are formed to meet it.
+                at_once = 2 * max(self.profile.work_bytes, APPLIED_AT_ONCE * component.size * self.shape.number_bytes)
+                most = max(most, own * self.shape.number_bytes + at_once)
+        return most
+
     def product_bytes(self, longest: int) -> int:
-        """Bytes of what products are made of: grams of token vectors, and gradients that are formed to be projected."""
+        """Bytes of what products are made of: grams of token vectors, and gradients that are formed to be projected or
+        preconditioned."""
+        return max(self._plain_product_bytes(longest), self._applying_bytes())
+
+    def _plain_product_bytes(self, longest: int) -> int:
         grams = 0
         if self.factored:
             one_layer = (1 + self.readers) * padded(longest, self.profile.row_multiple) ** 2 * self.shape.number_bytes
@@ -103,9 +133,16 @@ class MemoryModel:
         numbers = tile * (self.formed_numbers + self.projected_numbers) * self.shape.number_bytes
         factors = (self.numbers_per_token + self.numbers_per_labelled_token) * padded(rows, self.profile.row_multiple)
         streamed = numbers + factors * self.shape.activation_number_bytes
-        return streamed + max(self.passing_bytes(tokens, longest, tokens), self.product_bytes(longest))
+        most = max(self.passing_bytes(tokens, longest, tokens), self.product_bytes(longest))
+        return streamed + most + self.kept_bytes
 
     def least_bytes(self) -> int:
         """Bytes for one variant and one original at a time, whichever they are."""
         variants = [lengths for of_setting in self.graph.variants.values() for lengths in of_setting.values()]
         return self.working_bytes(1, 0, 0) + max(map(self.held_bytes, variants), default=0)
+
+
+def preconditioner_bytes(shape: ModelShape, graph: PassGraph) -> int:
+    """Bytes of all preconditioners of a pass."""
+    kinds, components = graph.preconditioners, shape.components
+    return shape.number_bytes * sum(numbers_of(kind, component.shape) for kind in kinds for component in components)

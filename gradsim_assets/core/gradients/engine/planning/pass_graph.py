@@ -28,6 +28,8 @@ class PassGraph:
     products: frozenset[str] = frozenset()
     #: Proportions of the projections that are wanted, by setting.
     projections: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    #: Preconditioners whose products are wanted, by setting.
+    preconditioned: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, request: PassRequest) -> "PassGraph":
@@ -42,6 +44,7 @@ class PassGraph:
             {s: request.pairs[s] for s in settings},
             request.products,
             {s: request.projections.get(s, ()) for s in settings},
+            {s: request.preconditioned.get(s, ()) for s in settings},
         )
 
     def only(self, variants: Set[VariantKey]) -> "PassGraph":
@@ -59,6 +62,11 @@ class PassGraph:
     def proportions(self) -> tuple[float, ...]:
         """All proportions that any setting wants."""
         return tuple(sorted({p for wanted in self.projections.values() for p in wanted}))
+
+    @property
+    def preconditioners(self) -> tuple[str, ...]:
+        """All preconditioners that any setting wants."""
+        return tuple(sorted({name for wanted in self.preconditioned.values() for name in wanted}))
 
     @property
     def minimum(self) -> int:

@@ -11,7 +11,7 @@ from gradsim_assets.core.errors import InputError
 from gradsim_assets.core.gradients.engine.planning.batches import padded_batches, tiles
 from gradsim_assets.core.gradients.engine.planning.blocks import MemoryBudget, VariantGroup, make_blocks
 from gradsim_assets.core.gradients.engine.planning.cost_model import RESULT_BYTES, flop_per_token, work_of_pass
-from gradsim_assets.core.gradients.engine.planning.memory_model import MemoryModel
+from gradsim_assets.core.gradients.engine.planning.memory_model import MemoryModel, preconditioner_bytes
 from gradsim_assets.core.gradients.engine.planning.model_shape import ModelShape
 from gradsim_assets.core.gradients.engine.planning.pass_graph import Lengths, PassGraph, VariantKey, originals_of
 from gradsim_assets.core.gradients.engine.request import PassOptions
@@ -25,6 +25,9 @@ WORKING_SHARE = 1 / 8
 
 #: FLOP tell time to a tenth or so, passes are sure: among plans that cost at most so much more, the fewest passes win.
 ABOUT_AS_CHEAP = 1.1
+
+#: The share of the memory up to which preconditioners stay on the device.
+KEPT_SHARE = 1 / 4
 
 #: Times that blocks are made smaller at most, until they fit with all their padding.
 TRIES = 3
@@ -65,6 +68,9 @@ class Plan:
     #: Expected time on a device whose products have this rate.
     expected_seconds: float
     product_rate: float
+    #: Bytes of all preconditioners, and whether they stay on the device; otherwise a component's come there when they are used.
+    preconditioner_bytes: int = 0
+    preconditioners_kept: bool = True
 
     @property
     def memory_bytes(self) -> int:
@@ -118,7 +124,18 @@ class Plan:
             f"({self.held_bytes / 2**30:.2f} held, {self.working_bytes / 2**30:.2f} to work in), "
             f"{self.disk_bytes / 2**20:.0f} MiB of results; {self.flop / 1e12:.2f} TFLOP for the passes, "
             f"{self.forming_flop / 1e12:.2f} to form gradients and {self.pair_flop / 1e12:.2f} for their products."
+            f"{self._describe_preconditioners()}"
         )
+
+    def _describe_preconditioners(self) -> str:
+        if not self.preconditioner_bytes:
+            return ""
+        where = (
+            "stay on the device"
+            if self.preconditioners_kept
+            else "are more than fits beside the gradients, so that layers are done in turn and theirs come to the device for every tile"
+        )
+        return f" Preconditioners of {self.preconditioner_bytes / 2**30:.2f} GiB {where}."
 
 
 def plan_pass(
@@ -134,8 +151,9 @@ def plan_pass(
     """
     options = options or PassOptions()
     profile = options.profile or profile_of(options.device, shape.dtype, options.precision)
+    keep = preconditioner_bytes(shape, graph) <= KEPT_SHARE * memory_bytes
     planners = [
-        _Planner(MemoryModel(shape, graph, factored, profile), memory_bytes, options)
+        _Planner(MemoryModel(shape, graph, factored, profile, keep), memory_bytes, options)
         for factored in _choices_of_factors(shape, graph, options)
     ]
     planned = [(planner, plan) for planner in planners if (plan := planner.plan(improve=False))]
@@ -168,6 +186,19 @@ def _choices_of_factors(shape: ModelShape, graph: PassGraph, options: PassOption
     order = sorted((number for number in shape.factorable if worth(number) > 0), key=lambda n: (-worth(n), n))
     chosen = [frozenset(order[: round(len(order) * share)]) for share in FACTORED_SHARES]
     return list(dict.fromkeys([*chosen, shape.factorable]))
+
+
+def batch_tokens_within(memory: MemoryModel, memory_bytes: int, options: PassOptions) -> int:
+    """Padded tokens of a batch where so much memory is allowed; 0 for one sample at a time."""
+    if not memory.shape.batchable:
+        return 0
+    if options.batch_tokens is not None:
+        return options.batch_tokens
+    # As many tokens as the longest sample has take no more memory than that sample alone.
+    longest = memory.graph.longest
+    most = max(memory_bytes * WORKING_SHARE, memory.passing_bytes(longest, longest, longest))
+    fitting = (n for n in memory.profile.batch_tokens if memory.passing_bytes(n, n, n) <= most)
+    return next(fitting, 0)
 
 
 class _Planner:
@@ -203,24 +234,13 @@ class _Planner:
         return [[key for number in block for key in keys[number]] for block in make_blocks(groups, budget, improve)]
 
     def _sizes(self) -> "_Sizes":
-        batch_tokens = self._batch_tokens()
+        batch_tokens = batch_tokens_within(self.memory, self.memory_bytes, self.options)
         share = self.memory_bytes * WORKING_SHARE
         one = (self.memory.formed_numbers + self.memory.projected_numbers) * self.shape.number_bytes
         token = self.memory.numbers_per_token + self.memory.numbers_per_labelled_token
         tile = max(1, min(self.memory.profile.tile, len(self.graph.originals), int(share // max(1, one))))
         tokens = int(share // max(1, token * self.shape.activation_number_bytes))
         return _Sizes(self.options.tile or tile, max(batch_tokens, tokens), batch_tokens)
-
-    def _batch_tokens(self) -> int:
-        if not self.shape.batchable:
-            return 0
-        if self.options.batch_tokens is not None:
-            return self.options.batch_tokens
-        # As many tokens as the longest sample has take no more memory than that sample alone.
-        longest = self.graph.longest
-        most = max(self.memory_bytes * WORKING_SHARE, self.memory.passing_bytes(longest, longest, longest))
-        fitting = (n for n in self.memory.profile.batch_tokens if self.memory.passing_bytes(n, n, n) <= most)
-        return next(fitting, 0)
 
     def _costed(self, blocks: list[list[VariantKey]], sizes: "_Sizes") -> Plan:
         """The plan of these blocks, with what it takes."""
@@ -244,6 +264,8 @@ class _Planner:
             pair_flop=0,
             expected_seconds=0,
             product_rate=self.memory.profile.product_rate,
+            preconditioner_bytes=preconditioner_bytes(self.shape, graph),
+            preconditioners_kept=self.memory.keeps_preconditioners,
         )
         needs, passing, batches = [], list[Lengths](), 0
         for block in blocks:
@@ -262,7 +284,7 @@ class _Planner:
             tokens=sum(n for n, _ in passing),
             held_bytes=held,
             working_bytes=working,
-            disk_bytes=plan.pairs * len(self.shape.components) * RESULT_BYTES,
+            disk_bytes=_results(graph) * len(self.shape.components) * RESULT_BYTES,
             flop=work.pass_flop,
             forming_flop=work.forming_flop,
             pair_flop=work.product_flop,
@@ -281,7 +303,13 @@ class _Planner:
         ]
         longest = max(n for n, _ in [variants[0], originals[0]])
         tile = max(map(memory.room_bytes, streamed))
-        return memory.room_bytes(held), tile + max(*passing, memory.product_bytes(longest))
+        at_once = max(*passing, memory.product_bytes(longest))
+        return memory.room_bytes(held), tile + at_once + memory.kept_bytes
+
+
+def _results(graph: PassGraph) -> int:
+    """Pairs, once for plain products and once for each preconditioner."""
+    return sum(len(pairs) * (1 + len(graph.preconditioned.get(s, ()))) for s, pairs in graph.pairs.items())
 
 
 class _Sizes(NamedTuple):

@@ -1,0 +1,111 @@
+"""One way of all originals through the model, for a statistic of their gradients."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TypeVar
+
+import torch
+
+from gradsim_assets.core.curvature.statistics import Statistic
+from gradsim_assets.core.errors import InputError
+from gradsim_assets.core.gradients.engine.collecting import HooksChangedError, collect_batches
+from gradsim_assets.core.gradients.engine.planning.batches import padded_batches
+from gradsim_assets.core.gradients.engine.planning.memory_model import MemoryModel
+from gradsim_assets.core.gradients.engine.planning.model_shape import measure
+from gradsim_assets.core.gradients.engine.planning.pass_graph import PassGraph
+from gradsim_assets.core.gradients.engine.planning.plan import LEAST_BATCH_TOKENS, batch_tokens_within
+from gradsim_assets.core.gradients.engine.recovery import fits_in_memory
+from gradsim_assets.core.gradients.engine.request import PassOptions
+from gradsim_assets.core.gradients.engine.verification import Verification
+from gradsim_assets.core.memory import free_bytes
+from gradsim_assets.core.models.encoded_sample import EncodedSample
+from gradsim_assets.core.sample_gradients.device_profile import profile_of
+from gradsim_assets.core.sample_gradients.gradient_hooks import GradientHooks
+from gradsim_assets.core.sample_gradients.padded_batch import PaddedBatch, batch_shape
+from gradsim_assets.core.sample_gradients.precision import matmul_precision
+
+S = TypeVar("S", bound=Statistic)
+
+#: Called with (gradients done, gradients in all, what is being done).
+Progress = Callable[[int, int, str], None]
+
+
+class Sweep:
+    """The originals and the model, under hooks that were verified on some of them.
+
+    Raises:
+        InputError: there are no originals, or nothing is trainable.
+        ArithmeticError: hooks collect other gradients than plain autograd gives, in any way.
+    """
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        originals: Sequence[EncodedSample],
+        options: PassOptions,
+        progress: Progress,
+        log: Callable[[str], None],
+    ) -> None:
+        if not originals:
+            raise InputError("curvature is a mean over the originals, and there are none; give some.")
+        self._originals = sorted(originals, key=lambda sample: (-sample.length, sample.id))
+        self._options, self._progress, self.log = options, progress, log
+        device = torch.device(options.device)
+        self.hooks = GradientHooks(model, device)
+        self._verification = Verification(self.hooks, log)
+        dtype = self.hooks.parameters[0].dtype
+        self.profile = options.profile or profile_of(device, dtype, options.precision)
+        self.memory_bytes = free_bytes(device, "most") if options.memory_bytes is None else options.memory_bytes
+        most = max(self.profile.batch_tokens) if options.batch_tokens is None else options.batch_tokens
+        self._verification.verify(self._originals, most)
+        #: On what the hooks were verified.
+        self.verified = self._verification.describe()
+        self._batch_tokens = self._tokens_that_fit()
+
+    def _tokens_that_fit(self) -> int:
+        lengths = {sample.id: (sample.length, sum(batch_shape([sample]).labelled)) for sample in self._originals}
+        memory = MemoryModel(measure(self.hooks), PassGraph(lengths, {}, {}), frozenset(), self.profile)
+        return batch_tokens_within(memory, self.memory_bytes, self._options)
+
+    def over(self, make: Callable[[], S], what: str, sampled: bool = False) -> S:
+        """A statistic of all originals' gradients; with `sampled`, of losses of labels that the model itself draws.
+
+        Raises:
+            InputError: the device runs out of memory with one sample at a time.
+        """
+        while True:
+            made: list[S] = []
+            try:
+                done = fits_in_memory(partial(self._once, make, what, sampled, made), self.hooks.device)
+            except HooksChangedError:
+                continue
+            if done:
+                return made[0]
+            if not self._batch_tokens:
+                raise InputError(
+                    "the device ran out of memory with one sample at a time; use a device with more memory, or shorten the "
+                    "longest samples."
+                )
+            tokens = self._batch_tokens // 2
+            self._batch_tokens = tokens if tokens > LEAST_BATCH_TOKENS else 0
+            self.log(f"out of memory: batches halved to {self._batch_tokens or 'one sample'}")
+
+    def _once(self, make: Callable[[], S], what: str, sampled: bool, made: list[S]) -> None:
+        """Adds a statistic to `made`."""
+        statistic = make()
+        lengths = [sample.length for sample in self._originals]
+        tokens = self._batch_tokens if self.hooks.batchable else 0
+        parts = padded_batches(lengths, tokens, self.profile.batch_overhead_tokens)
+        batches = [self._originals[part] for part in parts]
+        prepared = PaddedBatch.of(batches, self.hooks.device, sampled)
+
+        def collect(number: int) -> torch.Tensor:
+            statistic.begin(prepared[number].shape)
+            losses = self.hooks.backward(prepared[number], statistic)
+            statistic.finish()
+            self._progress(statistic.samples, len(self._originals), what)
+            return losses
+
+        with matmul_precision(self._options.precision, self.hooks.device):
+            collect_batches(self._verification, batches, collect)
+        made.append(statistic)

@@ -1,0 +1,30 @@
+"""`preconditioned_products`: products per pair, preconditioner and component."""
+
+from collections.abc import Iterator, Sequence
+
+import polars as pl
+
+from gradsim_assets.core.gradients.dot_products import pair_columns, pairs_at_once
+from gradsim_assets.core.gradients.engine import PassResult
+from gradsim_assets.core.tables.schemas import PRECONDITIONED_PRODUCTS
+
+
+def preconditioned_frame(result: PassResult, setting: str, pairs: Sequence[tuple[str, str]]) -> pl.LazyFrame:
+    """The table `preconditioned_products/<setting>`: by preconditioner, pairs in order, components in model order.
+
+    It is made as it is read.
+    """
+    components = result.components
+    step = pairs_at_once(len(components))
+
+    def pieces() -> Iterator[pl.DataFrame]:
+        for name, products in result.preconditioned[setting].items():
+            for start in range(0, len(pairs), step):
+                part = slice(start, start + step)
+                yield pair_columns(pairs[part], len(components)).with_columns(
+                    preconditioner=pl.lit(name),
+                    component=pl.Series(components * len(pairs[part]), dtype=pl.String()),
+                    **{term: pl.Series(values[part].ravel()) for term, values in products.items()},
+                )
+
+    return PRECONDITIONED_PRODUCTS.streamed(pieces)

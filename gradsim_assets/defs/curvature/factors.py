@@ -1,0 +1,59 @@
+"""Curvature that was computed, as a pass takes it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import polars as pl
+
+from gradsim_assets.configuration import PreconditionerSettings
+from gradsim_assets.core.errors import InputError
+from gradsim_assets.core.partition_keys import model_id_of
+from gradsim_assets.core.tables.beside import beside
+from gradsim_assets.core.tables.schemas import CURVATURE
+from gradsim_assets.core.tables.storage import Partition
+from gradsim_assets.resources.compute import Compute
+from gradsim_assets.resources.table_store import TableStore
+
+if TYPE_CHECKING:
+    from gradsim_assets.core.curvature.factor_files import StoredCurvature
+
+
+@dataclass(frozen=True)
+class Factors:
+    """The curvature of one kind and model, with its files at hand."""
+
+    kind: str
+    frame: pl.DataFrame
+    files: list[Path]
+    #: The data version of the table.
+    made_from: str
+
+    @classmethod
+    def of(cls, store: TableStore, compute: Compute, partition: Partition, kind: str, model: str) -> "Factors":
+        """The curvature of a model at this version (see `ModelHub.version`).
+
+        Raises:
+            InputError: it is missing, or that of another version.
+        """
+        key, place = (CURVATURE.name, kind), Partition(partition.model)
+        frame, provenance = store.tables.read(key, place), store.tables.provenance(key, place)
+        then = " ".join(str(provenance[name]) for name in ("revision", "settings") if provenance.get(name))
+        if then != model:
+            model_id = model_id_of(str(partition.model))
+            raise InputError(
+                f"curvature/{kind} of {model_id} is that of {then or 'an unknown revision'}, and the model is at {model} now; "
+                f"`gradsim run {model_id}` computes it again."
+            )
+        cache = compute.places.scratch("fetched", CURVATURE.name, kind, str(partition.model))
+        names = dict.fromkeys(frame["file"].to_list())
+        files = [beside(store.tables, key, place, name, cache) for name in names]
+        return cls(kind, frame, files, str(provenance.get("made_from")))
+
+    def preconditioner(self, asked: PreconditionerSettings) -> "StoredCurvature":
+        """What gradients are multiplied with."""
+        from gradsim_assets.core.curvature.curvature_frame import typical_eigenvalue
+        from gradsim_assets.core.curvature.factor_files import StoredCurvature, Tuning
+
+        tuning = Tuning(asked.damping, asked.epsilon)
+        return StoredCurvature(self.kind, self.files, tuning, typical_eigenvalue(self.frame))
