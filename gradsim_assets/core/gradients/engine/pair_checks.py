@@ -1,6 +1,6 @@
 """Results against plain autograd: products and projected cosines of a few pairs of every pass, recomputed."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,6 +8,7 @@ import torch
 
 from gradsim_assets.core.gradients.engine.pair_index import PairIndex
 from gradsim_assets.core.gradients.engine.planning.pass_graph import VariantKey
+from gradsim_assets.core.gradients.engine.recovery import fits_in_memory
 from gradsim_assets.core.gradients.engine.request import ORIGINAL, CheckReport, PassOptions, PassRequest
 from gradsim_assets.core.gradients.engine.results import Results
 from gradsim_assets.core.gradients.engine.verification import ZERO, Verification
@@ -91,22 +92,55 @@ class PairChecks:
 
     def check(self, rows: Sequence[Row], results: Results) -> tuple[list[WrongPair], CheckReport]:
         """What is wrong in these rows, and what the checks found."""
-        try:
-            return self._check(rows, results)
-        except MemoryError as error:  # fp32 copies of weights in half precision
-            self._strict = self._arithmetic
-            self._note(f"results are held against {self._arithmetic} alone, which hides small errors: {error}")
-            return self._check(rows, results)
-
-    def _check(self, rows: Sequence[Row], results: Results) -> tuple[list[WrongPair], CheckReport]:
         report = CheckReport()
         wrong: list[WrongPair] = []
         for row in rows:
             if row[0] in self._request.products:
-                wrong += self._check_products(row, results, report)
+                wrong += self._with_less_memory(self._check_products, row, results, report)
         for row in [row for row in rows if self._request.projections.get(row[0])][:1]:
-            wrong += self._check_projections(row, results, report)
+            wrong += self._with_less_memory(self._check_projections, row, results, report)
         return wrong, report
+
+    def _with_less_memory(
+        self,
+        check: Callable[[Row, Results, CheckReport], list[WrongPair]],
+        row: Row,
+        results: Results,
+        report: CheckReport,
+    ) -> list[WrongPair]:
+        """What a check finds wrong, in the first of several ways that memory suffices for; nothing where it never does."""
+        wrong: list[WrongPair] = []
+
+        def look() -> None:
+            wrong.extend(check(row, results, report))
+
+        for make_room in (lambda: True, self._compute_activations_again, self._hold_against_own_arithmetic):
+            if make_room() and fits_in_memory(look, self._plain.device):
+                return wrong
+        tokens = ", ".join(str(sample.length) for sample in self._index.pair(*row))
+        self._note(
+            f"memory does not suffice to recompute {self._named(row)} ({tokens} tokens), so that it is not checked"
+        )
+        return []
+
+    def _compute_activations_again(self) -> bool:
+        """Whether that is another way than before."""
+        checkpointing = self._plain.checkpointing
+        if not checkpointing.blocks or checkpointing.beyond == 0:
+            return False
+        checkpointing.beyond = 0
+        return True
+
+    def _hold_against_own_arithmetic(self) -> bool:
+        """Whether that is another than before: of weights in half precision, copies in fp32 are done without."""
+        if self._strict == self._arithmetic:
+            return False
+        self._strict = self._arithmetic
+        self._note(
+            f"results are held against {self._arithmetic} alone, which hides small errors: copies of the weights in fp32 "
+            "need more memory than there is"
+        )
+        return True
 
     def _check_products(self, row: Row, results: Results, report: CheckReport) -> list[WrongPair]:
         pair, found = self._index.pair(*row), results.row(*row)
