@@ -4,6 +4,7 @@
     timing  16 ids x 3 samples of a 1.18 B-parameter model beside plain passes, in strict fp32 and TF32
     tenth   99 ids, at one precision
     whole   988 ids, at one precision
+    large   50 ids of a 6.7 B-parameter Llama in bf16, at LIMA's lengths
 
 It needs torch, transformers and numpy alone.
 """
@@ -224,7 +225,8 @@ def timed(
     name: str, model: torch.nn.Module, request: PassRequest, precision: Precision, beside: float | None, **options: Any
 ) -> PassResult:
     """A whole pass, with what it took beside what was planned."""
-    work = GradientPass(model, request, PassOptions(device=str(CUDA), precision=precision, check_pairs=0, **options))
+    settled = {"check_pairs": 0, **options}
+    work = GradientPass(model, request, PassOptions(device=str(CUDA), precision=precision, **settled))
     with peak() as memory:
         result = work.run(log=lambda line: print(f"    {line}", flush=True))
     plan, report = work.plan, result.report
@@ -248,6 +250,9 @@ def timed(
         peak_gib=memory["peak"] - memory["before"],
         planned_gib=plan.memory_bytes / GIB,
         reserved_gib=memory["reserved"],
+        verified=report.verified,
+        error=report.checks.error,
+        cosine_cost=report.checks.cosine_cost,
         notes=report.notes,
     )
     return result
@@ -324,6 +329,37 @@ class Bench:
         timed("988 ids", self.model, self._request(988), self._arguments.precision, None)
 
 
+def large_model() -> torch.nn.Module:
+    """A Llama of 6.7 B parameters with random weights in bf16, on the device."""
+    import transformers
+
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        vocab_size=32000,
+        hidden_size=4096,
+        intermediate_size=11008,
+        num_hidden_layers=32,
+        num_attention_heads=32,
+        max_position_embeddings=4608,
+    )
+    with CUDA:
+        return transformers.AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).eval()
+
+
+def large(ids: int = 50) -> None:
+    """50 ids of a 6.7 B-parameter model, with one pair recomputed from fp32 copies of the weights where they fit."""
+    model, request = large_model(), make_request(lima_lengths(ids, 0), 32000)
+    say("large model", parameters=sum(p.numel() for p in model.parameters()), gib=torch.cuda.memory_allocated() / GIB)
+    samples = distinct_samples(request)
+    some = samples[:: len(samples) // 15]  # plain passes over a tenth tell the rate
+    plain_passes(model, one_by_one(some[:1]))
+    took = seconds(lambda: plain_passes(model, one_by_one(some)))
+    rate = took / sum(sample.length for sample in some)
+    beside = rate * sum(sample.length for sample in samples)
+    say("large plain", seconds=beside, tokens=sum(sample.length for sample in samples))
+    timed(f"{ids} ids, large", model, request, "fp32", beside, check_pairs=1)
+
+
 def run(parts: Sequence[tuple[str, Callable[[], None]]], output: Path) -> None:
     """Runs the parts one after the other; one that fails does not take the others along."""
     for name, part in parts:
@@ -365,6 +401,7 @@ def main() -> None:
         "projected": bench.projected,
         "tenth": bench.tenth,
         "whole": bench.whole,
+        "large": large,
     }
     unknown = set(arguments.parts) - set(every)
     if unknown:

@@ -260,7 +260,8 @@ class GradientHooks:
         """Logits [1, T, V] of one sample with the graph of a pass, of which no gradient is taken."""
         length = input_ids.shape[1]
         rows = BatchRows(BatchShape((length,), (length,)), head_sees_labelled=False)
-        with self._pass(_Passing(rows, trainable=frozenset(self.by_autograd))):
+        passing = _Passing(rows, trainable=frozenset(self.by_autograd))
+        with self._pass(passing), self.plain.checkpointing.of_hooks(length):
             logits: torch.Tensor = self.model(input_ids=input_ids, **self._arguments()).logits
         return logits
 
@@ -282,7 +283,9 @@ class GradientHooks:
         watched = set() if proving else self.unproven - self.by_autograd
         trainable = frozenset(self.by_autograd | watched)
         rows, predicting = BatchRows(batch.shape, known), batch.predicting if known else None
-        with self._pass(_Passing(rows, sink, predicting, proving, trainable)):
+        padded = batch.shape.samples * batch.shape.tokens
+        passing = _Passing(rows, sink, predicting, proving, trainable)
+        with self._pass(passing), self.plain.checkpointing.of_hooks(padded):
             losses = self._forward_and_backward(batch)
         elsewhere = self._any_of(set(range(len(self.names))) - trainable, look=not proving)
         if unproven := self._any_of(watched):

@@ -9,6 +9,7 @@ Shapes: B samples of a batch, T padded tokens of each, O outputs and I inputs of
 
 import inspect
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any, Protocol
 
 import torch
@@ -17,6 +18,7 @@ from torch import nn
 from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 
+from gradsim_assets.core.sample_gradients.activation_checkpointing import replaced_forward
 from gradsim_assets.core.sample_gradients.factors import Factors
 from gradsim_assets.core.sample_gradients.padded_batch import BatchShape
 from gradsim_assets.core.sample_gradients.precision import wide
@@ -136,20 +138,14 @@ class EmbeddingUse(ParameterUse):
         module, forward = self.module, self.module.forward
         if type(module).forward is nn.Embedding.forward:
             return super().watch(seen)
-        replaced = vars(module).get("forward")
 
         def watched(*args: Any, **kwargs: Any) -> Any:
             with _Lookups(module.get_parameter("weight"), seen):
                 return forward(*args, **kwargs)
 
-        def restore() -> None:
-            if replaced is None:
-                del vars(module)["forward"]
-            else:
-                vars(module)["forward"] = replaced
-
-        vars(module)["forward"] = watched  # the instance's own comes before that of its class
-        return restore
+        stack = ExitStack()
+        stack.enter_context(replaced_forward(module, watched))
+        return stack.close
 
     def emit(self, given: torch.Tensor, gradient: torch.Tensor, rows: BatchRows, sink: Sink) -> None:
         g = rows.of(gradient, False)

@@ -14,6 +14,9 @@ from gradsim_assets.core.seeds import stable_seed
 #: Distributions that labels are drawn from at a time.
 _DRAWN_AT_ONCE = 256
 
+#: Bytes of the widened logits that a loss is made of at a time: a vocabulary is wide, and several such tensors are needed.
+LOSS_BYTES = 2**27
+
 
 @dataclass(frozen=True)
 class BatchShape:
@@ -138,10 +141,19 @@ def loss_gradient(
 
     `logits` [N, V] are those that predict `targets` [N], N / B of each sample, with `shares` [N] in its loss.
     """
-    scores = logits.to(wide(logits.dtype))
-    weights = shares.to(scores.dtype)
+    gradient, weights = torch.empty_like(logits), shares.to(wide(logits.dtype))
+    token_losses = torch.empty_like(weights)
+    rows = max(1, LOSS_BYTES // (max(1, logits.shape[1]) * weights.itemsize))
+    for start in range(0, len(logits), rows):
+        part = slice(start, start + rows)
+        token_losses[part], gradient[part] = _of_tokens(logits[part].to(weights.dtype), targets[part], weights[part])
+    return token_losses.view(samples, -1).sum(1), gradient
+
+
+def _of_tokens(scores: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of some tokens: their parts of the loss [n], and its gradient in their scores [n, V]."""
     gradient = scores.softmax(-1)  # fused; log-sum-exp follows from the largest entry, at a tenth of its own cost
     log_sum_exp = scores.amax(-1, keepdim=True) - gradient.amax(-1, keepdim=True).log()
-    token_losses = (log_sum_exp - scores.gather(1, targets[:, None]))[:, 0] * weights
+    losses = (log_sum_exp - scores.gather(1, targets[:, None]))[:, 0] * weights
     gradient.scatter_add_(1, targets[:, None], gradient.new_full((len(targets), 1), -1.0))
-    return token_losses.view(samples, -1).sum(1), gradient.mul_(weights[:, None]).to(logits.dtype)
+    return losses, gradient.mul_(weights[:, None])

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 from gradsim_assets.core.memory import free_bytes
 from gradsim_assets.core.models.encoded_sample import IGNORED, EncodedSample
+from gradsim_assets.core.sample_gradients.activation_checkpointing import ActivationCheckpointing
 from gradsim_assets.core.sample_gradients.model_state import ModelState, undisturbed
 from gradsim_assets.core.sample_gradients.precision import (
     Arithmetic,
@@ -18,8 +19,8 @@ from gradsim_assets.core.sample_gradients.precision import (
     widening_bytes,
 )
 
-#: Parameters whose plain gradients are held at a time.
-GROUP_BYTES = 2**30
+#: Bytes of plain gradients that are held at a time: this share of what is free, or so many where that is less.
+GROUP_SHARE, GROUP_BYTES = 1 / 8, 2**30
 
 #: No power of two, which would round as before.
 _OTHER_SCALE = 1.1
@@ -63,6 +64,8 @@ class PlainAutograd:
     ) -> None:
         self.model, self.parameters, self.device = model, list(parameters), torch.device(device)
         self.state = ModelState(model)
+        #: For which samples activations are computed again.
+        self.checkpointing = ActivationCheckpointing(model)
         #: Why no wider arithmetic shows what is rounding, if that was found out.
         self.without_wider: str | None = None
 
@@ -115,7 +118,7 @@ class PlainAutograd:
                 self.parameters[number].register_post_accumulate_grad_hook(_taking(take, number)) for number in chosen
             ]
             try:
-                with torch.enable_grad():
+                with torch.enable_grad(), self.checkpointing.of_plain(sample.length):
                     loss = sample_loss(self.model, sample, self.device)
                     if loss.requires_grad:
                         (scale * loss).backward()
@@ -154,14 +157,15 @@ class PlainAutograd:
         return self.gradient(sample, numbers, arithmetic), [one / _OTHER_SCALE for one in scaled]
 
     def groups(self, numbers: Sequence[int], bytes_per_number: int) -> Iterator[list[int]]:
-        """The parameters `numbers` in groups of at most GROUP_BYTES or of one: a whole gradient need not fit in memory."""
+        """The parameters `numbers` in groups that fit (or of one): a whole gradient need not fit in memory."""
         group: list[int] = []
-        left = GROUP_BYTES
+        # Each group takes a pass of its own through the model.
+        left = most = max(GROUP_BYTES, int(GROUP_SHARE * free_bytes(self.device, "most")))
         for number in numbers:
             size = self.parameters[number].numel() * bytes_per_number
             if group and size > left:
                 yield group
-                group, left = [], GROUP_BYTES
+                group, left = [], most
             group.append(number)
             left -= size
         if group:

@@ -411,10 +411,11 @@ def test_samples_that_see_their_neighbours_go_one_by_one():
 
 def several_blocks(build, request, **options):
     """Options under which a pass has several blocks."""
-    work = GradientPass(build(), request, PassOptions(tile=1, batch_tokens=0, check_pairs=0, **options))
+    options = {"tile": 1, "batch_tokens": 0, "checkpoint_beyond": None, **options}
+    work = GradientPass(build(), request, PassOptions(check_pairs=0, **options))
     work.run()
     memory = work.plan.working_bytes + 0.3 * work.plan.held_bytes
-    return PassOptions(tile=1, batch_tokens=0, memory_bytes=int(memory), **options)
+    return PassOptions(memory_bytes=int(memory), **options)
 
 
 REQUEST = {"originals": 8, "variants": 7, "projections": {SETTINGS[0]: (0.05,)}}

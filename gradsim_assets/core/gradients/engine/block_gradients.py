@@ -65,6 +65,7 @@ class BlockGradients:
         """
         self._forget_if_changed()
         self.padding.clear()
+        self._hooks.plain.checkpointing.beyond = plan.checkpoint_beyond
         layout = self._layout(plan)
         variants = self._index.longest_first(block)
         own = [(key[0], self._index.variants[key]) for key in variants]

@@ -151,6 +151,9 @@ class GradientPass:
             self._hooks.take_up(ways)
         self._verify()
         plan = scratch.plan(self._make_plan) if scratch else self._make_plan()
+        if scratch and not self._stands_checkpointing(plan):  # it was found in an earlier process
+            plan = self._make_plan()
+            scratch.replan(plan)
         self.report.plan = plan.describe()
         self._log(self.report.plan)
         self._expected = sum(
@@ -173,12 +176,19 @@ class GradientPass:
 
     def _make_plan(self, graph: PassGraph | None = None) -> Plan:
         memory = self.options.memory_bytes
-        return plan_pass(
-            measure(self._hooks),
-            graph or self.graph,
-            free_bytes(self.device, "most") if memory is None else memory,
-            replace(self.options, profile=self.profile),
-        )
+        while True:
+            plan = plan_pass(
+                measure(self._hooks),
+                graph or self.graph,
+                free_bytes(self.device, "most") if memory is None else memory,
+                replace(self.options, profile=self.profile),
+            )
+            if self._stands_checkpointing(plan):
+                return plan
+
+    def _stands_checkpointing(self, plan: Plan) -> bool:
+        """Whether activations may be computed again where a plan wants that."""
+        return plan.checkpoint_beyond is None or self._verification.stands_checkpointing(self._index.samples)
 
     def _block(self, number: int, results: Results, scratch: Scratch | None) -> None:
         """Computes one block until its checks find nothing wrong, unless it is there."""
@@ -223,9 +233,13 @@ class GradientPass:
                 self.plan = self._replanned(number)
             else:
                 if not done:
-                    self.plan = self._plan.with_less(number, self._note)
+                    self.plan = self._with_less(number)
             if scratch and not done:
                 scratch.replan(self._plan)
+
+    def _with_less(self, number: int) -> Plan:
+        less = self._plan.with_less(number, self._note, bool(self._hooks.plain.checkpointing.blocks))
+        return less if self._stands_checkpointing(less) else self._plan.with_less(number, self._note, False)
 
     @property
     def _plan(self) -> Plan:

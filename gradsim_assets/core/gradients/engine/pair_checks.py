@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 
 from gradsim_assets.core.gradients.engine.pair_index import PairIndex
 from gradsim_assets.core.gradients.engine.planning.pass_graph import VariantKey
+from gradsim_assets.core.gradients.engine.recovery import fits_in_memory
 from gradsim_assets.core.gradients.engine.request import ORIGINAL, CheckReport, PassOptions, PassRequest
 from gradsim_assets.core.gradients.engine.results import Results
 from gradsim_assets.core.gradients.engine.verification import ZERO, Verification
@@ -97,27 +99,60 @@ class PairChecks:
 
     def check(self, rows: Sequence[Row], results: Results) -> tuple[list[WrongPair], CheckReport]:
         """What is wrong in these rows, and what the checks found."""
-        try:
-            return self._check(rows, results)
-        except MemoryError as error:  # fp32 copies of weights in half precision
-            self._strict = self._arithmetic
-            self._note(f"results are held against {self._arithmetic} alone, which hides small errors: {error}")
-            return self._check(rows, results)
-
-    def _check(self, rows: Sequence[Row], results: Results) -> tuple[list[WrongPair], CheckReport]:
         report = CheckReport()
         wrong: list[WrongPair] = []
         for row in rows:
             if row[0] in self._request.products:
-                wrong += self._check_products(row, results.row(*row), report)
+                wrong += self._with_less_memory(self._check_products, row, results, report)
             for name in self._request.preconditioned.get(row[0], ()):
-                wrong += self._check_preconditioned(row, name, results.row(*row, name), report)
+                wrong += self._with_less_memory(partial(self._check_preconditioned, name), row, results, report)
         for row in [row for row in rows if self._request.projections.get(row[0])][:1]:
-            wrong += self._check_projections(row, results, report)
+            wrong += self._with_less_memory(self._check_projections, row, results, report)
         return wrong, report
 
-    def _check_products(self, row: Row, found: np.ndarray, report: CheckReport) -> list[WrongPair]:
-        pair = self._index.pair(*row)
+    def _with_less_memory(
+        self,
+        check: Callable[[Row, Results, CheckReport], list[WrongPair]],
+        row: Row,
+        results: Results,
+        report: CheckReport,
+    ) -> list[WrongPair]:
+        """What a check finds wrong, in the first of several ways that memory suffices for; nothing where it never does."""
+        wrong: list[WrongPair] = []
+
+        def look() -> None:
+            wrong.extend(check(row, results, report))
+
+        for make_room in (lambda: True, self._compute_activations_again, self._hold_against_own_arithmetic):
+            if make_room() and fits_in_memory(look, self._plain.device):
+                return wrong
+        tokens = ", ".join(str(sample.length) for sample in self._index.pair(*row))
+        self._note(
+            f"memory does not suffice to recompute {self._named(row)} ({tokens} tokens), so that it is not checked"
+        )
+        return []
+
+    def _compute_activations_again(self) -> bool:
+        """Whether that is another way than before."""
+        checkpointing = self._plain.checkpointing
+        if not checkpointing.blocks or checkpointing.beyond == 0:
+            return False
+        checkpointing.beyond = 0
+        return True
+
+    def _hold_against_own_arithmetic(self) -> bool:
+        """Whether that is another than before: of weights in half precision, copies in fp32 are done without."""
+        if self._strict == self._arithmetic:
+            return False
+        self._strict = self._arithmetic
+        self._note(
+            f"results are held against {self._arithmetic} alone, which hides small errors: copies of the weights in fp32 "
+            "need more memory than there is"
+        )
+        return True
+
+    def _check_products(self, row: Row, results: Results, report: CheckReport) -> list[WrongPair]:
+        pair, found = self._index.pair(*row), results.row(*row)
         exact = plain_products(self._plain, [pair], None, self._strict)[0]
         errors, doubtful, noisy = self._compared(pair, found, exact)
         report.pairs += 1
@@ -129,9 +164,13 @@ class PairChecks:
             _take_costs(found, exact, report)
         return self._wrong(row, errors, [number for number in doubtful if number not in noisy])
 
-    def _check_preconditioned(self, row: Row, name: str, found: np.ndarray, report: CheckReport) -> list[WrongPair]:
+    def _check_preconditioned(self, name: str, row: Row, results: Results, report: CheckReport) -> list[WrongPair]:
         """As for plain products, with gradients that are whitened in float64 by what is stored of the preconditioner."""
-        pair, whiten = self._index.pair(*row), self._whitening(self._preconditioners[name])
+        pair, found, whiten = (
+            self._index.pair(*row),
+            results.row(*row, name),
+            self._whitening(self._preconditioners[name]),
+        )
         exact = plain_products(self._plain, [pair], None, self._strict, whiten)[0]
         errors, doubtful, noisy = self._compared(pair, found, exact, whiten)
         report.preconditioned_pairs += 1

@@ -94,6 +94,9 @@ class PassOptions:
     tile: int | None = None
     #: Padded tokens of a batch, 0 for one sample at a time; None leaves it to the plan.
     batch_tokens: int | None = None
+    #: Padded tokens of a batch beyond which activations are computed again on the way back; "auto" leaves it to the plan, None
+    #: keeps them all.
+    checkpoint_beyond: int | Literal["auto"] | None = "auto"
     #: Pairs that are recomputed by plain autograd as soon as their block is done, one of them in the first block.
     check_pairs: int = 3
     #: The error of such a pair, relative to the lengths of both gradients in a component, that rounding must explain; None:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
 
 import torch
@@ -86,6 +86,8 @@ class Verification:
         self._reached: set[int] = set()
         #: Whether the last batch had other losses than plain autograd gives, or went through with an error.
         self._loss_differs = False
+        #: Whether gradients were seen to be right with activations that were computed again.
+        self._stands_checkpointing = False
         #: What errors are held against.
         self.tolerance = self.plain.arithmetic.strict.tolerance
 
@@ -156,6 +158,31 @@ class Verification:
             if wrong:
                 self._generalise(wrong)
         return not wrong
+
+    def stands_checkpointing(self, samples: Sequence[EncodedSample]) -> bool:
+        """Whether gradients are right where activations are computed again; where not, they are kept from now on."""
+        checkpointing = self.plain.checkpointing
+        if checkpointing.blocks and not self._stands_checkpointing:
+            with self._exactly():
+                self._stands_checkpointing = self._try_checkpointing(samples_to_verify(samples)[::-1])
+            if not self._stands_checkpointing:
+                checkpointing.forbid()
+                self.note("no block was seen to give the same gradients once more, so that all activations are kept")
+        return bool(checkpointing.blocks)
+
+    def _try_checkpointing(self, samples: Sequence[EncodedSample]) -> bool:
+        """Whether the first of these samples that memory suffices for has right gradients that way."""
+        wrong: list[bool] = []
+
+        def look(sample: EncodedSample) -> None:
+            try:
+                wrong.append(bool(self._wrong([sample], self.plain.checkpointing.always)))
+            except Exception as error:  # modules that do not stand it fail in ways of their own
+                if ran_out(error):
+                    raise
+                wrong.append(True)
+
+        return any(fits_in_memory(partial(look, sample), self.plain.device) for sample in samples) and not wrong[0]
 
     def compare(self, sample: EncodedSample) -> bool:
         """Whether a sample's gradients are right; what is wrong is taken in a more general way."""
@@ -231,11 +258,16 @@ class Verification:
         if not holds:
             self.forbid_batches()
 
-    def _wrong(self, batch: Sequence[EncodedSample]) -> set[int]:
-        """Components that hooks get wrong for some sample of a batch; all others that it reaches are proven."""
+    def _wrong(
+        self, batch: Sequence[EncodedSample], how: Callable[[], AbstractContextManager[None]] = nullcontext
+    ) -> set[int]:
+        """Components that hooks get wrong for some sample of a batch; all others that it reaches are proven.
+
+        `how` is around what hooks collect, not around what that is compared with.
+        """
         collected = Collected(self.hooks)
         try:
-            with self.hooks.open(), matmul_precision("fp32", self.plain.device):
+            with self.hooks.open(), matmul_precision("fp32", self.plain.device), how():
                 padded = PaddedBatch.of([batch], self.hooks.device)[0]
                 losses = self.hooks.backward(padded, collected, proving=True).tolist()
         except Exception as error:

@@ -17,6 +17,9 @@ FLOP_PER_MULTIPLY_ADD = 2
 #: weight is not formed, since weights are frozen.
 PRODUCTS_PER_PARAMETER = 2
 
+#: The share of a pass that its forward half is: what computing activations again costs.
+FORWARD_SHARE = 1 / 2
+
 #: Formed gradients that a product of two reads.
 READS_PER_PAIR = 2
 
@@ -57,6 +60,8 @@ def work_of_pass(memory: MemoryModel, passing: list[Lengths], distinct: list[Len
     """
     shape, graph = memory.shape, memory.graph
     tokens = sum(length for length, _ in passing)
+    beyond = memory.checkpoint_beyond
+    again = 0 if beyond is None else sum(length for length, _ in passing if length > beyond)
     projecting = memory.projected_numbers > 0
     formed = sum(c.size for number, c in enumerate(shape.components) if projecting or number not in memory.factored)
     # Self products of factors are taken like those of pairs, unless the gradient is formed anyway to be projected.
@@ -65,7 +70,7 @@ def work_of_pass(memory: MemoryModel, passing: list[Lengths], distinct: list[Len
     pairs = sum(map(len, graph.pairs.values()))
     forming, reading = _preconditioning(memory, tokens, len(passing))
     return Work(
-        pass_flop=tokens * flop_per_token(memory),
+        pass_flop=(tokens + FORWARD_SHARE * again) * flop_per_token(memory),
         batches=batches,
         forming_flop=float(FLOP_PER_MULTIPLY_ADD * tokens * formed) + forming,
         product_flop=FLOP_PER_MULTIPLY_ADD * numbers * (_token_pairs(graph) + own),

@@ -8,26 +8,29 @@ from gradsim_assets.core.gradients.engine.planning.pass_graph import Lengths, Pa
 from gradsim_assets.core.sample_gradients.device_profile import DeviceProfile
 from gradsim_assets.core.sample_gradients.inner_products import whole_pieces
 from gradsim_assets.core.sample_gradients.layout import Room, padded
-from gradsim_assets.core.sample_gradients.padded_batch import BatchShape
+from gradsim_assets.core.sample_gradients.padded_batch import LOSS_BYTES, BatchShape
 from gradsim_assets.core.sample_gradients.preconditioned_products import APPLIED_AT_ONCE
 from gradsim_assets.core.sample_gradients.preconditioning import numbers_of
 from gradsim_assets.core.sample_gradients.projections import projected_dimension
 
-#: Tensors of the logits' size that stand side by side at the peak: the logits, their softmax, and what is made of it.
-LOGITS_AT_ONCE = 3
+#: Tensors of the logits' size that stand side by side at the peak: the logits and their gradient.
+LOGITS_AT_ONCE = 2
+
+#: Tensors that stand beside them for as many tokens as the loss is made of at a time: scores, softmax, the gradient.
+SCORES_AT_ONCE = 3
 
 #: Tensors of a formed component's size that stand side by side while it is projected.
 PROJECTED_AT_ONCE = 3
-
-#: The loss takes logits in fp32 at least.
-LOGIT_BYTES = 4
 
 #: Token ids that stand for one-hot factors.
 ID_BYTES = 8
 
 
 class MemoryModel:
-    """Sizes of what a pass holds where `factored` components are held as factors and the others formed."""
+    """Sizes of what a pass holds where `factored` components are held as factors and the others formed.
+
+    Batches of more padded tokens than `checkpoint_beyond` have activations computed again; None: no batch.
+    """
 
     def __init__(
         self,
@@ -36,9 +39,11 @@ class MemoryModel:
         factored: frozenset[int],
         profile: DeviceProfile,
         keep_preconditioners: bool = True,
+        checkpoint_beyond: int | None = None,
     ) -> None:
         self.keeps_preconditioners = keep_preconditioners
         self.shape, self.graph, self.factored, self.profile = shape, graph, factored, profile
+        self.checkpoint_beyond = checkpoint_beyond
         #: Numbers of one gradient's formed components.
         self.formed_numbers = sum(
             whole_pieces(c.size) for number, c in enumerate(shape.components) if number not in factored
@@ -87,9 +92,19 @@ class MemoryModel:
 
     def passing_bytes(self, tokens: int, longest: int, labelled: int) -> int:
         """Bytes of a batch on its way through the model; `tokens` and `labelled` of them are padded."""
-        logit_bytes = max(LOGIT_BYTES, self.shape.activation_number_bytes)
-        logits = LOGITS_AT_ONCE * self.shape.vocabulary * labelled * logit_bytes
-        return int(self.shape.activations(tokens, longest) + logits)
+        logits = self.shape.vocabulary * labelled
+        scores = min(logits * self.shape.number_bytes, LOSS_BYTES)
+        held = LOGITS_AT_ONCE * logits * self.shape.activation_number_bytes
+        checkpointed, beyond = self.shape.checkpointed, self.checkpoint_beyond
+        if checkpointed is None or beyond is None or tokens <= beyond:
+            return int(self.shape.activations.bytes(tokens, longest) + held + SCORES_AT_ONCE * scores)
+        block = checkpointed.block.bytes(tokens, longest)
+        return int(checkpointed.between.bytes(tokens, longest) + held + max(block, SCORES_AT_ONCE * scores))
+
+    def most_passing_bytes(self, tokens: int, longest: int) -> int:
+        """The most bytes of any batch of up to so many padded tokens, all of them labelled."""
+        sizes = {tokens, min(tokens, self.checkpoint_beyond or 0)}
+        return max(self.passing_bytes(size, min(size, longest), size) for size in sizes)
 
     @property
     def kept_bytes(self) -> int:
@@ -133,7 +148,7 @@ class MemoryModel:
         numbers = tile * (self.formed_numbers + self.projected_numbers) * self.shape.number_bytes
         factors = (self.numbers_per_token + self.numbers_per_labelled_token) * padded(rows, self.profile.row_multiple)
         streamed = numbers + factors * self.shape.activation_number_bytes
-        most = max(self.passing_bytes(tokens, longest, tokens), self.product_bytes(longest))
+        most = max(self.most_passing_bytes(tokens, longest), self.product_bytes(longest))
         return streamed + most + self.kept_bytes
 
     def least_bytes(self) -> int:

@@ -1,6 +1,9 @@
 """What a pass costs per token, read off a model: sizes of factors, who shares an input, memory of activations."""
 
+from collections import Counter
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -46,6 +49,28 @@ class ComponentShape:
 
 
 @dataclass(frozen=True)
+class ActivationShape:
+    """Activations that a pass holds: of one sample of S tokens, linear * S + quadratic * S^2 bytes."""
+
+    linear: float
+    quadratic: float
+
+    def bytes(self, tokens: int, longest: int) -> float:
+        """Those of a batch of `tokens` tokens with samples of up to `longest`."""
+        return self.linear * tokens + self.quadratic * tokens * longest
+
+
+@dataclass(frozen=True)
+class CheckpointedShape:
+    """Activations of a pass that computes those of its blocks again."""
+
+    #: Between the blocks, all the time.
+    between: ActivationShape
+    #: Of the largest block, while it is gone through on the way back.
+    block: ActivationShape
+
+
+@dataclass(frozen=True)
 class ModelShape:
     """All that a plan needs to know of a model."""
 
@@ -56,17 +81,13 @@ class ModelShape:
     activation_number_bytes: int
     dtype: torch.dtype
     vocabulary: int
-    #: Activations of one sample of S tokens take linear * S + quadratic * S^2 bytes.
-    linear: float
-    quadratic: float
+    #: Where all are kept, and where those of the blocks are computed again; None: the model has no blocks.
+    activations: ActivationShape
+    checkpointed: CheckpointedShape | None
     #: Whether several samples can go through at a time.
     batchable: bool
     #: Bytes of all parameters, trainable or not.
     model_bytes: int
-
-    def activations(self, tokens: int, longest: int) -> float:
-        """Bytes of activations of a batch of `tokens` tokens with samples of up to `longest`."""
-        return self.linear * tokens + self.quadratic * tokens * longest
 
     @property
     def factorable(self) -> frozenset[int]:
@@ -84,8 +105,8 @@ class ModelShape:
 
 
 def measure(hooks: GradientHooks) -> ModelShape:
-    """The shape of a model with hooks, from three short forward passes (which FakeTensorMode can do without memory)."""
-    linear, quadratic = _activations(hooks)
+    """The shape of a model with hooks, from short forward passes (which FakeTensorMode can do without memory)."""
+    activations, checkpointed = _activations(hooks)
     factors: dict[int, list[FactorShape]] = {}
     for call in stackable_calls(hooks):
         factors.setdefault(call.component, []).append(FactorShape(call.left, call.right, call.shared, call.labelled))
@@ -98,26 +119,39 @@ def measure(hooks: GradientHooks) -> ModelShape:
         activation_number_bytes=hooks.parameters[0].element_size(),
         dtype=hooks.parameters[0].dtype,
         vocabulary=_vocabulary(hooks),
-        linear=linear,
-        quadratic=quadratic,
+        activations=activations,
+        checkpointed=checkpointed,
         batchable=hooks.batchable,
         model_bytes=sum(p.numel() * p.element_size() for p in hooks.model.parameters()),
     )
 
 
-def _activations(hooks: GradientHooks) -> tuple[float, float]:
-    """Bytes per token and per token squared, measured."""
+def _activations(hooks: GradientHooks) -> tuple[ActivationShape, CheckpointedShape | None]:
+    """Measured where all are kept, and where those of the blocks are computed again."""
+    lengths = [times * SHORT for times in (1, 2, 3)]
     try:
         with hooks.open():
-            first, second, third = (_activation_bytes(hooks, times * SHORT) for times in (1, 2, 3))
+            kept = [_KeptBytes(hooks, tokens) for tokens in lengths]
+            if not hooks.plain.checkpointing.blocks:
+                return _fitted([one.all for one in kept]), None
+            with hooks.plain.checkpointing.always():
+                between = [_KeptBytes(hooks, tokens).all for tokens in lengths]
     except Exception:
         if not any(type(parameter).__name__ == "FakeTensor" for parameter in hooks.model.buffers()):
             raise
         # Routing by value and some kernels have no fake form (experts): twice what goes in and out of every matrix.
         shapes = [p.shape for use in hooks.uses for p in use.module.parameters(recurse=False) if p.dim() > 1]
-        return 2.0 * sum(sum(shape[-2:]) for shape in shapes) * hooks.parameters[0].element_size(), 0.0
+        numbers = 2.0 * sum(sum(shape[-2:]) for shape in shapes)
+        return ActivationShape(numbers * hooks.parameters[0].element_size(), 0.0), None
+    checkpointed = CheckpointedShape(_fitted(between), _fitted([one.largest_block for one in kept]))
+    return _fitted([one.all for one in kept]), checkpointed
+
+
+def _fitted(sizes: list[int]) -> ActivationShape:
+    """What explains the bytes of samples of one, two and three times SHORT tokens."""
+    first, second, third = sizes
     quadratic = max(0.0, (third - 2 * second + first) / (2 * SHORT**2))  # constants (copies of weights) cancel
-    return max(0.0, (second - first) / SHORT - 3 * SHORT * quadratic), quadratic
+    return ActivationShape(max(0.0, (second - first) / SHORT - 3 * SHORT * quadratic), quadratic)
 
 
 def shape_of_config(config: Any, dtype: torch.dtype = torch.float32) -> ModelShape:
@@ -134,29 +168,43 @@ def _vocabulary(hooks: GradientHooks) -> int:
     return head.out_features if head is not None else int(getattr(hooks.model.config, "vocab_size", 0))
 
 
-def _activation_bytes(hooks: GradientHooks, tokens: int) -> int:
-    """Bytes that the graph of one sample of so many tokens keeps alive, weights not counted."""
-    own = {parameter.untyped_storage()._cdata for parameter in hooks.model.parameters()}
-    own |= {buffer.untyped_storage()._cdata for buffer in hooks.model.buffers()}
-    sizes: dict[int, int] = {}
+class _KeptBytes:
+    """What the graph of one sample of so many tokens keeps alive, weights not counted."""
 
-    def pack(tensor: torch.Tensor) -> torch.Tensor:
+    def __init__(self, hooks: GradientHooks, tokens: int) -> None:
+        self._own = {parameter.untyped_storage()._cdata for parameter in hooks.model.parameters()}
+        self._own |= {buffer.untyped_storage()._cdata for buffer in hooks.model.buffers()}
+        #: Bytes by storage, and by the block that was the first to keep it.
+        self._sizes: dict[int, int] = {}
+        self._of_blocks: Counter[int] = Counter()
+        self._block: int | None = None
+        with ExitStack() as stack:
+            for use in hooks.uses:
+                if not use.labelled:
+                    stack.callback(use.module.register_forward_pre_hook(self._remember).remove)
+            for number, block in enumerate(hooks.plain.checkpointing.blocks):
+                stack.callback(block.register_forward_pre_hook(partial(self._enter, number)).remove)
+                stack.callback(block.register_forward_hook(partial(self._enter, None)).remove)
+            stack.enter_context(torch.autograd.graph.saved_tensors_hooks(self._pack, lambda tensor: tensor))
+            with torch.enable_grad():
+                output = hooks.forward_only(torch.zeros(1, tokens, dtype=torch.int64, device=hooks.device))
+            del output
+        self.all = sum(self._sizes.values())
+        self.largest_block = max(self._of_blocks.values(), default=0)
+
+    def _enter(self, block: int | None, *called: object) -> None:
+        self._block = block
+
+    def _pack(self, tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
-        if storage._cdata not in own:
-            sizes[storage._cdata] = storage.nbytes()
+        if storage._cdata not in self._own and storage._cdata not in self._sizes:
+            self._sizes[storage._cdata] = storage.nbytes()
+            if self._block is not None:
+                self._of_blocks[self._block] += storage.nbytes()
         return tensor
 
-    def remember(module: torch.nn.Module, args: tuple[Any, ...]) -> None:
-        for one in args:
-            if isinstance(one, torch.Tensor):
-                pack(one)
-
-    handles = [use.module.register_forward_pre_hook(remember) for use in hooks.uses if not use.labelled]
-    try:
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), torch.enable_grad():
-            output = hooks.forward_only(torch.zeros(1, tokens, dtype=torch.int64, device=hooks.device))
-        del output
-    finally:
-        for handle in handles:
-            handle.remove()
-    return sum(sizes.values())
+    def _remember(self, module: torch.nn.Module, args: tuple[Any, ...]) -> None:
+        if torch.is_grad_enabled():  # else it is computed again later
+            for one in args:
+                if isinstance(one, torch.Tensor):
+                    self._pack(one)

@@ -1,6 +1,6 @@
 """The plan of a pass: which variants are held at a time, in which form, and what that costs; no weights needed."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import NamedTuple
@@ -31,6 +31,9 @@ KEPT_SHARE = 1 / 4
 
 #: Times that blocks are made smaller at most, until they fit with all their padding.
 TRIES = 3
+
+#: Shares of the longest sample's tokens beyond which activations may be computed again.
+CHECKPOINTED_SHARES = (1 / 2, 1 / 4, 1 / 8, 0)
 
 #: Shares of the factorable components, the most worthwhile first, that are tried as factors.
 FACTORED_SHARES = (0, 0.02, 0.1, 0.25, 0.5, 0.75, 1)
@@ -71,6 +74,8 @@ class Plan:
     #: Bytes of all preconditioners, and whether they stay on the device; otherwise a component's come there when they are used.
     preconditioner_bytes: int = 0
     preconditioners_kept: bool = True
+    #: Padded tokens of a batch beyond which activations are computed again on the way back; None: they are kept.
+    checkpoint_beyond: int | None = None
 
     @property
     def memory_bytes(self) -> int:
@@ -89,8 +94,10 @@ class Plan:
         """Originals of these lengths (falling) in tiles of batches."""
         return tiles(self.batches(lengths), lengths, self.tile, self.tile_tokens)
 
-    def with_less(self, block: int, note: Callable[[str], None]) -> "Plan":
+    def with_less(self, block: int, note: Callable[[str], None], checkpointable: bool = False) -> "Plan":
         """This plan with half as much at a time where `block` ran out of memory: batches first, then tiles, then it.
+
+        Where nothing can be halved, activations are computed again, if the model's are `checkpointable`.
 
         Raises:
             InputError: it is one sample at a time already.
@@ -108,6 +115,9 @@ class Plan:
             note(f"out of memory: block {block} halved to {half} held variants")
             halves = [variants[:half], variants[half:]]
             return replace(self, blocks=[*self.blocks[:block], *halves, *self.blocks[block + 1 :]])
+        if checkpointable and self.checkpoint_beyond != 0:
+            note("out of memory: activations are computed again on the way back")
+            return replace(self, checkpoint_beyond=0)
         raise InputError(
             "the device ran out of memory with one sample at a time; use a device with more memory, or shorten the "
             "longest samples."
@@ -116,6 +126,8 @@ class Plan:
     def describe(self) -> str:
         """One paragraph for the log and `gradsim plan`."""
         form = f"{len(self.factored)} components held as factors, the others as formed gradients"
+        if self.checkpoint_beyond is not None:
+            form += f"; activations of samples beyond {self.checkpoint_beyond} tokens computed again on the way back"
         return (
             f"{self.passes} backward passes ({self.passes / self.minimum_passes:.2f} x the minimum of "
             f"{self.minimum_passes}) over {self.tokens} tokens for {self.pairs} pairs, in {len(self.blocks)} blocks of "
@@ -151,14 +163,23 @@ def plan_pass(
     """
     options = options or PassOptions()
     profile = options.profile or profile_of(options.device, shape.dtype, options.precision)
+    choices = _choices_of_factors(shape, graph, options)
     keep = preconditioner_bytes(shape, graph) <= KEPT_SHARE * memory_bytes
-    planners = [
-        _Planner(MemoryModel(shape, graph, factored, profile, keep), memory_bytes, options)
-        for factored in _choices_of_factors(shape, graph, options)
-    ]
-    planned = [(planner, plan) for planner in planners if (plan := planner.plan(improve=False))]
+
+    def memories(beyonds: Iterable[int | None]) -> list[MemoryModel]:
+        return [MemoryModel(shape, graph, factored, profile, keep, one) for one in beyonds for factored in choices]
+
+    def planned_with(beyonds: Iterable[int | None]) -> list[tuple[_Planner, Plan]]:
+        planners = [_Planner(memory, memory_bytes, options) for memory in memories(beyonds)]
+        return [(planner, plan) for planner in planners if (plan := planner.plan(improve=False))]
+
+    wanted = options.checkpoint_beyond if shape.checkpointed else None
+    planned = planned_with([None if wanted == "auto" else wanted])
+    if wanted == "auto" and all(plan.passes > graph.minimum for _, plan in planned):
+        planned += planned_with(dict.fromkeys(int(share * graph.longest) for share in CHECKPOINTED_SHARES))
     if not planned:
-        least = min(planner.memory.least_bytes() for planner in planners)
+        beyond = 0 if wanted == "auto" else wanted
+        least = min(memory.least_bytes() for memory in memories([beyond]))
         raise InputError(
             f"the pass needs at least {least / 2**30:.2f} GiB beside the model for one pair of samples, but "
             f"{memory_bytes / 2**30:.2f} GiB are allowed; raise the memory limit or shorten the longest samples."
@@ -195,9 +216,12 @@ def batch_tokens_within(memory: MemoryModel, memory_bytes: int, options: PassOpt
     if options.batch_tokens is not None:
         return options.batch_tokens
     # As many tokens as the longest sample has take no more memory than that sample alone.
-    longest = memory.graph.longest
+    # One that is computed again has a batch of its own, for the cost of that is counted by samples.
+    beyond = memory.checkpoint_beyond
+    longest = memory.graph.longest if beyond is None else min(memory.graph.longest, beyond)
     most = max(memory_bytes * WORKING_SHARE, memory.passing_bytes(longest, longest, longest))
-    fitting = (n for n in memory.profile.batch_tokens if memory.passing_bytes(n, n, n) <= most)
+    sizes = (n for n in memory.profile.batch_tokens if beyond is None or n <= beyond)
+    fitting = (n for n in sizes if memory.passing_bytes(n, n, n) <= most)
     return next(fitting, 0)
 
 
@@ -266,6 +290,7 @@ class _Planner:
             product_rate=self.memory.profile.product_rate,
             preconditioner_bytes=preconditioner_bytes(self.shape, graph),
             preconditioners_kept=self.memory.keeps_preconditioners,
+            checkpoint_beyond=self.memory.checkpoint_beyond,
         )
         needs, passing, batches = [], list[Lengths](), 0
         for block in blocks:
