@@ -32,7 +32,11 @@ LAYERS = (
 )
 
 #: Tables that one asset function makes together, and the module that defines it.
-TOGETHER = {"dot_products": "gradient_pass", "projected_similarity": "gradient_pass"}
+TOGETHER = {
+    "dot_products": "gradient_pass",
+    "projected_similarity": "gradient_pass",
+    "all_pairs_projected": "all_pairs",
+}
 
 #: Assets whose computation has another name than they have, and why.
 NAMED_OTHERWISE = {

@@ -23,15 +23,19 @@ _ROUNDS = 5
 @click.command()
 def demo() -> None:
     """Run everything on the embedded demo and say where the report is."""
-    _run(DEMO, "all", force=False, settings=load_settings(), requested=True)
+    _run(DEMO, "all", force=False, settings=load_settings(), requested=("evaluation",))
 
 
 #: What `--only` leaves of the stages. The evaluation is made on request; what was once asked for is kept up to date by "all".
 PARTS = {
-    "all": ("originals", "variants", "gradients", "evaluation", "analyses", "comparison"),
+    "all": (
+        *("originals", "variants", "gradients"),
+        *("evaluation", "retraining", "counterfactuals"),
+        *("analyses", "comparison"),
+    ),
     "datasets": ("originals", "variants"),
     "gradients": ("originals", "variants", "gradients"),
-    "evaluation": ("originals", "variants", "gradients", "evaluation", "analyses"),
+    "evaluation": ("originals", "variants", "gradients", "evaluation", "retraining", "counterfactuals", "analyses"),
     "analyses": ("analyses", "comparison"),
 }
 
@@ -42,10 +46,20 @@ PARTS = {
 @click.option("--force", is_flag=True, help="Compute also what is there and up to date.")
 def run(model: str, only: str | None, force: bool) -> None:
     """Materialise what is missing or stale for MODEL: datasets, gradients, analyses, report."""
-    _run(model, only or "all", force, load_settings(), requested=only == "evaluation")
+    settings = load_settings()
+    requested = _requested(model, settings) if only == "evaluation" else ()
+    _run(model, only or "all", force, settings, requested)
 
 
-def _run(model_id: str, part: str, force: bool, settings: Settings, requested: bool) -> None:
+def _requested(model_id: str, settings: Settings) -> tuple[str, ...]:
+    """The stages made on request that can be made of a model: it is retrained where the configuration says how."""
+    if settings.training_of(model_id) is None:
+        click.echo(f"{model_id} is not retrained: nothing under [training] says how it was made from the originals")
+        return ("evaluation",)
+    return ("evaluation", "retraining", "counterfactuals")
+
+
+def _run(model_id: str, part: str, force: bool, settings: Settings, requested: tuple[str, ...]) -> None:
     from gradsim_assets.cli.summary import print_summary
     from gradsim_assets.defs.stages import STAGES
     from gradsim_assets.resources.by_name import resources
@@ -82,14 +96,14 @@ def _one_round(
     force: bool,
     settings: Settings,
     absent: set[str],
-    requested: bool,
+    requested: tuple[str, ...],
 ) -> int:
     """Computes what is missing or stale now, stage by stage, and returns how many runs that took."""
     if part != "analyses":
         runs.observe(model_id, settings)
     ran = 0
     for stage in stages:
-        for partition, assets in runs.turns(stage, model_id, force, requested):
+        for partition, assets in runs.turns(stage, model_id, force, stage.job in requested):
             assets = _with_inputs(assets, model_id, settings, absent) if part == "analyses" else assets
             if not assets:
                 continue

@@ -62,4 +62,4 @@ def point_style(place: int) -> Style:
 
 def method_colour(method: str) -> str:
     """Methods that look at gradients stand out against those that do not."""
-    return GREY if method in ("bm25", "chance", "text_overlap", "random") else BLUE
+    return GREY if method in ("bm25", "chance", "text_overlap", "representation", "random") else BLUE
