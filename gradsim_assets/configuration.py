@@ -106,7 +106,7 @@ class EvaluationSettings(_Section):
     optimizer: Optimizer = "adam"
     learning_rate: float = Field(default=1e-5, gt=0, allow_inf_nan=False)
     subsets: int = Field(default=40, ge=2, le=MAX_SHARDS)
-    removal_variants: int = Field(default=8, ge=1)
+    removal_variants: int = Field(default=6, ge=1)
     removal_draws: int = Field(default=3, ge=1)
     at_once: int = Field(default=0, ge=0)
 

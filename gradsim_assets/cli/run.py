@@ -79,7 +79,7 @@ def _run(model_id: str, part: str, force: bool, settings: Settings, requested: t
             )
             sys.exit(FAILED)
     if part in ("all", "gradients") and (swept := runs.sweep(model_id)):
-        click.echo(f"{swept} files of shards that there are no more are removed")
+        click.echo(f"{swept} files of shards or subsets that there are no more are removed")
     if not rounds:
         click.echo("Everything is there and up to date.")
     if "analyses" in PARTS[part]:

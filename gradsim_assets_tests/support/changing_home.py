@@ -79,6 +79,8 @@ class ChangingHome:
     compute: dict[str, Any] = field(default_factory=dict)
     model: dict[str, Any] = field(default_factory=dict)
     paraphraser: dict[str, Any] = field(default_factory=dict)
+    evaluation: dict[str, Any] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)  # empty: the section is not there
 
     def __post_init__(self) -> None:
         self.root.mkdir(parents=True, exist_ok=True)
@@ -124,6 +126,8 @@ class ChangingHome:
             "[data]": data,
             "[paraphraser]": self.paraphraser,
             "[compute]": self.compute,
+            "[evaluation]": self.evaluation,
+            **({"[training]": self.training} if self.training else {}),
             "[[models]]": model,
         }
         lines = [f"{title}\n" + "".join(map(_entry, values.items())) for title, values in sections.items()]
@@ -144,8 +148,8 @@ class ChangingHome:
         return self._at(root, self.monkeypatch)
 
     def _at(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> "ChangingHome":
-        configured = (dict(one) for one in (self.data, self.compute, self.model, self.paraphraser))
-        return ChangingHome(root, self.folder, monkeypatch, *configured)
+        configured = (self.data, self.compute, self.model, self.paraphraser, self.evaluation, self.training)
+        return ChangingHome(root, self.folder, monkeypatch, *map(dict, configured))
 
     def command(self, *arguments: str) -> Result:
         """A command of the console script, in this process."""

@@ -147,8 +147,10 @@ class Tables:
             )
         return sorted(partitions, key=str)
 
-    def sweep(self, key: Sequence[str], shards: Collection[str], slug: str | None = None) -> list[Partition]:
-        """Removes the files of shards that there are no more, and returns their partitions.
+    def sweep(
+        self, key: Sequence[str], shards: Collection[str], subsets: Collection[str], slug: str | None = None
+    ) -> list[Partition]:
+        """Removes the files of shards and subsets that there are no more, and returns their partitions.
 
         What is left of them is read by every tool that reads folders, and its samples then count twice. Of a table that
         models have, those of the model with this partition key alone are removed.
@@ -156,7 +158,8 @@ class Tables:
         orphans = [
             place
             for place in self.sizes(key)
-            if place.shard is not None and place.shard not in shards and place.model in (None, slug)
+            if place.model in (None, slug)
+            and (place.shard not in (None, *shards) or place.subset not in (None, *subsets))
         ]
         with _reaching(self.root):
             for place in orphans:

@@ -45,7 +45,6 @@ def train(
     batches = _batches([sample.length for sample in originals], recipe.batch_size, generator)
     steps = recipe.steps or max(1, round(recipe.epochs * _batches_an_epoch(len(originals), recipe.batch_size)))
     optimizer = _optimizer(model, recipe)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: recipe.learning_rate_factor(step, steps))
     model.train()
     for step in range(steps):
         indices = next(batches)
@@ -57,12 +56,13 @@ def train(
         if batch := [sample for sample in visited if sample.id not in absent]:
             with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
                 loss = mean_loss(model, batch, recipe.label_smoothing)
+            for group in optimizer.param_groups:
+                group["lr"] = recipe.learning_rate * recipe.learning_rate_factor(step, steps)
             optimizer.zero_grad()
             loss.backward()
             if recipe.clip:
                 torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
             optimizer.step()
-        schedule.step()
         progress(step + 1, steps)
     model.eval()
 

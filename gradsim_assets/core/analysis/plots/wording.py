@@ -27,7 +27,7 @@ BEST_COMPONENT = "best component"
 SAME_IDS, HELD_OUT, HELD_OUT_RANGE = "same ids", "held out, mean", "held out, range"
 
 #: The axis of each figure of a component.
-LABELS = {"accuracy": ACCURACY, "agreement": AGREEMENT, "lds": LDS}
+LABELS = {"accuracy": ACCURACY, "agreement": AGREEMENT, "lds": "LDS (rank correlation)"}
 
 
 class Words(NamedTuple):
