@@ -40,7 +40,6 @@ def train(
     absent = set(left_out)
     if all(sample.id in absent for sample in originals):
         raise InputError("no original is left to train on; leave out fewer.")
-    device = next(model.parameters()).device
     generator = torch.Generator().manual_seed(recipe.seed)
     batches = _batches([sample.length for sample in originals], recipe.batch_size, generator)
     steps = recipe.steps or max(1, round(recipe.epochs * _batches_an_epoch(len(originals), recipe.batch_size)))
@@ -54,17 +53,28 @@ def train(
             for index, other in zip(indices, swap, strict=True)
         ]
         if batch := [sample for sample in visited if sample.id not in absent]:
-            with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
-                loss = mean_loss(model, batch, recipe.label_smoothing)
-            for group in optimizer.param_groups:
-                group["lr"] = recipe.learning_rate * recipe.learning_rate_factor(step, steps)
-            optimizer.zero_grad()
-            loss.backward()
-            if recipe.clip:
-                torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
-            optimizer.step()
+            _take_step(model, batch, optimizer, recipe, recipe.learning_rate_factor(step, steps))
         progress(step + 1, steps)
     model.eval()
+
+
+def _take_step(
+    model: Any,
+    batch: Sequence[EncodedSample],
+    optimizer: torch.optim.Optimizer,
+    recipe: TrainingRecipe,
+    rate_factor: float,
+) -> None:
+    device = next(model.parameters()).device
+    with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
+        loss = mean_loss(model, batch, recipe.label_smoothing)
+    for group in optimizer.param_groups:
+        group["lr"] = recipe.learning_rate * rate_factor
+    optimizer.zero_grad()
+    loss.backward()
+    if recipe.clip:
+        torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
+    optimizer.step()
 
 
 def _optimizer(model: Any, recipe: TrainingRecipe) -> torch.optim.Optimizer:

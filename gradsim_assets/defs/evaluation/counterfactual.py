@@ -14,7 +14,7 @@ from gradsim_assets.core.errors import InputError
 from gradsim_assets.core.evaluation.methods import Method, Scored, methods
 from gradsim_assets.core.models.loading import LoadedModel
 from gradsim_assets.core.models.revisions import Revision
-from gradsim_assets.core.partition_keys import model_id_of
+from gradsim_assets.core.partition_keys import model_id_of, model_slug
 from gradsim_assets.core.samples import Sample, samples_of
 from gradsim_assets.core.similarity.pair_products import PairProducts
 from gradsim_assets.core.tables.schemas import ALL_PAIRS, ALL_PAIRS_PROJECTED, LIMA, MODEL_GENERATED, PARAPHRASED
@@ -100,8 +100,6 @@ class Counterfactual:
     @cached_property
     def place(self) -> Partition:
         """Where the tables of the model lie."""
-        from gradsim_assets.core.partition_keys import model_slug
-
         return Partition(model_slug(self.model_id))
 
     @cached_property
