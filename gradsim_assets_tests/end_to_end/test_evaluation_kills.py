@@ -39,11 +39,12 @@ learning_rate = 1e-3
 
 def test_every_table_of_the_evaluation_survives_a_kill_in_a_backfill(tmp_path: Path) -> None:
     folder = save_tiny_model(tmp_path / "model")
+    config = f'{CONFIG}[[models]]\nid = "{folder}"\n'
     reference = tmp_path / "reference"
-    undisturbed = gradsim(reference, "run", str(folder), "--only", "evaluation", config=CONFIG, OMP_NUM_THREADS="1")
+    undisturbed = gradsim(reference, "run", str(folder), "--only", "evaluation", config=config, OMP_NUM_THREADS="1")
     assert undisturbed.returncode == 0, undisturbed.stdout + undisturbed.stderr
 
-    platform = Platform(tmp_path / "platform", CONFIG)
+    platform = Platform(tmp_path / "platform", config)
     platform.instance.add_dynamic_partitions("model", [model_slug(str(folder))])
     finished = platform.home / "retrainings"
     platform.start()

@@ -53,6 +53,11 @@ class RetrainingPlan:
             InputError: nobody says.
         """
         recipe = self.settings.training_of(model_id)
+        if recipe is None and model_id == DEMO:
+            raise InputError(
+                "the demo's model was made from all of the demo's data, and the originals or paraphrases are others now; retrain it "
+                'with data.originals = "demo", data.paraphrases = "demo" and data.samples = 0.'
+            )
         if recipe is None:
             raise InputError(
                 f"nobody says how {model_id} was made from the originals, so it cannot be made again without some of them; describe "
