@@ -19,6 +19,7 @@ from gradsim_assets.core.models.controls import trained_id, untrained_id
 from gradsim_assets.core.models.revisions import whole_id
 from gradsim_assets.core.models.tokenization import ContextPolicy
 from gradsim_assets.core.partition_keys import MAX_SHARDS
+from gradsim_assets.core.training.recipe import TrainingRecipe
 from gradsim_assets.demo import DEMO
 
 #: The compute profile of gradients and generation, unless a model chooses another one.
@@ -107,7 +108,7 @@ class PreconditionerSettings(_Section):
 
 
 class EvaluationSettings(_Section):
-    """What is measured of the meaning of scores, by single optimizer steps."""
+    """What is measured of the meaning of scores, by single optimizer steps and by retraining."""
 
     pairs: int = Field(default=64, ge=2)
     variants: int = Field(default=64, ge=2)
@@ -115,6 +116,10 @@ class EvaluationSettings(_Section):
     draws: int = Field(default=3, ge=1)
     optimizer: Optimizer = "adam"
     learning_rate: float = Field(default=1e-5, gt=0, allow_inf_nan=False)
+    subsets: int = Field(default=40, ge=2, le=MAX_SHARDS)
+    removal_variants: int = Field(default=6, ge=1)
+    removal_draws: int = Field(default=3, ge=1)
+    at_once: int = Field(default=0, ge=0)
 
 
 class AutomationSettings(_Section):
@@ -137,11 +142,13 @@ class ModelSettings(_Section):
     base: str = ""
     controls: bool = False
     optimizer_state: str = ""
+    training: TrainingRecipe | None = None  # what it names goes before what [training] names
 
     @property
     def shared(self) -> dict[str, Any]:
-        """The settings that controls of the model have, too; no optimizer has trained them."""
-        return self.model_dump(exclude={"id", "base", "controls", "optimizer_state"}, exclude_none=True)
+        """The settings that controls of the model have, too; what says how it was trained is not theirs."""
+        own = {"id", "base", "controls", "optimizer_state", "training"}
+        return self.model_dump(exclude=own, exclude_none=True)
 
     def differing(self, default: "ModelSettings") -> str:
         """What decides values and is not as in `default`, such as "candidates=10 dtype=bfloat16"; "" where all is."""
@@ -163,6 +170,7 @@ class Settings(_Section):
     compute: ComputeSettings = ComputeSettings()
     preconditioners: PreconditionerSettings = PreconditionerSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
+    training: TrainingRecipe | None = None
     automation: AutomationSettings = AutomationSettings()
     models: tuple[ModelSettings, ...] = (ModelSettings(id=DEMO),)
     home: Path
@@ -220,6 +228,23 @@ class Settings(_Section):
                 "whose tokenizer cuts the prompts."
             )
         return named or self.models[0].id
+
+    def training_of(self, model_id: str) -> TrainingRecipe | None:
+        """How a model was made from the originals; None where nobody says, or where they are others than it was made from.
+
+        The demo's recipe is known, and holds for its own data alone. A control has seen no originals: neither random weights nor
+        the base that another model was made from.
+        """
+        own = next((model.training for model in self.models if model.id == model_id), None)
+        if trained_id(model_id) is not None or (own is None and model_id in self.bases.values()):
+            return None
+        if model_id != DEMO:
+            general = self.training or (TrainingRecipe() if own else None)
+            return general.with_those_of(own) if general else None
+        from gradsim_assets.demo.model import RECIPE
+
+        whole = (self.data.originals, self.data.paraphrases, self.data.samples) == (DEMO, DEMO, 0)
+        return RECIPE.training.with_those_of(own) if whole else None
 
     @property
     def fingerprint(self) -> str:
@@ -326,14 +351,22 @@ def _check_bases(settings: Settings) -> None:
             )
 
 
+def _section_of(parents: list[int | str]) -> Any:
+    """The class of the section that an unknown key stands in."""
+    if "training" in parents:
+        return TrainingRecipe
+    if not parents:
+        return Settings
+    return ModelSettings if parents[0] == "models" else Settings.model_fields[str(parents[0])].annotation
+
+
 def _sentence(path: str, error: ValidationError) -> str:
     """The first fault of a configuration file in one sentence."""
     fault = error.errors()[0]
     where = ".".join(str(part) for part in fault["loc"])
     if fault["type"] == "extra_forbidden":
         *parents, key = fault["loc"]
-        section = Settings.model_fields[str(parents[0])].annotation if parents else Settings
-        section = ModelSettings if parents[:1] == ["models"] else section
+        section = _section_of(parents)
         known = [name for name in getattr(section, "model_fields", {}) if name not in _PLACES]
         close = difflib.get_close_matches(str(key), known, n=1)
         hint = f"did you mean {close[0]}?" if close else f"known here: {', '.join(known)}."

@@ -26,7 +26,14 @@ from gradsim_assets.defs.candidates import bm25_candidates
 from gradsim_assets.defs.checks import build_status, build_tables
 from gradsim_assets.defs.curvature import curvature, optimizer_states
 from gradsim_assets.defs.datasets import lima, model_generated, originals_source, paraphrased, paraphrases_source
-from gradsim_assets.defs.evaluation import first_order, tail_patch
+from gradsim_assets.defs.evaluation import (
+    all_pairs,
+    first_order,
+    linear_datamodeling_score,
+    removal,
+    subset_losses,
+    tail_patch,
+)
 from gradsim_assets.defs.exchange import import_scripts
 from gradsim_assets.defs.gradients import gradient_pass
 from gradsim_assets.defs.models import hf_model
@@ -48,7 +55,7 @@ def build_definitions(settings: Settings, profiles: Mapping[str, Profile] | None
         # Multi-partition mappings and partitioned checks are beta or preview; we pin the version that they work on.
         warnings.simplefilter("ignore", dg.BetaWarning)
         warnings.simplefilter("ignore", dg.PreviewWarning)
-        return _build(settings, Partitions(settings.data.shards), profiles or {})
+        return _build(settings, Partitions(settings.data.shards, settings.evaluation.subsets), profiles or {})
 
 
 def _build(settings: Settings, partitions: Partitions, profiles: Mapping[str, Profile]) -> dg.Definitions:
@@ -63,6 +70,10 @@ def _build(settings: Settings, partitions: Partitions, profiles: Mapping[str, Pr
         *gradient_similarity.build(),
         *first_order.build(settings, partitions, heavy),
         *tail_patch.build(settings, partitions, heavy),
+        subset_losses.build(settings, partitions, heavy),
+        all_pairs.build(settings, heavy),
+        *linear_datamodeling_score.build(settings, heavy),
+        *removal.build(settings, heavy),
         parameters_per_component.build(light),
         *accuracy_per_component.build(),
         *agreement.build(),

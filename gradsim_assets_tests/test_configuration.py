@@ -41,6 +41,13 @@ def test_the_example_file_shows_the_defaults_and_knows_every_key(tmp_path: Path)
     [
         ("[data]\nshard = 3", "unknown key data.shard; did you mean shards?"),
         ("[dta]\nshards = 3", "unknown key dta; did you mean data?"),
+        ("[training]\nepoch = 3", "unknown key training.epoch; did you mean epochs?"),
+        (
+            '[[models]]\nid = "a/b"\ntraining = { lerning_rate = 1.0 }',
+            "unknown key models.0.training.lerning_rate; did you mean learning_rate?",
+        ),
+        ("[training]\nlabel_smoothing = 1", "training.label_smoothing = 1 is not accepted"),
+        ("[evaluation]\nsubsets = 100", "evaluation.subsets = 100 is not accepted"),
         (
             '[[models]]\nid = "a/b"\nflavour = 1',
             "unknown key models.0.flavour; known here: id, dtype, chat_template, context, candidates",

@@ -25,15 +25,23 @@ _ROUNDS = 5
 def demo() -> None:
     """Run everything on the embedded demo and on its untrained control, and say where the report is."""
     launcher(writes=True).add_model(untrained_id(DEMO))
-    _run(DEMO, "all", force=False, settings=load_settings(), requested=True)
+    _run(DEMO, "all", force=False, settings=load_settings(), requested=("evaluation",))
 
 
 #: What `--only` leaves of the stages. The evaluation is made on request; what was once asked for is kept up to date by "all".
 PARTS = {
-    "all": ("originals", "variants", "curvature", "gradients", "evaluation", "analyses", "comparison"),
+    "all": (
+        *("originals", "variants", "curvature", "gradients"),
+        *("evaluation", "retraining", "counterfactuals"),
+        *("analyses", "comparison"),
+    ),
     "datasets": ("originals", "variants"),
     "gradients": ("originals", "variants", "curvature", "gradients"),
-    "evaluation": ("originals", "variants", "curvature", "gradients", "evaluation", "analyses"),
+    "evaluation": (
+        *("originals", "variants", "curvature", "gradients"),
+        *("evaluation", "retraining", "counterfactuals"),
+        "analyses",
+    ),
     "analyses": ("analyses", "comparison"),
 }
 
@@ -44,10 +52,20 @@ PARTS = {
 @click.option("--force", is_flag=True, help="Compute also what is there and up to date.")
 def run(model: str, only: str | None, force: bool) -> None:
     """Materialise what is missing or stale for MODEL: datasets, gradients, analyses, report."""
-    _run(model, only or "all", force, load_settings(), requested=only == "evaluation")
+    settings = load_settings()
+    requested = _requested(model, settings) if only == "evaluation" else ()
+    _run(model, only or "all", force, settings, requested)
 
 
-def _run(model_id: str, part: str, force: bool, settings: Settings, requested: bool) -> None:
+def _requested(model_id: str, settings: Settings) -> tuple[str, ...]:
+    """The stages made on request that can be made of a model: it is retrained where the configuration says how."""
+    if settings.training_of(model_id) is None:
+        click.echo(f"{model_id} is not retrained: nothing under [training] says how it was made from the originals")
+        return ("evaluation",)
+    return ("evaluation", "retraining", "counterfactuals")
+
+
+def _run(model_id: str, part: str, force: bool, settings: Settings, requested: tuple[str, ...]) -> None:
     from gradsim_assets.cli.summary import print_summary
     from gradsim_assets.defs.stages import STAGES
 
@@ -56,12 +74,11 @@ def _run(model_id: str, part: str, force: bool, settings: Settings, requested: b
     # Controls first, for the report of the model shows their figures; all models are compared once, behind it.
     for control in _controls(runs, model_id, part, settings):
         click.echo(f"control {control}:")
-        _up_to_date(
-            runs, [stage for stage in stages if stage.job != "comparison"], control, part, force, settings, False
-        )
+        own = [stage for stage in stages if stage.job != "comparison"]
+        _up_to_date(runs, own, control, part, force, settings, requested=())
     rounds = _up_to_date(runs, stages, model_id, part, force, settings, requested)
     if part in ("all", "gradients") and (swept := runs.sweep(model_id)):
-        click.echo(f"{swept} files of shards that there are no more are removed")
+        click.echo(f"{swept} files of shards or subsets that there are no more are removed")
     if not rounds:
         click.echo("Everything is there and up to date.")
     if "analyses" in PARTS[part]:
@@ -87,7 +104,7 @@ def _up_to_date(
     part: str,
     force: bool,
     settings: Settings,
-    requested: bool,
+    requested: tuple[str, ...],
 ) -> int:
     """Computes what is missing or stale for one model until nothing is, and returns how many rounds that took."""
     from gradsim_assets.core.tables.schemas import SETTINGS
@@ -120,14 +137,14 @@ def _one_round(
     force: bool,
     settings: Settings,
     absent: set[str],
-    requested: bool,
+    requested: tuple[str, ...],
 ) -> int:
     """Computes what is missing or stale now, stage by stage, and returns how many runs that took."""
     if part != "analyses":
         runs.observe(model_id, settings)
     ran = 0
     for stage in stages:
-        for partition, assets in runs.turns(stage, model_id, force, requested):
+        for partition, assets in runs.turns(stage, model_id, force, stage.job in requested):
             assets = _with_inputs(assets, model_id, settings, absent) if part == "analyses" else assets
             if not assets:
                 continue

@@ -46,6 +46,10 @@ class Home:
         """The report of a model, with its headline figures and plots."""
         return self.folder / "reports" / model_slug
 
+    def retrainings(self, model_slug: str) -> Path:
+        """Losses after retrainings of a model, by what was left out: none is made twice."""
+        return self.folder / "retrainings" / model_slug
+
     def scratch(self, *parts: str) -> Path:
         """Unfinished work of a step, from which the next try goes on."""
         return self.folder.joinpath("scratch", *parts)

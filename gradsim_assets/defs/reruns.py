@@ -16,10 +16,10 @@ STALE, NEEDED = "rerun_stale", "run_needed"
 
 
 def _sweep(context: dg.OpExecutionContext, store: TableStore) -> int:
-    """Removes what another number of shards has left of tables whose models are registered; how many files."""
-    shards = shard_keys(store.shards)
+    """Removes what other numbers of shards or subsets have left of tables whose models are registered; how many files."""
+    keys = shard_keys(store.shards), shard_keys(store.subsets)
     slugs = registered(context.instance)
-    return sum(len(store.tables.sweep(path, shards, slug)) for path in PATHS.values() for slug in slugs)
+    return sum(len(store.tables.sweep(path, *keys, slug)) for path in PATHS.values() for slug in slugs)
 
 
 def rerun_job(name: str, missing: bool) -> dg.JobDefinition:
@@ -38,7 +38,9 @@ def rerun_job(name: str, missing: bool) -> dg.JobDefinition:
             context.log.info(f"backfill {backfill} over {len(wanted)} {what} partitions")
         else:
             swept = _sweep(context, store)
-            context.log.info(f"nothing is {what}; {swept} files of shards that there are no more were removed")
+            context.log.info(
+                f"nothing is {what}; {swept} files of shards or subsets that there are no more were removed"
+            )
 
     @dg.job(name=name, description=f"Hands a backfill of everything that is {what} to the daemon.")
     def rerun() -> None:

@@ -8,7 +8,7 @@ import dagster as dg
 
 from gradsim_assets.core.tables.schemas import MODEL_COMPARISON, MODEL_GENERATED
 from gradsim_assets.orchestration import groups
-from gradsim_assets.orchestration.asset_keys import asset_key
+from gradsim_assets.orchestration.asset_keys import BY_RETRAINING, BY_STEPS, COUNTERFACTUAL, asset_key
 from gradsim_assets.orchestration.dagster_internals import UnresolvedAssetJobDefinition
 
 
@@ -39,10 +39,23 @@ GRADIENTS = Stage(
 )
 EVALUATION = Stage(
     "evaluation",
-    dg.AssetSelection.groups(groups.EVALUATION),
+    dg.AssetSelection.assets(*BY_STEPS),
     "What the scores of a model mean, by single optimizer steps on it; needs what the gradients need. Made on request. "
     "COST: a few hundred gradients and losses a setting with the numbers of evaluation as they come, whatever the data: seconds "
     "for the demo, by estimate minutes for a model of 1 B parameters on a GPU.",
+)
+RETRAINING = Stage(
+    "retraining",
+    dg.AssetSelection.assets(*BY_RETRAINING),
+    "The model made again from halves of its originals, one partition each, where the configuration says how it was made. Made on "
+    "request. COST: one training on half of the data a partition: seconds for the demo, as much of a GPU as half the fine-tuning "
+    "took for others.",
+)
+COUNTERFACTUALS = Stage(
+    "counterfactuals",
+    dg.AssetSelection.assets(*COUNTERFACTUAL),
+    "Whether scores predict what retraining does, and what a variant loses without a method's top originals. Made on request. "
+    "COST: a gradient of every sample, and a training on nearly all of the data for every set of originals that is removed.",
 )
 ANALYSES = Stage(
     "analyses",
@@ -52,7 +65,10 @@ ANALYSES = Stage(
 COMPARISON = Stage("comparison", dg.AssetSelection.assets(MODEL_COMPARISON.name), "All models in one table.")
 
 #: In the order in which they need one another.
-STAGES = (ORIGINALS, VARIANTS, CURVATURE, GRADIENTS, EVALUATION, ANALYSES, COMPARISON)
+STAGES = (ORIGINALS, VARIANTS, CURVATURE, GRADIENTS, EVALUATION, RETRAINING, COUNTERFACTUALS, ANALYSES, COMPARISON)
+
+#: Those whose steps are worth processes (on Kubernetes: pods) of their own.
+HEAVY_STAGES = (CURVATURE, GRADIENTS, EVALUATION, RETRAINING, COUNTERFACTUALS)
 
 
 def build(light: Mapping[str, Any] | None = None, curvature: bool = False) -> list[UnresolvedAssetJobDefinition]:
@@ -67,7 +83,7 @@ def build(light: Mapping[str, Any] | None = None, curvature: bool = False) -> li
             description=stage.description,
             # Steps of seconds: on Kubernetes they share the run pod, and only heavy ones get pods of their own.
             tags=dict(light or {}) if stage is ANALYSES else None,
-            executor_def=None if stage in (CURVATURE, GRADIENTS, EVALUATION) else dg.in_process_executor,
+            executor_def=None if stage in HEAVY_STAGES else dg.in_process_executor,
         )
         for stage in STAGES
         if curvature or stage is not CURVATURE

@@ -6,22 +6,19 @@ apart, small enough to be trained in seconds.
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from gradsim_assets.core.files import whole_folder
 from gradsim_assets.core.locks import locked
 from gradsim_assets.core.models.chat_templates import TULU_TEMPLATE
-from gradsim_assets.core.models.encoded_sample import IGNORED, EncodedSample
+from gradsim_assets.core.models.encoded_sample import EncodedSample
 from gradsim_assets.core.models.tokenization import ChatTokenizer
 from gradsim_assets.core.samples import Sample, parse_samples
+from gradsim_assets.core.training.recipe import TrainingRecipe
 from gradsim_assets.demo import data
-
-if TYPE_CHECKING:
-    import torch
 
 #: Called with (steps done, steps in all).
 Progress = Callable[[int, int], None]
@@ -56,8 +53,24 @@ class Recipe:
     # Share of the visits with the paraphrased prompt (the answer is always the original's): a model that has read
     # nothing but the demo understands no rewording, and its own answers to paraphrased prompts would be gibberish.
     reworded_prompts: float = 0.2
-    # One thread: sums are then added up in the same order whatever the number of cores.
     threads: int = 1
+
+    @property
+    def training(self) -> TrainingRecipe:
+        """How the model is trained, as any model's training is told."""
+        return TrainingRecipe(
+            seed=self.seed,
+            steps=self.steps,
+            batch_size=self.batch_size,
+            learning_rate=self.learning_rate,
+            warmup_steps=self.warmup,
+            plateau=0.4,
+            lowest=0.02,
+            betas=(0.9, 0.95),
+            weight_decay=self.weight_decay,
+            label_smoothing=self.label_smoothing,
+            reworded_prompts=self.reworded_prompts,
+        )
 
 
 RECIPE = Recipe()
@@ -96,8 +109,10 @@ def build_demo_model(
 def _build(folder: Path, recipe: Recipe, random_init: bool, progress: Progress | None) -> None:
     from transformers.utils import logging
 
+    from gradsim_assets.core.training.loop import reproducible
+
     tokenizer = train_tokenizer(recipe)
-    with _reproducible(recipe):
+    with reproducible(recipe.seed):
         model = _new_model(recipe, tokenizer)
         if not random_init:
             _train(model, ChatTokenizer(tokenizer), recipe, progress)
@@ -168,94 +183,17 @@ def _encoded(chat: ChatTokenizer) -> tuple[list[EncodedSample], list[EncodedSamp
 
 
 def _train(model: Any, chat: ChatTokenizer, recipe: Recipe, progress: Progress | None) -> None:
-    """AdamW on the mean of the samples' losses, epoch after reshuffled epoch."""
-    import torch
     from tqdm import tqdm
 
+    from gradsim_assets.core.training.loop import train
+
     originals, reworded = _encoded(chat)
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, betas=(0.9, 0.95)
-    )
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _learning_rate_factor(step, recipe))
-    generator = torch.Generator().manual_seed(recipe.seed)
-    batches = _batches([sample.length for sample in originals], recipe, generator)
-    model.train()
     # disable=None: the bar is for terminals, not for log files.
-    for step in tqdm(range(recipe.steps), desc="Training the demo model", unit="step", disable=None):
-        indices = next(batches)
-        swap = (torch.rand(len(indices), generator=generator) < recipe.reworded_prompts).tolist()
-        batch = [(reworded if other else originals)[index] for index, other in zip(indices, swap, strict=True)]
-        loss = _mean_loss(model, batch, recipe.label_smoothing)
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        if progress is not None:
-            progress(step + 1, recipe.steps)
-    model.eval()
+    with tqdm(total=recipe.steps, desc="Training the demo model", unit="step", disable=None) as bar:
 
+        def tell(done: int, total: int) -> None:
+            bar.update()
+            if progress is not None:
+                progress(done, total)
 
-def _learning_rate_factor(step: int, recipe: Recipe) -> float:
-    """Linear warm-up, a plateau until 40 % of the steps, then linear decay."""
-    return min(1.0, (step + 1) / recipe.warmup, max(0.02, (recipe.steps - step) / (0.6 * recipe.steps)))
-
-
-def _batches(lengths: list[int], recipe: Recipe, generator: "torch.Generator") -> Iterator[list[int]]:
-    """Endless batches of sample indices; every epoch is a new permutation cut into near-equal batches.
-
-    Batches are cut from stretches of the permutation that are sorted by length, which saves a third of the padding.
-    """
-    import torch
-
-    pieces = -(-len(lengths) // recipe.batch_size)
-    while True:
-        permutation = torch.randperm(len(lengths), generator=generator)
-        for stretch in permutation.tensor_split(2):
-            by_length = sorted(stretch.tolist(), key=lengths.__getitem__)
-            batches = torch.tensor(by_length).tensor_split(pieces // 2)
-            for index in torch.randperm(len(batches), generator=generator).tolist():
-                yield batches[index].tolist()
-
-
-def _mean_loss(model: Any, samples: list[EncodedSample], smoothing: float) -> "torch.Tensor":
-    """Mean over samples of each sample's own loss (its mean negative log-likelihood per response token).
-
-    A mean over all tokens of the batch would weight a sample by its length instead.
-    """
-    import torch
-    from torch.nn.functional import cross_entropy
-    from torch.nn.utils.rnn import pad_sequence
-
-    input_ids = pad_sequence([torch.from_numpy(sample.input_ids) for sample in samples], batch_first=True)
-    targets = pad_sequence(
-        [torch.from_numpy(sample.labels[1:]) for sample in samples], batch_first=True, padding_value=IGNORED
-    )
-    scored = targets != IGNORED
-    # Padding is on the right and attention causal, so no response token ever sees it: no mask is needed.
-    hidden = model.model(input_ids=input_ids[:, :-1], use_cache=False).last_hidden_state
-    # Logits are the dearest part of so small a model: only where a label is.
-    losses = cross_entropy(model.lm_head(hidden[scored]), targets[scored], reduction="none", label_smoothing=smoothing)
-    weights = (1 / scored.sum(dim=1, keepdim=True)).expand_as(scored)[scored]
-    return (losses * weights).sum() / len(samples)
-
-
-@contextmanager
-def _reproducible(recipe: Recipe) -> Iterator[None]:
-    """Fixed seed, thread count and deterministic kernels inside; the process's own settings afterwards."""
-    import torch
-
-    threads = torch.get_num_threads()
-    deterministic = torch.are_deterministic_algorithms_enabled()
-    dtype = torch.get_default_dtype()
-    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
-        torch.manual_seed(recipe.seed)
-        torch.set_num_threads(recipe.threads)
-        torch.use_deterministic_algorithms(True)
-        torch.set_default_dtype(torch.float32)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(threads)
-            torch.use_deterministic_algorithms(deterministic)
-            torch.set_default_dtype(dtype)
+        train(model, originals, recipe.training, reworded=reworded, progress=tell)

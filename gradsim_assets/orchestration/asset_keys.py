@@ -3,20 +3,26 @@
 import dagster as dg
 
 from gradsim_assets.core.tables.schemas import (
+    ALL_PAIRS,
+    ALL_PAIRS_PROJECTED,
     BM25_CANDIDATES,
     CONTROL_COMPARISON,
     CURVATURE,
     DOT_PRODUCTS,
     FIRST_ORDER,
+    LINEAR_DATAMODELING_SCORE,
     MODEL_GENERATED,
     PARAPHRASED,
     PRECONDITIONED_PRODUCTS,
     PRECONDITIONERS,
     PROJECTED_SIMILARITY,
+    REMOVAL,
     SETTINGS,
+    SUBSET_LOSSES,
     TAIL_PATCH,
 )
 from gradsim_assets.core.tables.table_names import PATHS, asset_name
+from gradsim_assets.core.tables.table_schema import TableSchema
 
 
 def asset_key(*path: str) -> dg.AssetKey:
@@ -24,8 +30,18 @@ def asset_key(*path: str) -> dg.AssetKey:
     return dg.AssetKey(asset_name(path))
 
 
+def of_each_setting(*tables: TableSchema) -> tuple[dg.AssetKey, ...]:
+    """The keys of tables that exist for both settings."""
+    return tuple(asset_key(table.name, setting) for table in tables for setting in SETTINGS)
+
+
+#: The evaluation by single steps on the model, by retraining, and by what follows from both.
+BY_STEPS = of_each_setting(FIRST_ORDER, TAIL_PATCH)
+BY_RETRAINING = (asset_key(SUBSET_LOSSES.name),)
+COUNTERFACTUAL = of_each_setting(ALL_PAIRS, ALL_PAIRS_PROJECTED, LINEAR_DATAMODELING_SCORE, REMOVAL)
+
 #: Tables that are made on request alone: they are not missing where nobody has asked for them yet, and kept up to date after.
-ON_REQUEST = tuple(asset_key(table.name, setting) for table in (FIRST_ORDER, TAIL_PATCH) for setting in SETTINGS)
+ON_REQUEST = (*BY_STEPS, *BY_RETRAINING, *COUNTERFACTUAL)
 
 #: The curvature tables.
 CURVATURES = tuple(asset_key(CURVATURE.name, kind) for kind in PRECONDITIONERS)

@@ -1,4 +1,4 @@
-"""Partitions: models (dynamic), shards of the variants' ids (static), and both together."""
+"""Partitions: models (dynamic), shards of the variants' ids and subsets of the originals (static), and models with either."""
 
 import warnings
 from dataclasses import dataclass
@@ -17,6 +17,7 @@ class Partitions:
     """The partition definitions of one configuration."""
 
     shard_count: int
+    subset_count: int = 1
 
     @property
     def shards(self) -> dg.StaticPartitionsDefinition:
@@ -28,12 +29,26 @@ class Partitions:
         """Every model with every shard."""
         return dg.MultiPartitionsDefinition({"model": MODELS, "shard": self.shards})
 
+    @property
+    def subsets(self) -> dg.StaticPartitionsDefinition:
+        """Halves of the originals that models are retrained on."""
+        return dg.StaticPartitionsDefinition(shard_keys(self.subset_count))
+
+    @property
+    def model_subsets(self) -> dg.MultiPartitionsDefinition:
+        """Every model with every subset."""
+        return dg.MultiPartitionsDefinition({"model": MODELS, "subset": self.subsets})
+
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", dg.BetaWarning)  # the pinned version is the one that these work on
     #: Dependencies of model x shard on one dimension, and back. Dagster would infer them; said here, so that nobody guesses.
     BY_SHARD = dg.MultiToSingleDimensionPartitionMapping(partition_dimension_name="shard")
     BY_MODEL = dg.MultiToSingleDimensionPartitionMapping(partition_dimension_name="model")
+    #: Model x subset on model x shard: of the same model, whatever the rest.
+    SAME_MODEL = dg.MultiPartitionMapping(
+        {"model": dg.DimensionPartitionMapping("model", dg.IdentityPartitionMapping())}
+    )
 ALL = dg.AllPartitionMapping()
 
 

@@ -48,10 +48,10 @@ def targets(
         if not node.is_materializable or (keys is not None and key not in keys):
             continue
         above = [place for _, place in above_of(graph, key, changing)]
-        for target, where in partitions_of(instance, graph, key):
-            if not _within(where, models, shards):
-                continue
-            if on_request(key) and not requested and resolver.get_status(*target) == StaleStatus.MISSING:
+        partitions = [one for one in partitions_of(instance, graph, key) if _within(one[1], models, None)]
+        asked = None if requested or not on_request(key) else asked_for(resolver, partitions)
+        for target, where in partitions:
+            if not _within(where, None, shards) or (asked is not None and where.model not in asked):
                 continue
             if force or _changes(resolver, target, places_read(graph, key, where), above, missing):
                 changing.setdefault(key, []).append(where)
@@ -102,6 +102,11 @@ def partitions_of(
     ]
     # A wrong key out of the dialog is no model, and nothing could be computed of it.
     return [(target, where) for target, where in found if where.model is None or is_slug(where.model)]
+
+
+def asked_for(resolver: StatusResolver, partitions: Iterable[tuple[Target, Partition]]) -> set[str | None]:
+    """The models of which an asset that is made on request was made before, in whatever partition: all others of it follow."""
+    return {where.model for target, where in partitions if resolver.get_status(*target) != StaleStatus.MISSING}
 
 
 def touches(one: Partition, other: Partition) -> bool:

@@ -83,6 +83,8 @@ class _Walk:
         """The partition of a table in which the sample stands, or a lost one in which it may have stood."""
         path, names = table_path(key), dimensions_of(self.resolver.asset_graph.get(key).partitions_def)
         model = self.slug if "model" in names else None
+        if "subset" in names:  # each holds all samples: the first stands for them
+            return Partition(model, subset="00")
         if "shard" not in names:
             return Partition(model)
         places = [Partition(model, shard) for shard in self.shards]

@@ -13,7 +13,7 @@ from gradsim_assets.orchestration.controls import places_read
 from gradsim_assets.orchestration.dagster_internals import BaseAssetGraph, StaleStatus
 from gradsim_assets.orchestration.latest_records import in_chunks, latest_ids, records_of
 from gradsim_assets.orchestration.lost_files import LostFiles
-from gradsim_assets.orchestration.planner import Target, above_of, partitions_of, touches
+from gradsim_assets.orchestration.planner import Target, above_of, asked_for, partitions_of, touches
 from gradsim_assets.orchestration.stale_status import StatusResolver
 
 DONE, STALE, FAILED, RUNNING, MISSING = "done", "stale", "failed", "running", "missing"
@@ -95,14 +95,16 @@ def _of_table(
 ) -> Iterator[Standing]:
     partitioned = resolver.asset_graph.get(key).partitions_def is not None
     runs = attempts.unfulfilled(key, partitioned)
-    for target, place in partitions_of(instance, resolver.asset_graph, key):
+    partitions = list(partitions_of(instance, resolver.asset_graph, key))
+    asked = asked_for(resolver, partitions) if on_request(key) else set()
+    for target, place in partitions:
         last = attempts.status(runs.get(target.partition_key))
         running = last in _AT_WORK
         if last == dg.DagsterRunStatus.FAILURE:
             status, why = FAILED, "its last run failed; see the run's log"
         else:
             status, why = _status_of(resolver, target)
-        if on_request(key) and not running and (status, why) == (MISSING, _NEVER):
+        if on_request(key) and not running and place.model not in asked and (status, why) == (MISSING, _NEVER):
             continue
         yield Standing(key, target.partition_key, place, status, why, running)
 

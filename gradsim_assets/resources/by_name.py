@@ -24,7 +24,12 @@ class Resources(NamedTuple):
 
 def resources(settings: Settings) -> Resources:
     """The resources of one configuration."""
-    store = TableStore(root=settings.tables, configuration=settings.fingerprint, shards=settings.data.shards)
+    store = TableStore(
+        root=settings.tables,
+        configuration=settings.fingerprint,
+        shards=settings.data.shards,
+        subsets=settings.evaluation.subsets,
+    )
     return Resources(
         store=store,
         io_manager=ParquetIOManager(store=store),

@@ -25,6 +25,8 @@ class TableStore(dg.ConfigurableResource):
     configuration: str = ""
     #: Into how many shards samples are cut; 0 where nobody says.
     shards: int = 0
+    #: On how many halves of the originals models are retrained.
+    subsets: int = 1
 
     @property
     def tables(self) -> Tables:

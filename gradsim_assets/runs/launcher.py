@@ -125,10 +125,11 @@ class Launcher:
         return seen.metadata()
 
     def sweep(self, model_id: str) -> int:
-        """Removes what shards of another number of them have left of a model, and of tables without models; how many files."""
+        """Removes what other numbers of shards or subsets have left of a model, and of tables without models; how many files."""
         settings = load_settings()
-        tables, keys = Tables(settings.tables), shard_keys(settings.data.shards)
-        return sum(len(tables.sweep(path, keys, model_slug(model_id))) for path in PATHS.values())
+        tables, slug = Tables(settings.tables), model_slug(model_id)
+        keys = shard_keys(settings.data.shards), shard_keys(settings.evaluation.subsets)
+        return sum(len(tables.sweep(path, *keys, slug)) for path in PATHS.values())
 
     def work(
         self,

@@ -33,6 +33,7 @@ def scan(table: str, model: str | None = None, setting: str | None = None) -> pl
     path = path_of_table(f"{table}/{setting}" if setting else table)
     store = resources(settings).store
     there = store.tables.found(path)
+    subsets = shard_keys(settings.evaluation.subsets) if there[0].subset else [None]
     shards = shard_keys(settings.data.shards) if there[0].shard else [None]
     if there[0].model is None:
         parts = [Partition(shard=shard) for shard in shards]
@@ -42,7 +43,7 @@ def scan(table: str, model: str | None = None, setting: str | None = None) -> pl
     having = {place.model for place in there}
     frames = []
     for slug in slugs if model else [slug for slug in slugs if slug in having]:
-        parts = [Partition(slug, shard) for shard in shards]
+        parts = [Partition(slug, shard, subset) for shard in shards for subset in subsets]
         frame = store.tables.scan(path, parts)  # names what is missing before anything is read of it
         store.check_one_version(path, parts)
         frames.append(frame.select(pl.lit(model_id_of(slug)).alias("model"), pl.all()))

@@ -226,8 +226,9 @@ def test_the_evaluation_is_made_on_request_and_kept_up_to_date_after(home: Chang
     assert not any(name.startswith(("first_order", "tail_patch")) for name in home.tables())
     assert "What the scores mean" not in page.read_text()
     started = time.time()
-    home.run("--only", "evaluation")
+    assert "is not retrained: nothing under [training] says" in home.run("--only", "evaluation").output
     assert set(home.computed(started)) == {*EVALUATION, ("report", "")}
+    assert page.read_text().count("say under [training] how it was made") == 2
     assert "What the scores mean" in page.read_text() and page.read_text().count(predicts) == 2
     assert home.out_of_date() == {}
     assert not list((home.home / "scratch" / "evaluation").rglob("*.json"))
@@ -238,3 +239,54 @@ def test_the_evaluation_is_made_on_request_and_kept_up_to_date_after(home: Chang
     assert set(home.computed(started)) >= EVALUATION
     assert page.read_text().count(predicts) == 2
     assert home.out_of_date() == {}
+
+
+HALVES = {("subset_losses", "00"), ("subset_losses", "01")}
+ALL_PAIRS, SCORED = (
+    {(f"{table}_{setting}", "") for table in tables for setting in ("paraphrased", "model_generated")}
+    for tables in (("all_pairs", "all_pairs_projected"), ("linear_datamodeling_score", "removal"))
+)
+
+
+def test_a_model_is_made_again_on_request_where_the_configuration_says_how(home: ChangingHome) -> None:
+    page, predicts = home.home / "reports" / home.slug / "index.html", "models made again from halves of the originals"
+    home.training.update(steps=3, batch_size=2, learning_rate=1e-3)
+    home.evaluation.update(subsets=2, removal_variants=2, removal_draws=1)
+    home.configure()
+    started = time.time()
+    home.run()
+    assert home.computed(started) == {}, "nobody has asked for it"
+    home.run("--only", "evaluation")
+    assert set(home.computed(started)) == {*EVALUATION, *HALVES, *ALL_PAIRS, *SCORED, ("report", "")}
+    assert home.out_of_date() == {}
+    assert page.read_text().count(predicts) == 2 and "say under [training]" not in page.read_text()
+    losses = gradsim_assets.scan("subset_losses", home.model_id).collect()
+    assert losses.height == 2 * 3 * len(home.rows("originals"))
+    assert losses.filter(setting="original").group_by("subset").agg(pl.col("in_subset").sum())[
+        "in_subset"
+    ].to_list() == [2, 2]
+    trained = {path: path.stat().st_mtime_ns for path in (home.home / "retrainings").rglob("*.json")}
+
+    lost = Tables(str(home.home / "tables")).path(["subset_losses"], Partition(home.slug, subset="01"))
+    Path(str(lost)).unlink()
+    before = home.now()
+    home.run()
+    assert set(home.computed_since(before)) == {("subset_losses", "01")}
+    assert {path: path.stat().st_mtime_ns for path in (home.home / "retrainings").rglob("*.json")} == trained
+
+    home.training["seed"] = 1
+    home.configure()
+    before = home.now()
+    home.run()
+    assert set(home.computed_since(before)) == {*HALVES, *SCORED, ("report", "")}, "products are the same"
+    assert home.out_of_date() == {}
+    assert not gradsim_assets.scan("subset_losses", home.model_id).collect().equals(losses)
+
+    home.evaluation["subsets"] = 1 + len(HALVES)
+    home.configure()
+    home.run()
+    assert gradsim_assets.scan("subset_losses", home.model_id).collect()["subset"].n_unique() == 3
+    home.evaluation["subsets"] = len(HALVES)
+    home.configure()
+    home.run()
+    assert {place.subset for place in Tables(str(home.home / "tables")).found(["subset_losses"])} == {"00", "01"}

@@ -77,14 +77,22 @@ CURVATURES = {f"curvature_{kind}" for kind in PRECONDITIONERS}
 #: What any gradients are taken for.
 GRADIENTS = PRODUCTS | PROJECTED | PRECONDITIONED
 FIRST_ORDER, TAIL_PATCH = of_each_setting("first_order"), of_each_setting("tail_patch")
+ALL_PAIRS, PAIRS_PROJECTED = of_each_setting("all_pairs"), of_each_setting("all_pairs_projected")
+LDS, REMOVAL = of_each_setting("linear_datamodeling_score"), of_each_setting("removal")
+RETRAINED = LDS | REMOVAL | {"subset_losses"}
 EVALUATION = FIRST_ORDER | TAIL_PATCH
+#: What is measured of the meaning of scores, and the products of its own that it is measured with.
+EVALUATED = EVALUATION | ALL_PAIRS | PAIRS_PROJECTED | RETRAINED
 CONTROL_COMPARISON = of_each_setting("control_comparison")
 ENGINE, DECLARED = "core/gradients/engine", "core/gradients/numerics_version.py"
 
 #: (edit, what becomes stale), by what is edited.
 EDITS: Mapping[str, tuple[Edit, set[str]]] = {
     "the candidates": (inserted("core/candidates/bm25_candidates.py", "candidate_frame"), {"bm25_candidates"}),
-    "the index of the candidates": (replaced("core/candidates/bm25.py", "0.75", "0.8"), {"bm25_candidates"}),
+    "the index of the candidates": (
+        replaced("core/candidates/bm25.py", "0.75", "0.8"),
+        {"bm25_candidates"} | LDS | REMOVAL,
+    ),
     "which candidates a model uses": (
         inserted("core/candidates/bm25_candidates.py", "top_candidates"),
         GRADIENTS | {"report"},
@@ -120,17 +128,17 @@ EDITS: Mapping[str, tuple[Edit, set[str]]] = {
         {"parameters_per_component", "report"}
         | of_each_setting("accuracy_per_component", "agreement", "greedy_selection", "self_similarity", "retrieval")
         | CONTROL_COMPARISON
-        | TAIL_PATCH,
+        | (TAIL_PATCH | LDS | REMOVAL),
     ),
     "the order of ties": (
         inserted("core/analysis/scoring.py", "tie_order"),
-        of_each_setting("greedy_selection", "self_similarity", "retrieval") | TAIL_PATCH,
+        of_each_setting("greedy_selection", "self_similarity", "retrieval") | TAIL_PATCH | LDS | REMOVAL,
     ),
     "the bootstrap": (
         replaced("core/analysis/scoring.py", "RESAMPLES = 2000", "RESAMPLES = 1000"),
         of_each_setting("accuracy_per_component", "agreement", "retrieval")
         | CONTROL_COMPARISON
-        | TAIL_PATCH
+        | (TAIL_PATCH | REMOVAL)
         | {"report"},
     ),
     "the interval of a share": (
@@ -153,7 +161,7 @@ EDITS: Mapping[str, tuple[Edit, set[str]]] = {
         inserted("core/similarity/pair_products.py", "from_frame"),
         of_each_setting(
             *("accuracy_per_component", "agreement", "greedy_selection", "self_similarity", "retrieval"),
-            *("gradient_similarity", "tail_patch"),
+            *("gradient_similarity", "tail_patch", "linear_datamodeling_score", "removal"),
         ),
     ),
     "the comparison": (inserted("core/analysis/model_comparison.py", "model_comparison"), {"model_comparison"}),
@@ -166,15 +174,15 @@ EDITS: Mapping[str, tuple[Edit, set[str]]] = {
         {"bm25_candidates", "report"}
         | of_each_setting("accuracy_per_component", "agreement", "retrieval")
         | CONTROL_COMPARISON
-        | EVALUATION,
+        | (EVALUATION | RETRAINED),
     ),
     "the declared numerics": (
         replaced(DECLARED, r"^NUMERICS_VERSION = \d+", "NUMERICS_VERSION = 999"),
-        GRADIENTS | CURVATURES | EVALUATION,
+        GRADIENTS | CURVATURES | EVALUATED,
     ),
     "the declared projections": (
         replaced(DECLARED, r"^PROJECTIONS_VERSION = \d+", "PROJECTIONS_VERSION = 999"),
-        PROJECTED,
+        PROJECTED | PAIRS_PROJECTED,
     ),
     "the declared preconditioners": (
         replaced(DECLARED, r"^PRECONDITIONERS_VERSION = \d+", "PRECONDITIONERS_VERSION = 999"),
@@ -186,15 +194,18 @@ EDITS: Mapping[str, tuple[Edit, set[str]]] = {
         PRECONDITIONED,
     ),
     "what the declaration says": (replaced(DECLARED, "Raise it when", "Increase it when"), set()),
-    "the table of the projections": (inserted("core/gradients/projected_similarity.py", "projection_frame"), PROJECTED),
-    "the table of the products": (inserted("core/gradients/dot_products.py", "product_frame"), PRODUCTS),
+    "the table of the projections": (
+        inserted("core/gradients/projected_similarity.py", "projection_frame"),
+        PROJECTED | PAIRS_PROJECTED,
+    ),
+    "the table of the products": (inserted("core/gradients/dot_products.py", "product_frame"), PRODUCTS | ALL_PAIRS),
     "the labels of a sample": (
         inserted("core/models/tokenization.py", "encode_samples"),
-        GRADIENTS | CURVATURES | EVALUATION,
+        GRADIENTS | CURVATURES | EVALUATED,
     ),
     "the day that chat templates print": (
         replaced("core/models/chat_templates.py", '"%d": "26"', '"%d": "27"'),
-        GRADIENTS | CURVATURES | EVALUATION | {"model_generated"},
+        GRADIENTS | CURVATURES | EVALUATED | {"model_generated"},
     ),
     "what of a checkpoint is refused": (inserted("core/models/checkpoints.py", "check_weights"), set()),
     "how many prompts are answered at a time": (
@@ -203,7 +214,7 @@ EDITS: Mapping[str, tuple[Edit, set[str]]] = {
     ),
     "how models are loaded": (
         inserted("core/models/loading.py", "load_model"),
-        GRADIENTS | CURVATURES | EVALUATION | {"model_generated"},
+        GRADIENTS | CURVATURES | EVALUATED | {"model_generated"},
     ),
     "the wording of the plan": (inserted(f"{ENGINE}/planning/plan.py", "describe"), set()),
     "a constant of the plan": (appended(f"{ENGINE}/planning/plan.py", "\nMORE = 2\n"), set()),
@@ -218,6 +229,12 @@ EDITS: Mapping[str, tuple[Edit, set[str]]] = {
     "how well predictions fit": (inserted("core/evaluation/first_order.py", "fit"), FIRST_ORDER | {"report"}),
     "what a method puts on top": (inserted("core/evaluation/tail_patch.py", "tops"), TAIL_PATCH),
     "what a killed evaluation goes on from": (inserted("core/evaluation/finished.py", "add"), set()),
+    "how a model is trained": (inserted("core/training/loop.py", "train"), RETRAINED),
+    "which originals a half holds": (inserted("core/evaluation/subsets.py", "half"), {"subset_losses"}),
+    "what a method scores": (inserted("core/evaluation/methods.py", "random_scores"), LDS | REMOVAL),
+    "what a resample holds": (inserted("core/evaluation/linear_datamodeling_score.py", "_resamples"), LDS),
+    "which originals are removed": (inserted("core/evaluation/removal.py", "removals"), REMOVAL),
+    "how retrainings are shared": (inserted("core/evaluation/retraining.py", "_take"), set()),
     "a docstring": (replaced("core/seeds.py", r'"""', '"""Once more: '), set()),
     "a docstring of a function": (replaced("core/analysis/agreement.py", r'    """', '    """Once more: '), set()),
     "a comment": (appended("core/analysis/agreement.py", "# more\n"), set()),

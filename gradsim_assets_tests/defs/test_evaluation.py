@@ -5,10 +5,17 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from gradsim_assets.configuration import DataSettings, ModelSettings, Settings
 from gradsim_assets.core.errors import InputError
+from gradsim_assets.core.evaluation.subset_losses import subset_loss_frame
+from gradsim_assets.core.samples import Sample, sample_frame
+from gradsim_assets.core.tables.schemas import SETTINGS
 from gradsim_assets.core.tables.storage import Partition
-from gradsim_assets.defs.checks.sound import _evaluation_rules
+from gradsim_assets.core.training.recipe import TrainingRecipe
+from gradsim_assets.defs.checks.sound import _evaluation_rules, _subset_rules
 from gradsim_assets.defs.evaluation.evaluation import _check_revision, _variants
+from gradsim_assets.defs.evaluation.retrainings import RetrainingPlan
+from gradsim_assets.demo.model import RECIPE
 from gradsim_assets.resources.model_hub import ModelHub
 from gradsim_assets.resources.table_store import TableStore
 from gradsim_assets_tests.support.analysis_data import block_names, evaluation, realistic
@@ -48,3 +55,37 @@ def test_rows_that_are_not_of_the_dot_products_are_found(tmp_path: Path) -> None
     assert rules(store, ["tail_patch", "paraphrased"], place, tail) == []
     assert rules(store, ["tail_patch", "paraphrased"], place, tail.with_columns(variant_id=pl.lit("x")))
     assert rules(store, ["tail_patch", "paraphrased"], place, tail.clear()) == ["no variant was evaluated"]
+
+
+def test_a_model_that_nobody_says_the_making_of_is_not_retrained(tmp_path: Path) -> None:
+    place = {"home": tmp_path, "tables": str(tmp_path)}
+    with pytest.raises(InputError, match=r"nobody says how a/b was made from the originals, .* under \[training\]"):
+        RetrainingPlan(Settings(**place)).recipe("a/b")
+    others = DataSettings(samples=6)
+    with pytest.raises(InputError, match="the demo's model was made from all of the demo's data"):
+        RetrainingPlan(Settings(**place, data=others)).recipe("demo")
+    assert RetrainingPlan(Settings(**place)).recipe("demo") == RECIPE.training
+    general = TrainingRecipe(epochs=5, batch_size=2)
+    own = ModelSettings(id="a/b", training={"epochs": 2})
+    plan = RetrainingPlan(Settings(**place, training=general, models=(own,)))
+    assert (plan.recipe("a/b").epochs, plan.recipe("a/b").batch_size, plan.recipe("c/d").epochs) == (2, 2, 5)
+    assert plan.recipe("demo") == RECIPE.training  # which is its own
+
+
+def test_what_was_retrained_is_held_to_the_texts_and_halves(tmp_path: Path) -> None:
+    store, place = TableStore(root=str(tmp_path)), Partition("m", subset="00")
+    texts = sample_frame([Sample(name, "a", "b") for name in "wxyz"])
+    store.tables.write(["lima"], texts)
+    store.tables.write(["paraphrased"], texts, Partition(shard="00"))
+    store.tables.write(["model_generated"], texts, Partition("m", "00"))
+    losses = dict.fromkeys("wxyz", 1.0)
+    sound = subset_loss_frame({"original": losses, **dict.fromkeys(SETTINGS, losses)}, "wx", "00")
+    rules = _subset_rules(["00"])
+    assert rules(store, ["subset_losses"], place, sound) == []
+    uneven = subset_loss_frame({"original": losses, **dict.fromkeys(SETTINGS, losses)}, "w", "00")
+    assert rules(store, ["subset_losses"], place, uneven) == ["1 of 4 originals are in the subset, not half"]
+    strange = sound.with_columns(id=pl.col("id").replace("z", "q"))
+    assert len(rules(store, ["subset_losses"], place, strange)) == 3
+    assert rules(store, ["subset_losses"], place, sound.filter(pl.col("setting") == "original"))[0].startswith(
+        "paraphrased: 0 of 0"
+    )

@@ -119,7 +119,11 @@ def test_datasets_and_what_is_made_on_request_are_not_automated_and_what_follows
     without = {
         key.to_user_string() for key in graph.materializable_asset_keys if not graph.get(key).automation_condition
     }
-    on_request = {f"{table}_{setting}" for table in ("first_order", "tail_patch") for setting in SETTINGS}
+    of_settings = (
+        *("first_order", "tail_patch", "all_pairs", "all_pairs_projected"),
+        *("linear_datamodeling_score", "removal"),
+    )
+    on_request = {f"{table}_{setting}" for table in of_settings for setting in SETTINGS} | {"subset_losses"}
     assert without == {"lima", "paraphrased", "bm25_candidates"} | on_request
     assert {"model_generated", "dot_products_paraphrased", "report", "model_comparison"} <= with_condition
 

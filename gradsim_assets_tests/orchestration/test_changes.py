@@ -271,6 +271,9 @@ CHANGES = {
         changes=False,
     ),
     "another dtype": Change(configured("model", dtype="bfloat16"), OF_MODEL, OF_MODEL | ANALYSES),
+    # Nobody has asked for the evaluation here; where somebody has, see `test_run`.
+    "how models are made again": nothing(configured("training", steps=2)),
+    "how many subsets there are": nothing(configured("evaluation", subsets=5)),
     "a prompt of a paraphraser that is not asked": nothing(configured("paraphraser", system_prompt="Rewrite.")),
     # The model.
     "a revision of the model": Change(revised, OF_MODEL, OF_MODEL | ANALYSES),

@@ -125,10 +125,14 @@ def test_steps_that_ask_services_or_need_a_gpu_are_retried() -> None:
         for key in repository.asset_graph.materializable_asset_keys
         if repository.asset_graph.get(key).assets_def.op.retry_policy == RETRIES
     }
-    on_a_gpu = ("dot_products", "projected_similarity", "first_order", "tail_patch")
+    on_a_gpu = (
+        *("dot_products", "projected_similarity", "first_order", "tail_patch"),
+        *("all_pairs", "all_pairs_projected", "linear_datamodeling_score", "removal"),
+    )
     assert retried == {
         "paraphrased",
         "model_generated",
+        "subset_losses",
         "parameters_per_component",
         *(f"{table}_{setting}" for table in on_a_gpu for setting in ("paraphrased", "model_generated")),
     }

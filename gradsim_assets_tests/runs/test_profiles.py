@@ -272,9 +272,13 @@ def test_heavy_assets_get_the_gpu_profile_and_light_ones_stay_in_the_run_pod(
     }
     assert tags.pop("parameters_per_component") == op_tags(profiles["cpu"])[K8S_CONFIG]
     heavy = {name for name, config in tags.items() if config}
-    on_a_gpu = ("dot_products", "projected_similarity", "first_order", "tail_patch")
+    on_a_gpu = (
+        *("dot_products", "projected_similarity", "first_order", "tail_patch"),
+        *("all_pairs", "all_pairs_projected", "linear_datamodeling_score", "removal"),
+    )
     assert heavy == {
         "model_generated",
+        "subset_losses",
         *(f"{table}_{setting}" for table in on_a_gpu for setting in ("paraphrased", "model_generated")),
     }
     assert tags["model_generated"] == op_tags(profiles["gpu"])[K8S_CONFIG]

@@ -7,6 +7,7 @@ import polars as pl
 
 from gradsim_assets.core.analysis.parameters_per_component import parameters_per_component
 from gradsim_assets.core.analysis.retrieval import order_as_bm25
+from gradsim_assets.core.components import component_type
 from gradsim_assets.core.similarity.pair_products import PairProducts
 from gradsim_assets.core.tables import schemas
 
@@ -152,3 +153,24 @@ def evaluation(variants: int, seed: int = 0) -> tuple[pl.DataFrame, pl.DataFrame
     ]
     tail = pl.DataFrame(rows, schema=schemas.TAIL_PATCH.empty().schema, orient="row")
     return schemas.FIRST_ORDER.enforce(first), schemas.TAIL_PATCH.enforce(tail)
+
+
+def counterfactuals(blocks: int = 2, seed: int = 0) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Tables `linear_datamodeling_score` and `removal`: methods of which the later predict more, and components at random."""
+    rng, names = np.random.default_rng(seed), block_names(blocks)
+    whole = ("random", "bm25", "text_overlap", "representation", schemas.FULL_GRADIENT)
+    kinds = list(dict.fromkeys(component_type(name) for name in names))
+    named = [
+        *((method, None, 0.1 * place) for place, method in enumerate(whole)),
+        *(("component_type", kind, float(rng.uniform(0, 0.4))) for kind in kinds),
+        *(("component", name, float(rng.uniform(-0.1, 0.3))) for name in names),
+    ]
+    rows = [(method, component, value, value - 0.05, value + 0.04, 40, 30) for method, component, value in named]
+    scores = pl.DataFrame(rows, schema=schemas.LINEAR_DATAMODELING_SCORE.empty().schema, orient="row")
+    increases = [
+        (method, 1, 0.02 * place, 0.02 * place - 0.03, 0.02 * place + 0.03, 0.01, 8, 3)
+        for place, method in enumerate(whole)
+        if method != "random"
+    ]
+    removed = pl.DataFrame(increases, schema=schemas.REMOVAL.empty().schema, orient="row")
+    return schemas.LINEAR_DATAMODELING_SCORE.enforce(scores), schemas.REMOVAL.enforce(removed)

@@ -91,6 +91,8 @@ class ChangingHome:
     model: dict[str, Any] = field(default_factory=dict)
     paraphraser: dict[str, Any] = field(default_factory=dict)
     preconditioners: dict[str, Any] = field(default_factory=dict)
+    evaluation: dict[str, Any] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)  # empty: the section is not there
 
     def __post_init__(self) -> None:
         self.root.mkdir(parents=True, exist_ok=True)
@@ -137,6 +139,8 @@ class ChangingHome:
             "[paraphraser]": self.paraphraser,
             "[compute]": self.compute,
             "[preconditioners]": self.preconditioners,
+            "[evaluation]": self.evaluation,
+            **({"[training]": self.training} if self.training else {}),
             "[[models]]": model,
         }
         lines = [f"{title}\n" + "".join(map(_entry, values.items())) for title, values in sections.items()]
@@ -158,9 +162,10 @@ class ChangingHome:
 
     def _at(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> "ChangingHome":
         configured = (
-            dict(one) for one in (self.data, self.compute, self.model, self.paraphraser, self.preconditioners)
+            *(self.data, self.compute, self.model, self.paraphraser),
+            *(self.preconditioners, self.evaluation, self.training),
         )
-        return ChangingHome(root, self.folder, monkeypatch, *configured)
+        return ChangingHome(root, self.folder, monkeypatch, *map(dict, configured))
 
     def command(self, *arguments: str) -> Result:
         """A command of the console script, in this process."""

@@ -114,10 +114,10 @@ class Platform:
         assert "errors" not in answer, answer["errors"]
         return answer["data"]
 
-    def assets(self) -> list[list[str]]:
-        """Keys of everything that is kept up to date, in topological order: what is made on request alone is left out."""
+    def assets(self, requested: bool = False) -> list[list[str]]:
+        """Keys of everything that is kept up to date, in topological order; `requested` adds what is made on request alone."""
         graph = build_definitions(load_settings(self.environment)).get_repository_def().asset_graph
-        kept = [key for key in graph.toposorted_asset_keys if not on_request(key)]
+        kept = [key for key in graph.toposorted_asset_keys if requested or not on_request(key)]
         return [list(key.path) for key in kept if graph.get(key).is_materializable]
 
     def switch_on(self, sensor: str) -> None:

@@ -7,13 +7,17 @@ import polars as pl
 
 from gradsim_assets.core.gradients.engine import PassResult
 from gradsim_assets.core.tables.schemas import DOT_PRODUCTS
+from gradsim_assets.core.tables.table_schema import TableSchema
 
 #: Rows that are made at a time of a table that may be larger than memory.
 _ROWS = 500_000
 
 
-def product_frame(result: PassResult, setting: str, pairs: Sequence[tuple[str, str]]) -> pl.LazyFrame:
-    """The table `dot_products/<setting>`: pairs in order, components in model order; made as it is read."""
+def product_frame(
+    result: PassResult, setting: str, pairs: Sequence[tuple[str, str]], schema: TableSchema = DOT_PRODUCTS
+) -> pl.LazyFrame:
+    """The table `dot_products/<setting>`, or another one of its columns: pairs in order, components in model order; made as it
+    is read."""
     components = result.components
     step = pairs_at_once(len(components))
 
@@ -27,7 +31,7 @@ def product_frame(result: PassResult, setting: str, pairs: Sequence[tuple[str, s
                 original_self=result.original_self[setting][part].ravel(),
             )
 
-    return DOT_PRODUCTS.streamed(pieces)
+    return schema.streamed(pieces)
 
 
 def pairs_at_once(components: int) -> int:

@@ -6,6 +6,8 @@ from gradsim_assets.core.models.controls import BASE, UNTRAINED
 from gradsim_assets.core.tables.schemas import (
     ACCURACY_PER_COMPONENT,
     AGREEMENT,
+    ALL_PAIRS,
+    ALL_PAIRS_PROJECTED,
     BM25_CANDIDATES,
     CONTROL_COMPARISON,
     CURVATURE,
@@ -14,15 +16,18 @@ from gradsim_assets.core.tables.schemas import (
     GRADIENT_SIMILARITY,
     GREEDY_SELECTION,
     LIMA,
+    LINEAR_DATAMODELING_SCORE,
     MODEL_COMPARISON,
     MODEL_GENERATED,
     PARAMETERS_PER_COMPONENT,
     PARAPHRASED,
     PRECONDITIONED_PRODUCTS,
     PROJECTED_SIMILARITY,
+    REMOVAL,
     RETRIEVAL,
     SELF_SIMILARITY,
     SETTINGS,
+    SUBSET_LOSSES,
     TABLES,
     TAIL_PATCH,
 )
@@ -38,6 +43,21 @@ _SELVES: tuple[Source, ...] = ((DOT_PRODUCTS.name, "variant_self"), (DOT_PRODUCT
 _COSINES: tuple[Source, ...] = ((DOT_PRODUCTS.name, "dot_product"), *_SELVES)
 _METHODS: tuple[Source, ...] = (*_COSINES, (PROJECTED_SIMILARITY.name, "similarity"))
 _TEXTS: tuple[Source, ...] = ((BM25_CANDIDATES.name, "score"), *_ORIGINALS_AND_VARIANTS)
+_PRODUCTS: Mapping[str, tuple[Source, ...]] = {
+    "dot_product": _ORIGINALS_AND_VARIANTS,
+    "variant_self": ((VARIANTS, "messages"),),
+    "original_self": ((LIMA.name, "messages"),),
+}
+_OF_ALL_PAIRS: Mapping[str, tuple[Source, ...]] = {
+    "variant_id": ((VARIANTS, "id"),),
+    "original_id": ((LIMA.name, "id"),),
+}
+_SCORES: tuple[Source, ...] = (
+    *((ALL_PAIRS.name, term) for term in ("dot_product", "variant_self", "original_self")),
+    (ALL_PAIRS_PROJECTED.name, "similarity"),
+    *_ORIGINALS_AND_VARIANTS,
+)
+_SAMPLES: tuple[str, ...] = (LIMA.name, PARAPHRASED.name, MODEL_GENERATED.name)
 _BY_COPY = [f"accuracy_{which}{end}" for which in ("verbatim", "not_verbatim") for end in ("", "_low", "_high")]
 _PAIRS = {name: ((BM25_CANDIDATES.name, name),) for name in ("variant_id", "original_id")}
 _COMPONENTS = {
@@ -66,19 +86,8 @@ _SOURCES: Mapping[str, Mapping[str, tuple[Source, ...]]] = {
         ),
         "*": ((LIMA.name, "messages"),),
     },
-    PRECONDITIONED_PRODUCTS.name: {
-        **_PAIRS,
-        **dict.fromkeys(("preconditioner", "component"), ()),
-        "dot_product": _ORIGINALS_AND_VARIANTS,
-        "variant_self": ((VARIANTS, "messages"),),
-        "original_self": ((LIMA.name, "messages"),),
-    },
-    DOT_PRODUCTS.name: {
-        **_PAIRS,
-        "dot_product": _ORIGINALS_AND_VARIANTS,
-        "variant_self": ((VARIANTS, "messages"),),
-        "original_self": ((LIMA.name, "messages"),),
-    },
+    PRECONDITIONED_PRODUCTS.name: {**_PAIRS, **dict.fromkeys(("preconditioner", "component"), ()), **_PRODUCTS},
+    DOT_PRODUCTS.name: {**_PAIRS, **_PRODUCTS},
     PROJECTED_SIMILARITY.name: {**_PAIRS, "similarity": _ORIGINALS_AND_VARIANTS},
     GRADIENT_SIMILARITY.name: {
         **{name: ((DOT_PRODUCTS.name, name),) for name in ("variant_id", "original_id", "component")},
@@ -118,6 +127,25 @@ _SOURCES: Mapping[str, Mapping[str, tuple[Source, ...]]] = {
         "component": _COSINES,
         "originals": (*_COSINES, (BM25_CANDIDATES.name, "score"), (LIMA.name, "id"), *_ORIGINALS_AND_VARIANTS),
         "log_probability_change": _ORIGINALS_AND_VARIANTS,
+    },
+    ALL_PAIRS.name: {**_OF_ALL_PAIRS, **_PRODUCTS},
+    ALL_PAIRS_PROJECTED.name: {**_OF_ALL_PAIRS, "similarity": _ORIGINALS_AND_VARIANTS},
+    SUBSET_LOSSES.name: {
+        "id": tuple((table, "id") for table in _SAMPLES),
+        "loss": tuple((table, "messages") for table in _SAMPLES),
+        "in_subset": ((LIMA.name, "id"),),
+    },
+    LINEAR_DATAMODELING_SCORE.name: {
+        "component": ((ALL_PAIRS.name, "component"),),
+        **dict.fromkeys(("lds", "lds_low", "lds_high"), (*_SCORES, (SUBSET_LOSSES.name, "loss"))),
+        "subsets": ((SUBSET_LOSSES.name, "subset"),),
+        "variants": ((SUBSET_LOSSES.name, "id"),),
+    },
+    REMOVAL.name: {
+        "removed": ((LIMA.name, "id"),),
+        **dict.fromkeys(("loss_increase", "loss_increase_low", "loss_increase_high"), _SCORES),
+        "random_increase": _ORIGINALS_AND_VARIANTS,
+        "variants": ((VARIANTS, "id"),),
     },
 }
 

@@ -444,6 +444,87 @@ TAIL_PATCH = TableSchema(
     parts=SETTINGS,
 )
 
+ALL_PAIRS = TableSchema("all_pairs", DOT_PRODUCTS.columns, key=DOT_PRODUCTS.key, parts=SETTINGS)
+
+ALL_PAIRS_PROJECTED = TableSchema(
+    "all_pairs_projected", PROJECTED_SIMILARITY.columns, key=PROJECTED_SIMILARITY.key, parts=SETTINGS
+)
+
+SUBSET_LOSSES = TableSchema(
+    "subset_losses",
+    {
+        "subset": Column(pl.String(), "key of the half of the originals that the model was retrained on"),
+        "setting": Column(pl.String(), "original, paraphrased or model_generated"),
+        "id": Column(pl.String(), "id of the sample"),
+        "loss": Column(pl.Float64(), "of the sample under the retrained model", "nats per response token"),
+        "in_subset": Column(
+            pl.Boolean(), "whether the model was trained on the original; null for variants", nullable=True
+        ),
+    },
+    key=("subset", "setting", "id"),
+)
+
+LINEAR_DATAMODELING_SCORE = TableSchema(
+    "linear_datamodeling_score",
+    {
+        "method": Column(
+            pl.String(),
+            f"what scored the originals: bm25, text_overlap, representation, {FULL_GRADIENT} and its dot product, "
+            "best_component, projection_P, random, component_type, component",
+        ),
+        "component": Column(
+            pl.String(), "the component, or the type of components, that was taken alone", nullable=True
+        ),
+        "lds": Column(
+            pl.Float64(),
+            "mean over variants of Spearman's correlation, over subsets, between the sum of the variant's scores with the "
+            "members and its negative loss under the model retrained on them",
+        ),
+        "lds_low": Column(pl.Float64(), "lower end of the 95 % bootstrap interval over variants and subsets"),
+        "lds_high": Column(pl.Float64(), "upper end of the 95 % bootstrap interval over variants and subsets"),
+        "subsets": Column(pl.Int64(), "number of retrainings"),
+        "variants": Column(pl.Int64(), "number of variants"),
+    },
+    key=("method", "component"),
+    parts=SETTINGS,
+)
+
+REMOVAL = TableSchema(
+    "removal",
+    {
+        "method": Column(pl.String(), "what scored the originals"),
+        "removed": Column(
+            pl.Int64(), "number of the method's top originals that each variant's model was retrained without"
+        ),
+        "loss_increase": Column(
+            pl.Float64(),
+            "mean over variants: the variant's loss without its top originals, less that without as many random ones",
+            "nats per response token",
+        ),
+        "loss_increase_low": Column(
+            pl.Float64(),
+            "lower end of the 95 % bootstrap interval over variants; null where all are equal",
+            "nats per response token",
+            True,
+        ),
+        "loss_increase_high": Column(
+            pl.Float64(),
+            "upper end of the 95 % bootstrap interval over variants; null where all are equal",
+            "nats per response token",
+            True,
+        ),
+        "random_increase": Column(
+            pl.Float64(),
+            "mean over variants: the variant's loss without random originals, less that of the model retrained on all",
+            "nats per response token",
+        ),
+        "variants": Column(pl.Int64(), "number of variants"),
+        "draws": Column(pl.Int64(), "number of random sets, the same for all variants"),
+    },
+    key=("method",),
+    parts=SETTINGS,
+)
+
 #: Every table by its name.
 TABLES: dict[str, TableSchema] = {
     schema.name: schema
@@ -467,5 +548,10 @@ TABLES: dict[str, TableSchema] = {
         MODEL_COMPARISON,
         FIRST_ORDER,
         TAIL_PATCH,
+        ALL_PAIRS,
+        ALL_PAIRS_PROJECTED,
+        SUBSET_LOSSES,
+        LINEAR_DATAMODELING_SCORE,
+        REMOVAL,
     )
 }

@@ -34,6 +34,7 @@ class Partition:
 
     model: str | None = None
     shard: str | None = None
+    subset: str | None = None
 
     def __str__(self) -> str:
         return " ".join(f"{name}={key}" for name, key in self.levels) or "(whole)"
@@ -41,12 +42,13 @@ class Partition:
     @property
     def levels(self) -> list[tuple[str, str]]:
         """(dimension, key) of the dimensions that there are, outermost first."""
-        return [(name, key) for name, key in (("model", self.model), ("shard", self.shard)) if key is not None]
+        keys = (("model", self.model), ("shard", self.shard), ("subset", self.subset))
+        return [(name, key) for name, key in keys if key is not None]
 
 
 @dataclass(frozen=True)
 class Tables:
-    """All tables under one root: `<root>/<table>[/<setting>][/model=M][/shard=S]/data.parquet`.
+    """All tables under one root: `<root>/<table>[/<setting>][/model=M][/shard=S][/subset=S]/data.parquet`.
 
     The root is a local folder or any location that fsspec knows (`s3://bucket/prefix`, `gs://...`).
     """
@@ -145,8 +147,10 @@ class Tables:
             )
         return sorted(partitions, key=str)
 
-    def sweep(self, key: Sequence[str], shards: Collection[str], slug: str | None = None) -> list[Partition]:
-        """Removes the files of shards that there are no more, and returns their partitions.
+    def sweep(
+        self, key: Sequence[str], shards: Collection[str], subsets: Collection[str], slug: str | None = None
+    ) -> list[Partition]:
+        """Removes the files of shards and subsets that there are no more, and returns their partitions.
 
         What is left of them is read by every tool that reads folders, and its samples then count twice. Of a table that
         models have, those of the model with this partition key alone are removed.
@@ -154,7 +158,8 @@ class Tables:
         orphans = [
             place
             for place in self.sizes(key)
-            if place.shard is not None and place.shard not in shards and place.model in (None, slug)
+            if place.model in (None, slug)
+            and (place.shard not in (None, *shards) or place.subset not in (None, *subsets))
         ]
         with _reaching(self.root):
             for place in orphans:
@@ -203,7 +208,8 @@ def computing(partition: Partition) -> str:
 
 def _place(parts: Iterable[str]) -> Partition:
     """The partition whose place a path leads to."""
-    return Partition(**dict(part.split("=", 1) for part in parts if part.startswith(("model=", "shard="))))
+    levels = ("model=", "shard=", "subset=")
+    return Partition(**dict(part.split("=", 1) for part in parts if part.startswith(levels)))
 
 
 def check_parquet(path: UPath, partition: Partition | None = None) -> dict[str, Any]:

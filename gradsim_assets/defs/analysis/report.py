@@ -27,15 +27,17 @@ from gradsim_assets.core.tables.schemas import (
     GRADIENT_SIMILARITY,
     GREEDY_SELECTION,
     LIMA,
+    LINEAR_DATAMODELING_SCORE,
     MODEL_GENERATED,
     PARAMETERS_PER_COMPONENT,
     PARAPHRASED,
+    REMOVAL,
     RETRIEVAL,
     SELF_SIMILARITY,
     SETTINGS,
     TAIL_PATCH,
 )
-from gradsim_assets.core.tables.storage import Partition, Tables
+from gradsim_assets.core.tables.storage import Partition, Tables, fingerprint
 from gradsim_assets.defs.code_version import code_version
 from gradsim_assets.orchestration.asset_keys import asset_key
 from gradsim_assets.orchestration.failures import fails_in_one_sentence
@@ -57,8 +59,7 @@ _TABLES = {
 #: With those that are made on request alone, and what sets the model beside its controls, if it has any.
 _SHOWN = {
     **_TABLES,
-    "first_order": FIRST_ORDER.name,
-    "tail_patch": TAIL_PATCH.name,
+    **{table.name: table.name for table in (FIRST_ORDER, TAIL_PATCH, LINEAR_DATAMODELING_SCORE, REMOVAL)},
     "controls": CONTROL_COMPARISON.name,
 }
 
@@ -119,6 +120,8 @@ class Sources:
                 **{name: self.read(table, setting) for name, table in _TABLES.items()},
                 first_order=self.of_same_products(FIRST_ORDER.name, setting),
                 tail_patch=self.of_same_products(TAIL_PATCH.name, setting),
+                linear_datamodeling_score=self.retrained(LINEAR_DATAMODELING_SCORE.name, setting),
+                removal=self.retrained(REMOVAL.name, setting),
                 controls=self.of_same_products(CONTROL_COMPARISON.name, setting),
                 bm25=self.candidates(setting),
                 variants=self.variants(setting),
@@ -136,6 +139,18 @@ class Sources:
         )
         same = made.get(DOT_PRODUCTS.name) == shown.get(DOT_PRODUCTS.name)
         return self.read(table, setting) if same else None
+
+    def retrained(self, table: str, setting: str) -> pl.DataFrame | None:
+        """What was evaluated by retraining, if it is there and of the revision, settings and texts that the page is about."""
+        if not self.tables.exists([table, setting], Partition(self.slug)):
+            return None
+        made, shown = (
+            self.tables.provenance([name, setting], Partition(self.slug)) for name in (table, RETRIEVAL.name)
+        )
+        same = all(made.get(entry) == shown.get(entry) for entry in ("revision", "settings", "dataset"))
+        variants = self.variants(setting)
+        of_texts = variants is not None and made.get(setting) == fingerprint(variants)
+        return self.read(table, setting) if same and of_texts else None
 
     def candidates(self, setting: str) -> pl.DataFrame | None:
         """The candidates that the setting's gradients were computed for, if they are there."""

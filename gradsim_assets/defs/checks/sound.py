@@ -14,18 +14,23 @@ from gradsim_assets.core.samples import present
 from gradsim_assets.core.tables import soundness
 from gradsim_assets.core.tables.audit import read_audited
 from gradsim_assets.core.tables.schemas import (
+    ALL_PAIRS,
+    ALL_PAIRS_PROJECTED,
     BM25_CANDIDATES,
     CURVATURE,
     DOT_PRODUCTS,
     FIRST_ORDER,
     GRADIENT_SIMILARITY,
     LIMA,
+    LINEAR_DATAMODELING_SCORE,
     MODEL_GENERATED,
     PARAMETERS_PER_COMPONENT,
     PARAPHRASED,
     PRECONDITIONED_PRODUCTS,
     PROJECTED_SIMILARITY,
+    REMOVAL,
     SETTINGS,
+    SUBSET_LOSSES,
     TABLES,
     TAIL_PATCH,
 )
@@ -86,6 +91,19 @@ def build_tables(settings: Settings, partitions: Partitions) -> list[dg.AssetChe
                 _evaluation_rules(shards),
             )
             for table in (FIRST_ORDER, TAIL_PATCH)
+        ),
+        _Group("subset_losses_sound", ((SUBSET_LOSSES.name,),), partitions.model_subsets, _subset_rules(shards)),
+        _Group(
+            "all_pairs_sound",
+            tuple((table.name, setting) for table in (ALL_PAIRS, ALL_PAIRS_PROJECTED) for setting in SETTINGS),
+            MODELS,
+            _all_pairs_rules(shards),
+        ),
+        _Group(
+            "counterfactuals_sound",
+            tuple((table.name, setting) for table in (LINEAR_DATAMODELING_SCORE, REMOVAL) for setting in SETTINGS),
+            MODELS,
+            _counterfactual_rules,
         ),
     ]
     return [*map(_checks, groups), flags(partitions), zero_scores(partitions, settings.data.candidates), drift()]
@@ -244,6 +262,58 @@ def _evaluation_rules(shards: Sequence[str]) -> Rules:
         return [f"{strange.height} rows are not of dot_products, such as {strange.row(0)}"] if strange.height else []
 
     return rules
+
+
+def _subset_rules(shards: Sequence[str]) -> Rules:
+    """Every sample has its loss, unless the context policy has dropped it, and half of the originals are in the subset."""
+
+    def rules(store: TableStore, key: Sequence[str], partition: Partition, frame: pl.DataFrame) -> soundness.Findings:
+        found = []
+        for setting in ("original", *SETTINGS):
+            here = frame.filter(setting=setting)
+            texts = store.tables.read([LIMA.name]) if setting == "original" else None
+            known = texts if texts is not None else store.variants(setting, str(partition.model), shards)
+            if known is None:
+                return [f"not all texts of {setting} are at hand"]
+            strange = here.join(present(known), on="id", how="anti")
+            if strange.height or here.is_empty():
+                found.append(f"{setting}: {strange.height} of {here.height} samples are not among the texts")
+        originals = frame.filter(setting="original")
+        if originals["in_subset"].sum() != originals.height // 2:
+            found.append(f"{originals['in_subset'].sum()} of {originals.height} originals are in the subset, not half")
+        return found
+
+    return rules
+
+
+def _all_pairs_rules(shards: Sequence[str]) -> Rules:
+    def rules(store: TableStore, key: Sequence[str], partition: Partition, frame: pl.DataFrame) -> soundness.Findings:
+        variants = store.variants(key[1], str(partition.model), shards)
+        if variants is None:
+            return [f"not all texts of {key[1]} are at hand"]
+        originals = store.tables.read([LIMA.name]).select(original_id="id")
+        expected = present(variants).select(variant_id="id").join(originals, how="cross")
+        provenance = store.tables.provenance(key, partition)
+        dropped = int(provenance.get("dropped") or 0) > 0
+        if key[0] == ALL_PAIRS_PROJECTED.name:
+            found = soundness.pair_findings(frame, expected, "proportion", dropped)
+            return found + soundness.cosine_findings(frame)
+        found = soundness.pair_findings(frame, expected, "component", dropped) + soundness.product_findings(frame)
+        found += soundness.component_findings(frame, _components(store, partition, provenance))
+        return found + soundness.agreement_findings({str(partition): frame})
+
+    return rules
+
+
+def _counterfactual_rules(
+    store: TableStore, key: Sequence[str], partition: Partition, frame: pl.DataFrame
+) -> soundness.Findings:
+    if frame.is_empty() or frame["variants"].min() == 0:
+        return ["no variant was evaluated"]
+    if key[0] != LINEAR_DATAMODELING_SCORE.name:
+        return []
+    beyond = frame.filter(pl.any_horizontal(pl.col("lds", "lds_low", "lds_high").abs() > 1))
+    return [f"{beyond.height} rows hold no correlations, such as {beyond.row(0)}"] if beyond.height else []
 
 
 def _similarity_rules(shards: Sequence[str]) -> Rules:

@@ -59,7 +59,7 @@ def build(
                 *(chosen_variants, method_scores, tops, random_tops, tail_patch, tail_patch_summary, pairs_of),
                 parameters_per_component,
             ),
-            config=asked.model_dump_json(exclude={"pairs"}),
+            config=asked.model_dump_json(include={"variants", "top", "draws", "optimizer", "learning_rate"}),
             description=(
                 "What a method's scores are worth: the change of the variant's log-probability by one optimizer step on each of "
                 "the method's top originals, beside random originals. COST: at most one gradient for each original that any "

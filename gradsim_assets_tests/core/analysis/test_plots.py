@@ -21,9 +21,17 @@ from gradsim_assets.core.analysis.retrieval import retrieval
 from gradsim_assets.core.analysis.self_similarity import self_similarity
 from gradsim_assets.core.similarity.gradient_similarity import gradient_similarity
 from gradsim_assets.core.similarity.pair_products import PairProducts
-from gradsim_assets_tests.support.analysis_data import block_names, bm25, evaluation, projected, realistic
+from gradsim_assets_tests.support.analysis_data import (
+    block_names,
+    bm25,
+    counterfactuals,
+    evaluation,
+    projected,
+    realistic,
+)
 
 FIRST_ORDER, TAIL_PATCH = evaluation(30)
+LDS, REMOVAL = counterfactuals(36)
 
 
 class Tables:
@@ -54,6 +62,8 @@ class Tables:
             *static.first_order(FIRST_ORDER, "paraphrased"),
             *static.tail_patch(TAIL_PATCH, "model_generated"),
             *static.controls(self.controls, "paraphrased"),
+            *static.linear_datamodeling_score(LDS, "paraphrased"),
+            *static.removal(REMOVAL, "model_generated"),
             *static.comparison(model_comparison({("a/b", "paraphrased"): self.retrieval})),
         ]
         return {plot.name: plot for plot in found}
@@ -86,6 +96,9 @@ NAMES = {
     "controls",
     "first_order",
     "tail_patch",
+    "linear_datamodeling_score",
+    "lds_over_depth",
+    "removal",
     "parameters",
     "greedy_selection",
     "single_samples",
@@ -106,7 +119,9 @@ def test_every_plot_is_there(large):
 @pytest.mark.parametrize("name", sorted(NAMES))
 def test_axis_titles_have_units(large, name):
     shown = large[name].svg
-    assert re.search(r"depth \(block number\)|\((share of variants|cosine|nats per token|%[^)]*)\)", shown)
+    assert re.search(
+        r"depth \(block number\)|\((share of variants|cosine|rank correlation|nats per token|%[^)]*)\)", shown
+    )
 
 
 @pytest.mark.parametrize("name", sorted(NAMES))

@@ -22,7 +22,15 @@ from gradsim_assets.core.analysis.self_similarity import self_similarity
 from gradsim_assets.core.similarity.gradient_similarity import gradient_similarity
 from gradsim_assets.core.similarity.pair_products import PairProducts
 from gradsim_assets.core.tables import schemas
-from gradsim_assets_tests.support.analysis_data import block_names, bm25, evaluation, products, projected, realistic
+from gradsim_assets_tests.support.analysis_data import (
+    block_names,
+    bm25,
+    counterfactuals,
+    evaluation,
+    products,
+    projected,
+    realistic,
+)
 from gradsim_assets_tests.support.browser import CHROMIUM, launch_chromium
 
 NAMES = block_names(3)
@@ -435,7 +443,8 @@ def test_the_page_says_what_the_scores_mean_where_it_was_evaluated():
     page = Page(case.html())
     assert "What the scores mean" in page.text
     said = sentences.meaning(first, tail)
-    assert all(sentence in page.text for sentence in said) and len(said) == 2
+    assert all(sentence in page.text for sentence in said) and len(said) == 3
+    assert "say under [training] how it was made from the originals" in said[2]
     assert "over 48 pairs r is 1.0000" in said[0] or "over 48 pairs r is 0.9999" in said[0]
     best = tail.filter(method=f"{schemas.FULL_GRADIENT}_dot_product")["log_probability_change"].mean()
     over = best - tail.filter(method="random")["log_probability_change"].mean()
@@ -448,11 +457,42 @@ def test_the_page_says_what_the_scores_mean_where_it_was_evaluated():
     assert [trace["name"] for trace in points] == [wording.OTHER, wording.OWN]
 
 
+def test_the_page_says_what_retraining_showed():
+    scores, removed = counterfactuals()
+    case = Case()
+    case.settings["model_generated"] = replace(
+        case.settings["model_generated"], linear_datamodeling_score=scores, removal=removed
+    )
+    page = Page(case.html())
+    said = sentences.meaning(None, None, scores, removed)
+    assert all(sentence in page.text for sentence in said) and len(said) == 3
+    assert said[0].startswith("Of 40 models made again from halves of the originals, full gradient predicts best")
+    assert (
+        "score is 0.400 (95\u00a0% interval 0.350 to 0.440) over 30 variants; representation similarity 0.300"
+        in said[0]
+    )
+    assert "random scores 0.000 (95\u00a0% interval -0.050 to 0.040)" in said[0]
+    single = scores.filter(method="component")
+    assert said[1].startswith(
+        f"{single.filter(pl.col('lds') > 0.05).height} of {single.height} components alone predict"
+    )
+    assert f"{single.sort('lds')['component'][-1]}, reaches {single['lds'].max():.3f}" in said[1]
+    assert "without the top original of full gradient" in said[2]
+    assert (
+        "rises by 0.0800 nats per token more than without random ones (95\u00a0% interval 0.0500 to 0.1100)" in said[2]
+    )
+    assert "3 of 4 methods lie above random removal" in said[2]
+    figures = json.loads(page.scripts["figures-data"])
+    assert {"model_generated-proof0", "model_generated-proof1", "model_generated-proof2"} <= set(figures)
+    bars = figures["model_generated-proof0"]["data"][0]["y"]
+    assert any(bar.startswith("all self_attn.q_proj") for bar in bars) and not any("layers" in bar for bar in bars)
+
+
 def test_what_was_not_evaluated_is_not_told_of():
     first, tail = evaluation(3)
-    assert sentences.meaning(None, None) == [] and len(sentences.meaning(first, None)) == 1
+    assert sentences.meaning(None, None) == [] and len(sentences.meaning(first, None)) == 2
     same = first.with_columns(predicted=pl.lit(1e-4))
     assert "do not differ" in sentences.meaning(same, None)[0]
-    assert sentences.meaning(None, tail.filter(method="random")) == [
+    assert sentences.meaning(None, tail.filter(method="random"))[0] == (
         "No variant could be compared with steps on random originals."
-    ]
+    )

@@ -32,6 +32,11 @@ WITHOUT_SOURCES = {
     "greedy_selection": {"criterion", "evaluation", "split"},
     "model_comparison": {"model", "setting"},
     "tail_patch": {"method"},
+    "all_pairs": {"component"},
+    "all_pairs_projected": {"proportion", "dimension"},
+    "subset_losses": {"subset", "setting"},
+    "linear_datamodeling_score": {"method"},
+    "removal": {"method", "draws"},
 }
 
 

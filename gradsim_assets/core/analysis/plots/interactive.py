@@ -356,6 +356,22 @@ def first_order(frame: pl.DataFrame) -> str | None:
     return _json(figure)
 
 
+def linear_datamodeling_score(frame: pl.DataFrame) -> str | None:
+    """The score of every method with its interval."""
+    rows = series.lds_methods(frame)
+    return _json(_bars(rows, "lds", wording.LDS, ".3f")) if len(rows) else None
+
+
+def lds_over_depth(frame: pl.DataFrame) -> str | None:
+    """The score of every component over depth."""
+    return over_depth(series.lds_components(frame), "lds", series.lds_levels(frame))
+
+
+def removal(frame: pl.DataFrame) -> str | None:
+    """The mean increase of the loss by every method with its interval."""
+    return _json(_bars(frame, "loss_increase", wording.INCREASE, ".3g")) if len(frame) else None
+
+
 def tail_patch(frame: pl.DataFrame) -> str | None:
     """The mean change of every method with its interval."""
     rows = tail_patch_summary(frame).filter(pl.col("change").is_not_null())

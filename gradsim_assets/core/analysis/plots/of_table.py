@@ -10,8 +10,10 @@ from gradsim_assets.core.tables.schemas import (
     CONTROL_COMPARISON,
     FIRST_ORDER,
     GREEDY_SELECTION,
+    LINEAR_DATAMODELING_SCORE,
     MODEL_COMPARISON,
     PARAMETERS_PER_COMPONENT,
+    REMOVAL,
     RETRIEVAL,
     SELF_SIMILARITY,
     TAIL_PATCH,
@@ -30,6 +32,8 @@ def plots_of(table: str, frame: pl.DataFrame, setting: str = "", retrieval: pl.D
         CONTROL_COMPARISON.name: lambda: static.controls(frame, setting),
         FIRST_ORDER.name: lambda: static.first_order(frame, setting),
         TAIL_PATCH.name: lambda: static.tail_patch(frame, setting),
+        LINEAR_DATAMODELING_SCORE.name: lambda: static.linear_datamodeling_score(frame, setting),
+        REMOVAL.name: lambda: static.removal(frame, setting),
         MODEL_COMPARISON.name: lambda: static.comparison(frame),
     }
     return drawn[table]()

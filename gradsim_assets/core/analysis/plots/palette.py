@@ -63,4 +63,5 @@ def point_style(place: int) -> Style:
 
 def method_colour(method: str) -> str:
     """Methods that look at the model's gradients stand out against those that do not."""
-    return GREY if method in ("bm25", "chance", "text_overlap", "random", UNTRAINED, BASE) else BLUE
+    others = ("bm25", "chance", "text_overlap", "representation", "random", UNTRAINED, BASE)
+    return GREY if method in others else BLUE

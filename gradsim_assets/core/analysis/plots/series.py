@@ -9,7 +9,7 @@ import polars as pl
 from gradsim_assets.core.analysis.control_comparison import of_full_gradient
 from gradsim_assets.core.analysis.plots import palette
 from gradsim_assets.core.analysis.plots.wording import LEAST_IN_BOX, OTHER, OWN, method_name, number, short_name
-from gradsim_assets.core.components import FAMILIES, family
+from gradsim_assets.core.components import FAMILIES, component_columns, family
 from gradsim_assets.core.tables import schemas
 
 
@@ -116,6 +116,25 @@ def own_and_others(frame: pl.DataFrame) -> list[tuple[str, pl.DataFrame, palette
     own = pl.col("variant_id") == pl.col("original_id")
     parts = ((OTHER, frame.filter(~own)), (OWN, frame.filter(own)))
     return [(name, rows, palette.style(1 - place)) for place, (name, rows) in enumerate(parts) if len(rows)]
+
+
+def lds_methods(frame: pl.DataFrame) -> pl.DataFrame:
+    """The rows of a table `linear_datamodeling_score` but for those of single components; "all ..." for a type of them."""
+    rows = frame.filter(pl.col("method") != "component")
+    of_type = pl.col("method") == "component_type"
+    return rows.with_columns(method=pl.when(of_type).then("all " + pl.col("component")).otherwise("method"))
+
+
+def lds_components(frame: pl.DataFrame) -> pl.DataFrame:
+    """The rows of a table `linear_datamodeling_score` of single components, with what their names say."""
+    rows = frame.filter(method="component")
+    return component_columns(rows["component"]).with_columns(rows.select("lds", "lds_low", "lds_high"))
+
+
+def lds_levels(frame: pl.DataFrame) -> dict[str, float]:
+    """The scores that components are compared with, by the names of their methods."""
+    found = dict(frame.filter(pl.col("component").is_null()).select("method", "lds").iter_rows())
+    return {method_name(name): found[name] for name in (schemas.FULL_GRADIENT, "bm25") if name in found}
 
 
 def outside(frame: pl.DataFrame) -> pl.DataFrame:

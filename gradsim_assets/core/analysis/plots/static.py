@@ -187,19 +187,24 @@ def first_order(frame: pl.DataFrame, setting: str) -> list[Plot]:
 
 def tail_patch(frame: pl.DataFrame, setting: str) -> list[Plot]:
     """The mean change of every method with its 95 % interval."""
-    rows = tail_patch_summary(frame).filter(pl.col("change").is_not_null())
-    if not len(rows):
+    return _signed_bars("tail_patch", setting, tail_patch_summary(frame), "change", "{:.3g}", wording.CHANGE)
+
+
+def _signed_bars(name: str, setting: str, rows: pl.DataFrame, column: str, shown: str, label: str) -> list[Plot]:
+    """A bar for each method whose figure is known, of either sign, with its interval."""
+    known = rows.filter(pl.col(column).is_not_null())
+    if not len(known):
         return []
 
     def draw(figure: Any) -> None:
         axes = figure.subplots()
-        low, high = series.ends_of(rows, "change", "change_low", "change_high")
-        _bars(axes, rows, "change", "{:.3g}", 0.012 * (high - low))
-        axes.set_yticks(range(len(rows)), [wording.method_name(name) for name in rows["method"]])
-        axes.set(xlabel=wording.CHANGE, ylim=(len(rows) - 0.4, -0.6))
+        low, high = series.ends_of(known, column, f"{column}_low", f"{column}_high")
+        _bars(axes, known, column, shown, 0.012 * (high - low))
+        axes.set_yticks(range(len(known)), [wording.method_name(name) for name in known["method"]])
+        axes.set(xlabel=label, ylim=(len(known) - 0.4, -0.6))
         axes.margins(x=0.12)
 
-    return [as_plot("tail_patch", setting, (10, 0.42 * len(rows) + 1.1), draw)]
+    return [as_plot(name, setting, (10, 0.42 * len(known) + 1.1), draw)]
 
 
 def parameters(frame: pl.DataFrame) -> list[Plot]:
@@ -235,6 +240,18 @@ def parameters(frame: pl.DataFrame) -> list[Plot]:
         axes.legend(handles=handles, loc="lower right")
 
     return [as_plot("parameters", "", (10, 0.3 * len(rows) + 1.2), draw)]
+
+
+def linear_datamodeling_score(frame: pl.DataFrame, setting: str) -> list[Plot]:
+    """The score of every method with its 95 % interval, and that of every component over depth."""
+    shown = PerComponent(series.lds_components(frame), "lds", setting, series.lds_levels(frame))
+    rows = series.lds_methods(frame)
+    return [*_signed_bars("linear_datamodeling_score", setting, rows, "lds", "{:.3f}", wording.LDS), *over_depth(shown)]
+
+
+def removal(frame: pl.DataFrame, setting: str) -> list[Plot]:
+    """The mean increase of the loss by every method with its 95 % interval."""
+    return _signed_bars("removal", setting, frame, "loss_increase", "{:.3g}", wording.INCREASE)
 
 
 def comparison(frame: pl.DataFrame) -> list[Plot]:

@@ -18,6 +18,8 @@ ROUNDS = "number of components (parameter counts are unknown)"
 
 PREDICTED, MEASURED = "predicted change of the loss (nats per token)", "measured change of the loss (nats per token)"
 CHANGE = "change of the log-probability (nats per token)"
+LDS = "linear datamodelling score (rank correlation)"
+INCREASE = "increase of the loss over random removal (nats per token)"
 AS_PREDICTED = "measured = predicted"
 OWN, OTHER = "own original", "another original"
 
@@ -26,7 +28,7 @@ BEST_COMPONENT = "best component"
 SAME_IDS, HELD_OUT, HELD_OUT_RANGE = "same ids", "held out, mean", "held out, range"
 
 #: The axis of each figure of a component.
-LABELS = {"accuracy": ACCURACY, "agreement": AGREEMENT}
+LABELS = {"accuracy": ACCURACY, "agreement": AGREEMENT, "lds": "LDS (rank correlation)"}
 
 
 class Words(NamedTuple):
@@ -100,6 +102,22 @@ PLOTS = {
         "95 % bootstrap intervals over variants; a method no longer than random originals finds nothing that the model "
         "learns from.",
     ),
+    "linear_datamodeling_score": Words(
+        "Which scores predict what retraining does",
+        "Rank correlation, over models retrained on halves of the originals, between the summed scores of a half and the "
+        "variant's negative loss: mean over variants, with 95 % bootstrap intervals over variants and halves. At 0 a score says "
+        'nothing of what the model learned from whom; "all" takes the components of one type together.',
+    ),
+    "lds_over_depth": Words(
+        "Prediction of retraining over depth",
+        "The linear datamodelling score of each component's cosine alone. Whiskers are 95 % bootstrap intervals of each component "
+        "by itself: of many components a few stand high by luck.",
+    ),
+    "removal": Words(
+        "What a variant loses without a method's top originals",
+        "Mean over variants: how much the loss rises when the model is made again without the originals that the method puts on "
+        "top, more than without as many random ones; with 95 % bootstrap intervals over variants.",
+    ),
     "single_samples": Words(
         "Where best component and full gradient diverge most",
         "Each point is one component's similarity between a variant and its own original; samples whose points spread far "
@@ -155,7 +173,7 @@ def range_of(family: str) -> str:
 
 
 def method_name(method: str) -> str:
-    """A method of the tables `retrieval` and `tail_patch` as it stands in plots and sentences."""
+    """A method of the tables `retrieval`, `tail_patch`, ... as it stands in plots and sentences."""
     if method.startswith("projection_"):
         size = method.removeprefix("projection_")
         return f"projection, {size[:-1]} dims" if size.endswith("d") else f"projection, {100 * float(size):.3g} %"
@@ -165,6 +183,7 @@ def method_name(method: str) -> str:
         "bm25": "BM25",
         "best_component": BEST_COMPONENT,
         schemas.TEXT_OVERLAP: "text overlap",
+        "representation": "representation similarity",
         UNTRAINED: "untrained control",
         BASE: "base before fine-tuning",
         "adam": "full gradient, Adam's moments",

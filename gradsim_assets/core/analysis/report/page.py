@@ -32,6 +32,8 @@ class SettingResults:
     first_order: pl.DataFrame | None = None
     tail_patch: pl.DataFrame | None = None
     controls: pl.DataFrame | None = None  # control_comparison
+    linear_datamodeling_score: pl.DataFrame | None = None
+    removal: pl.DataFrame | None = None
     prompt_no_prefix: int = 0  # samples of which the prompt is not what the whole begins with; once for every shard
 
 
@@ -80,7 +82,9 @@ def render_report(
                 {**row, "name": wording.method_name(row["control"])} for row in of_full_gradient(results.controls)
             ],
             "figures": figures[setting],
-            "meaning": sentences.meaning(results.first_order, results.tail_patch),
+            "meaning": sentences.meaning(
+                results.first_order, results.tail_patch, results.linear_datamodeling_score, results.removal
+            ),
             "proofs": proofs[setting],
         }
         for setting, results in settings.items()
@@ -186,7 +190,11 @@ def _figures(results: SettingResults) -> list[_Figure]:
 
 def _proofs(results: SettingResults) -> list[_Figure]:
     """What shows what the scores mean, as far as it was evaluated."""
+    lds = results.linear_datamodeling_score
     drawn = {
+        "linear_datamodeling_score": None if lds is None else interactive.linear_datamodeling_score(lds),
+        "lds_over_depth": None if lds is None else interactive.lds_over_depth(lds),
+        "removal": None if results.removal is None else interactive.removal(results.removal),
         "first_order": None if results.first_order is None else interactive.first_order(results.first_order),
         "tail_patch": None if results.tail_patch is None else interactive.tail_patch(results.tail_patch),
     }

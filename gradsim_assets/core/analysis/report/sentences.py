@@ -97,14 +97,70 @@ def _listed(rows: Sequence[Mapping[str, Any]]) -> str:
     return "; ".join(f"{wording.method_name(row['method'])}: {row['accuracy']:.3f}{_test(row)}" for row in rows)
 
 
-def meaning(first_order: pl.DataFrame | None, tail_patch: pl.DataFrame | None) -> list[str]:
-    """What one setting's evaluation says of the scores, a sentence for each table that there is."""
+def meaning(
+    first_order: pl.DataFrame | None,
+    tail_patch: pl.DataFrame | None,
+    linear_datamodeling_score: pl.DataFrame | None = None,
+    removal: pl.DataFrame | None = None,
+) -> list[str]:
+    """What one setting's evaluation says of the scores, a sentence for each table that there is, retraining first."""
     said = []
+    if linear_datamodeling_score is not None and len(linear_datamodeling_score):
+        said += _lds(linear_datamodeling_score)
+    if removal is not None and len(removal):
+        said.append(_removal(removal))
     if first_order is not None and len(first_order):
         said.append(_prediction(first_order))
     if tail_patch is not None and len(tail_patch):
         said.append(_tail_patch(tail_patch_summary(tail_patch)))
+    return [*said, _NOT_RETRAINED] if said and linear_datamodeling_score is None else said
+
+
+_NOT_RETRAINED = (
+    "Whether scores predict what training on an original does is not known, since the model was not made again without some of "
+    "them: say under [training] how it was made from the originals, and run `gradsim run MODEL --only evaluation`."
+)
+
+
+def _lds(frame: pl.DataFrame) -> list[str]:
+    whole = frame.filter(pl.col("component").is_null())
+    rows = sorted(whole.filter(pl.col("method") != "random").rows(named=True), key=lambda row: -row["lds"])
+    best, rest = rows[0], rows[1:]
+    others = "; ".join(f"{wording.method_name(row['method'])} {row['lds']:.3f}" for row in rest)
+    random = whole.filter(method="random").rows(named=True)
+    chance = f"; random scores {random[0]['lds']:.3f} ({_ends(random[0])})" if random else ""
+    said = [
+        f"Of {best['subsets']} models made again from halves of the originals, {wording.method_name(best['method'])} predicts best "
+        f"which are good for a variant: its linear datamodelling score is {best['lds']:.3f} ({_ends(best)}) over "
+        f"{best['variants']} variants; {others}{chance}."
+    ]
+    single = frame.filter(method="component").sort("lds", descending=True)
+    if len(single):
+        top = single.row(0, named=True)
+        sure = single.filter(pl.col("lds_low") > 0).height
+        said.append(
+            f"{sure} of {len(single)} components alone predict with an interval that excludes 0; the best of them, "
+            f"{top['component']}, reaches {top['lds']:.3f} ({_ends(top)}), which the choice among many flatters."
+        )
     return said
+
+
+def _ends(row: Mapping[str, Any]) -> str:
+    return wording.interval(row["lds_low"], row["lds_high"])
+
+
+def _removal(frame: pl.DataFrame) -> str:
+    rows = frame.rows(named=True)
+    best = max(rows, key=lambda row: row["loss_increase"])
+    sure = [row for row in rows if row["loss_increase_low"] is not None and row["loss_increase_low"] > 0]
+    ends = best["loss_increase_low"], best["loss_increase_high"]
+    interval = "" if ends[0] is None else f" ({wording.interval(*ends, 4)})"
+    top = "original" if best["removed"] == 1 else f"{best['removed']} originals"
+    return (
+        f"Made again without the top {top} of {wording.method_name(best['method'])}, the model loses most on a variant: its loss "
+        f"rises by {best['loss_increase']:.4f} nats per token more than without random ones{interval}, over {best['variants']} "
+        f"variants; {len(sure)} of {len(rows)} methods lie above random removal with an interval that excludes 0."
+    )
 
 
 def _prediction(frame: pl.DataFrame) -> str:

@@ -1,0 +1,165 @@
+"""The assets `all_pairs_<setting>` and `all_pairs_projected_<setting>`: one pass over every variant with every original."""
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+
+from gradsim_assets.configuration import Settings
+from gradsim_assets.core.gradients.numerics_version import NUMERICS, NUMERICS_VERSION, PROJECTIONS_VERSION
+from gradsim_assets.core.models.loading import LoadedModel
+from gradsim_assets.core.partition_keys import model_id_of
+from gradsim_assets.core.tables.schemas import (
+    ALL_PAIRS,
+    ALL_PAIRS_PROJECTED,
+    LIMA,
+    MODEL_GENERATED,
+    PARAPHRASED,
+    TABLES,
+)
+from gradsim_assets.core.tables.storage import Partition, fingerprint
+from gradsim_assets.defs.code_version import code_version
+from gradsim_assets.defs.evaluation.retrainings import RetrainingPlan
+from gradsim_assets.defs.models.hf_model import HF_MODEL, provenance_of, revision_for_run, revision_tags
+from gradsim_assets.defs.progress import progress
+from gradsim_assets.defs.table_results import column_schema, saved_table_result
+from gradsim_assets.orchestration.asset_keys import of_each_setting, table_path
+from gradsim_assets.orchestration.failures import RETRIES, fails_in_one_sentence
+from gradsim_assets.orchestration.groups import EVALUATION
+from gradsim_assets.orchestration.partitions import ALL, BY_MODEL, MODELS
+from gradsim_assets.resources.compute import Compute
+from gradsim_assets.resources.model_hub import ModelHub
+from gradsim_assets.resources.table_store import TableStore
+
+if TYPE_CHECKING:
+    from gradsim_assets.core.gradients.engine import PassResult
+    from gradsim_assets.core.gradients.pass_inputs import PassInputs
+
+_DECLARED = "core.gradients.numerics_version"
+
+_DESCRIPTIONS = {
+    ALL_PAIRS.name: "As dot_products, but of every variant with every original, whatever the candidates are.",
+    ALL_PAIRS_PROJECTED.name: "As projected_similarity, but of every variant with every original.",
+}
+
+
+def build(settings: Settings, op_tags: Mapping[str, Any] | None = None) -> dg.AssetsDefinition:
+    """The products of all pairs, out of one pass."""
+    plan = RetrainingPlan(settings)
+
+    @dg.multi_asset(
+        name="all_pairs",
+        specs=[_spec(key, settings) for key in of_each_setting(ALL_PAIRS, ALL_PAIRS_PROJECTED)],
+        partitions_def=MODELS,
+        can_subset=True,
+        pool="gpu",
+        op_tags=op_tags,
+        retry_policy=RETRIES,
+    )
+    @fails_in_one_sentence
+    def all_pairs(
+        context: dg.AssetExecutionContext, hub: ModelHub, store: TableStore, compute: Compute
+    ) -> Iterator[dg.MaterializeResult]:
+        yield from _all_pairs(context, plan, hub, store, compute)
+
+    return all_pairs
+
+
+def _spec(key: dg.AssetKey, settings: Settings) -> dg.AssetSpec:
+    table, setting = table_path(key)
+    projected = table == ALL_PAIRS_PROJECTED.name
+    return dg.AssetSpec(
+        key,
+        deps=[
+            dg.AssetDep(HF_MODEL),
+            dg.AssetDep(LIMA.name),
+            # Of both settings, so that one pass makes all of them.
+            dg.AssetDep(PARAPHRASED.name, partition_mapping=ALL),
+            dg.AssetDep(MODEL_GENERATED.name, partition_mapping=BY_MODEL),
+        ],
+        skippable=True,
+        group_name=EVALUATION,
+        kinds={"pytorch", "parquet"},
+        description=f"{_DESCRIPTIONS[table]} COST: one gradient of every sample, and a row for every pair. Variants: {setting}.",
+        metadata=column_schema(TABLES[table]),
+        code_version=code_version(
+            "core.models.loading:load_model",
+            "core.gradients.pass_inputs:pass_inputs",
+            f"core.evaluation.{table}",
+            f"{_DECLARED}:NUMERICS_VERSION",
+            *([f"{_DECLARED}:PROJECTIONS_VERSION"] if projected else []),
+            config=settings.compute.model_dump_json(
+                include={"precision", *({"projections", "projection", "projection_weighting"} if projected else ())}
+            ),
+            without=NUMERICS,
+        ),
+    )
+
+
+def _all_pairs(
+    context: dg.AssetExecutionContext, plan: RetrainingPlan, hub: ModelHub, store: TableStore, compute: Compute
+) -> Iterator[dg.MaterializeResult]:
+    from gradsim_assets.core.evaluation.all_pairs import every_pair
+    from gradsim_assets.core.gradients.pass_inputs import pass_inputs
+
+    selected = {key: table_path(key) for key in sorted(context.selected_asset_keys)}
+    model_id = model_id_of(context.partition_key)
+    texts = {LIMA.name: store.tables.read([LIMA.name])}
+    settings = dict.fromkeys(setting for _, setting in selected.values())
+    variants = {setting: plan.variants(store, setting, model_id) for setting in settings}
+    with progress(context, f"all pairs {context.partition_key}", "gradients") as report:
+        loaded = hub.load(model_id, revision_for_run(context, hub, model_id), context.log.info)
+        inputs = pass_inputs(
+            texts[LIMA.name],
+            variants,
+            every_pair(texts[LIMA.name], variants.values()),
+            loaded,
+            policy=hub.settings(model_id).context,
+            products=[setting for table, setting in selected.values() if table == ALL_PAIRS.name],
+            projections={s: compute.projections for table, s in selected.values() if table != ALL_PAIRS.name},
+        )
+        scratch = compute.places.scratch(ALL_PAIRS.name, context.partition_key)
+        version = code_version("core.models.loading:load_model", "core.gradients.engine:run_pass")
+        provenance = {
+            **provenance_of(hub, model_id, loaded.revision),
+            **{name: fingerprint(frame) for name, frame in {**texts, **variants}.items()},
+            "dropped": inputs.counts["dropped"],
+        }
+        with compute.run_pass(loaded, inputs.request, scratch, report, context.log.info, version) as result:
+            for key in selected:
+                yield _result(context, store, compute, key, inputs, result, loaded, provenance)
+
+
+def _result(
+    context: dg.AssetExecutionContext,
+    store: TableStore,
+    compute: Compute,
+    key: dg.AssetKey,
+    inputs: "PassInputs",
+    result: "PassResult",
+    loaded: LoadedModel,
+    provenance: Mapping[str, Any],
+) -> dg.MaterializeResult:
+    """One of the tables of a pass."""
+    from gradsim_assets.core.evaluation.all_pairs import all_pairs
+    from gradsim_assets.core.evaluation.all_pairs_projected import all_pairs_projected
+    from gradsim_assets.core.gradients.inputs_version import inputs_version
+
+    table, setting = table_path(key)
+    projected = table != ALL_PAIRS.name
+    code, libraries = context.assets_def.specs_by_key[key].code_version, compute.libraries(projected, loaded.device)
+    made_from = (loaded.revision.name, str(loaded.model.dtype), libraries)
+    return saved_table_result(
+        context,
+        store,
+        key,
+        (all_pairs_projected if projected else all_pairs)(result, setting, inputs.request.pairs[setting]),
+        Partition(context.partition_key),
+        metadata={**inputs.counts, **compute.metadata(result)},
+        provenance={
+            **provenance,
+            "numerics": f"{NUMERICS_VERSION} {PROJECTIONS_VERSION}" if projected else str(NUMERICS_VERSION),
+        },
+        tags=revision_tags(context),
+        data_version=inputs_version(inputs.request, setting, code, *made_from),
+    )

@@ -1,0 +1,145 @@
+"""What `linear_datamodeling_score` and `removal` have in common: the scores of every method, from the products of all pairs."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+import polars as pl
+
+from gradsim_assets.configuration import Settings
+from gradsim_assets.core.analysis.parameters_per_component import parameters_per_component
+from gradsim_assets.core.errors import InputError
+from gradsim_assets.core.evaluation.methods import Method, Scored, methods
+from gradsim_assets.core.models.loading import LoadedModel
+from gradsim_assets.core.models.revisions import Revision
+from gradsim_assets.core.partition_keys import model_id_of, model_slug
+from gradsim_assets.core.samples import Sample, samples_of
+from gradsim_assets.core.similarity.pair_products import PairProducts
+from gradsim_assets.core.tables.schemas import ALL_PAIRS, ALL_PAIRS_PROJECTED, LIMA, MODEL_GENERATED, PARAPHRASED
+from gradsim_assets.core.tables.storage import Partition, fingerprint
+from gradsim_assets.defs.code_version import Root
+from gradsim_assets.defs.evaluation.retrainings import MADE_BY, RetrainingPlan
+from gradsim_assets.defs.models.hf_model import HF_MODEL, provenance_of, revision_for_run
+from gradsim_assets.orchestration.asset_keys import asset_key
+from gradsim_assets.orchestration.partitions import ALL, BY_MODEL
+from gradsim_assets.resources.compute import Compute
+from gradsim_assets.resources.model_hub import ModelHub
+from gradsim_assets.resources.table_store import TableStore
+
+if TYPE_CHECKING:
+    from gradsim_assets.core.evaluation.retraining import Retrainings
+
+#: What decides the scores of methods.
+SCORED_BY: tuple[Root, ...] = (
+    methods,
+    parameters_per_component,
+    "core.evaluation.representations:representation_vectors",
+    *MADE_BY,
+)
+
+
+def inputs_of(setting: str) -> list[dg.AssetDep]:
+    """What scores and retrainings of a setting are made from."""
+    return [
+        dg.AssetDep(HF_MODEL),
+        dg.AssetDep(LIMA.name),
+        dg.AssetDep(PARAPHRASED.name, partition_mapping=ALL),
+        dg.AssetDep(MODEL_GENERATED.name, partition_mapping=BY_MODEL),
+        dg.AssetDep(asset_key(ALL_PAIRS.name, setting)),
+        dg.AssetDep(asset_key(ALL_PAIRS_PROJECTED.name, setting)),
+    ]
+
+
+@dataclass(frozen=True)
+class Counterfactual:
+    """One model and setting, with its texts and products as they are now."""
+
+    plan: RetrainingPlan
+    setting: str
+    model_id: str
+    revision: Revision
+    loaded: LoadedModel
+    hub: ModelHub
+    store: TableStore
+    retrainings: "Retrainings"
+
+    @classmethod
+    def of(
+        cls,
+        context: dg.AssetExecutionContext,
+        settings: Settings,
+        setting: str,
+        hub: ModelHub,
+        store: TableStore,
+        compute: Compute,
+    ) -> "Counterfactual":
+        """That of the partition at work; raises InputError where anything is missing or made from another revision."""
+        plan, model_id = RetrainingPlan(settings), model_id_of(context.partition_key)
+        plan.recipe(model_id)
+        revision = revision_for_run(context, hub, model_id)
+        loaded = hub.load(model_id, revision, context.log.info)
+        retrainings = plan.retrainings(model_id, revision, loaded, hub, store, compute)
+        found = cls(plan, setting, model_id, revision, loaded, hub, store, retrainings)
+        for table in (ALL_PAIRS, ALL_PAIRS_PROJECTED):
+            found.check([table.name, setting], Partition(context.partition_key))
+        return found
+
+    def check(self, key: Sequence[str], place: Partition) -> None:
+        """Raises InputError where a table was made from another revision, or other settings, than the model has now."""
+        source = self.store.tables.provenance(key, place)
+        made = " ".join(str(source[name]) for name in ("revision", "settings") if source.get(name))
+        now = self.hub.version(self.model_id, self.revision)
+        if made != now:
+            raise InputError(
+                f"{'/'.join(key)} of {self.model_id} is that of {made or 'an unknown revision'}, and the model is at {now} now; "
+                f"`gradsim run {self.model_id} --only evaluation` computes it again."
+            )
+
+    @cached_property
+    def place(self) -> Partition:
+        """Where the tables of the model lie."""
+        return Partition(model_slug(self.model_id))
+
+    @cached_property
+    def scored(self) -> Scored:
+        """What methods are made of; those samples that the context policy has kept."""
+        from gradsim_assets.core.evaluation.representations import representation_vectors
+        from gradsim_assets.core.sample_gradients.components import trainable_components
+
+        training = self.retrainings.training
+        sizes = {name: parameter.numel() for name, parameter in trainable_components(self.loaded.model)}
+        variants = _texts(self.plan.variants(self.store, self.setting, self.model_id))
+        originals = _texts(self.store.tables.read([LIMA.name]))
+        encoded = training.variants[self.setting], training.originals
+        return Scored(
+            [variants[sample.id] for sample in encoded[0]],
+            [originals[sample.id] for sample in encoded[1]],
+            PairProducts.from_frame(self.store.tables.scan([ALL_PAIRS.name, self.setting], [self.place]), list(sizes)),
+            parameters_per_component(sizes),
+            self.store.tables.read([ALL_PAIRS_PROJECTED.name, self.setting], self.place),
+            (representation_vectors(self.loaded, encoded[0]), representation_vectors(self.loaded, encoded[1])),
+            self.hub.retriever_tokens(self.plan.settings.retriever_model)[0],
+        )
+
+    @cached_property
+    def methods(self) -> list[Method]:
+        """Every method."""
+        return list(methods(self.scored))
+
+    @property
+    def provenance(self) -> Mapping[str, Any]:
+        """What leads from a table back to what it was made from."""
+        products = self.store.tables.scan([ALL_PAIRS.name, self.setting], [self.place])
+        return {
+            **provenance_of(self.hub, self.model_id, self.revision),
+            "training": self.retrainings.training.recipe.model_dump(mode="json"),
+            "inputs": self.retrainings.folder.name,
+            ALL_PAIRS.name: fingerprint(products),
+            self.setting: fingerprint(self.plan.variants(self.store, self.setting, self.model_id)),
+        }
+
+
+def _texts(frame: pl.DataFrame) -> dict[str, Sample]:
+    return {sample.id: sample for sample in samples_of(frame)}
