@@ -179,3 +179,16 @@ def test_a_base_that_is_none_or_has_no_settings_of_its_own_is_refused(text: str,
 def test_a_base_that_is_listed_has_settings_of_its_own_whoever_names_it(tmp_path: Path) -> None:
     both = '[[models]]\nid = "a/b"\nbase = "c/d"\n[[models]]\nid = "e/f"\nbase = "c/d"\ndtype = "bfloat16"\n'
     assert settings_of(f'{both}[[models]]\nid = "c/d"\n', tmp_path).bases == {"a/b": "c/d", "e/f": "c/d"}
+
+
+def test_a_control_is_never_retrained_as_if_it_had_seen_the_originals(tmp_path: Path) -> None:
+    text = '[training]\nsteps = 3\n[[models]]\nid = "org/a"\nbase = "org/base"\noptimizer_state = "state.pt"\n'
+    settings = settings_of(text, tmp_path)
+    assert settings.training_of("org/a") is not None
+    assert [settings.training_of(one) for one in ("org/a+untrained", "org/base", "demo+untrained")] == [None] * 3
+    control = settings_of(f"{text}training = {{ seed = 1 }}\n", tmp_path).controls_of("org/a")
+    assert control == ["org/a+untrained", "org/base"]
+    # What says how a model was trained is not shared with what was not.
+    assert {"training", "optimizer_state", "base"}.isdisjoint(settings.models[0].shared)
+    own = f'{text}[[models]]\nid = "org/base"\ntraining = {{ steps = 5 }}\n'  # a base that says itself how it was made
+    assert getattr(settings_of(own, tmp_path).training_of("org/base"), "steps", None) == 5
