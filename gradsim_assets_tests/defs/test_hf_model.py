@@ -91,7 +91,6 @@ def test_an_observation_fills_the_partitions_and_says_what_the_models_are(home: 
             "settings/context": "auto",
             "settings/candidates": 5,
             "settings/profile": "gpu",
-            "settings/base": "",
             "settings/controls": False,
         }
     assert home.observe("paraphrases_source").success

@@ -65,6 +65,6 @@ def pass_inputs(
         pairs=pairs,
         products=frozenset(products),
         projections={setting: tuple(proportions) for setting, proportions in projections.items()},
-        preconditioned={setting: tuple(names) for setting, names in (preconditioned or {}).items()},
+        preconditioned={setting: tuple(names) for setting, names in (preconditioned or {}).items() if names},
     )
     return PassInputs(request, counts)

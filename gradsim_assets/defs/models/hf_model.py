@@ -93,7 +93,7 @@ def metadata_of(hub: ModelHub, model_id: str, revision: Revision) -> dict[str, A
         "link": dg.MetadataValue.url(link) if link else dg.MetadataValue.path(revision.source),
         **({} if revision.seed is None else {"weights": f"random, drawn by the seed {revision.seed}"}),
         **{name: value for name, value in known.items() if value is not None},
-        **{f"settings/{name}": value for name, value in settings.items()},
+        **{f"settings/{name}": value for name, value in settings.items() if value not in (None, "")},
     }
 
 
