@@ -201,7 +201,8 @@ class _KeptBytes:
             self._sizes[storage._cdata] = storage.nbytes()
             if self._block is not None:
                 self._of_blocks[self._block] += storage.nbytes()
-        return tensor
+        # An output that its own node keeps with its graph is a cycle that no collector sees, and weights live on with it.
+        return tensor.detach()
 
     def _remember(self, module: torch.nn.Module, args: tuple[Any, ...]) -> None:
         if torch.is_grad_enabled():  # else it is computed again later
