@@ -113,6 +113,8 @@ FROM compute-packages AS compute
 COPY --from=wheel /dist /tmp/dist
 RUN --mount=type=bind,from=tools,source=/opt/tools,target=/opt/tools \
     /opt/tools/bin/pip install -q --no-deps --no-index /tmp/dist/*.whl
+# Tiles and batches have many sizes: without it a GPU's memory is cut into pieces that the largest of them do not fit in.
+ENV PYTORCH_ALLOC_CONF=expandable_segments:True
 ARG VERSION=0.1.0
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="gradsim-compute" \

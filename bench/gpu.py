@@ -6,7 +6,7 @@
     whole   988 ids, at one precision
     large   50 ids of a 6.7 B-parameter Llama in bf16, at LIMA's lengths
 
-It needs torch, transformers and numpy alone.
+It needs torch, transformers and numpy alone. Set PYTORCH_ALLOC_CONF=expandable_segments:True for `large`, as the compute image does.
 """
 
 import argparse

@@ -7,10 +7,12 @@ python -m bench.scaling --measure  the planner's cost against measured passes on
 import argparse
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from bench.workload import SETTINGS, demo_model, lima_lengths, make_pairs, make_samples
+from gradsim_assets.core.errors import InputError
 from gradsim_assets.core.gradients.engine import (
     ModelShape,
     PassGraph,
@@ -24,9 +26,21 @@ from gradsim_assets.core.gradients.engine import (
 IDS, CANDIDATES, PROJECTIONS = 988, 5, (0.01, 0.05)
 GIB = 2**30
 
+#: Hidden size, layers, vocabulary and intermediate size, from 0.15 B to 13 B parameters.
+SIZES = (
+    (768, 12, 50304, 3072),
+    (1024, 24, 50304, 4096),
+    (2048, 16, 50304, 8192),
+    (2816, 28, 50304, 11264),
+    (4096, 32, 32000, 11008),
+    (5120, 40, 32000, 13824),
+)
+KEPT = {"checkpoint_beyond": None}
 
-def shape_of(hidden: int, layers: int, vocabulary: int, intermediate: int) -> ModelShape:
+
+def shape_of(hidden: int, layers: int, vocabulary: int, intermediate: int, dtype: str = "float32") -> ModelShape:
     """A tied OLMo of this size (AMD-OLMo-1B is 2048, 16, 50304, 8192)."""
+    import torch
     from transformers import OlmoConfig
 
     from gradsim_assets.core.gradients.engine import shape_of_config
@@ -43,7 +57,8 @@ def shape_of(hidden: int, layers: int, vocabulary: int, intermediate: int) -> Mo
             bos_token_id=None,
             eos_token_id=2,
             pad_token_id=1,
-        )
+        ),
+        getattr(torch, dtype),
     )
 
 
@@ -82,6 +97,30 @@ def shards_table(shape: ModelShape, memory: int, rate: float, projections: bool)
             f"| {count} | {passes:,} | {passes / (3 * IDS):.2f} | {sum(seconds) / 3600:.2f} "
             f"| {wide / 3600:.2f} h | {max(seconds) / 60:.1f} min |"
         )
+
+
+def least_table() -> None:
+    """The least memory beside models of many sizes: one variant and one original, the longest of LIMA."""
+    print("| model | weights | beside it | truncated at 2,048 | activations kept |")
+    for dtype, sizes in (("float32", SIZES), ("bfloat16", SIZES[2:])):
+        for size in sizes:
+            shape = shape_of(*size, dtype)
+            found = [least(shape, tokens, **kept) for tokens, kept in ((4147, {}), (2048, {}), (4147, KEPT))]
+            billions = sum(c.size for c in shape.components) / 1e9
+            columns = " | ".join(f"{bytes_ / GIB:.1f} GiB" for bytes_ in (shape.model_bytes, *found))
+            print(f"| {billions:.2f} B {dtype} | {columns} |", flush=True)
+
+
+def least(shape: ModelShape, tokens: int, **options: Any) -> float:
+    """Bytes that a pass needs at least beside the model where the longest sample has so many tokens."""
+    lengths = {"lima_0": (tokens, tokens - tokens // 5)}
+    pairs = dict.fromkeys(SETTINGS, (("lima_0", "lima_0"),))
+    one = PassGraph(lengths, dict.fromkeys(SETTINGS, lengths), pairs, frozenset(SETTINGS))
+    try:
+        plan_pass(shape, one, 1, PassOptions(device="cuda", **options))
+    except InputError as refusal:
+        return float(str(refusal).split("at least ")[1].split(" GiB")[0]) * GIB
+    raise AssertionError("one byte suffices for no pass")
 
 
 def makespan(seconds: list[float], workers: int) -> float:
@@ -167,7 +206,8 @@ def main() -> None:
         measure()
         return
     shape, memory = shape_of(2048, 16, 50304, 8192), int(arguments.memory * GIB)
-    print(f"components {len(shape.components)}, parameters {sum(c.size for c in shape.components):,}")
+    least_table()
+    print(f"\ncomponents {len(shape.components)}, parameters {sum(c.size for c in shape.components):,}")
     for projections in (False, True):
         print(f"\nprojections: {projections}")
         shards_table(shape, memory, arguments.rate, projections)
