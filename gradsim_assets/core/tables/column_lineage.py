@@ -7,6 +7,7 @@ from gradsim_assets.core.tables.schemas import (
     ACCURACY_PER_COMPONENT,
     AGREEMENT,
     ALL_PAIRS,
+    ALL_PAIRS_PRECONDITIONED,
     ALL_PAIRS_PROJECTED,
     BM25_CANDIDATES,
     CONTROL_COMPARISON,
@@ -129,6 +130,7 @@ _SOURCES: Mapping[str, Mapping[str, tuple[Source, ...]]] = {
         "log_probability_change": _ORIGINALS_AND_VARIANTS,
     },
     ALL_PAIRS.name: {**_OF_ALL_PAIRS, **_PRODUCTS},
+    ALL_PAIRS_PRECONDITIONED.name: {**_OF_ALL_PAIRS, **_PRODUCTS},
     ALL_PAIRS_PROJECTED.name: {**_OF_ALL_PAIRS, "similarity": _ORIGINALS_AND_VARIANTS},
     SUBSET_LOSSES.name: {
         "id": tuple((table, "id") for table in _SAMPLES),

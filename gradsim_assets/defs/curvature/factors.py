@@ -1,5 +1,6 @@
 """Curvature that was computed, as a pass takes it."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ from gradsim_assets.resources.table_store import TableStore
 
 if TYPE_CHECKING:
     from gradsim_assets.core.curvature.factor_files import StoredCurvature
+    from gradsim_assets.core.sample_gradients.preconditioning import Preconditioners
 
 
 @dataclass(frozen=True)
@@ -57,3 +59,17 @@ class Factors:
 
         tuning = Tuning(asked.damping, asked.epsilon)
         return StoredCurvature(self.kind, self.files, tuning, typical_eigenvalue(self.frame))
+
+
+def preconditioners_of(
+    kinds: Collection[str], store: TableStore, compute: Compute, model: str, version: str, asked: PreconditionerSettings
+) -> "tuple[Preconditioners, dict[str, str]]":
+    """What a pass over a model (by its partition key, at this version) multiplies gradients with, by kind, and the data versions
+    of the curvature that each was made from.
+
+    Raises:
+        InputError: some of the curvature is missing, or that of another version.
+    """
+    used = {kind: Factors.of(store, compute, Partition(model), kind, version) for kind in kinds}
+    stored = {kind: factors.preconditioner(asked) for kind, factors in used.items()}
+    return stored, {kind: factors.made_from for kind, factors in used.items()}

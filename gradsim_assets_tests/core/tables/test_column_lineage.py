@@ -34,6 +34,7 @@ WITHOUT_SOURCES = {
     "tail_patch": {"method"},
     "all_pairs": {"component"},
     "all_pairs_projected": {"proportion", "dimension"},
+    "all_pairs_preconditioned": {"preconditioner", "component"},
     "subset_losses": {"subset", "setting"},
     "linear_datamodeling_score": {"method"},
     "removal": {"method", "draws"},
