@@ -165,6 +165,10 @@ EDITS: Mapping[str, tuple[Edit, set[str]]] = {
             *("gradient_similarity", "tail_patch", "linear_datamodeling_score", "removal"),
         ),
     ),
+    "the sums of preconditioned products": (
+        inserted("core/similarity/pair_products.py", "preconditioned_terms"),
+        of_each_setting("retrieval", "tail_patch", "linear_datamodeling_score", "removal"),
+    ),
     "the comparison": (inserted("core/analysis/model_comparison.py", "model_comparison"), {"model_comparison"}),
     # The engine's code does not count: what its numbers are is declared, and held by the test of the golden numbers.
     "a constant of inner products": (replaced("core/sample_gradients/inner_products.py", r"2\*\*11", "2**12"), set()),

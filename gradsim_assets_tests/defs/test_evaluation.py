@@ -15,8 +15,9 @@ from gradsim_assets.core.tables.schemas import ALL_PAIRS_PRECONDITIONED, PRECOND
 from gradsim_assets.core.tables.storage import Partition
 from gradsim_assets.core.training.recipe import TrainingRecipe
 from gradsim_assets.defs.checks.sound import _all_pairs_rules, _evaluation_rules, _subset_rules
-from gradsim_assets.defs.evaluation.evaluation import _check_revision, _variants
+from gradsim_assets.defs.evaluation.evaluation import Work, _variants
 from gradsim_assets.defs.evaluation.retrainings import RetrainingPlan
+from gradsim_assets.defs.models.hf_model import check_version
 from gradsim_assets.demo.model import RECIPE
 from gradsim_assets.resources.model_hub import ModelHub
 from gradsim_assets.resources.table_store import TableStore
@@ -28,12 +29,32 @@ def test_products_of_another_revision_or_other_settings_are_refused(tmp_path: Pa
     model = str(save_tiny_model(tmp_path / "model"))
     hub = ModelHub(home=str(tmp_path), device="cpu", models=[])
     revision = hub.resolve(model)
-    _check_revision(hub, model, revision, {"revision": revision.name}, "paraphrased")
+    now = hub.version(model, revision)
+    check_version("dot_products/paraphrased", {"revision": revision.name}, model, now)
     for made in ({}, {"revision": "0123"}, {"revision": revision.name, "settings": "dtype=bfloat16"}):
         with pytest.raises(
             InputError, match=r"dot_products/paraphrased of .* and the model is at .* now; `gradsim run"
         ):
-            _check_revision(hub, model, revision, made, "paraphrased")
+            check_version("dot_products/paraphrased", made, model, now)
+
+
+def test_scores_of_steps_take_preconditioned_products_of_the_same_revision_alone(tmp_path: Path) -> None:
+    store, nothing = TableStore(root=str(tmp_path)), pl.DataFrame()
+    work = Work(
+        *("paraphrased", "a--b", "r1", ["00", "01"], nothing.lazy(), nothing, nothing),
+        *(None, "auto", store, tmp_path, "", print),  # type: ignore[arg-type]  # which none of it needs
+    )
+    key, frame = ["preconditioned_products", "paraphrased"], products_of("wx", "wx", ["adam"])
+    store.tables.write(key, frame, Partition("a--b", "00"), {"revision": "r1"})
+    with pytest.raises(
+        InputError, match="not all of preconditioned_products/paraphrased is at hand; `gradsim run a/b`"
+    ):
+        work.of_shards("preconditioned_products")
+    store.tables.write(key, frame, Partition("a--b", "01"), {"revision": "r0"})
+    with pytest.raises(InputError, match="of a/b was made from r0, and the model is at r1 now; `gradsim run a/b`"):
+        work.of_shards("preconditioned_products")
+    store.tables.write(key, frame, Partition("a--b", "01"), {"revision": "r1"})
+    assert work.of_shards("preconditioned_products").height == 2 * frame.height
 
 
 def test_variants_whose_texts_are_not_there_are_refused(tmp_path: Path) -> None:

@@ -473,8 +473,8 @@ LINEAR_DATAMODELING_SCORE = TableSchema(
     {
         "method": Column(
             pl.String(),
-            f"what scored the originals: bm25, text_overlap, representation, {FULL_GRADIENT} and its dot product, "
-            "best_component, projection_P, random, component_type, component",
+            f"what scored the originals: bm25, text_overlap, representation, {FULL_GRADIENT} and its dot product, the same under "
+            "preconditioners (adam, ekfac), best_component, projection_P, random, component_type, component",
         ),
         "component": Column(
             pl.String(), "the component, or the type of components, that was taken alone", nullable=True

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from gradsim_assets.configuration import PreconditionerSettings
-from gradsim_assets.core.errors import InputError
 from gradsim_assets.core.partition_keys import model_id_of
 from gradsim_assets.core.tables.beside import beside
 from gradsim_assets.core.tables.schemas import CURVATURE
 from gradsim_assets.core.tables.storage import Partition
+from gradsim_assets.defs.models.hf_model import check_version
 from gradsim_assets.resources.compute import Compute
 from gradsim_assets.resources.table_store import TableStore
 
@@ -40,13 +40,7 @@ class Factors:
         """
         key, place = (CURVATURE.name, kind), Partition(partition.model)
         frame, provenance = store.tables.read(key, place), store.tables.provenance(key, place)
-        then = " ".join(str(provenance[name]) for name in ("revision", "settings") if provenance.get(name))
-        if then != model:
-            model_id = model_id_of(str(partition.model))
-            raise InputError(
-                f"curvature/{kind} of {model_id} is that of {then or 'an unknown revision'}, and the model is at {model} now; "
-                f"`gradsim run {model_id}` computes it again."
-            )
+        check_version("/".join(key), provenance, model_id_of(str(partition.model)), model)
         cache = compute.places.scratch("fetched", CURVATURE.name, kind, str(partition.model))
         names = dict.fromkeys(frame["file"].to_list())
         files = [beside(store.tables, key, place, name, cache) for name in names]

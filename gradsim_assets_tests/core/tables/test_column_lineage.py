@@ -53,6 +53,17 @@ def test_every_column_has_its_sources_among_the_parents(key: dg.AssetKey) -> Non
             assert TABLES[table[0]].column(column) is not None
 
 
+def test_without_preconditioners_no_column_comes_from_their_products() -> None:
+    graph = build_definitions(Settings(home=Path("/nowhere"), tables="/nowhere")).get_repository_def().asset_graph
+    for key in filter(is_table, graph.materializable_asset_keys):
+        path = table_path(key)
+        found = sources(path, TABLES[path[0]].columns, preconditioned=False)
+        named = {asset_key(*table) for upstream in found.values() for table, _ in upstream}
+        assert named <= graph.get(key).parent_keys
+    with_them = {table[0] for table, _ in sources(["removal", "paraphrased"], ["loss_increase"])["loss_increase"]}
+    assert "all_pairs_preconditioned" in with_them
+
+
 def test_columns_of_a_family_have_sources_too() -> None:
     assert sources(["accuracy_per_component", "paraphrased"], ["recall_at_3"])["recall_at_3"]
 
