@@ -34,7 +34,7 @@ LAYERS = (
 #: Tables that one asset function makes together, and the module that defines it.
 TOGETHER = {
     **dict.fromkeys(("dot_products", "projected_similarity", "preconditioned_products"), "gradient_pass"),
-    "all_pairs_projected": "all_pairs",
+    **dict.fromkeys(("all_pairs_projected", "all_pairs_preconditioned"), "all_pairs"),
 }
 
 #: Assets whose computation has another name than they have, and why.

@@ -8,7 +8,7 @@ import dagster as dg
 
 from gradsim_assets.core.tables.schemas import MODEL_COMPARISON, MODEL_GENERATED
 from gradsim_assets.orchestration import groups
-from gradsim_assets.orchestration.asset_keys import BY_RETRAINING, BY_STEPS, COUNTERFACTUAL, asset_key
+from gradsim_assets.orchestration.asset_keys import BY_RETRAINING, BY_STEPS, asset_key
 from gradsim_assets.orchestration.dagster_internals import UnresolvedAssetJobDefinition
 
 
@@ -53,7 +53,8 @@ RETRAINING = Stage(
 )
 COUNTERFACTUALS = Stage(
     "counterfactuals",
-    dg.AssetSelection.assets(*COUNTERFACTUAL),
+    # By the group, in which not every configuration has preconditioned products.
+    dg.AssetSelection.groups(groups.EVALUATION) - dg.AssetSelection.assets(*BY_STEPS, *BY_RETRAINING),
     "Whether scores predict what retraining does, and what a variant loses without a method's top originals. Made on request. "
     "COST: a gradient of every sample, and a training on nearly all of the data for every set of originals that is removed.",
 )

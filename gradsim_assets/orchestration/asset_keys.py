@@ -4,6 +4,7 @@ import dagster as dg
 
 from gradsim_assets.core.tables.schemas import (
     ALL_PAIRS,
+    ALL_PAIRS_PRECONDITIONED,
     ALL_PAIRS_PROJECTED,
     BM25_CANDIDATES,
     CONTROL_COMPARISON,
@@ -38,7 +39,9 @@ def of_each_setting(*tables: TableSchema) -> tuple[dg.AssetKey, ...]:
 #: The evaluation by single steps on the model, by retraining, and by what follows from both.
 BY_STEPS = of_each_setting(FIRST_ORDER, TAIL_PATCH)
 BY_RETRAINING = (asset_key(SUBSET_LOSSES.name),)
-COUNTERFACTUAL = of_each_setting(ALL_PAIRS, ALL_PAIRS_PROJECTED, LINEAR_DATAMODELING_SCORE, REMOVAL)
+COUNTERFACTUAL = of_each_setting(
+    ALL_PAIRS, ALL_PAIRS_PROJECTED, ALL_PAIRS_PRECONDITIONED, LINEAR_DATAMODELING_SCORE, REMOVAL
+)
 
 #: Tables that are made on request alone: they are not missing where nobody has asked for them yet, and kept up to date after.
 ON_REQUEST = (*BY_STEPS, *BY_RETRAINING, *COUNTERFACTUAL)
@@ -58,7 +61,7 @@ def _waiting() -> dict[dg.AssetKey, tuple[dg.AssetKey, ...]]:
         for table in (DOT_PRODUCTS, PROJECTED_SIMILARITY):
             waits[asset_key(table.name, setting)] = (*of_answers, *CURVATURES)
         waits[asset_key(PRECONDITIONED_PRODUCTS.name, setting)] = of_answers
-    return waits
+    return waits | dict.fromkeys(of_each_setting(ALL_PAIRS, ALL_PAIRS_PROJECTED), CURVATURES)
 
 
 #: Parents that an asset depends on for the order of runs alone (see `waits_only`).
@@ -80,8 +83,9 @@ def waits_only(key: dg.AssetKey, parent: dg.AssetKey) -> bool:
 
     A backfill looks at the log while its runs are at work, and asks for whatever then has all its parents. The gradient
     tables come out of one pass, so they must become ready at one time: those of paraphrases wait for the answers as those of
-    the answers do, those without preconditioners wait for the curvature, and the answers wait for the candidates as all
-    gradients do. Otherwise a pass is made in two or three parts, each of which computes the gradients of the originals again.
+    the answers do, those without preconditioners wait for the curvature, as the products of all pairs do, and the answers
+    wait for the candidates as all gradients do. Otherwise a pass is made in two or three parts, each of which computes the
+    gradients of the originals again.
     """
     return parent in WAITS_FOR.get(key, ())
 

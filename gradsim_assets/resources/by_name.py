@@ -29,6 +29,7 @@ def resources(settings: Settings) -> Resources:
         configuration=settings.fingerprint,
         shards=settings.data.shards,
         subsets=settings.evaluation.subsets,
+        preconditioned=bool(settings.preconditioners.methods),
     )
     return Resources(
         store=store,

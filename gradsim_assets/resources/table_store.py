@@ -27,6 +27,8 @@ class TableStore(dg.ConfigurableResource):
     shards: int = 0
     #: On how many halves of the originals models are retrained.
     subsets: int = 1
+    #: Whether there are products under preconditioners.
+    preconditioned: bool = False
 
     @property
     def tables(self) -> Tables:
@@ -120,17 +122,16 @@ class TableStore(dg.ConfigurableResource):
             "dagster/partition_row_count" if partition.levels else "dagster/row_count": rows,
             "path": dg.MetadataValue.path(str(path)),
             "size_bytes": path.stat().st_size,
-            **({} if "imported" in entries else _column_lineage(key, frame.lazy().collect_schema().names())),
+            **({} if "imported" in entries else self._column_lineage(key, frame.lazy().collect_schema().names())),
         }
 
-
-def _column_lineage(key: Sequence[str], columns: Sequence[str]) -> dict[str, Any]:
-    """Metadata that shows in the UI which upstream columns a table's columns are made from."""
-    found = {
-        column: [dg.TableColumnDep(asset_key(*upstream), name) for upstream, name in upstream_columns]
-        for column, upstream_columns in sources(key, columns).items()
-    }
-    return {"dagster/column_lineage": dg.TableColumnLineage(found)} if found else {}
+    def _column_lineage(self, key: Sequence[str], columns: Sequence[str]) -> dict[str, Any]:
+        """Metadata that shows in the UI which upstream columns a table's columns are made from."""
+        found = {
+            column: [dg.TableColumnDep(asset_key(*upstream), name) for upstream, name in upstream_columns]
+            for column, upstream_columns in sources(key, columns, self.preconditioned).items()
+        }
+        return {"dagster/column_lineage": dg.TableColumnLineage(found)} if found else {}
 
 
 class ParquetIOManager(dg.ConfigurableIOManager):

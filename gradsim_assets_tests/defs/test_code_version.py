@@ -78,11 +78,12 @@ CURVATURES = {f"curvature_{kind}" for kind in PRECONDITIONERS}
 GRADIENTS = PRODUCTS | PROJECTED | PRECONDITIONED
 FIRST_ORDER, TAIL_PATCH = of_each_setting("first_order"), of_each_setting("tail_patch")
 ALL_PAIRS, PAIRS_PROJECTED = of_each_setting("all_pairs"), of_each_setting("all_pairs_projected")
+PAIRS_PRECONDITIONED = of_each_setting("all_pairs_preconditioned")
 LDS, REMOVAL = of_each_setting("linear_datamodeling_score"), of_each_setting("removal")
 RETRAINED = LDS | REMOVAL | {"subset_losses"}
 EVALUATION = FIRST_ORDER | TAIL_PATCH
 #: What is measured of the meaning of scores, and the products of its own that it is measured with.
-EVALUATED = EVALUATION | ALL_PAIRS | PAIRS_PROJECTED | RETRAINED
+EVALUATED = EVALUATION | ALL_PAIRS | PAIRS_PROJECTED | PAIRS_PRECONDITIONED | RETRAINED
 CONTROL_COMPARISON = of_each_setting("control_comparison")
 ENGINE, DECLARED = "core/gradients/engine", "core/gradients/numerics_version.py"
 
@@ -164,6 +165,10 @@ EDITS: Mapping[str, tuple[Edit, set[str]]] = {
             *("gradient_similarity", "tail_patch", "linear_datamodeling_score", "removal"),
         ),
     ),
+    "the sums of preconditioned products": (
+        inserted("core/similarity/pair_products.py", "preconditioned_terms"),
+        of_each_setting("retrieval", "tail_patch", "linear_datamodeling_score", "removal"),
+    ),
     "the comparison": (inserted("core/analysis/model_comparison.py", "model_comparison"), {"model_comparison"}),
     # The engine's code does not count: what its numbers are is declared, and held by the test of the golden numbers.
     "a constant of inner products": (replaced("core/sample_gradients/inner_products.py", r"2\*\*11", "2**12"), set()),
@@ -186,12 +191,12 @@ EDITS: Mapping[str, tuple[Edit, set[str]]] = {
     ),
     "the declared preconditioners": (
         replaced(DECLARED, r"^PRECONDITIONERS_VERSION = \d+", "PRECONDITIONERS_VERSION = 999"),
-        PRECONDITIONED | CURVATURES,
+        PRECONDITIONED | PAIRS_PRECONDITIONED | CURVATURES,
     ),
     "the code of the curvature": (inserted("core/curvature/curvature.py", "compute_curvature"), set()),
     "the table of preconditioned products": (
         inserted("core/gradients/preconditioned_products.py", "preconditioned_frame"),
-        PRECONDITIONED,
+        PRECONDITIONED | PAIRS_PRECONDITIONED,
     ),
     "what the declaration says": (replaced(DECLARED, "Raise it when", "Increase it when"), set()),
     "the table of the projections": (

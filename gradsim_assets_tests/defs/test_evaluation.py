@@ -1,5 +1,7 @@
 """What the evaluation refuses, and what the check of its tables finds."""
 
+import itertools
+from collections.abc import Sequence
 from pathlib import Path
 
 import polars as pl
@@ -9,12 +11,13 @@ from gradsim_assets.configuration import DataSettings, ModelSettings, Settings
 from gradsim_assets.core.errors import InputError
 from gradsim_assets.core.evaluation.subset_losses import subset_loss_frame
 from gradsim_assets.core.samples import Sample, sample_frame
-from gradsim_assets.core.tables.schemas import SETTINGS
+from gradsim_assets.core.tables.schemas import ALL_PAIRS_PRECONDITIONED, PRECONDITIONERS, SETTINGS
 from gradsim_assets.core.tables.storage import Partition
 from gradsim_assets.core.training.recipe import TrainingRecipe
-from gradsim_assets.defs.checks.sound import _evaluation_rules, _subset_rules
-from gradsim_assets.defs.evaluation.evaluation import _check_revision, _variants
+from gradsim_assets.defs.checks.sound import _all_pairs_rules, _evaluation_rules, _subset_rules
+from gradsim_assets.defs.evaluation.evaluation import Work, _variants
 from gradsim_assets.defs.evaluation.retrainings import RetrainingPlan
+from gradsim_assets.defs.models.hf_model import check_version
 from gradsim_assets.demo.model import RECIPE
 from gradsim_assets.resources.model_hub import ModelHub
 from gradsim_assets.resources.table_store import TableStore
@@ -26,12 +29,32 @@ def test_products_of_another_revision_or_other_settings_are_refused(tmp_path: Pa
     model = str(save_tiny_model(tmp_path / "model"))
     hub = ModelHub(home=str(tmp_path), device="cpu", models=[])
     revision = hub.resolve(model)
-    _check_revision(hub, model, revision, {"revision": revision.name}, "paraphrased")
+    now = hub.version(model, revision)
+    check_version("dot_products/paraphrased", {"revision": revision.name}, model, now)
     for made in ({}, {"revision": "0123"}, {"revision": revision.name, "settings": "dtype=bfloat16"}):
         with pytest.raises(
             InputError, match=r"dot_products/paraphrased of .* and the model is at .* now; `gradsim run"
         ):
-            _check_revision(hub, model, revision, made, "paraphrased")
+            check_version("dot_products/paraphrased", made, model, now)
+
+
+def test_scores_of_steps_take_preconditioned_products_of_the_same_revision_alone(tmp_path: Path) -> None:
+    store, nothing = TableStore(root=str(tmp_path)), pl.DataFrame()
+    work = Work(
+        *("paraphrased", "a--b", "r1", ["00", "01"], nothing.lazy(), nothing, nothing),
+        *(None, "auto", store, tmp_path, "", print),  # type: ignore[arg-type]  # which none of it needs
+    )
+    key, frame = ["preconditioned_products", "paraphrased"], products_of("wx", "wx", ["adam"])
+    store.tables.write(key, frame, Partition("a--b", "00"), {"revision": "r1"})
+    with pytest.raises(
+        InputError, match="not all of preconditioned_products/paraphrased is at hand; `gradsim run a/b`"
+    ):
+        work.of_shards("preconditioned_products")
+    store.tables.write(key, frame, Partition("a--b", "01"), {"revision": "r0"})
+    with pytest.raises(InputError, match="of a/b was made from r0, and the model is at r1 now; `gradsim run a/b`"):
+        work.of_shards("preconditioned_products")
+    store.tables.write(key, frame, Partition("a--b", "01"), {"revision": "r1"})
+    assert work.of_shards("preconditioned_products").height == 2 * frame.height
 
 
 def test_variants_whose_texts_are_not_there_are_refused(tmp_path: Path) -> None:
@@ -89,3 +112,34 @@ def test_what_was_retrained_is_held_to_the_texts_and_halves(tmp_path: Path) -> N
     assert rules(store, ["subset_losses"], place, sound.filter(pl.col("setting") == "original"))[0].startswith(
         "paraphrased: 0 of 0"
     )
+
+
+def products_of(variants: Sequence[str], originals: Sequence[str], names: Sequence[str]) -> pl.DataFrame:
+    """Sound products of all pairs under each of some preconditioners, in two components."""
+    rows = itertools.product(names, variants, originals, ("w", "expert"))
+    terms = {"dot_product": 1.5, "variant_self": 2.0, "original_self": 3.0}
+    return ALL_PAIRS_PRECONDITIONED.enforce(
+        pl.DataFrame(
+            [
+                {"preconditioner": name, "variant_id": one, "original_id": other, "component": component, **terms}
+                for name, one, other, component in rows
+            ]
+        )
+    )
+
+
+def test_products_of_all_pairs_are_looked_at_under_each_preconditioner(tmp_path: Path) -> None:
+    store, place, key = TableStore(root=str(tmp_path)), Partition("m"), ["all_pairs_preconditioned", "paraphrased"]
+    texts = sample_frame([Sample(name, "a", "b") for name in "wxy"])
+    store.tables.write(["lima"], texts)
+    store.tables.write(["paraphrased"], texts, Partition(shard="00"))
+    sound = products_of("wxy", "wxy", PRECONDITIONERS)
+    store.tables.write(key, sound, place, {})
+    rules = _all_pairs_rules(["00"])
+    assert rules(store, key, place, sound) == []
+    of_one = (pl.col("preconditioner") == "ekfac") & (pl.col("variant_id") == "x") & (pl.col("original_id") == "y")
+    (found,) = rules(store, key, place, sound.filter(~of_one))
+    assert found == "1 of 9 pairs are missing, such as (x, y)"
+    (found,) = rules(store, key, place, sound.with_columns(dot_product=pl.when(of_one).then(9.0).otherwise(1.5)))
+    assert found.startswith("|dot_product| exceeds the product of the two norms in 2 rows")
+    assert rules(store, key, place, sound.clear())[0].startswith("9 of 9 pairs are missing")

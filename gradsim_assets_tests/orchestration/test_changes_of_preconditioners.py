@@ -144,6 +144,59 @@ def test_a_run_computes_what_a_change_of_preconditioners_has_made_stale_and_noth
     forget()
 
 
+ALL_PAIRS = each("all_pairs", "") | each("all_pairs_projected", "")
+UNDER = each("all_pairs_preconditioned", "")
+#: What is told of methods, those under preconditioners among them.
+SCORED = each("linear_datamodeling_score", "") | each("removal", "") | each("tail_patch", "")
+METHODS = [f"{name}{end}" for name in PRECONDITIONERS for end in ("", "_dot_product")]
+
+
+def test_preconditioners_are_put_to_the_test_by_retraining(
+    finished: ChangingHome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forget()
+    home = finished.copy(tmp_path / "retrained", monkeypatch)
+    home.training.update(steps=3, batch_size=2, learning_rate=1e-3)
+    home.evaluation.update(subsets=2, removal_variants=2, removal_draws=1, variants=2, pairs=2, draws=1)
+    home.configure()
+    before = home.now()
+    home.run("--only", "evaluation")
+    computed = home.computed_since(before)
+    assert set(computed) >= ALL_PAIRS | UNDER | SCORED and set(computed.values()) == {1}
+    assert len(home.runs_since(before, "all_pairs")) == 1, "one pass"
+    tables = home.tables()
+
+    def table(name: str) -> pl.DataFrame:
+        return pl.concat([found for place, found in tables.items() if place.startswith(f"{name}/")])
+
+    pair = ["variant_id", "original_id", "preconditioner", "component"]
+    for setting in SETTINGS:
+        every, some = table(f"all_pairs_preconditioned/{setting}"), table(f"preconditioned_products/{setting}")
+        assert len(every) == len(PRECONDITIONERS) * len(table(f"all_pairs/{setting}"))
+        both = some.join(every, on=pair, suffix="_of_all")
+        assert len(both) == len(some)
+        # The same sums in other blocks: fp32 rounds each length by some 1e-6.
+        off = (pl.col("dot_product") - pl.col("dot_product_of_all")).abs()
+        length = (pl.col("variant_self") * pl.col("original_self")).sqrt()
+        assert both.select((off <= 1e-5 * length).all()).item()
+        for name in ("linear_datamodeling_score", "removal", "tail_patch"):
+            assert set(METHODS) <= set(table(f"{name}/{setting}")["method"])
+
+    configured(damping=0.5)(home)
+    assert set(home.out_of_date()) == PRODUCTS | UNDER
+    before = home.now()
+    home.run()
+    assert set(home.computed_since(before)) - COMPARISON == PRODUCTS | UNDER | SCORED | SHOWN
+    configured(methods=[])(home)
+    before = home.now()
+    home.run()
+    assert set(home.computed_since(before)) - COMPARISON == SCORED | SHOWN
+    assert set(METHODS).isdisjoint(set().union(*(t["method"] for p, t in home.tables().items() if "removal/" in p)))
+    assert home.out_of_date() == {}
+    monkeypatch.undo()
+    forget()
+
+
 @pytest.mark.slow
 def test_preconditioners_switched_on_later_leave_the_other_tables_as_they_are(
     tmp_path_factory: pytest.TempPathFactory,

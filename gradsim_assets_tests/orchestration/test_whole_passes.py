@@ -1,6 +1,7 @@
 """A backfill looks at the log again and again while its runs are at work: at whatever point, a shard's pass stays whole."""
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import dagster as dg
@@ -8,28 +9,49 @@ import pytest
 from dagster._core.events import DagsterEvent, StepMaterializationData
 from dagster._core.storage.tags import BACKFILL_ID_TAG
 
-from gradsim_assets.configuration import DataSettings, Settings
-from gradsim_assets.core.tables.schemas import DOT_PRODUCTS, MODEL_GENERATED, PROJECTED_SIMILARITY, SETTINGS
+from gradsim_assets.configuration import DataSettings, EvaluationSettings, PreconditionerSettings, Settings
+from gradsim_assets.core.tables.schemas import (
+    ALL_PAIRS,
+    ALL_PAIRS_PRECONDITIONED,
+    ALL_PAIRS_PROJECTED,
+    DOT_PRODUCTS,
+    MODEL_GENERATED,
+    PRECONDITIONED_PRODUCTS,
+    PRECONDITIONERS,
+    PROJECTED_SIMILARITY,
+)
 from gradsim_assets.definitions import build_definitions
-from gradsim_assets.orchestration.asset_keys import asset_key
+from gradsim_assets.orchestration.asset_keys import asset_key, of_each_setting
 from gradsim_assets.orchestration.dagster_internals import AssetGraphSubset, DagsterEventType
 from gradsim_assets.orchestration.planner import targets
 from gradsim_assets_tests.support.backfill_looks import BackfillLooks
 
-PASS = {asset_key(table.name, setting) for table in (DOT_PRODUCTS, PROJECTED_SIMILARITY) for setting in SETTINGS}
+PASS = frozenset(of_each_setting(DOT_PRODUCTS, PROJECTED_SIMILARITY))
+PRECONDITIONED = PASS | {*of_each_setting(PRECONDITIONED_PRODUCTS)}
+ALL_PAIRS_PASS = frozenset(of_each_setting(ALL_PAIRS, ALL_PAIRS_PROJECTED, ALL_PAIRS_PRECONDITIONED))
 
 
 class Backfill:
-    """A backfill of everything, whose looks are those of the daemon and whose runs only tell that they are done."""
+    """A backfill of everything, whose looks are those of the daemon and whose runs only tell that they are done.
 
-    def __init__(self, models: int, shards: int) -> None:
-        settings = Settings(home=Path("/nowhere"), tables="/nowhere", data=DataSettings(shards=shards))
+    With `methods` there are preconditioners, and it is of what is made on request, too.
+    """
+
+    def __init__(self, models: int, shards: int, methods: Sequence[str] = ()) -> None:
+        settings = Settings(
+            home=Path("/nowhere"),
+            tables="/nowhere",
+            data=DataSettings(shards=shards),
+            evaluation=EvaluationSettings(subsets=2),
+            preconditioners=PreconditionerSettings.model_validate({"methods": methods}),
+        )
         self.defs = build_definitions(settings)
         self.repository = self.defs.get_repository_def()
         self.graph = self.repository.asset_graph
         self.instance = dg.DagsterInstance.ephemeral()
         self.instance.add_dynamic_partitions("model", [f"m{number}" for number in range(models)])
-        wanted = AssetGraphSubset.from_asset_partition_set(set(targets(self.instance, self.graph)), self.graph)
+        all_of_them = targets(self.instance, self.graph, requested=bool(methods))
+        wanted = AssetGraphSubset.from_asset_partition_set(set(all_of_them), self.graph)
         self.looks = BackfillLooks(self.instance, self.repository, wanted, "b")
         self.asked: list[tuple[str | None, frozenset[dg.AssetKey]]] = []
 
@@ -68,9 +90,18 @@ def test_a_shard_of_a_model_has_one_whole_pass(looks_after: set[int]) -> None:
     backfill = Backfill(models=2, shards=3)
     backfill.end(looks_after)
     passes = [(partition, keys & PASS) for partition, keys in backfill.asked if keys & PASS]
-    assert {keys for _, keys in passes} == {frozenset(PASS)}, "products and projections of both settings come together"
+    assert {keys for _, keys in passes} == {PASS}, "products and projections of both settings come together"
     assert Counter(partition for partition, _ in passes) == {f"m{m}|{s:02d}": 1 for m in range(2) for s in range(3)}
     answers = [partition for partition, keys in backfill.asked if asset_key(MODEL_GENERATED.name) in keys]
     assert len(answers) == len(set(answers)) == 6
     done = backfill.looks.data.materialized_subset
     assert done.num_partitions_and_non_partitioned_assets == len(targets(backfill.instance, backfill.graph, force=True))
+
+
+@pytest.mark.parametrize("looks_after", [set(), {0}, {0, 1, 2, 3, 4, 5}], ids=str)
+def test_with_preconditioners_each_pass_waits_for_all_curvature_and_is_whole(looks_after: set[int]) -> None:
+    backfill = Backfill(models=1, shards=2, methods=PRECONDITIONERS)
+    backfill.end(looks_after)
+    for whole, partitions in ((PRECONDITIONED, ["m0|00", "m0|01"]), (ALL_PAIRS_PASS, ["m0"])):
+        passes = [(partition, keys & whole) for partition, keys in backfill.asked if keys & whole]
+        assert sorted(passes) == [(partition, whole) for partition in partitions]

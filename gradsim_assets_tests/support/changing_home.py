@@ -283,6 +283,14 @@ class ChangingHome:
             if record.storage_id > event
         )
 
+    def runs_since(self, event: int, table: str) -> set[str]:
+        """The runs after an event that made assets whose names begin so."""
+        return {
+            record.run_id
+            for key, record in self._materialised()
+            if key.to_user_string().startswith(table) and record.storage_id > event
+        }
+
     def passes(self, after: float) -> int:
         """How many gradient passes were made after a time."""
         return len({r.run_id for key, r in self._materialised() if _of_a_pass(key) and r.timestamp > after})

@@ -15,7 +15,7 @@ from gradsim_assets.core.analysis.scoring import (
 )
 from gradsim_assets.core.datasets.text_overlap import overlaps
 from gradsim_assets.core.samples import samples_of
-from gradsim_assets.core.similarity.pair_products import Candidates, PairProducts, cosine, rho
+from gradsim_assets.core.similarity.pair_products import Candidates, PairProducts, cosine, preconditioned_terms, rho
 from gradsim_assets.core.tables import schemas
 
 
@@ -86,7 +86,8 @@ def methods(
 ) -> list[Method]:
     """The methods of the retrieval table in order, without chance; those whose scores are None are left out."""
     result = [Method(schemas.FULL_GRADIENT, pairs.full_similarity)]
-    result += preconditioned_methods(pairs.candidates, preconditioned)
+    under = preconditioned_terms(pairs.candidates, preconditioned)
+    result += [Method(name, cosine(*terms)) for name, terms in under.items()]
     result += projection_methods(pairs.candidates, projected)
     if bm25 is not None:
         result.append(Method("bm25", pairs.candidates.align(bm25, "score"), is_cosine=False))
@@ -96,18 +97,6 @@ def methods(
     if best is not None:
         result.append(Method("best_component", pairs.similarity[best], component=pairs.components[best]))
     return result
-
-
-def preconditioned_methods(candidates: Candidates, preconditioned: pl.DataFrame | None) -> list[Method]:
-    """One method per preconditioner, by name: cosines of the preconditioned full gradients."""
-    if preconditioned is None:
-        return []
-    terms = ("dot_product", "variant_self", "original_self")
-    summed = preconditioned.group_by("preconditioner", "variant_id", "original_id").agg(pl.col(*terms).sum())
-    return [
-        Method(str(name), cosine(*(candidates.align(rows, term) for term in terms)))
-        for (name,), rows in sorted(summed.partition_by("preconditioner", as_dict=True).items())
-    ]
 
 
 def projection_methods(candidates: Candidates, projected: pl.DataFrame | None) -> list[Method]:

@@ -21,7 +21,7 @@ from gradsim_assets.core.memory import free_bytes
 from gradsim_assets.core.models.encoded_sample import EncodedSample
 from gradsim_assets.core.sample_gradients.device_profile import profile_of
 from gradsim_assets.core.sample_gradients.gradient_hooks import GradientHooks
-from gradsim_assets.core.sample_gradients.padded_batch import PaddedBatch, batch_shape
+from gradsim_assets.core.sample_gradients.padded_batch import PaddedBatch, batch_shape, labelled_as
 from gradsim_assets.core.sample_gradients.precision import matmul_precision
 
 S = TypeVar("S", bound=Statistic)
@@ -58,6 +58,8 @@ class Sweep:
         self.memory_bytes = free_bytes(device, "most") if options.memory_bytes is None else options.memory_bytes
         most = max(self.profile.batch_tokens) if options.batch_tokens is None else options.batch_tokens
         self._verification.verify(self._originals, most)
+        #: By id, the originals with labels that the model drew; empty until it has.
+        self._drawn: dict[str, EncodedSample] = {}
         #: On what the hooks were verified.
         self.verified = self._verification.describe()
         self._batch_tokens = self._tokens_that_fit()
@@ -68,7 +70,8 @@ class Sweep:
         return batch_tokens_within(memory, self.memory_bytes, self._options)
 
     def over(self, make: Callable[[], S], what: str, sampled: bool = False) -> S:
-        """A statistic of all originals' gradients; with `sampled`, of losses of labels that the model itself draws.
+        """A statistic of all originals' gradients; with `sampled`, of losses of labels that the model itself draws, once for all
+        statistics.
 
         Raises:
             InputError: the device runs out of memory with one sample at a time.
@@ -96,8 +99,9 @@ class Sweep:
         lengths = [sample.length for sample in self._originals]
         tokens = self._batch_tokens if self.hooks.batchable else 0
         parts = padded_batches(lengths, tokens, self.profile.batch_overhead_tokens)
-        batches = [self._originals[part] for part in parts]
-        prepared = PaddedBatch.of(batches, self.hooks.device, sampled)
+        labelled = [self._drawn[one.id] for one in self._originals] if sampled and self._drawn else self._originals
+        batches, drawing = [labelled[part] for part in parts], sampled and not self._drawn
+        prepared = PaddedBatch.of(batches, self.hooks.device, drawing)
 
         def collect(number: int) -> torch.Tensor:
             statistic.begin(prepared[number].shape)
@@ -108,4 +112,7 @@ class Sweep:
 
         with matmul_precision(self._options.precision, self.hooks.device):
             collect_batches(self._verification, batches, collect)
+        if drawing:
+            drawn = (one for own, batch in zip(batches, prepared, strict=True) for one in labelled_as(own, batch))
+            self._drawn = {one.id: one for one in drawn}
         made.append(statistic)

@@ -14,7 +14,7 @@ from gradsim_assets.core.candidates.bm25 import Index, Tokens
 from gradsim_assets.core.components import component_columns
 from gradsim_assets.core.datasets.text_overlap import overlaps
 from gradsim_assets.core.errors import InputError
-from gradsim_assets.core.evaluation.tail_patch import DOT_PRODUCT, RANDOM, held_out_component
+from gradsim_assets.core.evaluation.tail_patch import DOT_PRODUCT, RANDOM, held_out_component, preconditioned_scores
 from gradsim_assets.core.samples import Sample
 from gradsim_assets.core.seeds import stable_seed
 from gradsim_assets.core.similarity.pair_products import PairProducts, cosine
@@ -39,6 +39,8 @@ class Method:
 class Scored:
     """All that methods are made of: V variants and O originals, and what is known of their pairs.
 
+    `preconditioned` is the table `all_pairs_preconditioned`, None where there is none.
+
     `representations` are float64 [V, D] and [O, D], rows in the order of the ids (see `representation_vectors`).
     """
 
@@ -49,6 +51,7 @@ class Scored:
     projected: pl.DataFrame
     representations: tuple[np.ndarray, np.ndarray]
     tokens: Tokens = str.split
+    preconditioned: pl.DataFrame | pl.LazyFrame | None = None
 
     @cached_property
     def _cells(self) -> tuple[np.ndarray, np.ndarray]:
@@ -79,6 +82,8 @@ def methods(scored: Scored) -> Iterator[Method]:
     pairs = scored.pairs
     yield Method(FULL_GRADIENT, lambda: scored.dense(pairs.full_similarity))
     yield Method(DOT_PRODUCT, lambda: scored.dense(pairs.dot_product.sum(axis=0)))
+    for name, values in preconditioned_scores(pairs.candidates, scored.preconditioned).items():
+        yield Method(name, lambda values=values: scored.dense(values))  # type: ignore[misc]
     yield Method("best_component", lambda: scored.dense(held_out_component(pairs, scored.parameters)[1]))
     for proportion in sorted(scored.projected["proportion"].drop_nulls().unique()):
         yield _projection(scored, proportion)

@@ -15,11 +15,12 @@ from gradsim_assets.core.analysis.scoring import best_component, bootstrap_inter
 from gradsim_assets.core.errors import InputError
 from gradsim_assets.core.evaluation.step import Measure, Pair, Step
 from gradsim_assets.core.seeds import stable_seed
-from gradsim_assets.core.similarity.pair_products import PairProducts
+from gradsim_assets.core.similarity.pair_products import Candidates, PairProducts, cosine, preconditioned_terms
 from gradsim_assets.core.tables.schemas import FULL_GRADIENT, TAIL_PATCH, TEXT_OVERLAP
 
 RANDOM = "random"
-DOT_PRODUCT = f"{FULL_GRADIENT}_dot_product"
+_AS_DOT_PRODUCT = "_dot_product"
+DOT_PRODUCT = f"{FULL_GRADIENT}{_AS_DOT_PRODUCT}"
 
 
 @dataclass(frozen=True)
@@ -57,11 +58,12 @@ def method_scores(
     variants: pl.DataFrame,
     originals: pl.DataFrame,
     parameters: pl.DataFrame | None = None,
+    preconditioned: pl.DataFrame | None = None,
 ) -> list[Scores]:
     """The scores of every method but `random` for the pairs of the dot products.
 
     `bm25` is the table `bm25_candidates`; `variants` and `originals` are dataset tables. Text overlap is chrF2 of the
-    variant's answer against the original's.
+    variant's answer against the original's. `preconditioned` is the table `preconditioned_products`, None where there is none.
     """
     candidates = pairs.candidates
     components, best = held_out_component(pairs, parameters)
@@ -70,8 +72,19 @@ def method_scores(
         Scores(TEXT_OVERLAP, _overlaps(pairs, variants, originals), {}),
         Scores(FULL_GRADIENT, pairs.full_similarity, {}),
         Scores(DOT_PRODUCT, pairs.dot_product.sum(axis=0), {}),
+        *(Scores(name, values, {}) for name, values in preconditioned_scores(candidates, preconditioned).items()),
         Scores("best_component", best, components),
     ]
+
+
+def preconditioned_scores(
+    candidates: Candidates, preconditioned: pl.DataFrame | pl.LazyFrame | None
+) -> dict[str, np.ndarray]:
+    """By method the scores of the P pairs under each preconditioner: cosine of the full gradients, and their dot product."""
+    found: dict[str, np.ndarray] = {}
+    for name, (dot, variant_self, original_self) in preconditioned_terms(candidates, preconditioned).items():
+        found |= {name: cosine(dot, variant_self, original_self), f"{name}{_AS_DOT_PRODUCT}": dot}
+    return found
 
 
 def _overlaps(pairs: PairProducts, variants: pl.DataFrame, originals: pl.DataFrame) -> np.ndarray:
@@ -177,15 +190,20 @@ def tail_patch(chosen: Sequence[Top], measure: Measure, step: Step) -> pl.DataFr
     )
 
 
+def changes_by_method(frame: pl.DataFrame) -> tuple[list[str], np.ndarray]:
+    """The M methods of a table `tail_patch`, and their changes (float64 [M, V]) for the V variants that all have a row of."""
+    methods = frame["method"].unique(maintain_order=True).to_list()
+    wide = frame.pivot("method", index="variant_id", values="log_probability_change", maintain_order=True).drop_nulls()
+    return methods, wide.select(methods).to_numpy().T.reshape(len(methods), -1)
+
+
 def tail_patch_summary(frame: pl.DataFrame) -> pl.DataFrame:
     """One row per method of a table `tail_patch`, over the variants that every method has a row of.
 
     Columns: method, variants, change (mean) with low and high, and over_random, the paired difference to `random`, with
     over_random_low and over_random_high: 95 % bootstrap intervals over variants. Ends are null where all values are equal.
     """
-    methods = frame["method"].unique(maintain_order=True).to_list()
-    wide = frame.pivot("method", index="variant_id", values="log_probability_change", maintain_order=True).drop_nulls()
-    values = wide.select(methods).to_numpy().T.reshape(len(methods), -1)
+    methods, values = changes_by_method(frame)
     columns: dict[str, np.ndarray] = {}
     paired = values - values[methods.index(RANDOM)] if RANDOM in methods else np.full_like(values, np.nan)
     if RANDOM in methods:
@@ -197,7 +215,7 @@ def tail_patch_summary(frame: pl.DataFrame) -> pl.DataFrame:
     return pl.DataFrame(
         {
             "method": pl.Series(methods, dtype=pl.String),
-            "variants": pl.Series([wide.height] * len(methods), dtype=pl.Int64),
+            "variants": pl.Series([values.shape[1]] * len(methods), dtype=pl.Int64),
             **{name: pl.Series(column, dtype=pl.Float64, nan_to_null=True) for name, column in columns.items()},
         }
     )

@@ -7,13 +7,14 @@ import polars as pl
 from gradsim_assets.core.gradients.dot_products import pair_columns, pairs_at_once
 from gradsim_assets.core.gradients.engine import PassResult
 from gradsim_assets.core.tables.schemas import PRECONDITIONED_PRODUCTS
+from gradsim_assets.core.tables.table_schema import TableSchema
 
 
-def preconditioned_frame(result: PassResult, setting: str, pairs: Sequence[tuple[str, str]]) -> pl.LazyFrame:
-    """The table `preconditioned_products/<setting>`: by preconditioner, pairs in order, components in model order.
-
-    It is made as it is read.
-    """
+def preconditioned_frame(
+    result: PassResult, setting: str, pairs: Sequence[tuple[str, str]], schema: TableSchema = PRECONDITIONED_PRODUCTS
+) -> pl.LazyFrame:
+    """The table `preconditioned_products/<setting>`, or another one of its columns: by preconditioner, pairs in order, components
+    in model order; made as it is read."""
     components = result.components
     step = pairs_at_once(len(components))
 
@@ -27,4 +28,4 @@ def preconditioned_frame(result: PassResult, setting: str, pairs: Sequence[tuple
                     **{term: pl.Series(values[part].ravel()) for term, values in products.items()},
                 )
 
-    return PRECONDITIONED_PRODUCTS.streamed(pieces)
+    return schema.streamed(pieces)

@@ -22,7 +22,7 @@ from gradsim_assets.core.sample_gradients.layers import (
     find_use,
 )
 from gradsim_assets.core.sample_gradients.model_state import undisturbed
-from gradsim_assets.core.sample_gradients.padded_batch import BatchShape, PaddedBatch, drawn_labels, loss_gradient
+from gradsim_assets.core.sample_gradients.padded_batch import BatchShape, PaddedBatch, loss_gradient
 from gradsim_assets.core.sample_gradients.precision import wide
 from gradsim_assets.core.sample_gradients.reference import PlainAutograd
 
@@ -319,8 +319,7 @@ class GradientHooks:
             logits = self.model(input_ids=batch.input_ids, **self._arguments()).logits
             logits = logits.reshape(-1, logits.shape[-1])
         selected = logits.detach() if self.head is not None else logits.detach().index_select(0, batch.predicting)
-        targets = batch.targets if batch.draws is None else drawn_labels(selected, batch.draws)
-        losses, gradient = loss_gradient(selected, targets, batch.shares, batch.shape.samples)
+        losses, gradient = loss_gradient(selected, batch.labels_for(selected), batch.shares, batch.shape.samples)
         if self.head is None:  # what is repeated to fill up has a gradient of zero
             gradient = torch.zeros_like(logits).index_add_(0, batch.predicting, gradient)
         torch.autograd.backward(logits, gradient)

@@ -1,7 +1,7 @@
 """Samples side by side in padded batches, their losses, and the gradient that the backward pass starts from."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
@@ -89,12 +89,17 @@ class PaddedBatch:
                 shape,
                 next(parts).view(shape.samples, -1),
                 next(parts),
-                next(parts),
+                next(parts).clone() if drawn else next(parts),  # which is written to, and autograd keeps the others
                 next(parts).view(torch.float64),
                 next(parts).view(torch.float64) if drawn else None,
             )
             for shape in shapes
         ]
+
+    def labels_for(self, logits: torch.Tensor) -> torch.Tensor:
+        """int64 [B * L]: `targets`; where the model is to draw them, those that it draws by its logits [B * L, V], which stand
+        in `targets` from then on."""
+        return self.targets if self.draws is None else self.targets.copy_(drawn_labels(logits, self.draws))
 
 
 def _arrays(samples: Sequence[EncodedSample], shape: BatchShape, drawn: bool) -> list[np.ndarray]:
@@ -114,6 +119,17 @@ def _arrays(samples: Sequence[EncodedSample], shape: BatchShape, drawn: bool) ->
             draws[row, : len(positions)] = label_draws(sample.id, len(positions))
     floats = [shares.ravel().view(np.int64), *([draws.ravel().view(np.int64)] if drawn else [])]
     return [input_ids.ravel(), predicting.ravel(), targets.ravel(), *floats]
+
+
+def labelled_as(samples: Sequence[EncodedSample], batch: PaddedBatch) -> list[EncodedSample]:
+    """The samples of a batch with its `targets` for labels; waits for the device."""
+    found = []
+    for sample, targets in zip(samples, batch.targets.view(len(samples), -1).numpy(force=True), strict=True):
+        counted = np.flatnonzero(sample.labels[1:] != IGNORED)
+        labels = sample.labels.copy()
+        labels[1 + counted] = targets[: len(counted)]
+        found.append(replace(sample, labels=labels))
+    return found
 
 
 def label_draws(sample_id: str, count: int) -> np.ndarray:

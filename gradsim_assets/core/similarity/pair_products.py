@@ -158,6 +158,26 @@ class PairProducts:
         return np.array([self.candidates.ranks(row) for row in self.similarity]).reshape(shape)
 
 
+def preconditioned_terms(
+    candidates: Candidates, frame: pl.DataFrame | pl.LazyFrame | None
+) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """By preconditioner, in order of their names, <v, P o>, <v, P v> and <o, P o> of the full gradients of the P pairs.
+
+    `frame` is a table `preconditioned_products`, or one of its columns; None where there is none. Float64 of length P, NaN for
+    a pair that is not in it.
+    """
+    if frame is None:
+        return {}
+    # In the order of the rows, so that no sum depends on the number of threads.
+    by_pair = frame.lazy().group_by("preconditioner", "variant_id", "original_id", maintain_order=True)
+    summed = by_pair.agg(pl.col(*_TERMS).sum()).collect()
+    found = {}
+    for (name,), rows in sorted(summed.partition_by("preconditioner", as_dict=True).items()):
+        dot, variant_self, original_self = (candidates.align(rows, term) for term in _TERMS)
+        found[str(name)] = dot, variant_self, original_self
+    return found
+
+
 def read_pairs(
     frame: pl.DataFrame | pl.LazyFrame, name: str, columns: Sequence[str], components: Sequence[str] | None = None
 ) -> Any:

@@ -7,6 +7,7 @@ from gradsim_assets.core.tables.schemas import (
     ACCURACY_PER_COMPONENT,
     AGREEMENT,
     ALL_PAIRS,
+    ALL_PAIRS_PRECONDITIONED,
     ALL_PAIRS_PROJECTED,
     BM25_CANDIDATES,
     CONTROL_COMPARISON,
@@ -41,7 +42,9 @@ Source = tuple[str, str]
 _ORIGINALS_AND_VARIANTS: tuple[Source, ...] = ((LIMA.name, "messages"), (VARIANTS, "messages"))
 _SELVES: tuple[Source, ...] = ((DOT_PRODUCTS.name, "variant_self"), (DOT_PRODUCTS.name, "original_self"))
 _COSINES: tuple[Source, ...] = ((DOT_PRODUCTS.name, "dot_product"), *_SELVES)
-_METHODS: tuple[Source, ...] = (*_COSINES, (PROJECTED_SIMILARITY.name, "similarity"))
+_TERMS = ("dot_product", "variant_self", "original_self")
+_UNDER: tuple[Source, ...] = tuple((PRECONDITIONED_PRODUCTS.name, term) for term in _TERMS)
+_METHODS: tuple[Source, ...] = (*_COSINES, *_UNDER, (PROJECTED_SIMILARITY.name, "similarity"))
 _TEXTS: tuple[Source, ...] = ((BM25_CANDIDATES.name, "score"), *_ORIGINALS_AND_VARIANTS)
 _PRODUCTS: Mapping[str, tuple[Source, ...]] = {
     "dot_product": _ORIGINALS_AND_VARIANTS,
@@ -53,7 +56,8 @@ _OF_ALL_PAIRS: Mapping[str, tuple[Source, ...]] = {
     "original_id": ((LIMA.name, "id"),),
 }
 _SCORES: tuple[Source, ...] = (
-    *((ALL_PAIRS.name, term) for term in ("dot_product", "variant_self", "original_self")),
+    *((ALL_PAIRS.name, term) for term in _TERMS),
+    *((ALL_PAIRS_PRECONDITIONED.name, term) for term in _TERMS),
     (ALL_PAIRS_PROJECTED.name, "similarity"),
     *_ORIGINALS_AND_VARIANTS,
 )
@@ -125,10 +129,11 @@ _SOURCES: Mapping[str, Mapping[str, tuple[Source, ...]]] = {
     TAIL_PATCH.name: {
         "variant_id": ((DOT_PRODUCTS.name, "variant_id"),),
         "component": _COSINES,
-        "originals": (*_COSINES, (BM25_CANDIDATES.name, "score"), (LIMA.name, "id"), *_ORIGINALS_AND_VARIANTS),
+        "originals": (*_COSINES, *_UNDER, (BM25_CANDIDATES.name, "score"), (LIMA.name, "id"), *_ORIGINALS_AND_VARIANTS),
         "log_probability_change": _ORIGINALS_AND_VARIANTS,
     },
     ALL_PAIRS.name: {**_OF_ALL_PAIRS, **_PRODUCTS},
+    ALL_PAIRS_PRECONDITIONED.name: {**_OF_ALL_PAIRS, **_PRODUCTS},
     ALL_PAIRS_PROJECTED.name: {**_OF_ALL_PAIRS, "similarity": _ORIGINALS_AND_VARIANTS},
     SUBSET_LOSSES.name: {
         "id": tuple((table, "id") for table in _SAMPLES),
@@ -150,8 +155,13 @@ _SOURCES: Mapping[str, Mapping[str, tuple[Source, ...]]] = {
 }
 
 
-def sources(path: Sequence[str], columns: Iterable[str]) -> dict[str, list[tuple[list[str], str]]]:
-    """By column of a table (of those given) the (path of a table, column) pairs that it is made from; others are left out."""
+def sources(
+    path: Sequence[str], columns: Iterable[str], preconditioned: bool = True
+) -> dict[str, list[tuple[list[str], str]]]:
+    """By column of a table (of those given) the (path of a table, column) pairs that it is made from; others are left out.
+
+    Without `preconditioned` there are no products under preconditioners.
+    """
     name, setting = path[0], path[-1]
     if name == MODEL_COMPARISON.name:
         return {
@@ -160,8 +170,9 @@ def sources(path: Sequence[str], columns: Iterable[str]) -> dict[str, list[tuple
             if column not in ("model", "setting")
         }
     rules = _SOURCES.get(name, {})
+    lacking = () if preconditioned else (PRECONDITIONED_PRODUCTS.name, ALL_PAIRS_PRECONDITIONED.name)
     return {
-        column: [(_path(table, setting), of) for table, of in found]
+        column: [(_path(table, setting), of) for table, of in found if table not in lacking]
         for column in columns
         if (found := rules.get(column, rules.get("*", ())))
     }

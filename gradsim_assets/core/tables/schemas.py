@@ -450,6 +450,10 @@ ALL_PAIRS_PROJECTED = TableSchema(
     "all_pairs_projected", PROJECTED_SIMILARITY.columns, key=PROJECTED_SIMILARITY.key, parts=SETTINGS
 )
 
+ALL_PAIRS_PRECONDITIONED = TableSchema(
+    "all_pairs_preconditioned", PRECONDITIONED_PRODUCTS.columns, key=PRECONDITIONED_PRODUCTS.key, parts=SETTINGS
+)
+
 SUBSET_LOSSES = TableSchema(
     "subset_losses",
     {
@@ -469,8 +473,8 @@ LINEAR_DATAMODELING_SCORE = TableSchema(
     {
         "method": Column(
             pl.String(),
-            f"what scored the originals: bm25, text_overlap, representation, {FULL_GRADIENT} and its dot product, "
-            "best_component, projection_P, random, component_type, component",
+            f"what scored the originals: bm25, text_overlap, representation, {FULL_GRADIENT} and its dot product, the same under "
+            "preconditioners (adam, ekfac), best_component, projection_P, random, component_type, component",
         ),
         "component": Column(
             pl.String(), "the component, or the type of components, that was taken alone", nullable=True
@@ -550,6 +554,7 @@ TABLES: dict[str, TableSchema] = {
         TAIL_PATCH,
         ALL_PAIRS,
         ALL_PAIRS_PROJECTED,
+        ALL_PAIRS_PRECONDITIONED,
         SUBSET_LOSSES,
         LINEAR_DATAMODELING_SCORE,
         REMOVAL,

@@ -1,6 +1,6 @@
 """Checks of the tables themselves, per partition where the table is partitioned."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from gradsim_assets.core.tables import soundness
 from gradsim_assets.core.tables.audit import read_audited
 from gradsim_assets.core.tables.schemas import (
     ALL_PAIRS,
+    ALL_PAIRS_PRECONDITIONED,
     ALL_PAIRS_PROJECTED,
     BM25_CANDIDATES,
     CURVATURE,
@@ -35,10 +36,12 @@ from gradsim_assets.core.tables.schemas import (
     TAIL_PATCH,
 )
 from gradsim_assets.core.tables.storage import Partition
+from gradsim_assets.core.tables.table_schema import TableSchema
 from gradsim_assets.defs.checks.accuracy_drift import drift
 from gradsim_assets.defs.checks.no_flags import flags
 from gradsim_assets.defs.checks.no_zero_scores import zero_scores
 from gradsim_assets.defs.checks.results import check_result, checked_partition
+from gradsim_assets.defs.gradients.pass_tables import configured
 from gradsim_assets.orchestration.asset_keys import asset_key, table_path
 from gradsim_assets.orchestration.failures import fails_in_one_sentence
 from gradsim_assets.orchestration.partitions import MODELS, Partitions, dimension_of
@@ -63,8 +66,8 @@ class _Group:
 def build_tables(settings: Settings, partitions: Partitions) -> list[dg.AssetChecksDefinition]:
     """The checks of the tables for one configuration."""
     methods = settings.preconditioners.methods
-    gradient_tables = (DOT_PRODUCTS, PROJECTED_SIMILARITY, *([PRECONDITIONED_PRODUCTS] if methods else []))
-    gradient_paths = tuple((t.name, s) for t in gradient_tables for s in SETTINGS)
+    gradient_paths = _paths(configured(settings, (DOT_PRODUCTS, PROJECTED_SIMILARITY, PRECONDITIONED_PRODUCTS)))
+    all_pairs = configured(settings, (ALL_PAIRS, ALL_PAIRS_PROJECTED, ALL_PAIRS_PRECONDITIONED))
     shards = tuple(partitions.shards.get_partition_keys())
     groups = [
         _Group("originals_sound", ((LIMA.name,),), None, _no_rules),
@@ -79,34 +82,34 @@ def build_tables(settings: Settings, partitions: Partitions) -> list[dg.AssetChe
         _Group("gradients_sound", gradient_paths, partitions.model_shards, _gradient_rules),
         _Group(
             "similarities_sound",
-            tuple((GRADIENT_SIMILARITY.name, setting) for setting in SETTINGS),
+            _paths([GRADIENT_SIMILARITY]),
             MODELS,
             _similarity_rules(shards),
         ),
         *(
             _Group(
                 f"{table.name}_sound",
-                tuple((table.name, setting) for setting in SETTINGS),
+                _paths([table]),
                 MODELS,
                 _evaluation_rules(shards),
             )
             for table in (FIRST_ORDER, TAIL_PATCH)
         ),
         _Group("subset_losses_sound", ((SUBSET_LOSSES.name,),), partitions.model_subsets, _subset_rules(shards)),
-        _Group(
-            "all_pairs_sound",
-            tuple((table.name, setting) for table in (ALL_PAIRS, ALL_PAIRS_PROJECTED) for setting in SETTINGS),
-            MODELS,
-            _all_pairs_rules(shards),
-        ),
+        _Group("all_pairs_sound", _paths(all_pairs), MODELS, _all_pairs_rules(shards)),
         _Group(
             "counterfactuals_sound",
-            tuple((table.name, setting) for table in (LINEAR_DATAMODELING_SCORE, REMOVAL) for setting in SETTINGS),
+            _paths([LINEAR_DATAMODELING_SCORE, REMOVAL]),
             MODELS,
             _counterfactual_rules,
         ),
     ]
     return [*map(_checks, groups), flags(partitions), zero_scores(partitions, settings.data.candidates), drift()]
+
+
+def _paths(tables: Iterable[TableSchema]) -> tuple[tuple[str, str], ...]:
+    """The paths of tables that exist for both settings."""
+    return tuple((table.name, setting) for table in tables for setting in SETTINGS)
 
 
 def _checks(group: _Group) -> dg.AssetChecksDefinition:
@@ -191,8 +194,19 @@ def _gradient_rules(
         expected = frame
     else:
         expected = model_candidates(store.tables, [str(partition.shard)], provenance.get("candidates"))
+    return _pass_findings(store, partition, frame, expected, provenance)
+
+
+def _pass_findings(
+    store: TableStore,
+    partition: Partition,
+    frame: pl.DataFrame,
+    expected: pl.DataFrame,
+    provenance: Mapping[str, Any],
+) -> soundness.Findings:
+    """What is wrong with a table of a pass that should hold the expected pairs."""
     dropped = int(provenance.get("dropped") or 0) > 0
-    if key[0] == PROJECTED_SIMILARITY.name:
+    if "proportion" in frame.columns:
         found = soundness.pair_findings(frame, expected, "proportion", dropped)
         return found + soundness.cosine_findings(frame)
     found = []
@@ -210,7 +224,7 @@ def _by_preconditioner(frame: pl.DataFrame) -> list[tuple[str, pl.DataFrame]]:
     if "preconditioner" not in frame.columns:
         return [("", frame)]
     parts = frame.partition_by("preconditioner", as_dict=True, include_key=False)
-    return [(str(name), products) for (name,), products in parts.items()]
+    return [(str(name), products) for (name,), products in parts.items()] or [("", frame.drop("preconditioner"))]
 
 
 def _curvature_rules(
@@ -293,14 +307,7 @@ def _all_pairs_rules(shards: Sequence[str]) -> Rules:
             return [f"not all texts of {key[1]} are at hand"]
         originals = store.tables.read([LIMA.name]).select(original_id="id")
         expected = present(variants).select(variant_id="id").join(originals, how="cross")
-        provenance = store.tables.provenance(key, partition)
-        dropped = int(provenance.get("dropped") or 0) > 0
-        if key[0] == ALL_PAIRS_PROJECTED.name:
-            found = soundness.pair_findings(frame, expected, "proportion", dropped)
-            return found + soundness.cosine_findings(frame)
-        found = soundness.pair_findings(frame, expected, "component", dropped) + soundness.product_findings(frame)
-        found += soundness.component_findings(frame, _components(store, partition, provenance))
-        return found + soundness.agreement_findings({str(partition): frame})
+        return _pass_findings(store, partition, frame, expected, store.tables.provenance(key, partition))
 
     return rules
 

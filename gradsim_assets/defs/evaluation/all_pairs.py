@@ -1,16 +1,19 @@
-"""The assets `all_pairs_<setting>` and `all_pairs_projected_<setting>`: one pass over every variant with every original."""
+"""The assets `all_pairs_<setting>`, `all_pairs_projected_<setting>` and, where there are preconditioners,
+`all_pairs_preconditioned_<setting>`: one pass over every variant with every original."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
+import polars as pl
 
 from gradsim_assets.configuration import Settings
-from gradsim_assets.core.gradients.numerics_version import NUMERICS, NUMERICS_VERSION, PROJECTIONS_VERSION
+from gradsim_assets.core.gradients.numerics_version import NUMERICS
 from gradsim_assets.core.models.loading import LoadedModel
 from gradsim_assets.core.partition_keys import model_id_of
 from gradsim_assets.core.tables.schemas import (
     ALL_PAIRS,
+    ALL_PAIRS_PRECONDITIONED,
     ALL_PAIRS_PROJECTED,
     LIMA,
     MODEL_GENERATED,
@@ -19,7 +22,9 @@ from gradsim_assets.core.tables.schemas import (
 )
 from gradsim_assets.core.tables.storage import Partition, fingerprint
 from gradsim_assets.defs.code_version import code_version
+from gradsim_assets.defs.curvature.factors import preconditioners_of
 from gradsim_assets.defs.evaluation.retrainings import RetrainingPlan
+from gradsim_assets.defs.gradients import pass_tables
 from gradsim_assets.defs.models.hf_model import HF_MODEL, provenance_of, revision_for_run, revision_tags
 from gradsim_assets.defs.progress import progress
 from gradsim_assets.defs.table_results import column_schema, saved_table_result
@@ -35,21 +40,21 @@ if TYPE_CHECKING:
     from gradsim_assets.core.gradients.engine import PassResult
     from gradsim_assets.core.gradients.pass_inputs import PassInputs
 
-_DECLARED = "core.gradients.numerics_version"
-
 _DESCRIPTIONS = {
     ALL_PAIRS.name: "As dot_products, but of every variant with every original, whatever the candidates are.",
     ALL_PAIRS_PROJECTED.name: "As projected_similarity, but of every variant with every original.",
+    ALL_PAIRS_PRECONDITIONED.name: "As preconditioned_products, but of every variant with every original.",
 }
 
 
 def build(settings: Settings, op_tags: Mapping[str, Any] | None = None) -> dg.AssetsDefinition:
     """The products of all pairs, out of one pass."""
     plan = RetrainingPlan(settings)
+    tables = pass_tables.configured(settings, (TABLES[name] for name in _DESCRIPTIONS))
 
     @dg.multi_asset(
         name="all_pairs",
-        specs=[_spec(key, settings) for key in of_each_setting(ALL_PAIRS, ALL_PAIRS_PROJECTED)],
+        specs=[_spec(key, settings) for key in of_each_setting(*tables)],
         partitions_def=MODELS,
         can_subset=True,
         pool="gpu",
@@ -67,7 +72,6 @@ def build(settings: Settings, op_tags: Mapping[str, Any] | None = None) -> dg.As
 
 def _spec(key: dg.AssetKey, settings: Settings) -> dg.AssetSpec:
     table, setting = table_path(key)
-    projected = table == ALL_PAIRS_PROJECTED.name
     return dg.AssetSpec(
         key,
         deps=[
@@ -76,6 +80,7 @@ def _spec(key: dg.AssetKey, settings: Settings) -> dg.AssetSpec:
             # Of both settings, so that one pass makes all of them.
             dg.AssetDep(PARAPHRASED.name, partition_mapping=ALL),
             dg.AssetDep(MODEL_GENERATED.name, partition_mapping=BY_MODEL),
+            *pass_tables.curvature_deps(settings),
         ],
         skippable=True,
         group_name=EVALUATION,
@@ -86,11 +91,8 @@ def _spec(key: dg.AssetKey, settings: Settings) -> dg.AssetSpec:
             "core.models.loading:load_model",
             "core.gradients.pass_inputs:pass_inputs",
             f"core.evaluation.{table}",
-            f"{_DECLARED}:NUMERICS_VERSION",
-            *([f"{_DECLARED}:PROJECTIONS_VERSION"] if projected else []),
-            config=settings.compute.model_dump_json(
-                include={"precision", *({"projections", "projection", "projection_weighting"} if projected else ())}
-            ),
+            *pass_tables.declared(table),
+            config=pass_tables.decides(settings, table),
             without=NUMERICS,
         ),
     )
@@ -105,8 +107,11 @@ def _all_pairs(
     selected = {key: table_path(key) for key in sorted(context.selected_asset_keys)}
     model_id = model_id_of(context.partition_key)
     texts = {LIMA.name: store.tables.read([LIMA.name])}
-    settings = dict.fromkeys(setting for _, setting in selected.values())
-    variants = {setting: plan.variants(store, setting, model_id) for setting in settings}
+    variants = {
+        setting: plan.variants(store, setting, model_id)
+        for setting in dict.fromkeys(setting for _, setting in selected.values())
+    }
+    asked, tuning = pass_tables.asked(selected.values(), plan.settings, compute), plan.settings.preconditioners
     with progress(context, f"all pairs {context.partition_key}", "gradients") as report:
         loaded = hub.load(model_id, revision_for_run(context, hub, model_id), context.log.info)
         inputs = pass_inputs(
@@ -115,9 +120,11 @@ def _all_pairs(
             every_pair(texts[LIMA.name], variants.values()),
             loaded,
             policy=hub.settings(model_id).context,
-            products=[setting for table, setting in selected.values() if table == ALL_PAIRS.name],
-            projections={s: compute.projections for table, s in selected.values() if table != ALL_PAIRS.name},
+            **asked._asdict(),
         )
+        model = hub.version(model_id, loaded.revision)
+        kinds = inputs.request.preconditioners
+        stored, curvature = preconditioners_of(kinds, store, compute, context.partition_key, model, tuning)
         scratch = compute.places.scratch(ALL_PAIRS.name, context.partition_key)
         version = code_version("core.models.loading:load_model", "core.gradients.engine:run_pass")
         provenance = {
@@ -125,9 +132,9 @@ def _all_pairs(
             **{name: fingerprint(frame) for name, frame in {**texts, **variants}.items()},
             "dropped": inputs.counts["dropped"],
         }
-        with compute.run_pass(loaded, inputs.request, scratch, report, context.log.info, version) as result:
+        with compute.run_pass(loaded, inputs.request, scratch, report, context.log.info, version, stored) as result:
             for key in selected:
-                yield _result(context, store, compute, key, inputs, result, loaded, provenance)
+                yield _result(context, store, compute, key, inputs, result, loaded, provenance, curvature)
 
 
 def _result(
@@ -139,27 +146,46 @@ def _result(
     result: "PassResult",
     loaded: LoadedModel,
     provenance: Mapping[str, Any],
+    curvature: Mapping[str, str],
 ) -> dg.MaterializeResult:
     """One of the tables of a pass."""
-    from gradsim_assets.core.evaluation.all_pairs import all_pairs
-    from gradsim_assets.core.evaluation.all_pairs_projected import all_pairs_projected
     from gradsim_assets.core.gradients.inputs_version import inputs_version
 
     table, setting = table_path(key)
-    projected = table != ALL_PAIRS.name
-    code, libraries = context.assets_def.specs_by_key[key].code_version, compute.libraries(projected, loaded.device)
-    made_from = (loaded.revision.name, str(loaded.model.dtype), libraries)
+    code = context.assets_def.specs_by_key[key].code_version
+    used, libraries = (
+        pass_tables.made_of(table, curvature),
+        compute.libraries(pass_tables.is_projected(table), loaded.device),
+    )
+    made_from = (loaded.revision.name, str(loaded.model.dtype), libraries, *used.values())
     return saved_table_result(
         context,
         store,
         key,
-        (all_pairs_projected if projected else all_pairs)(result, setting, inputs.request.pairs[setting]),
+        _frame(table, result, setting, inputs.request.pairs[setting]),
         Partition(context.partition_key),
         metadata={**inputs.counts, **compute.metadata(result)},
         provenance={
             **provenance,
-            "numerics": f"{NUMERICS_VERSION} {PROJECTIONS_VERSION}" if projected else str(NUMERICS_VERSION),
+            "numerics": pass_tables.numerics(table),
+            **{f"curvature/{kind}": made for kind, made in used.items()},
         },
         tags=revision_tags(context),
         data_version=inputs_version(inputs.request, setting, code, *made_from),
     )
+
+
+def _frame(
+    table: str, result: "PassResult", setting: str, pairs: Sequence[tuple[str, str]]
+) -> pl.DataFrame | pl.LazyFrame:
+    """A table out of a pass."""
+    from gradsim_assets.core.evaluation.all_pairs import all_pairs
+    from gradsim_assets.core.evaluation.all_pairs_preconditioned import all_pairs_preconditioned
+    from gradsim_assets.core.evaluation.all_pairs_projected import all_pairs_projected
+
+    made: dict[str, Callable[..., pl.DataFrame | pl.LazyFrame]] = {
+        ALL_PAIRS.name: all_pairs,
+        ALL_PAIRS_PROJECTED.name: all_pairs_projected,
+        ALL_PAIRS_PRECONDITIONED.name: all_pairs_preconditioned,
+    }
+    return made[table](result, setting, pairs)

@@ -10,18 +10,26 @@ import polars as pl
 
 from gradsim_assets.configuration import Settings
 from gradsim_assets.core.analysis.parameters_per_component import parameters_per_component
-from gradsim_assets.core.errors import InputError
 from gradsim_assets.core.evaluation.methods import Method, Scored, methods
 from gradsim_assets.core.models.loading import LoadedModel
 from gradsim_assets.core.models.revisions import Revision
 from gradsim_assets.core.partition_keys import model_id_of, model_slug
 from gradsim_assets.core.samples import Sample, samples_of
 from gradsim_assets.core.similarity.pair_products import PairProducts
-from gradsim_assets.core.tables.schemas import ALL_PAIRS, ALL_PAIRS_PROJECTED, LIMA, MODEL_GENERATED, PARAPHRASED
+from gradsim_assets.core.tables.schemas import (
+    ALL_PAIRS,
+    ALL_PAIRS_PRECONDITIONED,
+    ALL_PAIRS_PROJECTED,
+    LIMA,
+    MODEL_GENERATED,
+    PARAPHRASED,
+)
 from gradsim_assets.core.tables.storage import Partition, fingerprint
+from gradsim_assets.core.tables.table_schema import TableSchema
 from gradsim_assets.defs.code_version import Root
 from gradsim_assets.defs.evaluation.retrainings import MADE_BY, RetrainingPlan
-from gradsim_assets.defs.models.hf_model import HF_MODEL, provenance_of, revision_for_run
+from gradsim_assets.defs.gradients.pass_tables import configured
+from gradsim_assets.defs.models.hf_model import HF_MODEL, check_version, provenance_of, revision_for_run
 from gradsim_assets.orchestration.asset_keys import asset_key
 from gradsim_assets.orchestration.partitions import ALL, BY_MODEL
 from gradsim_assets.resources.compute import Compute
@@ -40,16 +48,25 @@ SCORED_BY: tuple[Root, ...] = (
 )
 
 
-def inputs_of(setting: str) -> list[dg.AssetDep]:
+def products_of_all_pairs(settings: Settings) -> list[TableSchema]:
+    """The tables of all pairs that there are in one configuration."""
+    return configured(settings, [ALL_PAIRS, ALL_PAIRS_PROJECTED, ALL_PAIRS_PRECONDITIONED])
+
+
+def inputs_of(setting: str, settings: Settings) -> list[dg.AssetDep]:
     """What scores and retrainings of a setting are made from."""
     return [
         dg.AssetDep(HF_MODEL),
         dg.AssetDep(LIMA.name),
         dg.AssetDep(PARAPHRASED.name, partition_mapping=ALL),
         dg.AssetDep(MODEL_GENERATED.name, partition_mapping=BY_MODEL),
-        dg.AssetDep(asset_key(ALL_PAIRS.name, setting)),
-        dg.AssetDep(asset_key(ALL_PAIRS_PROJECTED.name, setting)),
+        *(dg.AssetDep(asset_key(table.name, setting)) for table in products_of_all_pairs(settings)),
     ]
+
+
+def scored_with(settings: Settings) -> str:
+    """What of the configuration decides which methods there are, and their scores beside the tables that they read."""
+    return " ".join((str(settings.retriever_model), *settings.preconditioners.methods))
 
 
 @dataclass(frozen=True)
@@ -82,25 +99,25 @@ class Counterfactual:
         loaded = hub.load(model_id, revision, context.log.info)
         retrainings = plan.retrainings(model_id, revision, loaded, hub, store, compute)
         found = cls(plan, setting, model_id, revision, loaded, hub, store, retrainings)
-        for table in (ALL_PAIRS, ALL_PAIRS_PROJECTED):
+        for table in products_of_all_pairs(settings):
             found.check([table.name, setting], Partition(context.partition_key))
         return found
 
     def check(self, key: Sequence[str], place: Partition) -> None:
         """Raises InputError where a table was made from another revision, or other settings, than the model has now."""
-        source = self.store.tables.provenance(key, place)
-        made = " ".join(str(source[name]) for name in ("revision", "settings") if source.get(name))
-        now = self.hub.version(self.model_id, self.revision)
-        if made != now:
-            raise InputError(
-                f"{'/'.join(key)} of {self.model_id} is that of {made or 'an unknown revision'}, and the model is at {now} now; "
-                f"`gradsim run {self.model_id} --only evaluation` computes it again."
-            )
+        source, now = self.store.tables.provenance(key, place), self.hub.version(self.model_id, self.revision)
+        check_version("/".join(key), source, self.model_id, now, "--only evaluation")
 
     @cached_property
     def place(self) -> Partition:
         """Where the tables of the model lie."""
         return Partition(model_slug(self.model_id))
+
+    @cached_property
+    def products(self) -> Mapping[str, pl.LazyFrame]:
+        """The tables of all pairs of the setting, by their names."""
+        names = [table.name for table in products_of_all_pairs(self.plan.settings)]
+        return {name: self.store.tables.scan([name, self.setting], [self.place]) for name in names}
 
     @cached_property
     def scored(self) -> Scored:
@@ -116,11 +133,12 @@ class Counterfactual:
         return Scored(
             [variants[sample.id] for sample in encoded[0]],
             [originals[sample.id] for sample in encoded[1]],
-            PairProducts.from_frame(self.store.tables.scan([ALL_PAIRS.name, self.setting], [self.place]), list(sizes)),
+            PairProducts.from_frame(self.products[ALL_PAIRS.name], list(sizes)),
             parameters_per_component(sizes),
-            self.store.tables.read([ALL_PAIRS_PROJECTED.name, self.setting], self.place),
+            self.products[ALL_PAIRS_PROJECTED.name].collect(),
             (representation_vectors(self.loaded, encoded[0]), representation_vectors(self.loaded, encoded[1])),
             self.hub.retriever_tokens(self.plan.settings.retriever_model)[0],
+            self.products.get(ALL_PAIRS_PRECONDITIONED.name),
         )
 
     @cached_property
@@ -131,12 +149,11 @@ class Counterfactual:
     @property
     def provenance(self) -> Mapping[str, Any]:
         """What leads from a table back to what it was made from."""
-        products = self.store.tables.scan([ALL_PAIRS.name, self.setting], [self.place])
         return {
             **provenance_of(self.hub, self.model_id, self.revision),
             "training": self.retrainings.training.recipe.model_dump(mode="json"),
             "inputs": self.retrainings.folder.name,
-            ALL_PAIRS.name: fingerprint(products),
+            **{name: fingerprint(frame) for name, frame in self.products.items()},
             self.setting: fingerprint(self.plan.variants(self.store, self.setting, self.model_id)),
         }
 

@@ -15,14 +15,13 @@ from gradsim_assets.core.analysis.plots.of_table import plots_of
 from gradsim_assets.core.errors import InputError
 from gradsim_assets.core.gradients.numerics_version import NUMERICS
 from gradsim_assets.core.models.loading import LoadedModel
-from gradsim_assets.core.models.revisions import Revision
 from gradsim_assets.core.models.tokenization import ContextPolicy
 from gradsim_assets.core.partition_keys import model_id_of
 from gradsim_assets.core.tables.schemas import DOT_PRODUCTS, LIMA, PARAPHRASED
 from gradsim_assets.core.tables.storage import Partition
 from gradsim_assets.core.tables.table_schema import TableSchema
 from gradsim_assets.defs.code_version import Root, code_version
-from gradsim_assets.defs.models.hf_model import HF_MODEL, revision_for_run, revision_tags
+from gradsim_assets.defs.models.hf_model import HF_MODEL, check_version, revision_for_run, revision_tags
 from gradsim_assets.defs.progress import progress
 from gradsim_assets.defs.table_results import column_schema, model_provenance, plot_metadata, saved_table_result
 from gradsim_assets.orchestration.asset_keys import asset_key
@@ -52,6 +51,9 @@ class Work:
     """One evaluation of a model and setting: its texts, and how its pairs are measured."""
 
     setting: str
+    slug: str
+    #: The model's (see `ModelHub.version`).
+    version: str
     shards: Sequence[str]
     dot_products: pl.LazyFrame
     variants: pl.DataFrame
@@ -62,6 +64,20 @@ class Work:
     scratch: Path
     code_version: str
     report: "Progress"
+
+    def of_shards(self, table: str) -> pl.DataFrame:
+        """A table of the model and setting over all shards.
+
+        Raises:
+            InputError: it is not all there, or made from another revision, or other settings, than the model has now.
+        """
+        key, parts = [table, self.setting], [Partition(self.slug, shard) for shard in self.shards]
+        found, model_id = self.store.optional(key, parts), model_id_of(self.slug)
+        if found is None:
+            raise InputError(f"not all of {'/'.join(key)} is at hand; `gradsim run {model_id}` makes it.")
+        for part in parts:
+            check_version("/".join(key), self.store.tables.provenance(key, part), model_id, self.version)
+        return found
 
     @contextmanager
     def measuring(self, pairs: pl.DataFrame) -> "Iterator[LossChanges]":
@@ -130,12 +146,15 @@ def build_evaluation(
         provenance = model_provenance(context, store, setting, dot_products)
         model_id = model_id_of(slug)
         revision = revision_for_run(context, hub, model_id)
-        _check_revision(hub, model_id, revision, provenance, setting)
+        now = hub.version(model_id, revision)
+        check_version(f"{DOT_PRODUCTS.name}/{setting}", provenance, model_id, now)
         shards = partitions.shards.get_partition_keys()
         scratch = compute.places.scratch("evaluation", schema.name, setting, slug)
         with progress(context, f"{schema.name} {setting} {slug}", "originals") as report:
             work = Work(
                 setting,
+                slug,
+                now,
                 shards,
                 dot_products,
                 _variants(store, setting, slug, shards),
@@ -168,16 +187,3 @@ def _variants(store: TableStore, setting: str, slug: str, shards: Sequence[str])
     if found is None:
         raise InputError(f"not all texts of {setting} are at hand; `gradsim run {model_id_of(slug)}` makes them.")
     return found
-
-
-def _check_revision(
-    hub: ModelHub, model_id: str, revision: Revision, provenance: Mapping[str, Any], setting: str
-) -> None:
-    """Raises InputError where the products are those of another revision, or other settings, than the model has now."""
-    made = " ".join(str(provenance[name]) for name in ("revision", "settings") if provenance.get(name))
-    now = hub.version(model_id, revision)
-    if made != now:
-        raise InputError(
-            f"dot_products/{setting} of {model_id} are those of {made or 'an unknown revision'}, and the model is at {now} now; "
-            f"`gradsim run {model_id}` computes them again."
-        )

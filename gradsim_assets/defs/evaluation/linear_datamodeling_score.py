@@ -15,7 +15,7 @@ from gradsim_assets.core.evaluation.linear_datamodeling_score import linear_data
 from gradsim_assets.core.tables.schemas import LINEAR_DATAMODELING_SCORE, SETTINGS, SUBSET_LOSSES
 from gradsim_assets.core.tables.storage import Partition, fingerprint
 from gradsim_assets.defs.code_version import code_version
-from gradsim_assets.defs.evaluation.counterfactual import SCORED_BY, Counterfactual, inputs_of
+from gradsim_assets.defs.evaluation.counterfactual import SCORED_BY, Counterfactual, inputs_of, scored_with
 from gradsim_assets.defs.evaluation.retrainings import STOOD_FOR
 from gradsim_assets.defs.models.hf_model import revision_tags
 from gradsim_assets.defs.table_results import column_schema, plot_metadata, saved_table_result
@@ -40,7 +40,7 @@ def _build(setting: str, settings: Settings, op_tags: Mapping[str, Any] | None) 
         key=key,
         group_name=EVALUATION,
         partitions_def=MODELS,
-        deps=[*inputs_of(setting), dg.AssetDep(SUBSET_LOSSES.name, partition_mapping=BY_MODEL)],
+        deps=[*inputs_of(setting, settings), dg.AssetDep(SUBSET_LOSSES.name, partition_mapping=BY_MODEL)],
         kinds={"pytorch", "parquet"},
         metadata=column_schema(LINEAR_DATAMODELING_SCORE),
         pool="gpu",
@@ -51,7 +51,7 @@ def _build(setting: str, settings: Settings, op_tags: Mapping[str, Any] | None) 
             linear_datamodeling_score,
             "core.evaluation.subset_losses:members_of",
             "core.evaluation.subset_losses:losses_of",
-            config=f"{settings.evaluation.subsets} {settings.retriever_model}",
+            config=f"{settings.evaluation.subsets} {scored_with(settings)}",
             without=STOOD_FOR,
         ),
         description=(

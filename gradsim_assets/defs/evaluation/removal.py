@@ -12,7 +12,7 @@ from gradsim_assets.core.evaluation.removal import removal, removals, removed_va
 from gradsim_assets.core.tables.schemas import REMOVAL, SETTINGS
 from gradsim_assets.core.tables.storage import Partition
 from gradsim_assets.defs.code_version import code_version
-from gradsim_assets.defs.evaluation.counterfactual import SCORED_BY, Counterfactual, inputs_of
+from gradsim_assets.defs.evaluation.counterfactual import SCORED_BY, Counterfactual, inputs_of, scored_with
 from gradsim_assets.defs.evaluation.retrainings import STOOD_FOR, recipes
 from gradsim_assets.defs.models.hf_model import revision_tags
 from gradsim_assets.defs.progress import progress
@@ -39,7 +39,7 @@ def _build(setting: str, settings: Settings, op_tags: Mapping[str, Any] | None) 
         key=key,
         group_name=EVALUATION,
         partitions_def=MODELS,
-        deps=inputs_of(setting),
+        deps=inputs_of(setting, settings),
         kinds={"pytorch", "parquet"},
         metadata=column_schema(REMOVAL),
         pool="gpu",
@@ -47,7 +47,7 @@ def _build(setting: str, settings: Settings, op_tags: Mapping[str, Any] | None) 
         retry_policy=RETRIES,
         code_version=code_version(
             *(*SCORED_BY, removals, removed_variants, removal),
-            config=f"{recipes(settings)} {settings.retriever_model} {numbers}",
+            config=f"{recipes(settings)} {scored_with(settings)} {numbers}",
             without=STOOD_FOR,
         ),
         description=(

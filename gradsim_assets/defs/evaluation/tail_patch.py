@@ -20,20 +20,23 @@ from gradsim_assets.core.evaluation.tail_patch import (
     tops,
 )
 from gradsim_assets.core.similarity.pair_products import PairProducts
-from gradsim_assets.core.tables.schemas import BM25_CANDIDATES, SETTINGS, TAIL_PATCH
+from gradsim_assets.core.tables.schemas import BM25_CANDIDATES, PRECONDITIONED_PRODUCTS, SETTINGS, TAIL_PATCH
 from gradsim_assets.core.tables.storage import Partition
 from gradsim_assets.defs.evaluation.evaluation import Work, build_evaluation
-from gradsim_assets.orchestration.partitions import ALL, Partitions
+from gradsim_assets.defs.gradients.pass_tables import configured
+from gradsim_assets.orchestration.asset_keys import asset_key
+from gradsim_assets.orchestration.partitions import ALL, BY_MODEL, Partitions
 
 
 def build(
     settings: Settings, partitions: Partitions, op_tags: Mapping[str, Any] | None = None
 ) -> list[dg.AssetsDefinition]:
     """One asset a setting."""
-    asked = settings.evaluation
+    asked, preconditioners = settings.evaluation, settings.preconditioners.methods
+    numbers = asked.model_dump_json(include={"variants", "top", "draws", "optimizer", "learning_rate"})
 
     def evaluate(work: Work) -> tuple[pl.DataFrame, Mapping[str, Any]]:
-        chosen = _chosen(work, asked)
+        chosen = _chosen(work, asked, bool(preconditioners))
         with work.measuring(pairs_of(chosen)) as measure:
             frame = tail_patch(chosen, measure, Step(asked.optimizer, asked.learning_rate))
             arithmetic = measure.arithmetic
@@ -54,12 +57,18 @@ def build(
             partitions,
             evaluate,
             op_tags=op_tags,
-            deps=[dg.AssetDep(BM25_CANDIDATES.name, partition_mapping=ALL)],
+            deps=[
+                dg.AssetDep(BM25_CANDIDATES.name, partition_mapping=ALL),
+                *(
+                    dg.AssetDep(asset_key(table.name, setting), partition_mapping=BY_MODEL)
+                    for table in configured(settings, [PRECONDITIONED_PRODUCTS])
+                ),
+            ],
             decided_by=(
                 *(chosen_variants, method_scores, tops, random_tops, tail_patch, tail_patch_summary, pairs_of),
                 parameters_per_component,
             ),
-            config=asked.model_dump_json(include={"variants", "top", "draws", "optimizer", "learning_rate"}),
+            config=" ".join((numbers, *preconditioners)),
             description=(
                 "What a method's scores are worth: the change of the variant's log-probability by one optimizer step on each of "
                 "the method's top originals, beside random originals. COST: at most one gradient for each original that any "
@@ -70,14 +79,15 @@ def build(
     ]
 
 
-def _chosen(work: Work, asked: EvaluationSettings) -> list[Top]:
+def _chosen(work: Work, asked: EvaluationSettings, preconditioned: bool) -> list[Top]:
     """The originals of every method and chosen variant."""
     from gradsim_assets.core.sample_gradients.components import trainable_components
 
     sizes = {name: parameter.numel() for name, parameter in trainable_components(work.loaded.model)}
     pairs = PairProducts.from_frame(work.dot_products, list(sizes))
     bm25 = work.store.tables.scan([BM25_CANDIDATES.name], [Partition(shard=shard) for shard in work.shards]).collect()
-    scores = method_scores(pairs, bm25, work.variants, work.originals, parameters_per_component(sizes))
+    under = work.of_shards(PRECONDITIONED_PRODUCTS.name) if preconditioned else None
+    scores = method_scores(pairs, bm25, work.variants, work.originals, parameters_per_component(sizes), under)
     variants = chosen_variants(pairs.candidates.variants, asked.variants)
     return [
         *tops(pairs, scores, variants, asked.top),

@@ -1,23 +1,17 @@
 """The gradient tables: both settings and the projections out of one pass over the distinct samples."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 import polars as pl
 
-from gradsim_assets.configuration import ModelSettings, PreconditionerSettings, Settings
+from gradsim_assets.configuration import ModelSettings, Settings
 from gradsim_assets.core.candidates.bm25_candidates import model_candidates
-from gradsim_assets.core.gradients.numerics_version import (
-    NUMERICS,
-    NUMERICS_VERSION,
-    PRECONDITIONERS_VERSION,
-    PROJECTIONS_VERSION,
-)
+from gradsim_assets.core.gradients.numerics_version import NUMERICS
 from gradsim_assets.core.partition_keys import model_id_of
 from gradsim_assets.core.tables.schemas import (
     BM25_CANDIDATES,
-    CURVATURE,
     DOT_PRODUCTS,
     LIMA,
     MODEL_GENERATED,
@@ -29,7 +23,8 @@ from gradsim_assets.core.tables.schemas import (
 )
 from gradsim_assets.core.tables.storage import Partition, fingerprint
 from gradsim_assets.defs.code_version import code_version
-from gradsim_assets.defs.curvature.factors import Factors
+from gradsim_assets.defs.curvature.factors import preconditioners_of
+from gradsim_assets.defs.gradients import pass_tables
 from gradsim_assets.defs.models.hf_model import HF_MODEL, provenance_of, revision_for_run, revision_tags
 from gradsim_assets.defs.progress import progress
 from gradsim_assets.defs.table_results import column_schema, saved_table_result
@@ -49,15 +44,6 @@ _VERSION = (
     "of the numerics: computed again on another machine it is the same, although the last digits may differ (the `fingerprint` "
     "tells)."
 )
-
-#: Where it is declared what the numbers are; projections are made of the gradients that products are made of.
-_DECLARED = "core.gradients.numerics_version"
-
-_DECLARED_VERSIONS = {
-    "NUMERICS_VERSION": NUMERICS_VERSION,
-    "PROJECTIONS_VERSION": PROJECTIONS_VERSION,
-    "PRECONDITIONERS_VERSION": PRECONDITIONERS_VERSION,
-}
 
 _DESCRIPTIONS = {
     DOT_PRODUCTS.name: (
@@ -79,9 +65,8 @@ def build(
     settings: Settings, partitions: Partitions, op_tags: Mapping[str, Any] | None = None
 ) -> list[dg.AssetsDefinition]:
     """The gradient tables for one configuration; `op_tags` give their step a pod of its own kind."""
-    methods = settings.preconditioners.methods
-    tables = [table for table in _DESCRIPTIONS if methods or table != PRECONDITIONED_PRODUCTS.name]
-    specs = [_spec(table, setting, settings) for table in tables for setting in SETTINGS]
+    tables = pass_tables.configured(settings, (TABLES[name] for name in _DESCRIPTIONS))
+    specs = [_spec(table.name, setting, settings) for table in tables for setting in SETTINGS]
 
     @dg.multi_asset(
         name="gradient_pass",  # not that of the job: Dagster wants op and job names distinct
@@ -96,7 +81,7 @@ def build(
     def gradients(
         context: dg.AssetExecutionContext, hub: ModelHub, store: TableStore, compute: Compute
     ) -> Iterator[dg.MaterializeResult]:
-        yield from _gradients(context, hub, store, compute, settings.preconditioners)
+        yield from _gradients(context, hub, store, compute, settings)
 
     return [gradients]
 
@@ -108,11 +93,7 @@ def _spec(table: str, setting: str, settings: Settings) -> dg.AssetSpec:
         dg.AssetDep(BM25_CANDIDATES.name, partition_mapping=BY_SHARD),
         dg.AssetDep(MODEL_GENERATED.name),  # nothing is read of it for paraphrases: see `waits_only`
         *([dg.AssetDep(PARAPHRASED.name, partition_mapping=BY_SHARD)] if setting == PARAPHRASED.name else []),
-        # Without preconditioners nothing is read of them: see `waits_only`.
-        *(
-            dg.AssetDep(asset_key(CURVATURE.name, kind), partition_mapping=BY_MODEL)
-            for kind in settings.preconditioners.methods
-        ),
+        *pass_tables.curvature_deps(settings, BY_MODEL),
     ]
     return dg.AssetSpec(
         asset_key(table, setting),
@@ -127,35 +108,11 @@ def _spec(table: str, setting: str, settings: Settings) -> dg.AssetSpec:
             "core.models.loading:load_model",
             "core.gradients.pass_inputs:pass_inputs",
             f"core.gradients.{table}",
-            *(f"{_DECLARED}:{name}" for name in _versions(table)),
-            config=_decides(settings, table),
+            *pass_tables.declared(table),
+            config=pass_tables.decides(settings, table),
             without=NUMERICS,  # what the declared versions stand for
         ),
     )
-
-
-def _versions(table: str) -> tuple[str, ...]:
-    """Names of the declared versions that a table is computed under."""
-    more = {
-        PROJECTED_SIMILARITY.name: ("PROJECTIONS_VERSION",),
-        PRECONDITIONED_PRODUCTS.name: ("PRECONDITIONERS_VERSION",),
-    }
-    return ("NUMERICS_VERSION", *more.get(table, ()))
-
-
-def _numerics(table: str) -> str:
-    """The declared versions that a table was computed under."""
-    return " ".join(str(_DECLARED_VERSIONS[name]) for name in _versions(table))
-
-
-def _decides(settings: Settings, table: str) -> str:
-    """What of the configuration the values depend on."""
-    projected = table == PROJECTED_SIMILARITY.name
-    chosen = {"precision"} | ({"projections", "projection", "projection_weighting"} if projected else set())
-    tuning = table == PRECONDITIONED_PRODUCTS.name
-    # How curvature is computed decides the curvature, which these products are made from.
-    asked = settings.preconditioners.model_dump_json(include={"methods", "damping", "epsilon"}) if tuning else ""
-    return settings.compute.model_dump_json(include=chosen) + asked
 
 
 def _gradients(
@@ -163,7 +120,7 @@ def _gradients(
     hub: ModelHub,
     store: TableStore,
     compute: Compute,
-    asked: PreconditionerSettings,
+    configuration: Settings,
 ) -> Iterator[dg.MaterializeResult]:
     from gradsim_assets.core.gradients.inputs_version import inputs_version
     from gradsim_assets.core.gradients.pass_inputs import pass_inputs
@@ -175,6 +132,7 @@ def _gradients(
     settings = hub.settings(model_id)
     tables = _read_tables(store, partition, {setting for _, setting in selected.values()}, settings)
     variants = {name: frame for name, frame in tables.items() if name in SETTINGS}
+    asked = pass_tables.asked(selected.values(), configuration, compute)
     with progress(context, f"gradients {context.partition_key}", "gradients") as report:
         revision = revision_for_run(context, hub, model_id)
         loaded = hub.load(model_id, revision, context.log.info)
@@ -184,13 +142,16 @@ def _gradients(
             tables[BM25_CANDIDATES.name],
             loaded,
             policy=settings.context,
-            products=_settings_of(DOT_PRODUCTS.name, selected.values()),
-            projections=dict.fromkeys(_settings_of(PROJECTED_SIMILARITY.name, selected.values()), compute.projections),
-            preconditioned=dict.fromkeys(_settings_of(PRECONDITIONED_PRODUCTS.name, selected.values()), asked.methods),
+            **asked._asdict(),
         )
-        kinds, model = inputs.request.preconditioners, hub.version(model_id, revision)
-        used = {kind: Factors.of(store, compute, partition, kind, model) for kind in kinds}
-        stored = {kind: factors.preconditioner(asked) for kind, factors in used.items()}
+        stored, curvature = preconditioners_of(
+            inputs.request.preconditioners,
+            store,
+            compute,
+            keys["model"],
+            hub.version(model_id, revision),
+            configuration.preconditioners,
+        )
         scratch = compute.places.scratch("gradients", *keys.values())
         version = code_version("core.models.loading:load_model", "core.gradients.engine:run_pass")
         with compute.run_pass(loaded, inputs.request, scratch, report, context.log.info, version, stored) as result:
@@ -202,10 +163,9 @@ def _gradients(
             made_from = (revision.name, settings.dtype)
             metadata = {**inputs.counts, **compute.metadata(result)}
             for key, (table, setting) in selected.items():
-                made_of = {kind: factors.made_from for kind, factors in used.items()}
-                curvature = made_of if table == PRECONDITIONED_PRODUCTS.name else {}
+                used = pass_tables.made_of(table, curvature)
                 code = context.assets_def.specs_by_key[key].code_version
-                libraries = compute.libraries(table == PROJECTED_SIMILARITY.name, loaded.device)
+                libraries = compute.libraries(pass_tables.is_projected(table), loaded.device)
                 yield saved_table_result(
                     context,
                     store,
@@ -215,19 +175,12 @@ def _gradients(
                     metadata=metadata,
                     provenance={
                         **provenance,
-                        "numerics": _numerics(table),
-                        **{f"curvature/{kind}": version for kind, version in curvature.items()},
+                        "numerics": pass_tables.numerics(table),
+                        **{f"curvature/{kind}": made for kind, made in used.items()},
                     },
                     tags=revision_tags(context),
-                    data_version=inputs_version(
-                        inputs.request, setting, code, *made_from, libraries, *curvature.values()
-                    ),
+                    data_version=inputs_version(inputs.request, setting, code, *made_from, libraries, *used.values()),
                 )
-
-
-def _settings_of(table: str, selected: Iterable[Sequence[str]]) -> list[str]:
-    """The settings of which a table is asked for."""
-    return [setting for name, setting in selected if name == table]
 
 
 def _frame(

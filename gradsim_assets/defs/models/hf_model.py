@@ -1,6 +1,6 @@
 """`hf_model`: which revision every model under study stands at."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -136,3 +136,18 @@ def revision_tags(context: dg.AssetExecutionContext) -> dict[str, str]:
     """
     pointer = context.instance.get_run_by_id(context.run.run_id).tags.get(POINTER_TAG)
     return {get_input_event_pointer_tag(HF_MODEL): pointer} if pointer else {}
+
+
+def check_version(what: str, provenance: Mapping[str, Any], model_id: str, now: str, options: str = "") -> None:
+    """Sees to it that a table was made from a model as it is now (see `ModelHub.version`), which its provenance tells.
+
+    Raises:
+        InputError: it was made from another revision, or under other settings.
+    """
+    made = " ".join(str(provenance[name]) for name in ("revision", "settings") if provenance.get(name))
+    if made != now:
+        command = " ".join(filter(None, ("gradsim run", model_id, options)))
+        raise InputError(
+            f"{what} of {model_id} was made from {made or 'an unknown revision'}, and the model is at {now} now; `{command}` "
+            "computes it again."
+        )

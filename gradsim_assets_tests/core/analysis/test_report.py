@@ -443,13 +443,16 @@ def test_the_page_says_what_the_scores_mean_where_it_was_evaluated():
     page = Page(case.html())
     assert "What the scores mean" in page.text
     said = sentences.meaning(first, tail)
-    assert all(sentence in page.text for sentence in said) and len(said) == 3
-    assert "say under [training] how it was made from the originals" in said[2]
+    assert all(sentence in page.text for sentence in said) and len(said) == 4
+    assert "say under [training] how it was made from the originals" in said[3]
     assert "over 48 pairs r is 1.0000" in said[0] or "over 48 pairs r is 0.9999" in said[0]
     best = tail.filter(method=f"{schemas.FULL_GRADIENT}_dot_product")["log_probability_change"].mean()
     over = best - tail.filter(method="random")["log_probability_change"].mean()
     assert f"full gradient, dot product raises the log-probability of a variant most, by {over:.5f} nats" in said[1]
     assert "over 24 variants; 4 of 4 methods lie above random originals" in said[1]
+    second = tail.filter(method=schemas.FULL_GRADIENT)["log_probability_change"].mean()
+    less = f"The runner-up is full gradient, on the same variants {best - second:.5f} less (95\u00a0% interval 0.000"
+    assert said[2].startswith(less) and "cannot be told" not in said[2]
     figures = json.loads(page.scripts["figures-data"])
     assert {"paraphrased-proof0", "paraphrased-proof1"} <= set(figures)
     assert not [name for name in figures if name.startswith("model_generated-proof")]
@@ -465,7 +468,7 @@ def test_the_page_says_what_retraining_showed():
     )
     page = Page(case.html())
     said = sentences.meaning(None, None, scores, removed)
-    assert all(sentence in page.text for sentence in said) and len(said) == 3
+    assert all(sentence in page.text for sentence in said) and len(said) == 5
     assert said[0].startswith("Of 40 models made again from halves of the originals, full gradient predicts best")
     assert (
         "score is 0.400 (95\u00a0% interval 0.350 to 0.440) over 30 variants; representation similarity 0.300"
@@ -473,15 +476,21 @@ def test_the_page_says_what_retraining_showed():
     )
     assert "random scores 0.000 (95\u00a0% interval -0.050 to 0.040)" in said[0]
     single = scores.filter(method="component")
-    assert said[1].startswith(
+    ends = "95\u00a0% interval 0.250 to 0.340"
+    assert said[1] == f"The runner-up is representation similarity with 0.300 ({ends}): the intervals do not overlap."
+    assert said[2].startswith(
         f"{single.filter(pl.col('lds') > 0.05).height} of {single.height} components alone predict"
     )
-    assert f"{single.sort('lds')['component'][-1]}, reaches {single['lds'].max():.3f}" in said[1]
-    assert "without the top original of full gradient" in said[2]
+    assert f"{single.sort('lds')['component'][-1]}, reaches {single['lds'].max():.3f}" in said[2]
+    assert "without the top original of full gradient" in said[3]
     assert (
-        "rises by 0.0800 nats per token more than without random ones (95\u00a0% interval 0.0500 to 0.1100)" in said[2]
+        "rises by 0.0800 nats per token more than without random ones (95\u00a0% interval 0.0500 to 0.1100)" in said[3]
     )
-    assert "3 of 4 methods lie above random removal" in said[2]
+    assert "3 of 4 methods lie above random removal" in said[3]
+    assert said[4] == (
+        "The runner-up is representation similarity with 0.0600 (95\u00a0% interval 0.0300 to 0.0900): the intervals overlap, so "
+        "this does not tell which is better."
+    )
     figures = json.loads(page.scripts["figures-data"])
     assert {"model_generated-proof0", "model_generated-proof1", "model_generated-proof2"} <= set(figures)
     bars = figures["model_generated-proof0"]["data"][0]["y"]
@@ -496,3 +505,115 @@ def test_what_was_not_evaluated_is_not_told_of():
     assert sentences.meaning(None, tail.filter(method="random"))[0] == (
         "No variant could be compared with steps on random originals."
     )
+
+
+def lds_rows(**scores):
+    """A table `linear_datamodeling_score` of methods, each with (score, half of its interval)."""
+    rows = [(name, None, value, value - half, value + half, 40, 30) for name, (value, half) in scores.items()]
+    return schemas.LINEAR_DATAMODELING_SCORE.enforce(
+        pl.DataFrame(rows, schema=schemas.LINEAR_DATAMODELING_SCORE.empty().schema, orient="row")
+    )
+
+
+def test_the_page_says_what_preconditioning_and_selecting_do_under_retraining():
+    scores = {"full_gradient": (0.48, 0.05), "ekfac": (0.6, 0.04), "adam": (0.5, 0.05), "best_component": (0.49, 0.04)}
+    frame = lds_rows(**scores, **{"projection_0.01": (0.3, 0.05), "projection_0.05": (0.44, 0.05)}, random=(0, 0.05))
+    said = sentences.meaning(None, None, frame)
+    assert said[0].count("full gradient, EK-FAC predicts best") == 1 and "Adam's moments with 0.500" in said[1]
+    assert said[1].endswith("the intervals do not overlap.")
+    assert said[2] == (
+        "Beside the plain full gradient's 0.480 (95\u00a0% interval 0.430 to 0.530), preconditioned ones predict with: Adam's "
+        "moments 0.500 (95\u00a0% interval 0.450 to 0.550), the intervals overlap, so this does not tell which is better; EK-FAC "
+        "0.600 (95\u00a0% interval 0.560 to 0.640), the intervals do not overlap."
+    )
+    assert said[3].startswith("The one component that other variants chose predicts with 0.490")
+    assert "projection, 1 % 0.300 (95\u00a0% interval 0.250 to 0.350): the intervals do not overlap" in said[3]
+    assert "projection, 5 % 0.440 (95\u00a0% interval 0.390 to 0.490): the intervals overlap" in said[3]
+    alone = sentences.meaning(None, None, lds_rows(full_gradient=(0.4, 0.1)))
+    assert len(alone) == 1, "there is no other method, none preconditioned and none projected"
+
+
+def test_methods_that_come_out_the_same_are_no_runners_up():
+    _, removed = counterfactuals()
+    same = removed.with_columns(
+        *(pl.lit(value).alias(name) for name, value in (("loss_increase", 0.7), ("loss_increase_low", None)))
+    )
+    said = sentences.meaning(None, None, None, same)
+    assert said[1] == "text overlap, representation similarity and full gradient come out exactly the same."
+    first = pl.col("method") == "bm25"
+    unknown = same.with_columns(loss_increase=pl.when(first).then(0.9).otherwise("loss_increase"))
+    said = sentences.meaning(None, None, None, unknown)
+    assert said[1] == "The runner-up is text overlap with 0.7000; how far others might lie is not known."
+
+
+def test_steps_that_do_as_much_are_not_told_apart():
+    _, tail = evaluation(24)
+    best, other = (pl.col("method") == f"{schemas.FULL_GRADIENT}{end}" for end in ("_dot_product", ""))
+    change = pl.col("log_probability_change")
+    like_best = tail.filter(best)["log_probability_change"].to_numpy() - np.tile([1e-4, -0.9e-4], 12)
+    noisy = tail.with_columns(change.sort_by(pl.lit(0)).alias("log_probability_change"))
+    near = pl.concat(
+        [noisy.filter(~other), noisy.filter(other).with_columns(log_probability_change=pl.Series(like_best))]
+    )
+    said = sentences.meaning(None, near)
+    assert "full gradient, on the same variants 0.00001 less" in said[1] and "which cannot be told from 0" in said[1]
+
+
+@pytest.mark.parametrize(
+    ("right", "says"),
+    [(range(24), "which is more"), (range(2), "which is less"), (range(11, 23), "which may be chance")],
+    ids=["all", "few", "as many"],
+)
+def test_what_preconditioning_changes_is_said_with_its_paired_interval(right, says):
+    table = realistic(24, 5, NAMES)
+    pairs = PairProducts.from_frame(table, NAMES)
+    chosen = {pairs.candidates.variants[number] for number in right}
+    own = pl.col("variant_id") == pl.col("original_id")
+    is_right = pl.col("variant_id").is_in(chosen)
+    cosine = pl.when(own).then(pl.when(is_right).then(0.9).otherwise(-0.9)).otherwise(0.1)
+
+    def rows(score):
+        return table.with_columns(dot_product=score, variant_self=pl.lit(1.0), original_self=pl.lit(1.0))
+
+    half = pl.col("variant_id").is_in(pairs.candidates.variants[:12])
+    plain = PairProducts.from_frame(rows(pl.when(own).then(pl.when(half).then(0.9).otherwise(-0.9)).otherwise(0.1)))
+    found = retrieval(plain, preconditioned=rows(cosine).with_columns(preconditioner=pl.lit("ekfac")))
+    (said,) = (s for s in sentences.sentences(found, None, None) if s.startswith("Preconditioned"))
+    row = found.row(by_predicate=pl.col("method") == "ekfac", named=True)
+    low, high = -row["difference_high"], -row["difference_low"]
+    assert said == (
+        f"Preconditioned (EK-FAC), the full gradient reaches {len(right) / 24:.3f}, {len(right) / 24 - 0.5:+.3f} beside the plain "
+        f"one ({wording.interval(low, high)}, {wording.p_value(row['p_value'])}), {says}."
+    )
+
+
+@pytest.mark.parametrize(
+    ("values", "projected", "verdict"),
+    [
+        ((0.9, 0.95), (0.5, 0.4, 0.6), "selecting is better"),
+        ((0.2, 0.3), (0.5, 0.4, 0.6), "projecting is better"),
+        ((0.45, 0.95), (0.5, 0.4, 0.6), "they cannot be told apart"),
+        ((0.55, 0.58), (0.5, 0.4, 0.6), "they cannot be told apart"),
+    ],
+    ids=["better", "worse", "splits differ", "within the interval"],
+)
+def test_selecting_is_compared_with_projecting_at_equal_cost_on_held_out_samples(values, projected, verdict):
+    case = Case()
+    retrieved, greedy = (getattr(case.settings["paraphrased"], name) for name in ("retrieval", "greedy"))
+    one = retrieved.filter(method="full_gradient").with_columns(
+        method=pl.lit("projection_0.05"),
+        **dict(zip(("accuracy", "accuracy_low", "accuracy_high"), map(pl.lit, projected), strict=True)),
+    )
+    retrieved = retrieved.filter(~pl.col("method").str.starts_with("projection"))
+    rounds = greedy.filter(criterion="accuracy", evaluation="held_out").group_by("split", maintain_order=True).head(2)
+    share = pl.when(pl.col("round") == 1).then(0.03).otherwise(0.06)
+    by_split = dict(zip(rounds["split"].unique(maintain_order=True), values, strict=True))
+    value = pl.when(pl.col("round") == 1).then(pl.col("split").replace_strict(by_split)).otherwise(0.01)
+    chosen = rounds.with_columns(parameter_share=share, value=value)
+    said = [s for s in sentences.sentences(pl.concat([retrieved, one]), chosen, None) if "other samples find" in s]
+    assert said == [
+        f"With 5\u00a0% of the parameters, components that were chosen on other samples find {sum(values) / 2:.3f} of the originals "
+        f"(mean over 2 splits, {values[0]:.3f} to {values[1]:.3f}), a random projection of that size 0.500 "
+        f"(95\u00a0% interval 0.400 to 0.600): {verdict}."
+    ]
+    assert not any("other samples find" in s for s in sentences.sentences(retrieved.head(1), chosen, None))

@@ -11,8 +11,9 @@ from gradsim_assets.core.curvature.factor_files import Tuning, load, stated
 from gradsim_assets.core.curvature.statistics import SecondMoments, gram
 from gradsim_assets.core.errors import InputError
 from gradsim_assets.core.gradients.engine import PassOptions
+from gradsim_assets.core.sample_gradients import padded_batch
 from gradsim_assets.core.sample_gradients.gradient_hooks import GradientHooks
-from gradsim_assets.core.sample_gradients.padded_batch import PaddedBatch, drawn_labels, label_draws
+from gradsim_assets.core.sample_gradients.padded_batch import PaddedBatch, drawn_labels, label_draws, labelled_as
 from gradsim_assets_tests.support.curvature_cases import explicit_blocks, model_of, request, with_drawn_labels
 from gradsim_assets_tests.support.engine_cases import brute_force
 
@@ -64,10 +65,25 @@ def test_labels_are_drawn_by_the_sample_whatever_stands_beside_it():
         for batches in ([[one] for one in ORIGINALS], [ORIGINALS], [ORIGINALS[::-1]]):
             for batch, padded in zip(batches, PaddedBatch.of(batches, device, drawn=True), strict=True):
                 logits = model(padded.input_ids, use_cache=False).logits.flatten(0, 1)[padded.predicting]
-                drawn = drawn_labels(logits, padded.draws).view(len(batch), -1)
-                for one, row in zip(batch, drawn, strict=True):
+                drawn = padded.labels_for(logits).view(len(batch), -1)
+                for one, row, labelled in zip(batch, drawn, labelled_as(batch, padded), strict=True):
                     wanted = expected[one.id][1:][one.labels[1:] != -100]
                     assert np.array_equal(row[: len(wanted)].numpy(), wanted)
+                    assert labelled.id == one.id and np.array_equal(labelled.labels, expected[one.id])
+
+
+def test_labels_are_drawn_once_for_all_groups_and_statistics(tmp_path, monkeypatch):
+    drawn = []
+
+    def counted(logits, draws):
+        drawn.append(len(draws))
+        return drawn_labels(logits, draws)
+
+    monkeypatch.setattr(padded_batch, "drawn_labels", counted)
+    options = PassOptions(batch_tokens=0, memory_bytes=40_000)
+    report, _ = curvature(model_of("tied"), "ekfac", tmp_path, options=options)
+    assert report.groups > 1 and report.gradients_computed == 2 * report.groups * len(ORIGINALS)
+    assert sorted(drawn) == sorted(int((one.labels[1:] != -100).sum()) for one in ORIGINALS)
 
 
 def test_labels_follow_the_distribution_of_the_model():

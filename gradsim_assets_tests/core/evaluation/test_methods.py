@@ -14,7 +14,7 @@ from gradsim_assets.core.evaluation.methods import COMPONENT, COMPONENT_TYPE, Me
 from gradsim_assets.core.evaluation.removal import Removals, removal, removals, removed_count, removed_variants
 from gradsim_assets.core.samples import Sample
 from gradsim_assets.core.similarity.pair_products import PairProducts
-from gradsim_assets.core.tables.schemas import ALL_PAIRS_PROJECTED
+from gradsim_assets.core.tables.schemas import ALL_PAIRS_PRECONDITIONED, ALL_PAIRS_PROJECTED, PRECONDITIONERS
 from gradsim_assets_tests.support.analysis_data import block_names
 
 NAMES = block_names(2)
@@ -59,7 +59,33 @@ def scored(lacking: tuple[str, str] | None = None) -> Scored:
     )
     representations = rng.standard_normal((3, 4)), rng.standard_normal((5, 4))
     sizes = parameters_per_component(dict.fromkeys(NAMES, 10))
-    return Scored(samples(VARIANTS, "tree"), samples(ORIGINALS, "house"), pairs, sizes, projected, representations)
+    texts = samples(VARIANTS, "tree"), samples(ORIGINALS, "house")
+    return Scored(*texts, pairs, sizes, projected, representations, preconditioned=under(gradients, lacking))
+
+
+def weighed(name: str, gradient: np.ndarray) -> np.ndarray:
+    """P times a gradient: a diagonal P that is another one for each preconditioner."""
+    diagonal = np.linspace(1, 9, gradient.size) if name == "adam" else np.linspace(4, 1, gradient.size)
+    return gradient * diagonal.reshape(gradient.shape)
+
+
+def under(gradients: dict[tuple[str, str], np.ndarray], lacking: tuple[str, str] | None) -> pl.LazyFrame:
+    """The table `all_pairs_preconditioned`, its rows in no order."""
+    rows = [
+        (
+            *(variant, original, name, component),
+            float(one[place] @ weighed(name, other)[place]),
+            float(one[place] @ weighed(name, one)[place]),
+            float(other[place] @ weighed(name, other)[place]),
+        )
+        for place, component in enumerate(NAMES)
+        for name in reversed(PRECONDITIONERS)
+        for (left, variant), one in gradients.items()
+        for (right, original), other in gradients.items()
+        if (left, right) == ("v", "o") and (variant, original) != lacking
+    ]
+    frame = pl.DataFrame(rows, schema=ALL_PAIRS_PRECONDITIONED.empty().schema, orient="row")
+    return frame.sample(fraction=1, shuffle=True, seed=0).lazy()
 
 
 def cosine(one: np.ndarray, other: np.ndarray) -> float:
@@ -70,8 +96,8 @@ def test_every_method_is_there_and_has_a_score_for_every_pair() -> None:
     found = list(methods(scored()))
     names = [one.name for one in found if one.component is None]
     assert names == [
-        *("bm25", "text_overlap", "representation", "full_gradient", "full_gradient_dot_product", "best_component"),
-        *("projection_0.05", "random"),
+        *("bm25", "text_overlap", "representation", "full_gradient", "full_gradient_dot_product"),
+        *("adam", "adam_dot_product", "ekfac", "ekfac_dot_product", "best_component", "projection_0.05", "random"),
     ]
     assert [one.component for one in found if one.name == COMPONENT] == list(NAMES)
     assert {one.component for one in found if one.name == COMPONENT_TYPE} == set(map(component_type, NAMES))
@@ -91,6 +117,11 @@ def test_scores_stand_in_the_row_of_their_variant_and_the_column_of_their_origin
             cell = {name: scores[row, column] for name, scores in found.items()}
             assert cell["full_gradient", None] == pytest.approx(cosine(one, other))
             assert cell["full_gradient_dot_product", None] == pytest.approx(float((one * other).sum()))
+            for name in PRECONDITIONERS:
+                dot, own = (float((one * weighed(name, right)).sum()) for right in (other, one))
+                length = float((other * weighed(name, other)).sum())
+                assert cell[name, None] == pytest.approx(dot / np.sqrt(own * length))
+                assert cell[f"{name}_dot_product", None] == pytest.approx(dot)
             assert cell[COMPONENT, NAMES[2]] == pytest.approx(cosine(one[2], other[2]))
             of_kind = [kind == kinds[2] for kind in kinds]
             assert cell[COMPONENT_TYPE, kinds[2]] == pytest.approx(cosine(one[of_kind], other[of_kind]))
@@ -103,11 +134,16 @@ def test_scores_stand_in_the_row_of_their_variant_and_the_column_of_their_origin
 
 def test_a_pair_that_is_not_there_has_no_score_and_a_strange_one_is_refused() -> None:
     found = {one.name: one for one in methods(scored(lacking=("a", "d"))) if one.component is None}
-    full = found["full_gradient"].scores()
-    assert np.argwhere(np.isnan(full)).tolist() == [[1, 3]]
+    for name in ("full_gradient", *PRECONDITIONERS, "ekfac_dot_product"):
+        assert np.argwhere(np.isnan(found[name].scores())).tolist() == [[1, 3]]
     given = scored()
     with pytest.raises(InputError, match="all_pairs names c, which is no sample of now"):
         replace(given, variants=given.variants[:2]).dense(np.zeros(15))
+
+
+def test_without_preconditioners_there_are_no_methods_of_theirs() -> None:
+    names = {one.name for one in methods(replace(scored(), preconditioned=None))}
+    assert names.isdisjoint({"adam", "adam_dot_product", "ekfac", "ekfac_dot_product"}) and "full_gradient" in names
 
 
 def test_random_scores_of_a_pair_do_not_depend_on_the_order_of_the_others() -> None:

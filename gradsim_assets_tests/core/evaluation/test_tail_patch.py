@@ -68,6 +68,16 @@ def test_every_method_scores_the_pairs_of_the_dot_products(table, pairs):
         method_scores(pairs, bm25(table), variants.head(3), originals)
 
 
+def test_preconditioned_gradients_are_methods_where_there_are_products_of_theirs(table, pairs):
+    variants, originals = (texts(pairs.candidates.variants, word) for word in ("says", "said"))
+    negated = table.with_columns(dot_product=-pl.col("dot_product"), preconditioner=pl.lit("ekfac"))
+    found = method_scores(pairs, bm25(table), variants, originals, preconditioned=negated)
+    scores = {one.method: one.values for one in found}
+    assert list(scores)[2:6] == [schemas.FULL_GRADIENT, DOT_PRODUCT, "ekfac", "ekfac_dot_product"]
+    assert scores["ekfac"] == pytest.approx(-scores[schemas.FULL_GRADIENT])
+    assert scores["ekfac_dot_product"] == pytest.approx(-scores[DOT_PRODUCT])
+
+
 def test_the_component_of_a_variant_does_not_depend_on_that_variant(table, pairs):
     chosen, values = held_out_component(pairs)
     assert set(chosen) == set(pairs.candidates.variants) and None not in chosen.values()

@@ -34,6 +34,7 @@ WITHOUT_SOURCES = {
     "tail_patch": {"method"},
     "all_pairs": {"component"},
     "all_pairs_projected": {"proportion", "dimension"},
+    "all_pairs_preconditioned": {"preconditioner", "component"},
     "subset_losses": {"subset", "setting"},
     "linear_datamodeling_score": {"method"},
     "removal": {"method", "draws"},
@@ -50,6 +51,17 @@ def test_every_column_has_its_sources_among_the_parents(key: dg.AssetKey) -> Non
         for table, column in upstream:
             assert asset_key(*table) in GRAPH.get(key).parent_keys
             assert TABLES[table[0]].column(column) is not None
+
+
+def test_without_preconditioners_no_column_comes_from_their_products() -> None:
+    graph = build_definitions(Settings(home=Path("/nowhere"), tables="/nowhere")).get_repository_def().asset_graph
+    for key in filter(is_table, graph.materializable_asset_keys):
+        path = table_path(key)
+        found = sources(path, TABLES[path[0]].columns, preconditioned=False)
+        named = {asset_key(*table) for upstream in found.values() for table, _ in upstream}
+        assert named <= graph.get(key).parent_keys
+    with_them = {table[0] for table, _ in sources(["removal", "paraphrased"], ["loss_increase"])["loss_increase"]}
+    assert "all_pairs_preconditioned" in with_them
 
 
 def test_columns_of_a_family_have_sources_too() -> None:

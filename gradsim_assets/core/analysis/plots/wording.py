@@ -152,6 +152,11 @@ def interval(low: float, high: float, digits: int = 3) -> str:
     return f"95\u00a0% interval {low:.{digits}f} to {high:.{digits}f}"
 
 
+def p_value(p: float) -> str:
+    """A p-value in words."""
+    return "p\u00a0<\u00a00.001" if p < 0.001 else f"p\u00a0=\u00a0{p:.3f}"
+
+
 def share_of(parameters: float) -> str:
     """The axis of shares of all parameters."""
     return f"share of the {number(parameters)} parameters (%)"
@@ -177,9 +182,10 @@ def method_name(method: str) -> str:
     if method.startswith("projection_"):
         size = method.removeprefix("projection_")
         return f"projection, {size[:-1]} dims" if size.endswith("d") else f"projection, {100 * float(size):.3g} %"
+    if method.endswith("_dot_product"):
+        return f"{method_name(method.removesuffix('_dot_product'))}, dot product"
     names = {
         schemas.FULL_GRADIENT: FULL_GRADIENT,
-        f"{schemas.FULL_GRADIENT}_dot_product": f"{FULL_GRADIENT}, dot product",
         "bm25": "BM25",
         "best_component": BEST_COMPONENT,
         schemas.TEXT_OVERLAP: "text overlap",

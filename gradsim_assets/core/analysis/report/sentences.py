@@ -6,6 +6,7 @@ from typing import Any
 import polars as pl
 
 from gradsim_assets.core.analysis.plots import series, wording
+from gradsim_assets.core.analysis.report import answers
 from gradsim_assets.core.analysis.report.verdict import figures_of, verdict
 from gradsim_assets.core.evaluation.first_order import fit
 from gradsim_assets.core.evaluation.tail_patch import tail_patch_summary
@@ -85,11 +86,10 @@ def sentences(retrieval: pl.DataFrame, greedy: pl.DataFrame | None, parameters: 
         said.append(f"Guessing among the candidates would reach {rows['chance']['accuracy']:.3f}.")
     if "best_component" in rows:
         said.append(_best(rows["best_component"], parameters))
-    if under := [rows[name] for name in schemas.PRECONDITIONERS if name in rows]:
-        said.append(f"Preconditioned, it reaches: {_listed(under)}.")
+    said += answers.preconditioning(rows)
     if projections := [row for name, row in rows.items() if name.startswith("projection_")]:
         said.append(f"Random projections of the full gradient reach: {_listed(projections)}.")
-    return said + ([] if greedy is None else _greedy(greedy, full))
+    return said + ([] if greedy is None else [*_greedy(greedy, full), *answers.selecting(greedy, retrieval)])
 
 
 def _listed(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -103,16 +103,16 @@ def meaning(
     linear_datamodeling_score: pl.DataFrame | None = None,
     removal: pl.DataFrame | None = None,
 ) -> list[str]:
-    """What one setting's evaluation says of the scores, a sentence for each table that there is, retraining first."""
+    """What one setting's evaluation says of the scores, for each table that there is, retraining first."""
     said = []
     if linear_datamodeling_score is not None and len(linear_datamodeling_score):
         said += _lds(linear_datamodeling_score)
     if removal is not None and len(removal):
-        said.append(_removal(removal))
+        said += _removal(removal)
     if first_order is not None and len(first_order):
         said.append(_prediction(first_order))
     if tail_patch is not None and len(tail_patch):
-        said.append(_tail_patch(tail_patch_summary(tail_patch)))
+        said += _tail_patch(tail_patch)
     return [*said, _NOT_RETRAINED] if said and linear_datamodeling_score is None else said
 
 
@@ -132,8 +132,11 @@ def _lds(frame: pl.DataFrame) -> list[str]:
     said = [
         f"Of {best['subsets']} models made again from halves of the originals, {wording.method_name(best['method'])} predicts best "
         f"which are good for a variant: its linear datamodelling score is {best['lds']:.3f} ({_ends(best)}) over "
-        f"{best['variants']} variants; {others}{chance}."
+        f"{best['variants']} variants; {others}{chance}.",
+        *answers.runner_up(rows, "lds"),
     ]
+    by_method = {row["method"]: row for row in rows}
+    said += answers.preconditioning_under_retraining(by_method) + answers.selecting_under_retraining(by_method)
     single = frame.filter(method="component").sort("lds", descending=True)
     if len(single):
         top = single.row(0, named=True)
@@ -149,18 +152,19 @@ def _ends(row: Mapping[str, Any]) -> str:
     return wording.interval(row["lds_low"], row["lds_high"])
 
 
-def _removal(frame: pl.DataFrame) -> str:
-    rows = frame.rows(named=True)
-    best = max(rows, key=lambda row: row["loss_increase"])
+def _removal(frame: pl.DataFrame) -> list[str]:
+    rows = sorted(frame.rows(named=True), key=lambda row: -row["loss_increase"])
+    best = rows[0]
     sure = [row for row in rows if row["loss_increase_low"] is not None and row["loss_increase_low"] > 0]
     ends = best["loss_increase_low"], best["loss_increase_high"]
     interval = "" if ends[0] is None else f" ({wording.interval(*ends, 4)})"
     top = "original" if best["removed"] == 1 else f"{best['removed']} originals"
-    return (
+    return [
         f"Made again without the top {top} of {wording.method_name(best['method'])}, the model loses most on a variant: its loss "
         f"rises by {best['loss_increase']:.4f} nats per token more than without random ones{interval}, over {best['variants']} "
-        f"variants; {len(sure)} of {len(rows)} methods lie above random removal with an interval that excludes 0."
-    )
+        f"variants; {len(sure)} of {len(rows)} methods lie above random removal with an interval that excludes 0.",
+        *answers.runner_up(rows, "loss_increase", 4),
+    ]
 
 
 def _prediction(frame: pl.DataFrame) -> str:
@@ -174,20 +178,23 @@ def _prediction(frame: pl.DataFrame) -> str:
     )
 
 
-def _tail_patch(summary: pl.DataFrame) -> str:
-    rows = [row for row in summary.rows(named=True) if row["over_random"] is not None]
-    if not rows or not rows[0]["variants"]:
-        return "No variant could be compared with steps on random originals."
-    best = max(rows, key=lambda row: row["over_random"])
+def _tail_patch(frame: pl.DataFrame) -> list[str]:
+    found = [row for row in tail_patch_summary(frame).rows(named=True) if row["over_random"] is not None]
+    if not found or not found[0]["variants"]:
+        return ["No variant could be compared with steps on random originals."]
+    rows = sorted(found, key=lambda row: -row["over_random"])
+    best = rows[0]
     ends = best["over_random_low"], best["over_random_high"]
     interval = "" if ends[0] is None else f" ({wording.interval(*ends, 5)})"
     sure = [row for row in rows if row["over_random_low"] is not None and row["over_random_low"] > 0]
     others = f"{len(sure)} of {len(rows)} methods lie above random originals with an interval that excludes 0"
-    return (
+    second = [answers.runner_up_of_steps(frame, best["method"], row["method"]) for row in rows[1:2]]
+    return [
         f"One optimizer step on a top original of {wording.method_name(best['method'])} raises the log-probability of a variant "
         f"most, by {best['over_random']:.5f} nats per token more than one on a random original{interval}, over "
-        f"{best['variants']} variants; {others}."
-    )
+        f"{best['variants']} variants; {others}.",
+        *(sentence for said in second for sentence in said),
+    ]
 
 
 def _copies(full: Mapping[str, Any]) -> list[str]:
@@ -217,8 +224,7 @@ def _test(row: Mapping[str, Any]) -> str:
     p = row["p_value"]
     if p is None:
         return ""
-    shown = "p\u00a0<\u00a00.001" if p < 0.001 else f"p\u00a0=\u00a0{p:.3f}"
-    return f" ({shown} against the full gradient)"
+    return f" ({wording.p_value(p)} against the full gradient)"
 
 
 def _best(row: Mapping[str, Any], parameters: pl.DataFrame | None) -> str:
