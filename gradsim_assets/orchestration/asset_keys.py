@@ -61,7 +61,11 @@ def _waiting() -> dict[dg.AssetKey, tuple[dg.AssetKey, ...]]:
         for table in (DOT_PRODUCTS, PROJECTED_SIMILARITY):
             waits[asset_key(table.name, setting)] = (*of_answers, *CURVATURES)
         waits[asset_key(PRECONDITIONED_PRODUCTS.name, setting)] = of_answers
-    return waits | dict.fromkeys(of_each_setting(ALL_PAIRS, ALL_PAIRS_PROJECTED), CURVATURES)
+        other_texts = tuple(asset_key(other) for other in SETTINGS if other != setting)
+        for table in (ALL_PAIRS, ALL_PAIRS_PROJECTED):
+            waits[asset_key(table.name, setting)] = (*other_texts, *CURVATURES)
+        waits[asset_key(ALL_PAIRS_PRECONDITIONED.name, setting)] = other_texts
+    return waits
 
 
 #: Parents that an asset depends on for the order of runs alone (see `waits_only`).

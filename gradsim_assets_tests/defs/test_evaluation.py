@@ -143,3 +143,8 @@ def test_products_of_all_pairs_are_looked_at_under_each_preconditioner(tmp_path:
     (found,) = rules(store, key, place, sound.with_columns(dot_product=pl.when(of_one).then(9.0).otherwise(1.5)))
     assert found.startswith("|dot_product| exceeds the product of the two norms in 2 rows")
     assert rules(store, key, place, sound.clear())[0].startswith("9 of 9 pairs are missing")
+    store.tables.write(key, sound, place, {f"curvature/{kind}": "1" for kind in PRECONDITIONERS})
+    assert rules(store, key, place, sound) == []
+    assert rules(store, key, place, sound.filter(pl.col("preconditioner") != "adam"))[0] == (
+        "all products under adam are missing"
+    )

@@ -209,8 +209,11 @@ def _pass_findings(
     if "proportion" in frame.columns:
         found = soundness.pair_findings(frame, expected, "proportion", dropped)
         return found + soundness.cosine_findings(frame)
-    found = []
-    for _, products in _by_preconditioner(frame):
+    by_preconditioner = _by_preconditioner(frame)
+    made = {entry.removeprefix("curvature/") for entry in provenance if entry.startswith("curvature/")}
+    lacking = sorted(made - {name for name, _ in by_preconditioner}) if len(frame) else []
+    found = [f"all products under {name} are missing" for name in lacking]
+    for _, products in by_preconditioner:
         found += soundness.pair_findings(products, expected, "component", dropped)
         found += soundness.product_findings(products)
         if expected.height:  # a shard all of whose variants are missing has no pairs

@@ -77,7 +77,7 @@ def _spec(key: dg.AssetKey, settings: Settings) -> dg.AssetSpec:
         deps=[
             dg.AssetDep(HF_MODEL),
             dg.AssetDep(LIMA.name),
-            # Of both settings, so that one pass makes all of them.
+            # Of both settings, so that one pass makes all of them: see `waits_only`.
             dg.AssetDep(PARAPHRASED.name, partition_mapping=ALL),
             dg.AssetDep(MODEL_GENERATED.name, partition_mapping=BY_MODEL),
             *pass_tables.curvature_deps(settings),
@@ -129,12 +129,14 @@ def _all_pairs(
         version = code_version("core.models.loading:load_model", "core.gradients.engine:run_pass")
         provenance = {
             **provenance_of(hub, model_id, loaded.revision),
-            **{name: fingerprint(frame) for name, frame in {**texts, **variants}.items()},
+            LIMA.name: fingerprint(texts[LIMA.name]),
             "dropped": inputs.counts["dropped"],
         }
         with compute.run_pass(loaded, inputs.request, scratch, report, context.log.info, version, stored) as result:
             for key in selected:
-                yield _result(context, store, compute, key, inputs, result, loaded, provenance, curvature)
+                setting = selected[key][1]
+                of_texts = {**provenance, setting: fingerprint(variants[setting])}
+                yield _result(context, store, compute, key, inputs, result, loaded, of_texts, curvature)
 
 
 def _result(
