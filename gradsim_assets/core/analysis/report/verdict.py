@@ -90,10 +90,11 @@ def _not_above(setting: str, row: Mapping[str, Any], name: str, other: str) -> s
     means = {
         UNTRAINED: "so that its figure there says nothing of what the model has learned",
         BASE: "so that nothing shows that it was learned in fine-tuning",
-        schemas.TEXT_OVERLAP: "so that comparing texts would do as well",
+        schemas.TEXT_OVERLAP: f"so that comparing texts would do {'better' if row['high'] < 0 else 'as well'}",
     }[other]
+    finds = "finds fewer own originals than" if row["high"] < 0 else "is not shown to find more own originals than"
     return (
-        f"With {wording.setting_name(setting)} variants the full gradient is not shown to find more own originals than "
+        f"With {wording.setting_name(setting)} variants the full gradient {finds} "
         f"{_owner(name, other)} ({_shown(row)}), {means}."
     )
 
