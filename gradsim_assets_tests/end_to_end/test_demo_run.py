@@ -54,7 +54,7 @@ def test_every_table_is_there_in_its_schema(demo: tuple[Path, str]) -> None:
 
 def test_rows_are_variants_times_candidates_times_components(demo: tuple[Path, str]) -> None:
     home, _ = demo
-    variants, components = 72, Tables(str(home / "tables")).read(["parameters_per_component"], Partition("demo")).height
+    variants, components = 114, Tables(str(home / "tables")).read(["parameters_per_component"], Partition("demo")).height
     for setting in SETTINGS:
         assert whole(home, "dot_products", 4, setting).height == variants * 5 * components
         assert whole(home, "projected_similarity", 4, setting).height == variants * 5 * 2
@@ -64,7 +64,7 @@ def test_rows_are_variants_times_candidates_times_components(demo: tuple[Path, s
 def test_figures_and_the_report_are_printed_and_agree_with_the_summary(demo: tuple[Path, str]) -> None:
     home, printed = demo
     summary = json.loads((home / "reports/demo/summary.json").read_text())
-    assert summary["model"] == "demo" and summary["samples"] == 72
+    assert summary["model"] == "demo" and summary["samples"] == 114
     for setting in SETTINGS:
         retrieval = {row["method"]: row for row in whole(home, "retrieval", 4, setting).to_dicts()}
         for method, figures in summary["settings"][setting].items():
@@ -154,7 +154,7 @@ def test_shards_change_no_figure(shards: int, demo: tuple[Path, str], tmp_path: 
         (["run", "no/such-model"], "", "no/such-model"),
         (
             ["run", "demo"],
-            "[data]\nshards = 99\n",
+            "[data]\nsamples = 72\nshards = 99\n",
             "99 shards are more than the 72 samples; set data.shards to 72 or less",
         ),
         (["run", "demo"], "[data]\nshard = 1\n", "unknown key data.shard; did you mean shards?"),

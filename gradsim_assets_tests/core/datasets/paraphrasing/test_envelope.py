@@ -65,7 +65,7 @@ def test_envelopes(text: str, answer: str, rest: str | None, doubt: str | None) 
 
 
 def test_nothing_is_taken_off_paraphrases_by_hand() -> None:
-    """72 samples in several languages, with code, verse, quotes and lists."""
+    """114 samples in several languages, with code, verse, quotes and lists."""
     for original, paraphrase in zip(load_originals(), load_paraphrases(), strict=True):
         for said, answer in zip(original["messages"], paraphrase["messages"], strict=True):
             assert opened(answer["content"], said["content"]) == (answer["content"], None)
