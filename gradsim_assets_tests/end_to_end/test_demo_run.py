@@ -11,6 +11,8 @@ import polars as pl
 import pytest
 
 from gradsim_assets.configuration import load_settings
+from gradsim_assets.core.analysis.control_comparison import of_full_gradient
+from gradsim_assets.core.models.controls import UNTRAINED
 from gradsim_assets.core.partition_keys import model_slug, shard_keys
 from gradsim_assets.core.tables.schemas import SETTINGS, TABLES
 from gradsim_assets.core.tables.storage import Partition, Tables
@@ -54,7 +56,10 @@ def test_every_table_is_there_in_its_schema(demo: tuple[Path, str]) -> None:
 
 def test_rows_are_variants_times_candidates_times_components(demo: tuple[Path, str]) -> None:
     home, _ = demo
-    variants, components = 114, Tables(str(home / "tables")).read(["parameters_per_component"], Partition("demo")).height
+    variants, components = (
+        114,
+        Tables(str(home / "tables")).read(["parameters_per_component"], Partition("demo")).height,
+    )
     for setting in SETTINGS:
         assert whole(home, "dot_products", 4, setting).height == variants * 5 * components
         assert whole(home, "projected_similarity", 4, setting).height == variants * 5 * 2
@@ -82,6 +87,18 @@ def test_the_demo_tells_samples_apart_but_not_perfectly(demo: tuple[Path, str]) 
         retrieval = dict(whole(home, "retrieval", 4, setting).select("method", "accuracy").iter_rows())
         assert retrieval["full_gradient"] > 2 * retrieval["chance"]
         assert whole(home, "accuracy_per_component", 4, setting)["accuracy"].min() < 1
+
+
+def test_the_demo_shows_that_training_matters_and_copies_little(demo: tuple[Path, str]) -> None:
+    home, _ = demo
+    tables = Tables(str(home / "tables"))
+    for setting in SETTINGS:
+        (beside,) = of_full_gradient(tables.read(["control_comparison", setting], Partition("demo")))
+        assert beside["control"] == UNTRAINED and beside["variants"] == 114
+        assert beside["difference_low"] > 0
+        retrieval = dict(whole(home, "retrieval", 4, setting).select("method", "accuracy").iter_rows())
+        assert retrieval["text_overlap"] < 0.95
+    assert whole(home, "model_generated", 4)["verbatim"].mean() < 1 / 3
 
 
 def test_a_second_run_finds_everything_up_to_date(demo: tuple[Path, str]) -> None:
