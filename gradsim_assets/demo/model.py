@@ -49,7 +49,7 @@ class Recipe:
     warmup: int = 20
     weight_decay: float = 0.1
     # Keeps a residual on every response token. Without it a model this small learns the originals by heart, and their
-    # gradients are noise: the full gradient then finds 40 % of the originals instead of over 90 %.
+    # gradients are noise.
     label_smoothing: float = 0.2
     # Share of the visits with the paraphrased prompt (the answer is always the original's): a model that has read
     # nothing but the demo understands no rewording, and its own answers to paraphrased prompts would be gibberish.
