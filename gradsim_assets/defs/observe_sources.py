@@ -18,6 +18,7 @@ from gradsim_assets.defs.datasets.originals_source import ORIGINALS_SOURCE
 from gradsim_assets.defs.datasets.paraphrases_source import PARAPHRASES_SOURCE, paraphrase_versions
 from gradsim_assets.defs.models.hf_model import HF_MODEL, sighting
 from gradsim_assets.defs.reruns import NEEDED, STALE, rerun_job
+from gradsim_assets.orchestration.lost_retries import ask_again
 from gradsim_assets.orchestration.model_registry import put_right
 from gradsim_assets.orchestration.observations import (
     Sighting,
@@ -39,7 +40,7 @@ LONGEST_PAUSE_SECONDS = 6 * 3600
 def build(
     settings: Settings, partitions: Partitions
 ) -> tuple[list[dg.SensorDefinition], list[dg.JobDefinition], list[dg.ScheduleDefinition]]:
-    """Sensors, jobs and schedules, all stopped until a user switches them on."""
+    """Sensors, jobs and schedules, all that launch or ask anything stopped until a user switches them on."""
     automation = settings.automation
     stale, needed = rerun_job(STALE, missing=False), rerun_job(NEEDED, missing=True)
     cost = "COST: what it launches runs on your GPUs; `gradsim plan MODEL` estimates a model's pass."
@@ -57,7 +58,26 @@ def build(
             description=f"Backfills everything that is missing or stale, for all models and shards. {cost}",
         ),
     ]
-    return [_observe(settings, partitions)], [stale, needed], schedules
+    return [_observe(settings, partitions), _lost_retries()], [stale, needed], schedules
+
+
+def _lost_retries() -> dg.SensorDefinition:
+    """Switched on from the start: it costs nothing and launches nothing that Dagster has not said it would."""
+
+    @dg.sensor(
+        name="lost_retries",
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        minimum_interval_seconds=60,
+        description=(
+            "Reminds the daemon of runs that died and that it said it would retry, where no retry followed for a minute: it misses a "
+            "failure that it reads in the moment in which the run is marked as failed, and backfills would wait for ever. COST: none."
+        ),
+    )
+    def lost_retries(context: dg.SensorEvaluationContext) -> dg.SkipReason:
+        asked = ask_again(context.instance)
+        return dg.SkipReason(f"asked for the retries of {', '.join(asked)}" if asked else "no retry is missing")
+
+    return lost_retries
 
 
 def _observe(settings: Settings, partitions: Partitions) -> dg.SensorDefinition:

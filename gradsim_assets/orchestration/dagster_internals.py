@@ -76,11 +76,14 @@ __all__ = [
     "exchange_step_handler",
     "execute_job",
     "extract_data_version_from_entry",
+    "failures_after",
     "get_input_data_version_tag",
     "get_input_event_pointer_tag",
     "instance_of",
     "make_new_backfill_id",
     "multiple_process_executor_requirements",
+    "read_again_after",
+    "read_until",
     "use_partition_loading_context",
 ]
 
@@ -129,6 +132,31 @@ class OpenResolver(CachingStaleStatusResolver):
 
     def _is_dep_updated(self, provenance: DataProvenance, dep_key: AssetKeyPartitionKey) -> bool:
         return self.is_updated(provenance, dep_key)
+
+
+def _failures_cursor() -> str:
+    """The name under which the daemon remembers up to which failure of a run it has read."""
+    from dagster._daemon.auto_run_reexecution.event_log_consumer import _create_cursor_key  # loads much of the daemon
+
+    return _create_cursor_key(DagsterEventType.RUN_FAILURE)
+
+
+def read_until(instance: dg.DagsterInstance) -> int | None:
+    """The number of the event up to which the daemon has read failures of runs; None where it has read none."""
+    key = _failures_cursor()
+    found = instance.daemon_cursor_storage.get_cursor_values({key}).get(key)
+    return None if found is None else int(found)
+
+
+def failures_after(instance: dg.DagsterInstance, event: int) -> dict[int, str]:
+    """The failures of runs after an event: the ids of the runs, by the number of the failure's event."""
+    found = instance.event_log_storage.get_logs_for_all_runs_by_log_id(event, DagsterEventType.RUN_FAILURE)
+    return {number: entry.run_id for number, entry in found.items()}
+
+
+def read_again_after(instance: dg.DagsterInstance, event: int) -> None:
+    """Has the daemon read all failures of runs after an event, whether it has read them or not."""
+    instance.daemon_cursor_storage.set_cursor_values({_failures_cursor(): str(event)})
 
 
 def instance_of(launcher: RunLauncher) -> dg.DagsterInstance:
