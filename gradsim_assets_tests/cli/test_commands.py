@@ -27,7 +27,7 @@ def test_a_plan_says_what_a_run_would_cost_and_computes_nothing(demo: tuple[Path
     assert "for 1140 pairs" in run.stdout  # 114 variants x 5 candidates, in two settings
     config = '[data]\nshards = 4\n[[models]]\nid = "demo"\ncandidates = 9\n'
     more = gradsim(tmp_path, "plan", "demo", "--memory-gib", "1", "--tflops", "0.1", config=config)
-    assert "for 1296 pairs" in more.stdout, more.stderr
+    assert "for 2052 pairs" in more.stdout, more.stderr
 
 
 def test_what_a_control_plane_lacks_is_named(tmp_path: Path) -> None:
