@@ -23,6 +23,7 @@ def targets(
     *,
     models: Collection[str] | None = None,
     shards: Collection[str] | None = None,
+    subsets: Collection[str] | None = None,
     keys: Collection[dg.AssetKey] | None = None,
     missing: bool = True,
     force: bool = False,
@@ -35,12 +36,12 @@ def targets(
 
     Args:
         files: finds lost files; None where there are none to look at.
-        models, shards, keys: restrict the answer.
+        models, shards, subsets, keys: restrict the answer.
         missing: includes what was never computed.
         force: all of them, however they stand.
         requested: includes what is made on request alone and was never computed.
     """
-    resolver = StatusResolver(instance, graph, _few(models, shards), files)
+    resolver = StatusResolver(instance, graph, _few(models, shards, subsets), files)
     found: list[Target] = []
     changing: dict[dg.AssetKey, list[Partition]] = {}  # whose content may become another one
     for key in graph.toposorted_asset_keys:
@@ -48,10 +49,10 @@ def targets(
         if not node.is_materializable or (keys is not None and key not in keys):
             continue
         above = [place for _, place in above_of(graph, key, changing)]
-        partitions = [one for one in partitions_of(instance, graph, key) if _within(one[1], models, None)]
+        partitions = [one for one in partitions_of(instance, graph, key) if _within(one[1], models)]
         asked = None if requested or not on_request(key) else asked_for(resolver, partitions)
         for target, where in partitions:
-            if not _within(where, None, shards) or (asked is not None and where.model not in asked):
+            if not _within(where, None, shards, subsets) or (asked is not None and where.model not in asked):
                 continue
             if force or _changes(resolver, target, places_read(graph, key, where), above, missing):
                 changing.setdefault(key, []).append(where)
@@ -69,14 +70,21 @@ def above_of(
     return [(parent, where) for parent in read for where in changing.get(parent, ())]
 
 
-def _few(models: Collection[str] | None, shards: Collection[str] | None) -> int | None:
+def _few(models: Collection[str] | None, shards: Collection[str] | None, subsets: Collection[str] | None) -> int | None:
     """How many partitions of a table a question is about, where it names them all."""
-    return None if models is None or shards is None else len(models) * len(shards)
+    slices = subsets if shards is None else shards  # no table has both
+    return None if models is None or slices is None else len(models) * len(slices)
 
 
-def _within(where: Partition, models: Collection[str] | None, shards: Collection[str] | None) -> bool:
+def _within(
+    where: Partition,
+    models: Collection[str] | None,
+    shards: Collection[str] | None = None,
+    subsets: Collection[str] | None = None,
+) -> bool:
     of_models = models is None or where.model in (None, *models)
-    return of_models and (shards is None or where.shard in (None, *shards))
+    of_shards = shards is None or where.shard in (None, *shards)
+    return of_models and of_shards and (subsets is None or where.subset in (None, *subsets))
 
 
 def _changes(
@@ -106,7 +114,11 @@ def partitions_of(
 
 def asked_for(resolver: StatusResolver, partitions: Iterable[tuple[Target, Partition]]) -> set[str | None]:
     """The models of which an asset that is made on request was made before, in whatever partition: all others of it follow."""
-    return {where.model for target, where in partitions if resolver.get_status(*target) != StaleStatus.MISSING}
+    found: set[str | None] = set()
+    for target, where in partitions:
+        if where.model not in found and resolver.get_status(*target) != StaleStatus.MISSING:
+            found.add(where.model)
+    return found
 
 
 def touches(one: Partition, other: Partition) -> bool:

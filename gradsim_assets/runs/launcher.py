@@ -14,7 +14,7 @@ from gradsim_assets.configuration import Settings, load_settings
 from gradsim_assets.core.errors import ServiceError
 from gradsim_assets.core.home import Home, gradsim_home
 from gradsim_assets.core.partition_keys import model_id_of, model_slug, shard_keys
-from gradsim_assets.core.tables.storage import Tables
+from gradsim_assets.core.tables.storage import Partition, Tables
 from gradsim_assets.core.tables.table_names import PATHS
 from gradsim_assets.defs.models.hf_model import HF_MODEL, sighting
 from gradsim_assets.defs.observe_sources import optimizer_states, samples, watches_optimizers
@@ -136,13 +136,13 @@ class Launcher:
         stage: Stage,
         model_id: str | None = None,
         force: bool = False,
-        shard: str | None = None,
+        within: Partition | None = None,
         requested: bool = False,
     ) -> dict[str | None, list[dg.AssetKey]]:
-        """Per partition of a stage (of one model, of one shard) the assets to materialise: those that are missing or stale and
+        """Per partition of a stage (of one model, of one shard or subset) the assets to materialise: those that are missing or stale and
         what follows from them within the stage; all with `force`. `requested` as `targets` has it."""
         by_partition: dict[str | None, list[dg.AssetKey]] = {}
-        for target in self.targets([stage], model_id, force=force, shard=shard, requested=requested):
+        for target in self.targets([stage], model_id, force=force, within=within, requested=requested):
             by_partition.setdefault(target.partition_key, []).append(target.asset_key)
         return by_partition
 
@@ -170,7 +170,7 @@ class Launcher:
             else:
                 definition = graph.get(work[partition][0]).partitions_def
                 place = place_of(partition, definition)
-                left = self.work(stage, model_id, shard=place.shard, requested=requested)
+                left = self.work(stage, model_id, within=place, requested=requested)
                 yield partition, left.get(partition, [])
 
     def targets(
@@ -179,20 +179,21 @@ class Launcher:
         model_id: str | None = None,
         missing: bool = True,
         force: bool = False,
-        shard: str | None = None,
+        within: Partition | None = None,
         requested: bool = False,
     ) -> list[Target]:
-        """As `orchestration.planner.targets`, of some stages (and one model, and one shard)."""
+        """As `orchestration.planner.targets`, of some stages (and one model, and the shard or subset of one place)."""
         graph = self.repository.asset_graph
         keys = {key for stage in stages for key in stage.selection.resolve(graph)}
         models = [model_slug(model_id)] if model_id else None
-        shards = [shard] if shard else None
+        place = within or Partition()
         return targets(
             self.instance,
             graph,
             self.files(),
             models=models,
-            shards=shards,
+            shards=[place.shard] if place.shard else None,
+            subsets=[place.subset] if place.subset else None,
             keys=keys,
             missing=missing,
             force=force,

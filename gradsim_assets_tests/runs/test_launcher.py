@@ -7,8 +7,9 @@ import pytest
 
 from gradsim_assets.configuration import Settings
 from gradsim_assets.core.errors import InputError
+from gradsim_assets.core.tables.storage import Partition
 from gradsim_assets.definitions import build_definitions
-from gradsim_assets.defs.stages import ANALYSES, GRADIENTS
+from gradsim_assets.defs.stages import ANALYSES, GRADIENTS, RETRAINING
 from gradsim_assets.orchestration.asset_keys import on_request
 from gradsim_assets.orchestration.backfills import launch_backfill
 from gradsim_assets.orchestration.planner import targets
@@ -89,3 +90,10 @@ def test_a_new_model_has_missing_partitions_only(launcher: Launcher) -> None:
     )
     assert len([t for t in of_model if "|" in str(t.partition_key)]) == by_shard * 4
     assert targets(launcher.instance, graph, models=["m"], missing=False) == []
+
+
+def test_one_slice_of_a_model_can_be_asked_for_alone(launcher: Launcher) -> None:
+    launcher.add_model("m")
+    assert list(launcher.work(GRADIENTS, "m", within=Partition("m", "02"))) == ["m|02"]
+    assert len(launcher.work(RETRAINING, "m", requested=True)) > 2
+    assert list(launcher.work(RETRAINING, "m", within=Partition("m", subset="01"), requested=True)) == ["m|01"]
