@@ -147,6 +147,9 @@ def op_tags(profile: Profile) -> dict[str, Any]:
         scheduler_name=profile.scheduler_name,
         service_account_name=profile.service_account_name,
     )
+    # As process 1 it would not hear that its pod is to go until Dagster's own handlers are there, begin the step while it is being
+    # replaced, and leave the one in its place with a step that was "already started": the run would wait for ever.
+    pod["share_process_namespace"] = True
     if profile.shared_memory:
         pod["volumes"] = [
             {"name": _SHARED_MEMORY_VOLUME, "empty_dir": {"medium": "Memory", "size_limit": profile.shared_memory}}

@@ -135,6 +135,7 @@ def test_step_pod_gets_the_profile_on_top_of_the_run_pod(profiles: dict[str, Pro
     assert (pod["priorityClassName"], pod["runtimeClassName"], pod["schedulerName"]) == ("steps", "nvidia", "volcano")
     assert pod["serviceAccountName"] == "steps"
     assert pod["securityContext"] == {"runAsUser": 10001}
+    assert pod["shareProcessNamespace"] is True  # process 1 hears no SIGTERM that it has no handler for
     assert job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "q"
     assert job["spec"]["template"]["metadata"]["labels"]["team"] == "nlp"
     assert job["spec"]["template"]["metadata"]["annotations"] == {"safe": "no", "note": "x"}
