@@ -6,6 +6,7 @@ retry comes, and a backfill that it belongs to waits for that for ever.
 """
 
 import time
+from datetime import UTC, datetime
 
 import dagster as dg
 
@@ -30,7 +31,11 @@ def lost_retries(instance: dg.DagsterInstance, now: float | None = None) -> list
     """Ids of the runs of the last day that wait for a retry which nobody has launched for a minute."""
     now = time.time() if now is None else now
     records = instance.get_run_records(
-        dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE], tags={_WILL_RETRY: "true"}),
+        dg.RunsFilter(
+            statuses=[dg.DagsterRunStatus.FAILURE],
+            tags={_WILL_RETRY: "true"},
+            updated_after=datetime.fromtimestamp(now - LOOKED_BACK_SECONDS, UTC),
+        ),
         limit=1000,
     )
     forgotten = []

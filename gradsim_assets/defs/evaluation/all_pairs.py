@@ -9,7 +9,6 @@ import polars as pl
 
 from gradsim_assets.configuration import Settings
 from gradsim_assets.core.gradients.numerics_version import NUMERICS
-from gradsim_assets.core.models.loading import LoadedModel
 from gradsim_assets.core.partition_keys import model_id_of
 from gradsim_assets.core.tables.schemas import (
     ALL_PAIRS,
@@ -25,9 +24,9 @@ from gradsim_assets.defs.code_version import code_version
 from gradsim_assets.defs.curvature.factors import preconditioners_of
 from gradsim_assets.defs.evaluation.retrainings import RetrainingPlan
 from gradsim_assets.defs.gradients import pass_tables
-from gradsim_assets.defs.models.hf_model import HF_MODEL, provenance_of, revision_for_run, revision_tags
+from gradsim_assets.defs.models.hf_model import HF_MODEL, provenance_of, revision_for_run
 from gradsim_assets.defs.progress import progress
-from gradsim_assets.defs.table_results import column_schema, saved_table_result
+from gradsim_assets.defs.table_results import column_schema
 from gradsim_assets.orchestration.asset_keys import of_each_setting, table_path
 from gradsim_assets.orchestration.failures import RETRIES, fails_in_one_sentence
 from gradsim_assets.orchestration.groups import EVALUATION
@@ -38,7 +37,6 @@ from gradsim_assets.resources.table_store import TableStore
 
 if TYPE_CHECKING:
     from gradsim_assets.core.gradients.engine import PassResult
-    from gradsim_assets.core.gradients.pass_inputs import PassInputs
 
 _DESCRIPTIONS = {
     ALL_PAIRS.name: "As dot_products, but of every variant with every original, whatever the candidates are.",
@@ -133,48 +131,13 @@ def _all_pairs(
             "dropped": inputs.counts["dropped"],
         }
         with compute.run_pass(loaded, inputs.request, scratch, report, context.log.info, version, stored) as result:
-            for key in selected:
-                setting = selected[key][1]
-                of_texts = {**provenance, setting: fingerprint(variants[setting])}
-                yield _result(context, store, compute, key, inputs, result, loaded, of_texts, curvature)
-
-
-def _result(
-    context: dg.AssetExecutionContext,
-    store: TableStore,
-    compute: Compute,
-    key: dg.AssetKey,
-    inputs: "PassInputs",
-    result: "PassResult",
-    loaded: LoadedModel,
-    provenance: Mapping[str, Any],
-    curvature: Mapping[str, str],
-) -> dg.MaterializeResult:
-    """One of the tables of a pass."""
-    from gradsim_assets.core.gradients.inputs_version import inputs_version
-
-    table, setting = table_path(key)
-    code = context.assets_def.specs_by_key[key].code_version
-    used, libraries = (
-        pass_tables.made_of(table, curvature),
-        compute.libraries(pass_tables.is_projected(table), loaded.device),
-    )
-    made_from = (loaded.revision.name, str(loaded.model.dtype), libraries, *used.values())
-    return saved_table_result(
-        context,
-        store,
-        key,
-        _frame(table, result, setting, inputs.request.pairs[setting]),
-        Partition(context.partition_key),
-        metadata={**inputs.counts, **compute.metadata(result)},
-        provenance={
-            **provenance,
-            "numerics": pass_tables.numerics(table),
-            **{f"curvature/{kind}": made for kind, made in used.items()},
-        },
-        tags=revision_tags(context),
-        data_version=inputs_version(inputs.request, setting, code, *made_from),
-    )
+            place, made_from = Partition(context.partition_key), (loaded.revision.name, str(loaded.model.dtype))
+            done = pass_tables.FinishedPass(
+                context, store, compute, place, inputs, result, loaded.device, made_from, curvature
+            )
+            for key, (table, setting) in selected.items():
+                frame = _frame(table, result, setting, inputs.request.pairs[setting])
+                yield done.saved(key, frame, {**provenance, setting: fingerprint(variants[setting])})
 
 
 def _frame(

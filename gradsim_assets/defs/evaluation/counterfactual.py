@@ -120,6 +120,16 @@ class Counterfactual:
         return {name: self.store.tables.scan([name, self.setting], [self.place]) for name in names}
 
     @cached_property
+    def variants(self) -> pl.DataFrame:
+        """The texts of the setting's variants."""
+        return self.plan.variants(self.store, self.setting, self.model_id)
+
+    @property
+    def ids(self) -> tuple[list[str], list[str]]:
+        """Ids of the variants and of the originals that are scored, in the order of the scores."""
+        return [one.id for one in self.scored.variants], [one.id for one in self.scored.originals]
+
+    @cached_property
     def scored(self) -> Scored:
         """What methods are made of; those samples that the context policy has kept."""
         from gradsim_assets.core.evaluation.representations import representation_vectors
@@ -127,7 +137,7 @@ class Counterfactual:
 
         training = self.retrainings.training
         sizes = {name: parameter.numel() for name, parameter in trainable_components(self.loaded.model)}
-        variants = _texts(self.plan.variants(self.store, self.setting, self.model_id))
+        variants = _texts(self.variants)
         originals = _texts(self.store.tables.read([LIMA.name]))
         encoded = training.variants[self.setting], training.originals
         return Scored(
@@ -154,7 +164,7 @@ class Counterfactual:
             "training": self.retrainings.training.recipe.model_dump(mode="json"),
             "inputs": self.retrainings.folder.name,
             **{name: fingerprint(frame) for name, frame in self.products.items()},
-            self.setting: fingerprint(self.plan.variants(self.store, self.setting, self.model_id)),
+            self.setting: fingerprint(self.variants),
         }
 
 

@@ -73,9 +73,7 @@ def _build(setting: str, settings: Settings, op_tags: Mapping[str, Any] | None) 
         places = [Partition(context.partition_key, subset=subset) for subset in subsets]
         losses = store.tables.scan([SUBSET_LOSSES.name], places).collect()
         _check_inputs(work, places)
-        variants, originals = (
-            [sample.id for sample in found] for found in (work.scored.variants, work.scored.originals)
-        )
+        variants, originals = work.ids
         members = members_of(losses, subsets, originals)
         measured = losses_of(losses, setting, subsets, variants)
         frame = linear_datamodeling_score(work.methods, members, measured)

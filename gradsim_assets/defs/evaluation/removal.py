@@ -62,9 +62,7 @@ def _build(setting: str, settings: Settings, op_tags: Mapping[str, Any] | None) 
     ) -> dg.MaterializeResult:
         started = time.monotonic()
         work = Counterfactual.of(context, settings, setting, hub, store, compute)
-        variants, originals = (
-            [sample.id for sample in found] for found in (work.scored.variants, work.scored.originals)
-        )
+        variants, originals = work.ids
         chosen = removed_variants(variants, asked.removal_variants)
         planned = removals(work.methods, variants, originals, chosen, asked.removal_draws)
         left = sum(work.retrainings.get(one) is None for one in planned.sets)

@@ -25,9 +25,9 @@ from gradsim_assets.core.tables.storage import Partition, fingerprint
 from gradsim_assets.defs.code_version import code_version
 from gradsim_assets.defs.curvature.factors import preconditioners_of
 from gradsim_assets.defs.gradients import pass_tables
-from gradsim_assets.defs.models.hf_model import HF_MODEL, provenance_of, revision_for_run, revision_tags
+from gradsim_assets.defs.models.hf_model import HF_MODEL, provenance_of, revision_for_run
 from gradsim_assets.defs.progress import progress
-from gradsim_assets.defs.table_results import column_schema, saved_table_result
+from gradsim_assets.defs.table_results import column_schema
 from gradsim_assets.orchestration.asset_keys import asset_key, table_path
 from gradsim_assets.orchestration.failures import RETRIES, fails_in_one_sentence
 from gradsim_assets.orchestration.groups import GRADIENTS
@@ -122,7 +122,6 @@ def _gradients(
     compute: Compute,
     configuration: Settings,
 ) -> Iterator[dg.MaterializeResult]:
-    from gradsim_assets.core.gradients.inputs_version import inputs_version
     from gradsim_assets.core.gradients.pass_inputs import pass_inputs
 
     selected = {key: table_path(key) for key in sorted(context.selected_asset_keys)}
@@ -161,26 +160,11 @@ def _gradients(
                 **{name: inputs.counts[name] for name in ("dropped", "prompt_no_prefix")},
             }
             made_from = (revision.name, settings.dtype)
-            metadata = {**inputs.counts, **compute.metadata(result)}
+            done = pass_tables.FinishedPass(
+                context, store, compute, partition, inputs, result, loaded.device, made_from, curvature
+            )
             for key, (table, setting) in selected.items():
-                used = pass_tables.made_of(table, curvature)
-                code = context.assets_def.specs_by_key[key].code_version
-                libraries = compute.libraries(pass_tables.is_projected(table), loaded.device)
-                yield saved_table_result(
-                    context,
-                    store,
-                    key,
-                    _frame(table, result, setting, inputs.request.pairs[setting]),
-                    partition,
-                    metadata=metadata,
-                    provenance={
-                        **provenance,
-                        "numerics": pass_tables.numerics(table),
-                        **{f"curvature/{kind}": made for kind, made in used.items()},
-                    },
-                    tags=revision_tags(context),
-                    data_version=inputs_version(inputs.request, setting, code, *made_from, libraries, *used.values()),
-                )
+                yield done.saved(key, _frame(table, result, setting, inputs.request.pairs[setting]), provenance)
 
 
 def _frame(

@@ -1,9 +1,12 @@
 """What the tables that come out of gradient passes have in common, whatever pairs they are of."""
 
 from collections.abc import Collection, Iterable, Mapping
-from typing import NamedTuple
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import dagster as dg
+import polars as pl
 
 from gradsim_assets.configuration import Settings
 from gradsim_assets.core.gradients.numerics_version import (
@@ -20,9 +23,17 @@ from gradsim_assets.core.tables.schemas import (
     PRECONDITIONED_PRODUCTS,
     PROJECTED_SIMILARITY,
 )
+from gradsim_assets.core.tables.storage import Partition
 from gradsim_assets.core.tables.table_schema import TableSchema
-from gradsim_assets.orchestration.asset_keys import asset_key
+from gradsim_assets.defs.models.hf_model import revision_tags
+from gradsim_assets.defs.table_results import saved_table_result
+from gradsim_assets.orchestration.asset_keys import asset_key, table_path
 from gradsim_assets.resources.compute import Compute
+from gradsim_assets.resources.table_store import TableStore
+
+if TYPE_CHECKING:
+    from gradsim_assets.core.gradients.engine import PassResult
+    from gradsim_assets.core.gradients.pass_inputs import PassInputs
 
 #: Where it is declared what the numbers are; projections are made of the gradients that products are made of.
 _DECLARED = "core.gradients.numerics_version"
@@ -36,6 +47,51 @@ _DECLARED_VERSIONS = {
 _PLAIN = {DOT_PRODUCTS.name, ALL_PAIRS.name}
 _PROJECTED = {PROJECTED_SIMILARITY.name, ALL_PAIRS_PROJECTED.name}
 _PRECONDITIONED = {PRECONDITIONED_PRODUCTS.name, ALL_PAIRS_PRECONDITIONED.name}
+
+
+@dataclass(frozen=True)
+class FinishedPass:
+    """A pass over one partition, out of which tables are kept; `made_from` and `curvature` say what it was given."""
+
+    context: dg.AssetExecutionContext
+    store: TableStore
+    compute: Compute
+    partition: Partition
+    inputs: "PassInputs"
+    result: "PassResult"
+    device: str
+    made_from: tuple[str, ...]
+    curvature: Mapping[str, str]
+
+    @cached_property
+    def metadata(self) -> Mapping[str, Any]:
+        """What the UI shows of the pass, whichever the table."""
+        return {**self.inputs.counts, **self.compute.metadata(self.result)}
+
+    def saved(
+        self, key: dg.AssetKey, frame: pl.DataFrame | pl.LazyFrame, provenance: Mapping[str, Any]
+    ) -> dg.MaterializeResult:
+        """One of its tables, written; `provenance` says of which texts it is."""
+        from gradsim_assets.core.gradients.inputs_version import inputs_version
+
+        table, setting = table_path(key)
+        used, code = made_of(table, self.curvature), self.context.assets_def.specs_by_key[key].code_version
+        made_from = (*self.made_from, self.compute.libraries(is_projected(table), self.device), *used.values())
+        return saved_table_result(
+            self.context,
+            self.store,
+            key,
+            frame,
+            self.partition,
+            metadata=self.metadata,
+            provenance={
+                **provenance,
+                "numerics": numerics(table),
+                **{f"curvature/{kind}": made for kind, made in used.items()},
+            },
+            tags=revision_tags(self.context),
+            data_version=inputs_version(self.inputs.request, setting, code, *made_from),
+        )
 
 
 class Asked(NamedTuple):
