@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import TypeVar
 
 from gradsim_assets.core.errors import InputError
@@ -58,6 +59,7 @@ def checked_slug(model_id: str) -> str:
     return slug
 
 
+@lru_cache(maxsize=4096)  # asked again for every partition of every table
 def is_slug(key: str) -> bool:
     """Whether a partition key is that of a model, as `model_slug` makes it."""
     return bool(_SLUG.fullmatch(key)) and (model_id := _unslug(key)) is not None and model_slug(model_id) == key

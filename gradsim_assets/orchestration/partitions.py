@@ -71,7 +71,8 @@ def dimension_of(partitions_def: dg.PartitionsDefinition | None) -> str | None:
 def place_of(partition_key: str | None, partitions_def: dg.PartitionsDefinition | None) -> Partition:
     """The partition behind a key of a definition, given as text or as Dagster's own."""
     if isinstance(partitions_def, dg.MultiPartitionsDefinition) and partition_key is not None:
-        return partition_of(partitions_def.get_partition_key_from_str(partition_key))
+        # Dagster's own reading of the text checks every part of it: seconds, where all partitions of all tables are asked for.
+        return Partition(**dict(zip(dimensions_of(partitions_def), partition_key.split("|"), strict=True)))
     return partition_of(partition_key, dimension_of(partitions_def))
 
 

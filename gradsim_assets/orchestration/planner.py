@@ -1,6 +1,7 @@
 """What is to be computed: the one answer for `gradsim run`, for backfills and for the schedules."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import cache
 
 import dagster as dg
 
@@ -11,11 +12,12 @@ from gradsim_assets.orchestration.controls import places_read
 from gradsim_assets.orchestration.dagster_internals import AssetKeyPartitionKey, BaseAssetGraph, StaleStatus
 from gradsim_assets.orchestration.lost_files import LostFiles
 from gradsim_assets.orchestration.partitions import place_of
-from gradsim_assets.orchestration.stale_status import StatusResolver
+from gradsim_assets.orchestration.stale_status import StatusResolver, without_collecting
 
 Target = AssetKeyPartitionKey
 
 
+@without_collecting()
 def targets(
     instance: dg.DagsterInstance,
     graph: BaseAssetGraph,
@@ -48,7 +50,7 @@ def targets(
         node = graph.get(key)
         if not node.is_materializable or (keys is not None and key not in keys):
             continue
-        above = [place for _, place in above_of(graph, key, changing)]
+        above = Above(graph, key, changing)
         partitions = [one for one in partitions_of(instance, graph, key) if _within(one[1], models)]
         asked = None if requested or not on_request(key) else asked_for(resolver, partitions)
         for target, where in partitions:
@@ -62,12 +64,34 @@ def targets(
     return found
 
 
-def above_of(
-    graph: BaseAssetGraph, key: dg.AssetKey, changing: Mapping[dg.AssetKey, Sequence[Partition]]
-) -> list[tuple[dg.AssetKey, Partition]]:
-    """Of some partitions of tables, those of tables that an asset is made from."""
-    read = (parent for parent in graph.get(key).parent_keys if not waits_only(key, parent))
-    return [(parent, where) for parent in read for where in changing.get(parent, ())]
+class Above:
+    """Of some partitions of tables, those of tables that an asset is made from, found by the places that read them.
+
+    Two places belong together that are equal in the dimensions that both have. All partitions of a table have the same ones,
+    so that one look-up answers for all of them: there are thousands.
+    """
+
+    def __init__(
+        self, graph: BaseAssetGraph, key: dg.AssetKey, changing: Mapping[dg.AssetKey, Sequence[Partition]]
+    ) -> None:
+        read = (parent for parent in graph.get(key).parent_keys if not waits_only(key, parent))
+        self._places = {parent: changing[parent] for parent in read if changing.get(parent)}
+        self._keys = cache(self._keys_in)
+
+    def table_of(self, places: Sequence[Partition]) -> dg.AssetKey | None:
+        """The first table of which a partition belongs to one of the places; None where there is none."""
+        levels = [dict(place.levels) for place in places]
+        return next((parent for parent in self._places if any(self._holds(parent, one) for one in levels)), None)
+
+    def _holds(self, parent: dg.AssetKey, levels: Mapping[str, str]) -> bool:
+        named = dict(self._places[parent][0].levels)
+        shared = tuple(name for name in levels if name in named)
+        return tuple(levels[name] for name in shared) in self._keys(parent, shared)
+
+    def _keys_in(self, parent: dg.AssetKey, dimensions: tuple[str, ...]) -> set[tuple[str, ...]]:
+        """The keys that the partitions of a table have in some of its dimensions."""
+        found = map(dict, (place.levels for place in self._places[parent]))
+        return {tuple(levels[name] for name in dimensions) for levels in found}
 
 
 def _few(models: Collection[str] | None, shards: Collection[str] | None, subsets: Collection[str] | None) -> int | None:
@@ -87,14 +111,12 @@ def _within(
     return of_models and of_shards and (subsets is None or where.subset in (None, *subsets))
 
 
-def _changes(
-    resolver: StatusResolver, target: Target, read: Sequence[Partition], above: Iterable[Partition], missing: bool
-) -> bool:
+def _changes(resolver: StatusResolver, target: Target, read: Sequence[Partition], above: Above, missing: bool) -> bool:
     """Whether a partition is out of date, or will be when what is computed above it is done."""
     status = resolver.get_status(target.asset_key, target.partition_key)
     if status == StaleStatus.MISSING:
         return missing
-    return status == StaleStatus.STALE or any(touches(where, other) for other in above for where in read)
+    return status == StaleStatus.STALE or above.table_of(read) is not None
 
 
 def partitions_of(
@@ -119,9 +141,3 @@ def asked_for(resolver: StatusResolver, partitions: Iterable[tuple[Target, Parti
         if where.model not in found and resolver.get_status(*target) != StaleStatus.MISSING:
             found.add(where.model)
     return found
-
-
-def touches(one: Partition, other: Partition) -> bool:
-    """Whether two partitions belong together: equal in the dimensions that both have."""
-    levels = dict(other.levels)
-    return all(levels.get(name, value) == value for name, value in one.levels)

@@ -13,8 +13,8 @@ from gradsim_assets.orchestration.controls import places_read
 from gradsim_assets.orchestration.dagster_internals import BaseAssetGraph, StaleStatus
 from gradsim_assets.orchestration.latest_records import in_chunks, latest_ids, records_of
 from gradsim_assets.orchestration.lost_files import LostFiles
-from gradsim_assets.orchestration.planner import Target, above_of, asked_for, partitions_of, touches
-from gradsim_assets.orchestration.stale_status import StatusResolver
+from gradsim_assets.orchestration.planner import Above, Target, asked_for, partitions_of
+from gradsim_assets.orchestration.stale_status import StatusResolver, without_collecting
 
 DONE, STALE, FAILED, RUNNING, MISSING = "done", "stale", "failed", "running", "missing"
 
@@ -48,6 +48,7 @@ class Standing:
         return RUNNING if self.running else self.status
 
 
+@without_collecting()
 def standings(
     instance: dg.DagsterInstance,
     graph: BaseAssetGraph,
@@ -70,11 +71,10 @@ def with_what_follows(found: Sequence[Standing], graph: BaseAssetGraph) -> list[
     stale: dict[dg.AssetKey, list[Partition]] = {}
     told: list[Standing] = []
     for key, of_table in groupby(found, key=lambda one: one.table):
-        above = above_of(graph, key, stale)
+        above = Above(graph, key, stale)
         for one in of_table:
-            read = places_read(graph, key, one.place)
-            cause = next((table for table, where in above if any(touches(place, where) for place in read)), None)
-            if one.status == DONE and cause:
+            cause = above.table_of(places_read(graph, key, one.place)) if one.status == DONE else None
+            if cause:
                 one = replace(one, status=STALE, why=f"{cause.to_user_string()} is stale")
             if one.status == STALE:
                 stale.setdefault(key, []).append(one.place)
