@@ -52,7 +52,7 @@ def targets(
             continue
         above = Above(graph, key, changing)
         partitions = [one for one in partitions_of(instance, graph, key) if _within(one[1], models)]
-        asked = None if requested or not on_request(key) else asked_for(resolver, partitions)
+        asked = None if requested or not on_request(key) else asked_for(instance, resolver, key)
         for target, where in partitions:
             if not _within(where, None, shards, subsets) or (asked is not None and where.model not in asked):
                 continue
@@ -134,10 +134,21 @@ def partitions_of(
     return [(target, where) for target, where in found if where.model is None or is_slug(where.model)]
 
 
-def asked_for(resolver: StatusResolver, partitions: Iterable[tuple[Target, Partition]]) -> set[str | None]:
-    """The models of which an asset that is made on request was made before, in whatever partition: all others of it follow."""
+def asked_for(instance: dg.DagsterInstance, resolver: StatusResolver, key: dg.AssetKey) -> set[str | None]:
+    """The models of which an asset that is made on request was asked for before, so that all its partitions follow.
+
+    Something of it was made, or of what is made from it: a table that another configuration has come with was asked for with
+    those that it is for.
+    """
     found: set[str | None] = set()
-    for target, where in partitions:
-        if where.model not in found and resolver.get_status(*target) != StaleStatus.MISSING:
-            found.add(where.model)
+    for asked in _made_from(resolver.asset_graph, key):
+        for target, where in partitions_of(instance, resolver.asset_graph, asked):
+            if where.model not in found and resolver.get_status(*target) != StaleStatus.MISSING:
+                found.add(where.model)
     return found
+
+
+def _made_from(graph: BaseAssetGraph, key: dg.AssetKey) -> set[dg.AssetKey]:
+    """An asset that is made on request, and those that are made from it on request, directly or not."""
+    children = (child for child in graph.get(key).child_keys if on_request(child) and not waits_only(child, key))
+    return {key}.union(*(_made_from(graph, child) for child in children))

@@ -96,7 +96,7 @@ def _of_table(
     partitioned = resolver.asset_graph.get(key).partitions_def is not None
     runs = attempts.unfulfilled(key, partitioned)
     partitions = list(partitions_of(instance, resolver.asset_graph, key))
-    asked = asked_for(resolver, partitions) if on_request(key) else set()
+    asked = asked_for(instance, resolver, key) if on_request(key) else set()
     for target, place in partitions:
         last = attempts.status(runs.get(target.partition_key))
         running = last in _AT_WORK

@@ -104,13 +104,7 @@ class Tables:
             InputError: partitions are missing or a file is not readable Parquet; the sentence names them.
         """
         wanted = list(partitions) if partitions is not None else [Partition()]
-        missing = [partition for partition in wanted if not self.exists(key, partition)]
-        if missing:
-            named = ", ".join(str(partition) for partition in missing[:5])
-            more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
-            raise InputError(
-                f"table {'/'.join(key)} lacks {named}{more}; {computing(missing[0])} computes what is missing."
-            )
+        self._check_there(key, wanted)
         paths = [self.path(key, partition) for partition in wanted]
         for path, partition in zip(paths, wanted, strict=True):
             check_parquet(path, partition)
@@ -174,8 +168,19 @@ class Tables:
         return self.scan(key, [partition or Partition()]).collect()
 
     def provenance(self, key: Sequence[str], partition: Partition | None = None) -> dict[str, Any]:
-        """Where a partition came from: the document that was written into its file; {} for a foreign file."""
-        return _provenance_in(parquet_metadata(self.path(key, partition)))
+        """Where a partition came from: the document that was written into its file; {} for a foreign file. Raises as `scan`."""
+        place = partition or Partition()
+        self._check_there(key, [place])
+        return check_parquet(self.path(key, place), place)
+
+    def _check_there(self, key: Sequence[str], wanted: Sequence[Partition]) -> None:
+        missing = [partition for partition in wanted if not self.exists(key, partition)]
+        if missing:
+            named = ", ".join(str(partition) for partition in missing[:5])
+            more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+            raise InputError(
+                f"table {'/'.join(key)} lacks {named}{more}; {computing(missing[0])} computes what is missing."
+            )
 
 
 @contextmanager

@@ -49,14 +49,17 @@ def test_missing_partitions_are_named(tmp_path: Path) -> None:
     tables.write(["t"], FRAME, Partition("m", "00"))
     with pytest.raises(InputError, match="table t lacks model=m shard=01; `gradsim run m` computes what is missing"):
         tables.scan(["t"], [Partition("m", "00"), Partition("m", "01")])
+    with pytest.raises(InputError, match="table t lacks model=n; `gradsim run n` computes what is missing"):
+        tables.provenance(["t"], Partition("n"))
 
 
 @pytest.mark.parametrize("content", [b"", b"PAR1 not really", b"hello"])
 def test_a_damaged_file_is_named(content: bytes, tmp_path: Path) -> None:
     tables = Tables(str(tmp_path))
     Path(str(tables.write(["t"], FRAME))).write_bytes(content)
-    with pytest.raises(InputError, match="data\\.parquet is not a whole Parquet file"):
-        tables.read(["t"])
+    for read in (tables.read, tables.provenance):
+        with pytest.raises(InputError, match="data\\.parquet is not a whole Parquet file"):
+            read(["t"])
 
 
 def test_provenance_travels_in_the_file(tmp_path: Path) -> None:
