@@ -103,6 +103,14 @@ class OpenResolver(CachingStaleStatusResolver):
         """The partitions that a partition is made from."""
         return super()._get_partition_dependencies(key=key)
 
+    def suspects(self, key: AssetKeyPartitionKey) -> Sequence[AssetKeyPartitionKey]:
+        """Those of the dependencies that are looked at for a reason why the partition is stale."""
+        return self.dependencies(key)
+
+    def provenance(self, key: AssetKeyPartitionKey) -> DataProvenance | None:
+        """What a partition was made from; None for one that was not made, or does not tell."""
+        return self._get_current_data_provenance(key=key)
+
     def latest_record(self, key: AssetKeyPartitionKey) -> EventLogRecord | None:
         """The latest event of a partition that bears a data version."""
         return super()._get_latest_data_version_record(key=key)
@@ -125,7 +133,7 @@ class OpenResolver(CachingStaleStatusResolver):
                 yield cause
 
     def _get_partition_dependencies(self, *, key: AssetKeyPartitionKey) -> Sequence[AssetKeyPartitionKey]:
-        return self.dependencies(key)
+        return self.suspects(key)
 
     def _get_latest_data_version_record(self, key: AssetKeyPartitionKey) -> EventLogRecord | None:
         return self.latest_record(key)

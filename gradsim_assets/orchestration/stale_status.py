@@ -1,8 +1,9 @@
 """Dagster's own stale status, asked for thousands of partitions at once."""
 
 import gc
+import math
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
@@ -86,6 +87,7 @@ class StatusResolver(OpenResolver):
         self._latest = cache(self._fetch_latest)
         self._version_at = cache(self._fetch_version_at)
         self._by_levels = cache(self._sort_by_levels)
+        self._newest = cache(self._newest_event)
 
     @use_partition_loading_context
     def changed_since_planned(self, key: AssetKeyPartitionKey) -> bool:
@@ -146,11 +148,24 @@ class StatusResolver(OpenResolver):
         return not waits_only(key, parent)
 
     def dependencies(self, key: AssetKeyPartitionKey) -> list[AssetKeyPartitionKey]:
+        return self._dependencies(key, self.asset_graph.get(key.asset_key).parent_keys)
+
+    def suspects(self, key: AssetKeyPartitionKey) -> list[AssetKeyPartitionKey]:
+        """The dependencies without those of assets of which nothing was recorded since the partition was made."""
+        made_from = self.provenance(key)
+
+        def is_suspect(parent: dg.AssetKey) -> bool:
+            known = made_from is not None and made_from.has_input_asset(parent)
+            return not known or self._newest(parent) > (made_from.input_storage_ids[parent] or 0)  # type: ignore[union-attr]
+
+        return self._dependencies(key, filter(is_suspect, self.asset_graph.get(key.asset_key).parent_keys))
+
+    def _dependencies(self, key: AssetKeyPartitionKey, parents: Iterable[dg.AssetKey]) -> list[AssetKeyPartitionKey]:
         node = self.asset_graph.get(key.asset_key)
         read = places_read(self.asset_graph, key.asset_key, place_of(key.partition_key, node.partitions_def))
         places = [dict(place.levels) for place in read]
         found = []
-        for parent in node.parent_keys:
+        for parent in parents:
             if waits_only(key.asset_key, parent):
                 continue
             named = dimensions_of(self.asset_graph.get(parent).partitions_def)
@@ -198,6 +213,12 @@ class StatusResolver(OpenResolver):
         external = self.asset_graph.get(key.asset_key).is_external
         record = self.instance.get_latest_data_version_record(key.asset_key, external, key.partition_key, cursor + 1)
         return extract_data_version_from_entry(record.event_log_entry) if record else None
+
+    def _newest_event(self, key: dg.AssetKey) -> float:
+        """The storage id of an asset's latest record, of whatever partition; without end where it is not known for all."""
+        if self._few or self.asset_graph.get(key).partitions_def is None:
+            return math.inf
+        return max((record.storage_id for record in self._latest(key).values()), default=0)
 
     def _fetch_latest(self, key: dg.AssetKey) -> Mapping[str, EventLogRecord]:
         return latest_records(self.instance, key, observations=self.asset_graph.get(key).is_external)
