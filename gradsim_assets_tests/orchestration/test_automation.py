@@ -406,7 +406,7 @@ def test_partitions_depend_on_those_that_dagster_says(miniature: Miniature) -> N
                 definition = graph.get(key).partitions_def
                 for partition in map(str, definition.get_partition_keys()) if definition else [None]:
                     target = AssetKeyPartitionKey(key, partition)
-                    found = mine._get_partition_dependencies(key=target)
+                    found = mine.dependencies(target)
                     theirs_found = theirs._get_partition_dependencies(key=target)
                     # None of the models here is a control of another one.
                     of_others = {d for d in theirs_found if key in READS_CONTROLS and d.partition_key != partition}
