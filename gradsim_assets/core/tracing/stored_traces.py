@@ -75,5 +75,5 @@ class StoredTrace:
 
 def traces_in(root: Path) -> list[Path]:
     """The folders of all traces, newest first."""
-    found = [folder for folder in root.glob("*") if (folder / DOCUMENT).is_file()]
+    found = [folder for folder in root.glob("[!.]*") if (folder / DOCUMENT).is_file()]  # not what a kill has left
     return sorted(found, key=lambda folder: (folder / DOCUMENT).stat().st_mtime_ns, reverse=True)
