@@ -7,10 +7,8 @@ from typing import TYPE_CHECKING
 import click
 
 from gradsim_assets.cli.columns import columns
-from gradsim_assets.cli.instance import FAILED, launcher
+from gradsim_assets.cli.instance import FAILED
 from gradsim_assets.cli.model_id import MODEL_ID
-from gradsim_assets.configuration import load_settings
-from gradsim_assets.core.errors import InputError
 
 if TYPE_CHECKING:
     from gradsim_assets.core.tracing.stored_traces import StoredTrace
@@ -40,18 +38,10 @@ def trace(model: str, prompt: str, answer: str | None, top: int, method: str, as
     """
     import dagster as dg
 
-    from gradsim_assets.runs.tracing import Tracing
+    from gradsim_assets.runs.tracing import trace as trace_text
 
-    settings, runs = load_settings(), launcher(writes=True)
-    if model not in runs.models():
-        raise InputError(
-            f"{model} is not registered; `gradsim models add {model}` does it, `gradsim models list` shows what is."
-        )
-    runs.observe(model, settings)
     try:
-        found, folder = Tracing(settings, runs.instance, runs.repository.asset_graph).trace(
-            model, prompt, answer, method
-        )
+        found, folder = trace_text(model, prompt, answer, method)
     except dg.Failure as error:
         click.echo(f"✗ {error.description}", err=True)
         sys.exit(FAILED)

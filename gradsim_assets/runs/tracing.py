@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from gradsim_assets.configuration import Settings
+from gradsim_assets.configuration import Settings, load_settings
 from gradsim_assets.core.errors import InputError
 from gradsim_assets.core.home import Home
 from gradsim_assets.core.partition_keys import model_slug
@@ -21,6 +21,8 @@ from gradsim_assets.orchestration.asset_keys import asset_key
 from gradsim_assets.orchestration.dagster_internals import BaseAssetGraph
 from gradsim_assets.orchestration.planner import targets
 from gradsim_assets.resources.by_name import resources
+from gradsim_assets.runs.environment import open_instance
+from gradsim_assets.runs.launcher import Launcher
 
 if TYPE_CHECKING:
     import polars as pl
@@ -36,6 +38,24 @@ Progress = Callable[[int, int, str], None]
 
 #: Originals of which the page shows the texts, and those whose tokens are split.
 SHOWN, SPLIT = 20, 5
+
+
+def trace(
+    model_id: str, prompt: str, answer: str | None = None, method: str = "cosine", log: Log = lambda said: None
+) -> tuple["StoredTrace", Path]:
+    """As `Tracing.trace`, in the home that the environment names, with the model and the originals as they are now.
+
+    Raises:
+        InputError: the model is not registered, or as `Tracing.trace`.
+    """
+    settings, runs = load_settings(), Launcher(open_instance(writes=True))
+    if model_id not in {*runs.models(), *settings.configured}:
+        raise InputError(
+            f"{model_id} is not registered; `gradsim models add {model_id}` does it, `gradsim models list` shows what is."
+        )
+    runs.observe(model_id, settings)
+    tracing = Tracing(settings, runs.instance, runs.repository.asset_graph)
+    return tracing.trace(model_id, prompt, answer, method, log=log)
 
 
 @dataclass(frozen=True)
