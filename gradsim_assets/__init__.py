@@ -14,3 +14,23 @@ def scan(table: str, model: str | None = None, setting: str | None = None) -> "p
     reading = import_module("gradsim_assets.runs.reading")  # on use, since every module imports this package first
     frame: pl.LazyFrame = reading.scan(table, model, setting)
     return frame
+
+
+def trace(model: str, prompt: str, answer: str | None = None, method: str = "cosine") -> "pl.DataFrame":
+    """The table `traces` of a text: all originals, ranked by what they have to do with what a registered model answers.
+
+    As `gradsim trace`: exact, kept in the home, and taken from there when the same text is traced again.
+
+    Args:
+        model: the model's id.
+        prompt: what the model is asked.
+        answer: what it says; None for its own answer (greedy).
+        method: "cosine", "dot_product", a preconditioner that is configured, or a pattern of components ("*.mlp.*").
+
+    Raises:
+        InputError: the model is not registered, a text is empty or too long, or the originals are not there.
+    """
+    tracing = import_module("gradsim_assets.runs.tracing")
+    found, _ = tracing.trace(model, prompt, answer, method)
+    originals: pl.DataFrame = found.originals
+    return originals

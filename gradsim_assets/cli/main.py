@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from gradsim_assets import __version__
-from gradsim_assets.cli import backfill, explain, export, models, plan, run, scripts, status
+from gradsim_assets.cli import backfill, explain, export, models, plan, run, scripts, status, trace
 from gradsim_assets.cli.instance import BAD_INPUT, FAILED, launcher
 from gradsim_assets.core.errors import InputError, ServiceError
 from gradsim_assets.core.room import full_disk
@@ -78,6 +78,7 @@ def ui(host: str, port: int) -> None:
 for command in (
     run.demo,
     run.run,
+    trace.trace,
     ui,
     models.models,
     status.status,

@@ -50,6 +50,10 @@ class Home:
         """Losses after retrainings of a model, by what was left out: none is made twice."""
         return self.folder / "retrainings" / model_slug
 
+    def traces(self, model_slug: str) -> Path:
+        """Texts that were traced to the originals of a model, a folder for each."""
+        return self.folder / "traces" / model_slug
+
     def scratch(self, *parts: str) -> Path:
         """Unfinished work of a step, from which the next try goes on."""
         return self.folder.joinpath("scratch", *parts)

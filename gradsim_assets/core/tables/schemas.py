@@ -2,6 +2,7 @@
 
 import polars as pl
 
+from gradsim_assets.core.components import FAMILIES
 from gradsim_assets.core.models.controls import BASE, UNTRAINED
 from gradsim_assets.core.tables.table_schema import Column, TableSchema
 
@@ -527,6 +528,54 @@ REMOVAL = TableSchema(
     },
     key=("method",),
     parts=SETTINGS,
+)
+
+TRACES = TableSchema(
+    "traces",
+    {
+        "original_id": Column(pl.String(), "the original that the text was compared with"),
+        "rank": Column(
+            pl.Int64(), "its place by similarity, from 1; equal ones in the order of the data, undefined ones last"
+        ),
+        "similarity": Column(
+            pl.Float64(), "what the method ranks by; null where a gradient has no length", nullable=True
+        ),
+        "dot_product": Column(
+            pl.Float64(), "product of the gradients that the method compares, which its tokens make up", nullable=True
+        ),
+        **{
+            name: Column(
+                pl.Float64(), f"cosine in the components of the family {name}; null where it has none", nullable=True
+            )
+            for name in FAMILIES
+        },
+        "text_overlap": Column(pl.Float64(), "chrF2 of the answer against the original's", "0 to 100"),
+        "bm25_score": Column(pl.Float64(), "BM25 of the prompt against the original's"),
+        "bm25_rank": Column(pl.Int64(), "1 + number of originals with a higher BM25 score"),
+        "answer_share": Column(
+            pl.Float64(),
+            "share of the answer's tokens that this original explains better than the others whose tokens were split, and at "
+            "all; null where they were not",
+            "0 to 1",
+            True,
+        ),
+    },
+    key=("original_id",),
+)
+
+TRACE_TOKENS = TableSchema(
+    "trace_tokens",
+    {
+        "original_id": Column(pl.String(), "the original that the text was compared with"),
+        "side": Column(pl.String(), "`answer`: a token of the text that was traced; `original`: one of the original"),
+        "position": Column(pl.Int64(), "place of the token, prompt and template included, from 0"),
+        "text": Column(pl.String(), "the token as text; a character of several tokens stands with the last of them"),
+        "counted": Column(pl.Boolean(), "whether the loss counts the token"),
+        "contribution": Column(
+            pl.Float64(), "what the token's loss adds to the product of the two gradients; 0 where it is not counted"
+        ),
+    },
+    key=("original_id", "side", "position"),
 )
 
 #: Every table by its name.

@@ -13,6 +13,7 @@ from gradsim_assets.core.analysis.plots import interactive, palette, series, wor
 from gradsim_assets.core.analysis.report import explorer, sentences
 from gradsim_assets.core.analysis.report.verdict import verdict
 from gradsim_assets.core.candidates.bm25_candidates import zero_score_places
+from gradsim_assets.core.embedded_json import embedded_json
 
 _HERE = Path(__file__).parent
 
@@ -106,7 +107,7 @@ def render_report(
         style=(_HERE / "style.css").read_text(),
         script=(_HERE / "explorer.js").read_text(),
         plotly=plotly.offline.get_plotlyjs(),
-        figures=_embed(
+        figures=embedded_json(
             {
                 f"{setting}-{kind}{n}": json.loads(figure.json)
                 for kind, drawn in (("", figures), ("proof", proofs))
@@ -114,13 +115,10 @@ def render_report(
                 for n, figure in enumerate(found)
             }
         ),
-        explorer=_embed({"settings": explored, "texts": _texts(explored, settings, originals), "style": _style()}),
+        explorer=embedded_json(
+            {"settings": explored, "texts": _texts(explored, settings, originals), "style": _style()}
+        ),
     )
-
-
-def _embed(value: Any) -> str:
-    # Inside a script element only "<" could end the element; JSON may write it as an escape.
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
 
 
 def _explorer(results: SettingResults, parameters: pl.DataFrame | None) -> dict[str, Any]:

@@ -1,0 +1,79 @@
+"""Traces in folders: each is there whole or not at all, and a text that was traced before is found again."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from gradsim_assets.core.errors import InputError
+from gradsim_assets.core.files import whole_folder
+from gradsim_assets.core.tables.schemas import TRACE_TOKENS, TRACES
+
+#: What a folder holds.
+DOCUMENT, ORIGINALS, TOKENS, PAGE = "trace.json", f"{TRACES.name}.parquet", f"{TRACE_TOKENS.name}.parquet", "index.html"
+
+
+@dataclass(frozen=True)
+class StoredTrace:
+    """One text and what was found of it.
+
+    Attributes:
+        id: the name of its folder, the same for the same text, method, model and originals.
+        prompt: what the model was asked.
+        answer: what it said.
+        generated: whether the answer is the model's own.
+        method: what originals are ranked by.
+        provenance: the model's id and revision, the originals' fingerprint, versions and the time, all as text.
+        originals: the table `traces`, best first.
+        tokens: the table `trace_tokens` of the best originals.
+    """
+
+    id: str
+    prompt: str
+    answer: str
+    generated: bool
+    method: str
+    provenance: Mapping[str, str]
+    originals: pl.DataFrame
+    tokens: pl.DataFrame
+
+    def save(self, root: Path, page: str) -> Path:
+        """Writes the trace with its page under `root`, unless one of its id is there, and returns its folder."""
+        folder = root / self.id
+        root.mkdir(parents=True, exist_ok=True)
+        with whole_folder(folder) as unfinished:
+            document = {name: getattr(self, name) for name in ("id", "prompt", "answer", "generated", "method")}
+            document["provenance"] = dict(self.provenance)
+            (unfinished / DOCUMENT).write_text(json.dumps(document, ensure_ascii=False, indent=1), encoding="utf-8")
+            TRACES.enforce(self.originals).write_parquet(unfinished / ORIGINALS)
+            TRACE_TOKENS.enforce(self.tokens).write_parquet(unfinished / TOKENS)
+            (unfinished / PAGE).write_text(page, encoding="utf-8")
+        return folder
+
+    @classmethod
+    def load(cls, folder: Path) -> "StoredTrace":
+        """The trace in a folder.
+
+        Raises:
+            InputError: the folder holds none, or its files are damaged.
+        """
+        try:
+            document: dict[str, Any] = json.loads((folder / DOCUMENT).read_text(encoding="utf-8"))
+            return cls(
+                **document,
+                originals=TRACES.enforce(pl.read_parquet(folder / ORIGINALS)),
+                tokens=TRACE_TOKENS.enforce(pl.read_parquet(folder / TOKENS)),
+            )
+        except (OSError, ValueError, TypeError, pl.exceptions.PolarsError) as error:
+            raise InputError(
+                f"{folder} holds no whole trace ({str(error).splitlines()[0]}); remove the folder and trace the text again."
+            ) from error
+
+
+def traces_in(root: Path) -> list[Path]:
+    """The folders of all traces, newest first."""
+    found = [folder for folder in root.glob("[!.]*") if (folder / DOCUMENT).is_file()]  # not what a kill has left
+    return sorted(found, key=lambda folder: (folder / DOCUMENT).stat().st_mtime_ns, reverse=True)

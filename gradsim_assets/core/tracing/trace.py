@@ -1,0 +1,350 @@
+"""Which originals a text goes back to: every one of them ranked by its gradient's similarity to the text's, down to the token."""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import cached_property
+
+import numpy as np
+import polars as pl
+import torch
+
+from gradsim_assets.core.candidates.bm25 import Index, Tokens
+from gradsim_assets.core.components import FAMILIES, component_type, family
+from gradsim_assets.core.datasets.generation.answers import generate_answers
+from gradsim_assets.core.datasets.text_overlap import overlaps
+from gradsim_assets.core.errors import InputError
+from gradsim_assets.core.gradients.engine import PassRequest, PassResult
+from gradsim_assets.core.gradients.pass_inputs import pass_inputs
+from gradsim_assets.core.models.encoded_sample import IGNORED, EncodedSample
+from gradsim_assets.core.models.loading import LoadedModel
+from gradsim_assets.core.models.tokenization import ContextPolicy
+from gradsim_assets.core.sample_gradients.components import trainable_components
+from gradsim_assets.core.sample_gradients.precision import wide
+from gradsim_assets.core.sample_gradients.preconditioning import Preconditioner
+from gradsim_assets.core.sample_gradients.reference import PlainAutograd
+from gradsim_assets.core.sample_gradients.token_contributions import token_contributions
+from gradsim_assets.core.samples import Sample, sample_frame, samples_of
+from gradsim_assets.core.similarity.pair_products import cosine
+from gradsim_assets.core.tables.schemas import TRACE_TOKENS, TRACES
+
+#: What the traced text stands under in a pass.
+TRACED = "traced"
+
+#: Methods that need no preconditioner; anything else is the name of one, or a pattern of components.
+COSINE, DOT_PRODUCT = "cosine", "dot_product"
+
+#: How far the sum over tokens may be from the product, in lengths of both gradients: what is beyond it is no rounding.
+_TOLERANCE = 1e-5
+
+#: Runs a request; the results are there inside the context.
+Run = Callable[[PassRequest], AbstractContextManager[PassResult]]
+
+
+@dataclass(frozen=True)
+class Method:
+    """What originals are ranked by: the cosine or the product of gradients, under a preconditioner, or of some components."""
+
+    name: str
+    preconditioner: str | None = None
+    #: Pattern of the names of components, as shells match them; None: all.
+    components: str | None = None
+
+    @classmethod
+    def of(cls, name: str, preconditioners: Sequence[str]) -> "Method":
+        """The method of that name: "cosine", "dot_product", a preconditioner that is configured, or a pattern of components.
+
+        Raises:
+            InputError: it is none of these.
+        """
+        if name in (COSINE, DOT_PRODUCT):
+            return cls(name)
+        if name in preconditioners:
+            return cls(name, preconditioner=name)
+        if any(character in name for character in "*?[."):
+            return cls(name, components=name)
+        known = ", ".join((COSINE, DOT_PRODUCT, *preconditioners))
+        raise InputError(
+            f"there is no method {name}; give one of {known}, or a pattern of components such as '*.mlp.*' "
+            "(a preconditioner must be in [preconditioners] methods of gradsim.toml)."
+        )
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What was found of one text.
+
+    Attributes:
+        originals: the table `traces`, best first.
+        tokens: the table `trace_tokens`, of the best originals.
+        generated: whether the answer is the model's own.
+    """
+
+    query: Sample
+    generated: bool
+    originals: pl.DataFrame
+    tokens: pl.DataFrame
+    seconds: float
+
+
+def digest(query: Sample, *what: object) -> str:
+    """The same for the same text and all else that a trace is made from: 16 hex digits."""
+    document = json.dumps([query.user, query.assistant, *map(str, what)], ensure_ascii=False)
+    return hashlib.sha256(document.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def checked_query(prompt: str, answer: str | None) -> Sample:
+    """The text that is traced, with "" for an answer that the model is to give.
+
+    Raises:
+        InputError: a text is empty, or holds half of a character.
+    """
+    if not prompt.strip():
+        raise InputError("the prompt is empty; give the text that the model is asked with.")
+    if answer is not None and not answer.strip():
+        raise InputError("the answer is empty, so it has no gradient; give a text, or none for the model's own.")
+    for name, text in (("prompt", prompt), ("answer", answer or "")):
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise InputError(f"the {name} holds half of a character at {error.start + 1}; mend it.") from error
+    return Sample(TRACED, prompt, answer or "")
+
+
+def answered(query: Sample, loaded: LoadedModel) -> Sample:
+    """The query with the model's own greedy answer.
+
+    Raises:
+        InputError: the prompt leaves no room for an answer, or the model ends its answer at once.
+    """
+    (own,) = generate_answers(
+        loaded.model,
+        loaded.tokenizer,
+        [query],
+        max_positions=loaded.generation_positions,
+        device=loaded.device,
+        batch_size=1,
+    )
+    if not own.answer.strip():
+        raise InputError("the model ends its answer to this prompt at once; give an answer to be traced.")
+    return Sample(query.id, query.user, own.answer)
+
+
+def originals_of(
+    query: Sample,
+    originals: pl.DataFrame,
+    loaded: LoadedModel,
+    run: Run,
+    method: Method,
+    *,
+    policy: ContextPolicy,
+    preconditioner: Preconditioner | None = None,
+    words: Tokens = str.split,
+    split: int = 5,
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """The tables `traces` and `trace_tokens` of a text, against all originals (a dataset table); tokens of the best `split`.
+
+    `preconditioner` is the method's, where it has one; `words` cuts prompts for BM25.
+
+    Raises:
+        InputError: the text is longer than the model's context, no component is of the method's pattern, or as
+            `pass_inputs`.
+    """
+    names = pl.DataFrame({"original_id": originals["id"]}).with_columns(variant_id=pl.lit(query.id))
+    inputs = pass_inputs(
+        originals,
+        {TRACED: sample_frame([query])},
+        names,
+        loaded,
+        policy=policy,
+        products=[TRACED],
+        projections={},
+        preconditioned={TRACED: [method.preconditioner]} if method.preconditioner else {},
+    )
+    if not inputs.request.variants[TRACED]:
+        raise InputError("the text is longer than the model's context; shorten it.")
+    with run(inputs.request) as result:
+        terms = _terms(result, method)
+        chosen = _chosen(result.components, method)
+        ids = [original for _, original in inputs.request.pairs[TRACED]]
+        ranked = _ranked(
+            query, samples_of(originals), ids, _similarities(result.components, terms, chosen, method), words
+        )
+    best = ranked["original_id"].head(split).to_list()
+    by_id = {sample.id: sample for sample in inputs.request.originals}
+    (traced,) = inputs.request.variants[TRACED]
+    tokens, shares = _split(traced, [by_id[name] for name in best], _Splitting(loaded, method, preconditioner))
+    return TRACES.enforce(ranked.join(shares, on="original_id", how="left", maintain_order="left")), tokens
+
+
+def _terms(result: PassResult, method: Method) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """<v, o>, <v, v> and <o, o> of every pair and component: float64 [P, C] each, under the method's preconditioner."""
+    if method.preconditioner:
+        of = result.preconditioned[TRACED][method.preconditioner]
+        return of["dot_product"], of["variant_self"], of["original_self"]
+    return result.dot_products[TRACED], result.variant_self[TRACED], result.original_self[TRACED]
+
+
+def _chosen(components: Sequence[str], method: Method) -> np.ndarray:
+    """The components that count: bool [C]."""
+    chosen = np.array([method.components is None or fnmatchcase(name, method.components) for name in components])
+    if not chosen.any():
+        raise InputError(
+            f"no component is called {method.components}; the model has {components[0]}, {components[-1]} and "
+            f"{len(components) - 2} more."
+        )
+    return chosen
+
+
+def _similarities(
+    components: Sequence[str], terms: tuple[np.ndarray, np.ndarray, np.ndarray], chosen: np.ndarray, method: Method
+) -> Mapping[str, np.ndarray]:
+    """What each pair is told by: the method's own similarity, the product, and the cosine in every family of components."""
+
+    def of(mask: np.ndarray) -> np.ndarray:
+        return cosine(*(term[:, mask].sum(axis=1) for term in terms))
+
+    families = np.array([family(component_type(name)) for name in components])
+    products = terms[0][:, chosen].sum(axis=1)
+    return {
+        "similarity": products if method.name == DOT_PRODUCT else of(chosen),
+        "dot_product": products,
+        **{name: of(families == name) for name in FAMILIES},
+    }
+
+
+def _ranked(
+    query: Sample,
+    originals: Sequence[Sample],
+    ids: Sequence[str],
+    similarities: Mapping[str, np.ndarray],
+    words: Tokens,
+) -> pl.DataFrame:
+    """Every original with its figures, best first; equal ones in the order of the data, undefined ones last."""
+    scores = Index([original.user for original in originals], words).scores(query.user)
+    scored = dict(zip((original.id for original in originals), scores.tolist(), strict=True))
+    by_id = {original.id: original for original in originals}
+    answers = [by_id[name].assistant for name in ids]
+    overlap = overlaps([query.assistant], answers, np.zeros(len(ids), dtype=np.int64), np.arange(len(ids)))
+    frame = pl.DataFrame({"original_id": ids, **similarities, "text_overlap": overlap}).with_columns(
+        bm25_score=pl.Series([scored[name] for name in ids], dtype=pl.Float64),
+        bm25_rank=pl.Series([1 + int((scores > scored[name]).sum()) for name in ids], dtype=pl.Int64),
+    )
+    defined = frame.with_columns(pl.col(pl.Float64).fill_nan(None))
+    ordered = defined.sort("similarity", descending=True, nulls_last=True, maintain_order=True)
+    return ordered.with_columns(rank=pl.int_range(1, pl.len() + 1, dtype=pl.Int64))
+
+
+@dataclass(frozen=True)
+class _Splitting:
+    """Gradients of single samples as a method takes them, and their products split over tokens."""
+
+    loaded: LoadedModel
+    method: Method
+    preconditioner: Preconditioner | None
+
+    @cached_property
+    def _named(self) -> list[tuple[str, torch.nn.Parameter]]:
+        return trainable_components(self.loaded.model)
+
+    def gradient(self, sample: EncodedSample) -> list[torch.Tensor]:
+        """The gradient in every component, zero in those that the method leaves out."""
+        plain = PlainAutograd(self.loaded.model, [parameter for _, parameter in self._named], self.loaded.device)
+        gradients = plain.gradient(sample, range(len(self._named)))
+        pattern = self.method.components
+        return [
+            one if pattern is None or fnmatchcase(name, pattern) else torch.zeros_like(one)
+            for (name, _), one in zip(self._named, gradients, strict=True)
+        ]
+
+    def direction(self, gradient: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """What the other gradient is multiplied with: P times the gradient."""
+        if self.preconditioner is None:
+            return list(gradient)
+        found = []
+        for (name, _), one in zip(self._named, gradient, strict=True):
+            of = self.preconditioner.of(name).to(one.device, wide(one.dtype))
+            found.append(of.unwhiten(of.whiten(one.to(wide(one.dtype))[None]))[0])
+        return found
+
+    def contributions(self, sample: EncodedSample, direction: Sequence[torch.Tensor]) -> np.ndarray:
+        """As `token_contributions`."""
+        return token_contributions(self.loaded.model, sample, direction, self.loaded.device)
+
+
+def _split(
+    traced: EncodedSample, best: Sequence[EncodedSample], splitting: _Splitting
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """The table `trace_tokens` of the best originals, and by original the share of the answer's tokens that it explains best."""
+    own = splitting.gradient(traced)
+    along_own = splitting.direction(own)
+    rows, of_answer = [], []
+    for original in best:
+        other = splitting.gradient(original)
+        direction = splitting.direction(other)
+        sides = {
+            "answer": (traced, splitting.contributions(traced, direction), (own, direction)),
+            "original": (original, splitting.contributions(original, along_own), (other, along_own)),
+        }
+        for side, (sample, contributions, sum_of) in sides.items():
+            _check_sum(contributions, *sum_of, original.id)
+            rows.append(_token_rows(original.id, side, sample, contributions, splitting.loaded))
+        of_answer.append(sides["answer"][1][traced.labels != IGNORED])
+    return pl.concat(rows) if rows else TRACE_TOKENS.empty(), _shares([one.id for one in best], of_answer)
+
+
+def _check_sum(
+    contributions: np.ndarray, one: Sequence[torch.Tensor], other: Sequence[torch.Tensor], name: str
+) -> None:
+    """Raises ArithmeticError where the tokens do not make up the product of the gradients."""
+    pairs = [(a.flatten().double(), b.flatten().double()) for a, b in zip(one, other, strict=True)]
+    product = float(sum(a @ b for a, b in pairs))
+    lengths = [float(sum(side.square().sum() for side in sides)) ** 0.5 for sides in zip(*pairs, strict=True)]
+    if abs(contributions.sum() - product) > _TOLERANCE * lengths[0] * lengths[1]:
+        raise ArithmeticError(
+            f"the product with {name} is {product:.6g}, and its tokens make up {contributions.sum():.6g}: the model does not "
+            "compute the same twice, so its tokens cannot be told."
+        )
+
+
+def _token_rows(
+    original_id: str, side: str, sample: EncodedSample, contributions: np.ndarray, loaded: LoadedModel
+) -> pl.DataFrame:
+    return TRACE_TOKENS.enforce(
+        pl.DataFrame(
+            {
+                "original_id": original_id,
+                "side": side,
+                "position": np.arange(sample.length),
+                "text": pieces(loaded, sample.input_ids.tolist()),
+                "counted": sample.labels != IGNORED,
+                "contribution": contributions,
+            }
+        )
+    )
+
+
+def pieces(loaded: LoadedModel, token_ids: Sequence[int]) -> list[str]:
+    """The text of every token, such that all of them together are the text of the whole.
+
+    A character of several tokens stands with the last of them.
+    """
+    tokenizer, found, said = loaded.tokenizer.tokenizer, [], ""
+    for end in range(1, len(token_ids) + 1):
+        whole = tokenizer.decode(token_ids[:end], skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        unfinished = whole.endswith("\ufffd")
+        found.append("" if unfinished else whole[len(said) :])
+        said = said if unfinished else whole
+    return found
+
+
+def _shares(ids: Sequence[str], contributions: Sequence[np.ndarray]) -> pl.DataFrame:
+    """By original the share of the answer's tokens of which it explains more than the others do, and anything at all."""
+    if not ids:
+        return pl.DataFrame(schema={"original_id": pl.String(), "answer_share": pl.Float64()})
+    values = np.array(contributions)
+    winner = np.where(values.max(axis=0) > 0, values.argmax(axis=0), -1)
+    return pl.DataFrame({"original_id": ids, "answer_share": [float((winner == i).mean()) for i in range(len(ids))]})

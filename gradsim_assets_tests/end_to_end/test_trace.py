@@ -1,0 +1,77 @@
+"""`gradsim trace` on the demo, as a user gives it."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+import gradsim_assets
+from gradsim_assets_tests.conftest import gradsim
+
+
+@pytest.fixture(scope="module")
+def home(demo: tuple[Path, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the demo's home, for traces leave something in it."""
+    copy = tmp_path_factory.mktemp("traced") / "home"
+    shutil.copytree(demo[0], copy)
+    return copy
+
+
+def texts(home: Path) -> dict[str, tuple[str, str]]:
+    rows = pl.read_parquet(home / "tables" / "lima" / "data.parquet").to_dicts()
+    return {row["id"]: tuple(message["content"] for message in row["messages"]) for row in rows}
+
+
+def test_an_originals_own_text_leads_back_to_it_and_is_not_computed_twice(home: Path) -> None:
+    sample, (prompt, answer) = next(iter(texts(home).items()))
+    arguments = ("trace", "demo", "--prompt", prompt, "--answer", answer)
+    first = gradsim(home, *arguments)
+    assert first.returncode == 0, first.stderr
+    # The same text has the same gradient: 1 up to rounding, and nothing else does.
+    assert re.search(rf"^1 +{sample} +1\.0000 +\d+% +100 +1$", first.stdout, re.MULTILINE)
+    page = Path(first.stdout.split("Page: ")[1].strip())
+    assert page.is_file() and page.is_relative_to(home / "traces" / "demo")
+    made = page.stat().st_mtime_ns
+    again = gradsim(home, *arguments, "--json")
+    document = json.loads(again.stdout)
+    assert page.stat().st_mtime_ns == made and document["id"] == page.parent.name
+    assert len(document["originals"]) == len(texts(home)) and document["originals"][0]["original_id"] == sample
+    assert not (home / "scratch" / "traces").exists() or not list((home / "scratch" / "traces").iterdir())
+
+
+def test_the_models_own_answer_is_traced_where_none_is_given(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = gradsim(home, "trace", "demo", "--prompt", "How do I boil an egg?", "--method", "dot_product", "--top", "3")
+    assert told.returncode == 0, told.stderr
+    assert told.stdout.startswith("The model answers: ") and "dot_product" in told.stdout
+    ranked = re.findall(r"^\d+ +(demo_\d+)", told.stdout, re.MULTILINE)
+    assert len(ranked) == 3
+    monkeypatch.setenv("GRADSIM_HOME", str(home))
+    monkeypatch.setenv("GRADSIM_CONFIG", str(home / "gradsim.toml"))
+    monkeypatch.delenv("DAGSTER_HOME", raising=False)
+    found = gradsim_assets.trace("demo", "How do I boil an egg?", method="dot_product")
+    assert found["original_id"].head(3).to_list() == ranked and found["dot_product"].is_sorted(descending=True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (
+            ("trace", "org/unknown", "--prompt", "Why?"),
+            "org/unknown is not registered; `gradsim models add org/unknown`",
+        ),
+        (("trace", "demo", "--prompt", " "), "the prompt is empty; give the text that the model is asked with."),
+        (("trace", "demo", "--prompt", "Why?", "--method", "ekfac"), "there is no method ekfac; give one of cosine"),
+    ],
+)
+def test_what_cannot_be_traced_is_refused_in_a_sentence(arguments: tuple[str, ...], said: str, home: Path) -> None:
+    refused = gradsim(home, *arguments)
+    assert refused.returncode == 2 and said in refused.stderr and "Traceback" not in refused.stderr
+
+
+def test_originals_that_have_changed_are_not_traced_to(tmp_path: Path) -> None:
+    refused = gradsim(tmp_path / "home", "trace", "demo", "--prompt", "Why?")
+    assert refused.returncode == 2
+    assert "the originals are missing or out of date; `gradsim run MODEL --only datasets` makes them." in refused.stderr
