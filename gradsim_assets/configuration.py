@@ -15,6 +15,7 @@ from gradsim_assets.core.candidates.candidate_count import Candidates
 from gradsim_assets.core.errors import InputError
 from gradsim_assets.core.evaluation.step import Optimizer
 from gradsim_assets.core.home import gradsim_home
+from gradsim_assets.core.models.answer_spans import LossOn
 from gradsim_assets.core.models.controls import trained_id, untrained_id
 from gradsim_assets.core.models.revisions import whole_id
 from gradsim_assets.core.models.tokenization import ContextPolicy
@@ -66,6 +67,8 @@ class DataSettings(_Section):
     retriever_tokens: Literal["whitespace", "model"] = "whitespace"
     retriever_model: str = ""
     zero_scores: ZeroScores = "random"
+    loss_on: LossOn = "assistant"
+    generate: Literal["last", "every"] = "last"
 
 
 class ParaphraserSettings(_Section):

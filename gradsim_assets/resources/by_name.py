@@ -45,6 +45,7 @@ def resources(settings: Settings) -> Resources:
             device=settings.compute.device,
             models=[model.model_dump(exclude_none=True) for model in settings.models],
             defaults={"candidates": settings.data.candidates},
+            loss_on=settings.data.loss_on,
         ),
         paraphraser=Paraphraser(
             store=str(Home(settings.home).paraphrases),

@@ -17,7 +17,8 @@ Stamp = tuple[str, int, int] | None
 
 def content_version(samples: Sequence[Sample | Missing]) -> str:
     """A hash (16 hex digits) of samples in their order."""
-    document = json.dumps([asdict(sample) for sample in samples], ensure_ascii=False)
+    known = [{name: value for name, value in asdict(sample).items() if value is not None} for sample in samples]
+    document = json.dumps(known, ensure_ascii=False)
     return hashlib.sha256(document.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 

@@ -15,7 +15,7 @@ _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
 
 def read_rows(location: str, message_columns: tuple[str, ...]) -> list[dict[str, Any]]:
-    """Rows {id, messages, place} of a file; the first of `message_columns` that the file has holds the messages.
+    """Rows {id, messages, tools, place} of a file; the first of `message_columns` that the file has holds the messages.
 
     Other columns are not looked at, whatever they hold. `place` is where a row stands ("data.jsonl, line 3").
 
@@ -24,13 +24,14 @@ def read_rows(location: str, message_columns: tuple[str, ...]) -> list[dict[str,
     """
     path = _file(location)
     found = format_of(path)
-    wanted = ("id", *message_columns)
+    wanted = ("id", "tools", *message_columns)
     content = _lines(path, wanted) if found is Format.JSON_LINES else read_columns(path, found, wanted)
     messages = next((column for column in message_columns if column in content.columns), None)
     if "id" not in content.columns or messages is None:
         raise InputError(_lacking(path, content.columns, message_columns))
     rows = [
-        {"id": row.get("id"), "messages": row.get(messages), "place": f"{path}, {place}"} for place, row in content.rows
+        {"id": row.get("id"), "messages": row.get(messages), "tools": row.get("tools"), "place": f"{path}, {place}"}
+        for place, row in content.rows
     ]
     if not rows:
         raise InputError(f"{path} holds no samples; name another file.")

@@ -30,7 +30,7 @@ def build(settings: Settings) -> dg.AssetsDefinition:
         ),
         deps=[ORIGINALS_SOURCE],
         retry_policy=RETRIES if settings.data.originals == LIMA_HUB else None,
-        description="The originals: single-turn training samples that the model was fine-tuned on. The first `data.samples` of them.",
+        description="The originals: training samples (conversations) that the model was fine-tuned on. The first `data.samples` of them.",
     )
     @fails_in_one_sentence
     def lima(context: dg.AssetExecutionContext, sources: SampleSources) -> dg.MaterializeResult[pl.DataFrame]:
