@@ -39,6 +39,8 @@ def resources(settings: Settings) -> Resources:
             paraphrases=settings.data.paraphrases,
             samples=settings.data.samples,
             folder=str(settings.folder),
+            columns={str(ours): theirs for ours, theirs in settings.data.columns.items()},
+            where=dict(settings.data.filter),
         ),
         hub=ModelHub(
             home=str(settings.home),
