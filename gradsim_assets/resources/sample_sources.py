@@ -36,7 +36,7 @@ class SampleSources(dg.ConfigurableResource):
 
     def read_originals(self) -> tuple[list[Sample], list[str]]:
         """As `load_originals`, with sentences on how they were read."""
-        return read_originals(self._source(self.originals), self.samples)
+        return read_originals(self.source(self.originals), self.samples)
 
     def load_paraphrases(self) -> list[Sample | Missing]:
         """The given paraphrases of the originals in force, in the order of the originals; missing where a row holds none.
@@ -46,19 +46,19 @@ class SampleSources(dg.ConfigurableResource):
         """
         self._check()
         return load_paraphrases(
-            self._source(self.paraphrases, is_filtered=False), self._source(self.originals), self.samples
+            self.source(self.paraphrases, is_filtered=False), self.source(self.originals), self.samples
         )
 
     def originals_version(self) -> str:
         """The version at which the originals stand; raises as `core.datasets.originals_source.originals_version`."""
-        return originals_version(self._source(self.originals), self.samples)
+        return originals_version(self.source(self.originals), self.samples)
 
     def paraphrase_versions(self, shards: int, known: Sequence[str] | None) -> dict[str, str]:
         """The version of the given paraphrases of every shard; arguments and errors as those of
         `core.datasets.paraphrases_source.paraphrase_versions`, and the errors of `load_paraphrases`."""
         self._check()
         return paraphrase_versions(
-            self._source(self.paraphrases, is_filtered=False), self._source(self.originals), self.samples, shards, known
+            self.source(self.paraphrases, is_filtered=False), self.source(self.originals), self.samples, shards, known
         )
 
     def _check(self) -> None:
@@ -68,7 +68,7 @@ class SampleSources(dg.ConfigurableResource):
                 'name a file with id and messages, or set it to "openai".'
             )
 
-    def _source(self, named: str, is_filtered: bool = True) -> Source:
+    def source(self, named: str, is_filtered: bool = True) -> Source:
         """A source with the columns and values of `[data]`; the demo's file has its own."""
         location = self._location(named)
         if named in (DEMO, LIMA_HUB):

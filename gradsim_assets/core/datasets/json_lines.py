@@ -31,8 +31,10 @@ class _Doubled(dict[str, Any]):
     twice: str
 
 
-def read_json_lines(path: Path) -> Iterator[Line]:
+def read_json_lines(path: Path, faults: list[str] | None = None) -> Iterator[Line]:
     """The objects of a file with one on each line; blank lines, CRLF and a byte order mark are fine.
+
+    `faults` takes in the sentences on lines that are at fault, which are passed over then.
 
     Raises:
         InputError: a line holds something else, is cut off, or is no UTF-8; the sentence names it by its number.
@@ -43,11 +45,13 @@ def read_json_lines(path: Path) -> Iterator[Line]:
                 try:
                     yield Line(number, _object_in(_parsed(content)))
                 except ValueError as error:
-                    raise InputError(f"{path}, line {number} {error}") from error
+                    _say(InputError(f"{path}, line {number} {error}"), faults, error)
 
 
-def read_json_array(path: Path) -> Iterator[Line]:
+def read_json_array(path: Path, faults: list[str] | None = None) -> Iterator[Line]:
     """The objects of a file that holds an array of them; the number of one is its place in the array, from 1.
+
+    `faults` takes in the sentences on entries that are at fault, which are passed over then.
 
     Raises:
         InputError: it is no whole JSON, is no UTF-8, or holds something else; the sentence names the line or the entry.
@@ -71,7 +75,13 @@ def read_json_array(path: Path) -> Iterator[Line]:
         try:
             yield Line(number, _object_in(entry))
         except ValueError as error:
-            raise InputError(f"{path}, entry {number} {error}") from error
+            _say(InputError(f"{path}, entry {number} {error}"), faults, error)
+
+
+def _say(sentence: InputError, faults: list[str] | None, cause: ValueError) -> None:
+    if faults is None:
+        raise sentence from cause
+    faults.append(str(sentence))
 
 
 def doubled(row: Mapping[str, Any], wanted: Collection[str]) -> str | None:

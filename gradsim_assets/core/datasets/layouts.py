@@ -71,10 +71,12 @@ def _share_gpt(row: Row) -> Any:
     turns = row.get("conversations")
     if not isinstance(turns, list):
         return turns
-    return _with_system(row, [_turn(turn) for turn in turns])
+    return _with_system(row, [_turn(turn, place) for place, turn in enumerate(turns)])
 
 
-def _turn(turn: Any) -> Any:
+def _turn(turn: Any, place: int) -> Any:
+    if isinstance(turn, str):  # as LIMA has them: by user and assistant in turn
+        return _said(("user", "assistant")[place % 2], turn)
     if not isinstance(turn, dict) or turn.get("from") is None:
         return turn  # messages with roles stand under this name, too
     speaker = turn["from"]

@@ -61,11 +61,11 @@ class Rows:
     notes: list[str] = field(default_factory=list)
 
 
-def read_rows(source: Source, paraphrases: bool = False) -> Rows:
+def read_rows(source: Source, paraphrases: bool = False, faults: list[str] | None = None) -> Rows:
     """The rows of a source; `place` is where one stands ("data.jsonl, line 3"). Columns that no sample is made of are not looked at.
 
     Of paraphrases, the column paraphrased_messages goes before others, and ids must be there. Samples without ids get those of
-    their content.
+    their content. `faults` takes in the sentences on single lines that cannot be read, which are errors where there is none.
 
     Raises:
         InputError: the source is missing, empty, damaged or of another format, or lacks the columns.
@@ -79,7 +79,7 @@ def read_rows(source: Source, paraphrases: bool = False) -> Rows:
         ours = ("id", *(layout.columns if layout else ()))
         return [*(named.get(name, name) for name in ours), *(column for column, _ in source.where)]
 
-    what, content = _content(source, choose, [named.get(name, name) for name in LISTS])
+    what, content = _content(source, choose, [named.get(name, name) for name in LISTS], faults)
     layout = _layout(content.columns, named, layouts)
     has_ids = named.get("id", "id") in content.columns
     if layout is None or (paraphrases and not has_ids):
@@ -127,7 +127,7 @@ def _name_by_content(rows: Sequence[dict[str, Any]]) -> None:
         row["id"] = name if seen[name] == 1 else f"{name}-{seen[name]}"
 
 
-def _content(source: Source, choose: Choose, lists: Sequence[str]) -> tuple[str, Content]:
+def _content(source: Source, choose: Choose, lists: Sequence[str], faults: list[str] | None) -> tuple[str, Content]:
     """What a source is, and what it holds."""
     if source.is_hub:
         return "a dataset of the hub", read_hub(source.location, choose)
@@ -141,8 +141,7 @@ def _content(source: Source, choose: Choose, lists: Sequence[str]) -> tuple[str,
     if not found.is_text:
         return what, read_columns(path, found, choose)
     read, place = (read_json_lines, "line") if found is Format.JSON_LINES else (read_json_array, "entry")
-    lines = list(read(path))
-    return what, _chosen(path, lines, place, choose)
+    return what, _chosen(path, list(read(path, faults)), place, choose)
 
 
 def _chosen(path: Path, lines: Sequence[Line], place: str, choose: Choose) -> Content:

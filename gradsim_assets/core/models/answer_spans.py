@@ -1,7 +1,8 @@
 """Which tokens of a conversation are its answers: as its chat template marks them, or by growing prefixes. Nothing is guessed.
 
 The marks are those of transformers' `return_assistant_tokens_mask`, on which TRL's `assistant_only_loss` rests. Without them the
-prompt of every answer and the conversation up to its end must be token for token what the whole begins with.
+prompt of every answer must be what the whole begins with, and the conversation up to its end token for token. A token that holds
+the end of a prompt and the beginning of its answer (line ends and spaces merge) counts, as in TRL, and makes the sample a doubtful one.
 """
 
 import json
@@ -11,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import takewhile
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -24,6 +25,14 @@ LossOn = Literal["assistant", "last", "all"]
 
 #: Tokens of an answer: its first, and the one behind its last.
 Span = tuple[int, int]
+
+
+class Border(NamedTuple):
+    """The token that a stretch of text begins with, or the one behind its last; not exact where that holds other text, too."""
+
+    token: int
+    exact: bool
+
 
 #: Thoughts that a generation prompt opens; a conversation may hold an answer without any in their place.
 _OPENED_THOUGHTS = re.compile(r"<think>\s*(</think>\s*)?\Z")
@@ -67,10 +76,26 @@ class Rendered:
         """Token ids of a text; special tokens come from the text alone."""
         return np.asarray(self.tokenizer(text, add_special_tokens=False)["input_ids"], dtype=np.int64)
 
-    def tokens_of(self, beginning: str) -> int | None:
-        """How many tokens a beginning of the text has; None where its tokens are not those that the whole begins with."""
-        ids = self.ids_of(beginning)
-        return len(ids) if np.array_equal(ids, self.ids[: len(ids)]) else None
+    def first_token(self, place: int) -> Border | None:
+        """The first token of what begins at a character of the text; None where the tokenizer cannot say."""
+        return self._between(place) or self._holding(place, place)
+
+    def last_token(self, place: int) -> Border | None:
+        """The token behind the last of what ends before a character of the text; None where the tokenizer cannot say."""
+        found = self._between(place) or self._holding(place, place - 1)
+        return found if found is None or found.exact else Border(found.token + 1, False)
+
+    def _between(self, place: int) -> Border | None:
+        """The border between two tokens that a place is; None where the tokens before it are not those of the text before it."""
+        ids = self.ids_of(self.text[:place])
+        return Border(len(ids), True) if np.array_equal(ids, self.ids[: len(ids)]) else None
+
+    def _holding(self, place: int, character: int) -> Border | None:
+        """The token that holds a character, where the tokenizer knows."""
+        if not self.tokenizer.is_fast:
+            return None
+        found = self.tokenizer(self.text, add_special_tokens=False).char_to_token(character)
+        return None if found is None else Border(found, False)
 
     def changed(self, **change: Any) -> bool:
         """Whether other messages or tools make another text, or none that the template takes."""
@@ -100,12 +125,13 @@ def answer_spans(
     Raises:
         InputError: the template leaves out or changes what was said, or it cannot be told exactly where an answer begins or ends.
     """
-    _check_whole(rendered)
+    whole = _check_whole(rendered, generated)
     answers = [n for n, message in enumerate(rendered.messages) if message["role"] == "assistant"]
     wanted = answers[-1:] if loss_on == "last" else answers
     if rendered.marked is not None:
-        return _marked(rendered, wanted[0], rendered.marked), True
-    spans, sure = [], True
+        spans, exact = _marked(rendered, wanted[0], rendered.marked)
+        return spans, exact and whole
+    spans, sure = [], whole
     for number in wanted:
         begin, end, exact = _grown(rendered, number, opens_answers, generated and number == len(rendered.messages) - 1)
         spans.append((begin, end))
@@ -113,45 +139,46 @@ def answer_spans(
     return spans, sure
 
 
-def _marked(rendered: Rendered, first: int, places: Sequence[tuple[int, int]]) -> list[Span]:
-    """The marked parts of the answers from the first that is wanted."""
+def _marked(rendered: Rendered, first: int, places: Sequence[tuple[int, int]]) -> tuple[list[Span], bool]:
+    """The marked parts of the answers from the first that is wanted, and whether all borders are exact."""
     both = zip(rendered.until(first), rendered.text, strict=False)
     before = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], both))
-    spans = []
+    spans, exact = [], True
     for start, end in places:
         if start < before:
             continue
-        ends = rendered.tokens_of(rendered.text[:start]), rendered.tokens_of(rendered.text[:end])
-        if ends[0] is None or ends[1] is None:
-            raise rendered.refusal(
-                first, f"a token goes over the border of the answer {rendered.text[start:end][:40]!r}"
-            )
-        spans.append((ends[0], ends[1]))
-    return spans
+        begin, behind = rendered.first_token(start), rendered.last_token(end)
+        if begin is None or behind is None:
+            raise rendered.refusal(first, f"tokens go over the border of the answer {rendered.text[start:end][:40]!r}")
+        spans.append((begin.token, behind.token))
+        exact = exact and begin.exact and behind.exact
+    return spans, exact
 
 
 def _grown(rendered: Rendered, number: int, opens_answers: bool, lenient: bool) -> tuple[int, int, bool]:
     """First token of an answer, the one behind its last, and whether they are sure."""
     prompt, until = rendered.until(number, True), rendered.until(number + 1)
     beginnings = (prompt, _OPENED_THOUGHTS.sub("", prompt))
-    found = ((text, rendered.tokens_of(text)) for text in beginnings if rendered.text.startswith(text))
-    before, begin = next(((text, count) for text, count in found if count is not None), (prompt, None))
+    before = next((text for text in beginnings if rendered.text.startswith(text)), None)
+    begin = None if before is None else rendered.first_token(len(before))
     end = _end(rendered, number, until)
     said = (rendered.messages[number]["content"] or "").strip()
-    place = until.find(said, len(before))
+    place = until.find(said, len(before or ""))
     why = None
-    if begin is None:
-        why = "the conversation does not begin with the tokens of the answer's prompt"
+    if before is None:
+        why = "the conversation does not begin with the prompt of the answer"
+    elif begin is None:
+        why = "tokens go over the border of the answer"
     elif end is None:
         why = "the conversation goes on otherwise behind the answer than where it ends there"
     elif place < 0:
         why = "the answer is changed"
     elif not opens_answers and until[len(before) : place].strip():
         why = "there is no generation prompt, and so no telling a header from the answer"
-    if why is None:
-        return begin or 0, end or 0, True
+    if why is None and begin is not None and end is not None:
+        return begin.token, end, begin.exact
     if not lenient:
-        raise rendered.refusal(number, why)
+        raise rendered.refusal(number, why or "")
     return _common(rendered.ids_of(prompt), rendered.ids), len(rendered.ids), False
 
 
@@ -174,18 +201,24 @@ def _common(first: np.ndarray, second: np.ndarray) -> int:
     return int(unlike[0]) if len(unlike) else shorter
 
 
-def _check_whole(rendered: Rendered) -> None:
-    """Raises InputError where the template leaves out or changes a text, a tool call or a tool.
+def _check_whole(rendered: Rendered, generated: bool) -> bool:
+    """Whether the template has all that was said as it is; of a text that the model generated (the last one) it need not.
 
     Where it marks answers itself, it may leave out what an answer was thought before.
+
+    Raises:
+        InputError: it leaves out or changes another text, a tool call or a tool.
     """
+    whole = True
     for number, message in enumerate(rendered.messages):
         said = message["content"] or ""
         if rendered.marked is not None and message["role"] == "assistant":
             said = said.rpartition(_THOUGHTS_END)[2]
         as_json = json.dumps(said, ensure_ascii=False)[1:-1]
         if said.strip() not in rendered.text and as_json.strip() not in rendered.text:
-            raise rendered.refusal(number, "a text is changed or left out")
+            if not (generated and number == len(rendered.messages) - 1):
+                raise rendered.refusal(number, "a text is changed or left out")
+            whole = False
         calls = message.get("tool_calls", [])
         for place in range(len(calls)):
             others = {**message, "tool_calls": calls[:place] + calls[place + 1 :]}
@@ -197,3 +230,4 @@ def _check_whole(rendered: Rendered) -> None:
             f"sample {rendered.sample.id}: its chat template leaves out its tools; give the model a chat_template that takes "
             "tools, or remove them."
         )
+    return whole

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from gradsim_assets.core.errors import InputError
-from gradsim_assets.core.models.answer_spans import LossOn, Rendered, answer_spans
+from gradsim_assets.core.models.answer_spans import LossOn, Rendered, Span, answer_spans
 from gradsim_assets.core.models.chat_templates import (
     TULU_TEMPLATE,
     check_template,
@@ -126,20 +126,27 @@ class ChatTokenizer:
 
     def _encode(self, sample: Sample, generated: bool = False) -> tuple[EncodedSample, bool]:
         """The sample, and whether its loss is for sure on what it should be on."""
-        if self.loss_on == "all":
-            whole = self._known(sample, self.token_ids(sample.messages, False, sample.tools))
-            return _checked(EncodedSample(sample.id, whole, whole.copy())), True
-        if sample.conversation is None:
-            input_ids, border, sure = self._border(sample)
-            spans = [(border, len(input_ids))]
-        else:
-            rendered = Rendered(self.tokenizer, self.jinja, sample)
-            input_ids = self._known(sample, rendered.ids)
-            spans, sure = answer_spans(rendered, self.loss_on, self.opens_answers, generated)
+        try:
+            input_ids, spans, sure = self._counted(sample, generated)
+        except InputError as error:  # the template's own know no sample
+            named = f"sample {sample.id}"
+            raise error if str(error).startswith(named) else InputError(f"{named}: {error}") from error
         labels = np.full_like(input_ids, IGNORED)
         for start, end in spans:
             labels[start:end] = input_ids[start:end]
         return _checked(EncodedSample(sample.id, input_ids, labels)), sure
+
+    def _counted(self, sample: Sample, generated: bool) -> tuple[np.ndarray, list[Span], bool]:
+        """Token ids of the whole, those that the loss counts, and whether they are sure."""
+        if self.loss_on == "all":
+            whole = self._known(sample, self.token_ids(sample.messages, False, sample.tools))
+            return whole, [(0, len(whole))], True
+        if sample.conversation is None:
+            input_ids, border, sure = self._border(sample)
+            return input_ids, [(border, len(input_ids))], sure
+        rendered = Rendered(self.tokenizer, self.jinja, sample)
+        input_ids = self._known(sample, rendered.ids)
+        return input_ids, *answer_spans(rendered, self.loss_on, self.opens_answers, generated)
 
     def _border(self, sample: Sample) -> tuple[np.ndarray, int, bool]:
         """Token ids of the whole, with how many of them are the prompt's, too, and whether what follows is just the answer."""

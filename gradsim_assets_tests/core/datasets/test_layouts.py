@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 import polars as pl
 import pyarrow as pa
 import pytest
@@ -17,7 +18,9 @@ from gradsim_assets.core.datasets.originals_source import originals_version
 from gradsim_assets.core.datasets.paraphrased import load_paraphrases
 from gradsim_assets.core.datasets.sample_files import Source
 from gradsim_assets.core.errors import InputError
+from gradsim_assets.core.models.tokenization import ChatTokenizer
 from gradsim_assets.core.samples import Sample
+from gradsim_assets.demo.model import train_tokenizer
 from gradsim_assets.resources.sample_sources import SampleSources
 from gradsim_assets_tests.support.conversations import MESSAGES, TOOLS, conversation, plain
 
@@ -39,6 +42,7 @@ LAYOUTS: dict[str, Callable[[Sample], dict[str, Any]]] = {
     "messages": lambda s: {"messages": exchange(s)},
     "ShareGPT": lambda s: {"conversations": share_gpt(s)},
     "ShareGPT with roles": lambda s: {"conversations": exchange(s)},
+    "LIMA": lambda s: {"conversations": [s.user, s.assistant]},
     "Alpaca": lambda s: {"instruction": s.user, "input": "", "output": s.assistant},
     "prompt and completion": lambda s: {"prompt": s.user, "completion": s.assistant},
     "messages as prompt and completion": lambda s: {"prompt": exchange(s)[:1], "completion": exchange(s)[1:]},
@@ -143,6 +147,25 @@ def test_all_that_a_layout_can_say_is_read(tmp_path: Path) -> None:
     ]
     found, _ = read(tmp_path, {"id": "c", "prompt": MESSAGES[:-1], "completion": MESSAGES[-1:], "tools": TOOLS})
     assert found == [conversation()]
+
+
+def test_all_of_lima_is_read_with_its_conversations(tmp_path: Path) -> None:
+    """1,030 rows as GAIR publishes them: most of one exchange, some of up to five, of texts in turn."""
+    rows = [
+        {
+            "conversations": [f"Text {n} of {number}?" for n in range(2 if number < 1000 else 2 * (2 + number % 4))],
+            "source": "x",
+        }
+        for number in range(1030)
+    ]
+    found, notes = read(tmp_path, *rows)
+    assert [len(one.messages) for one in found] == [len(row["conversations"]) for row in rows]
+    assert len({one.id for one in found}) == 1030 and "1030 rows" in notes[0]
+    chat = ChatTokenizer(train_tokenizer())
+    for one, row in zip(found[990:], rows[990:], strict=True):
+        labels = chat.encode(one).labels
+        ends = np.flatnonzero(labels == chat.tokenizer.eos_token_id)
+        assert len(ends) == len(row["conversations"]) / 2
 
 
 def test_what_was_detected_made_up_or_left_out_is_said(tmp_path: Path) -> None:

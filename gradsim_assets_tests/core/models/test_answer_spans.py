@@ -4,6 +4,8 @@ TRL trains on what transformers' `apply_chat_template(..., return_assistant_toke
 where a model's have no marks; that call is made here, on the same marks.
 """
 
+import random
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -83,6 +85,38 @@ def test_one_exchange_counts_the_same_tokens_as_in_a_conversation(
         ]
 
 
+def conversations(takes_system: bool) -> Iterator[list[dict[str, Any]]]:
+    """Of one to ten turns, of texts that people write: as the Tulu 2 mixture is made, some with a system prompt."""
+    rng = random.Random(5)
+    pieces = [
+        "Why?",
+        "1. First\n2. Then",
+        "```py\nx = 1\n```",
+        "naïve café 🗼",
+        "  spaced  out",
+        "\ttabs",
+        "<b>bold</b>",
+        '"so"',
+    ]
+    for count in (1, 2, 3, 4, 5, 6, 7, 8, 9, 10) * 3:
+        texts = (
+            " ".join(rng.choices(pieces, k=rng.randint(1, 6))) + rng.choice([".", "", "!", "\n"])
+            for _ in range(2 * count)
+        )
+        yield turns(*texts, system="Answer as a pirate." if takes_system and rng.random() < 0.5 else "")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_no_conversation_of_up_to_ten_turns_is_refused(family: str, tokenizer: PreTrainedTokenizerFast) -> None:
+    template, *_, takes_system = FAMILIES[family]
+    chats = [ChatTokenizer(tokenizer, text) for text in (template, unmarked(template))]
+    for number, messages in enumerate(conversations(takes_system)):
+        expected = trl_mask(tokenizer, template, messages)["assistant_masks"]
+        for chat in chats:
+            encoded = chat.encode(Sample.of(str(number), messages))
+            assert (encoded.labels != IGNORED).astype(int).tolist() == expected, messages
+
+
 WEATHER = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}}}
 CALL = {"type": "function", "function": {"name": "weather", "arguments": {"city": "Zürich"}}}
 WITH_TOOLS = [
@@ -120,15 +154,16 @@ THOUGHTS_OF_THE_LAST = (
     "{% for m in messages %}{{ '<|' + m['role'] + '|>\n' }}"
     "{{ (m['content'] if loop.last else m['content'].split('</think>')[-1]) + eos_token + '\n' }}{% endfor %}"
 ) + OPENING
-#: The prompt ends in a space, which merges with the word behind it.
-MERGING = HEADERLESS.replace("'|>\n'", "'|> '") + OPENING.replace("\n", " ")
+OTHER_PROMPT = HEADERLESS + "{% if add_generation_prompt %}{{ '<|system|>Answer:' }}{% endif %}"
+#: What a model may say is changed by it.
+CUT_AT_END = HEADERLESS.replace("m['content']", "m['content'].split('END')[0]")
 
 
 @pytest.mark.parametrize(
     ("template", "messages", "said"),
     [
         (HEADERLESS, turns(*TEXTS), r"there is no generation prompt.*\(message 2, assistant\)"),
-        (MERGING, turns("Q", "A", "Why?", "Because"), "does not begin with the tokens of the answer's prompt"),
+        (OTHER_PROMPT, turns("Q", "A", "Why?", "Because"), r"does not begin with the prompt of the answer \(message 2, assistant\)"),
         (THOUGHTS_OF_THE_LAST, turns("Q", "<think>x</think>A", "Q", "A"), r"changed or left out \(message 2, assistant\)"),
         (HEADERLESS.replace("m['content']", "m['content'][:21]") + OPENING, turns(*TEXTS), r"a text is changed or left out \(message 2, assistant\)"),
         (FAMILIES["chatml"][0].replace("m['content'] +", "(m['content'] or '') +"), WITH_TOOLS, r"a tool call is left out \(message 2, assistant\)"),
@@ -142,10 +177,20 @@ def test_what_cannot_be_told_exactly_is_refused(
         ChatTokenizer(tokenizer, template).encode(Sample.of("s", messages))
 
 
-def test_a_token_over_the_border_of_a_mark_is_refused(tokenizer: PreTrainedTokenizerFast) -> None:
-    chat = ChatTokenizer(tokenizer, FAMILIES["tulu"][0].replace("<|assistant|>\n", "<|assistant|>: "))
-    with pytest.raises(InputError, match="a token goes over the border of the answer 'Yes: whatever"):
-        chat.encode(Sample.of("s", turns(*TEXTS)))
+def test_a_token_over_the_border_counts_as_in_trl_and_makes_a_sample_doubtful(
+    tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    template = FAMILIES["tulu"][0].replace("<|assistant|>\n", "<|assistant|>: ")
+    messages = turns(*TEXTS)
+    for text in (template, unmarked(template)):
+        chat = ChatTokenizer(tokenizer, text)
+        result = encode_samples(
+            [Sample.of("s", messages), Sample.of("t", turns("Q", "\nA", "R", "\nB"))], chat, None, lambda n: True
+        )
+        assert result.prompt_no_prefix == ["s"]
+        labels = result.samples[0].labels
+        assert (labels != IGNORED).astype(int).tolist() == trl_mask(tokenizer, template, messages)["assistant_masks"]
+        assert in_loss(tokenizer, chat, Sample.of("s", messages))[0] == " Yes: whatever touches it is. 💧<|endoftext|>"
 
 
 def test_tools_that_a_template_leaves_out_are_named(tokenizer: PreTrainedTokenizerFast) -> None:
@@ -160,9 +205,9 @@ def test_of_the_last_answer_alone_the_thoughts_may_be_dropped_before(tokenizer: 
 
 
 def test_a_doubtful_answer_of_the_model_is_counted_and_not_refused(tokenizer: PreTrainedTokenizerFast) -> None:
-    chat = ChatTokenizer(tokenizer, MERGING)
+    chat = ChatTokenizer(tokenizer, CUT_AT_END + OPENING)
     sure, doubtful = (
-        Sample.of(name, turns("Q", "\nA", "And?", answer)) for name, answer in (("a", "\nYes"), ("b", "Yes"))
+        Sample.of(name, turns("Q", "A", "And?", answer)) for name, answer in (("a", "Yes"), ("b", "Yes.END No"))
     )
     result = encode_samples([sure, doubtful], chat, None, lambda length: True, generated=True)
     assert result.prompt_no_prefix == ["b"] and [one.id for one in result.samples] == ["a", "b"]
