@@ -60,6 +60,7 @@ def _named_here(file: str) -> str:
 
 def _tokenizer(settings: Settings, model: str) -> "ChatTokenizer":
     """The tokenizer of a model with its template; the demo's is made without its model."""
+    from gradsim_assets.core.models.loading import NO_LIMIT
     from gradsim_assets.core.models.tokenization import ChatTokenizer
     from gradsim_assets.resources.by_name import resources
 
@@ -68,7 +69,9 @@ def _tokenizer(settings: Settings, model: str) -> "ChatTokenizer":
         return hub.tokenizer(model, hub.resolve(model))
     from gradsim_assets.demo.model import train_tokenizer
 
-    return ChatTokenizer(train_tokenizer(), hub.settings(model).chat_template, loss_on=settings.data.loss_on)
+    tokenizer = train_tokenizer()
+    tokenizer.model_max_length = NO_LIMIT
+    return ChatTokenizer(tokenizer, hub.settings(model).chat_template, loss_on=settings.data.loss_on)
 
 
 def _show(samples: "list[Sample]", chat: "ChatTokenizer") -> None:
