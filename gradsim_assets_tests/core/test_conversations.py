@@ -1,5 +1,6 @@
 """Conversations on their way through all that reads samples; one exchange stays what it was."""
 
+import copy
 import hashlib
 import json
 from dataclasses import replace
@@ -17,11 +18,13 @@ from gradsim_assets.core.datasets.originals_source import content_version
 from gradsim_assets.core.datasets.paraphrased import load_paraphrases, written_paraphrases
 from gradsim_assets.core.datasets.paraphrasing import ParaphraserOptions, paraphrase_samples
 from gradsim_assets.core.datasets.text_overlap import with_text_overlap
+from gradsim_assets.core.evaluation.training_inputs import training_inputs
 from gradsim_assets.core.models.loading import LoadedModel
 from gradsim_assets.core.models.tokenization import ChatTokenizer
 from gradsim_assets.core.samples import Missing, Sample, sample_frame, samples_of
 from gradsim_assets.core.tables.schemas import CONVERSATION, LIMA, MODEL_GENERATED, PARAPHRASED
 from gradsim_assets.core.tables.storage import Partition, Tables
+from gradsim_assets.core.training.recipe import TrainingRecipe
 from gradsim_assets.resources.model_hub import ModelHub
 from gradsim_assets_tests.support.chat_server import ChatServer
 from gradsim_assets_tests.support.conversations import CALL, MESSAGES, TOOLS, conversation, plain
@@ -173,6 +176,33 @@ def test_calls_of_tools_and_what_tools_say_stay_as_they_are(loaded: LoadedModel,
     found = samples_of(table)[0]
     assert found.tools == TOOLS and found.messages[1]["tool_calls"] == [CALL] and found.messages[2] == MESSAGES[3]
     assert [m["role"] for m in found.messages] == [m["role"] for m in short.messages]
+
+
+def test_a_retraining_sees_the_originals_answers_behind_reworded_turns(loaded: LoadedModel) -> None:
+    other = plain("o", "Say a river.", "The Elbe.")
+    originals = [TURNS, plain("o", "Name a lake.", "Sils.", "Another?", "Zug."), EXCHANGE]
+    reworded = [plain("t", "Say a river.", "Rhine it is.", "One more?", "Aare it is."), other, Sample("a", "R", "B")]
+    recipe = TrainingRecipe(reworded_prompts=0.5)
+    start: Any = None  # what a training starts from plays no part here
+    variants = {"paraphrased": sample_frame(reworded)}
+    found = training_inputs(recipe, start, sample_frame(originals), variants, loaded, "auto").reworded
+    texts_of = [one and loaded.tokenizer.tokenizer.decode(one.input_ids) for one in found]
+    eos = loaded.tokenizer.tokenizer.eos_token
+    assert texts_of == [
+        f"<|user|>\nSay a river.\n<|assistant|>\nThe Rhine.{eos}\n<|user|>\nOne more?\n<|assistant|>\nThe Aare.{eos}",
+        None,  # of other turns
+        f"<|user|>\nR\n<|assistant|>\nA{eos}",
+    ]
+
+
+def test_answers_that_fill_the_context_leave_no_room_for_another_turn(loaded: LoadedModel, tmp_path: Path) -> None:
+    model = copy.deepcopy(loaded.model)
+    model.generation_config.eos_token_id = None  # it does not end before the context does
+    endless = replace(loaded, model=model)
+    table, counts = answers(endless, [TURNS, EXCHANGE], "every", tmp_path)
+    assert table["id"].to_list() == ["a"] and counts["dropped"] == 1 and counts["truncated"] == 1
+    table, counts = answers(endless, [TURNS, EXCHANGE], "last", tmp_path)
+    assert table["id"].to_list() == ["t", "a"] and counts["dropped"] == 0 and counts["truncated"] == 2
 
 
 def test_a_copy_is_one_of_all_answers() -> None:
