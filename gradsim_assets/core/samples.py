@@ -24,8 +24,14 @@ _SHOWN = 80
 #: Who speaks in a conversation. Only the assistant's turns are answers, and only they and the user's are rewritten.
 ROLES = ("system", "developer", "user", "assistant", "tool", "function", "ipython", "environment", "observation")
 
+#: The role of a text without turns (pretraining): no template stands around it, and the loss is on all of it.
+PLAIN = "text"
+
 #: What chat templates read of a message besides its role and content.
 _MORE = ("name", "tool_calls", "tool_call_id", "reasoning_content", "thinking", "reasoning")
+
+#: Whose texts are compared and rewritten.
+_SPOKEN = ("user", "assistant")
 
 #: A message as chat templates take it.
 Message = dict[str, Any]
@@ -36,7 +42,8 @@ class Sample:
     """One conversation.
 
     Attributes:
-        user, assistant: The texts of the user's and of the assistant's turns in order, several joined by line ends.
+        user, assistant: The texts of the user's and of the assistant's turns in order, several joined by line ends; both are all
+            of a plain text.
         conversation: All of it as JSON, {"messages": [...], "tools": [...]}; None where it is one exchange, of which the two
             texts say all.
     """
@@ -49,9 +56,9 @@ class Sample:
     @classmethod
     def of(cls, sample_id: str, messages: Sequence[Message], tools: Sequence[Any] | None = None) -> Self:
         """The sample of these messages and of the tools (JSON schemas) that its assistant may call."""
-        said = {role: [m["content"] or "" for m in messages if m["role"] == role] for role in ("user", "assistant")}
+        said = {role: [m["content"] or "" for m in messages if m["role"] in (role, PLAIN)] for role in _SPOKEN}
         user, assistant = ("\n".join(filter(None, said[role])) for role in ("user", "assistant"))
-        exchange = [(m["role"], sorted(m)) for m in messages] == [(role, ["content", "role"]) for role in said]
+        exchange = [(m["role"], sorted(m)) for m in messages] == [(role, ["content", "role"]) for role in _SPOKEN]
         if exchange and not tools:
             return cls(sample_id, user, assistant)
         document = {"messages": list(messages), **({"tools": list(tools)} if tools else {})}
@@ -68,6 +75,11 @@ class Sample:
     def tools(self) -> list[Any] | None:
         """The tools that the assistant may call; None for none."""
         return None if self.conversation is None else json.loads(self.conversation).get("tools")
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is a text without turns."""
+        return self.conversation is not None and self.messages[0]["role"] == PLAIN
 
     @property
     def prompt(self) -> list[Message]:
@@ -88,7 +100,7 @@ class Sample:
 
 
 def _is_spoken(message: Message) -> bool:
-    return message["role"] in ("user", "assistant") and bool(message["content"])
+    return message["role"] in (*_SPOKEN, PLAIN) and bool(message["content"])
 
 
 @dataclass(frozen=True)
@@ -124,6 +136,10 @@ def parse_sample(sample_id: Any, messages: Any, place: str, tools: Any = None) -
 
 def _check_turns(turns: Sequence[Message], where: str) -> None:
     roles = [turn["role"] for turn in turns]
+    if roles == [PLAIN]:
+        if not turns[0]["content"].strip():
+            raise InputError(f"{where} has an empty text; remove the sample or fill it in.")
+        return
     if unknown := [role for role in roles if role not in ROLES]:
         raise InputError(f"{where} has the role {_shown(unknown[0])}; roles are {', '.join(ROLES)}: rename it.")
     if "assistant" not in roles:

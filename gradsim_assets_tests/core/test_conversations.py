@@ -165,6 +165,20 @@ def test_the_last_turn_is_answered_or_every_one_after_the_answers_before(loaded:
     assert counts["dropped"] == 0
 
 
+def test_plain_texts_are_rewritten_whole_and_have_no_answer(loaded: LoadedModel, tmp_path: Path) -> None:
+    text = Sample.of("p", [{"role": "text", "content": "The river runs through the old town and on into the sea."}])
+    with ChatServer() as server:
+        prices = {ParaphraserOptions.model: (0.15, 0.60)}
+        options = ParaphraserOptions(store=tmp_path, base_url=server.url, api_key=server.key, prices=prices)
+        (variant,) = paraphrase_samples([text], options).variants
+    assert isinstance(variant, Sample) and variant.is_plain and variant != text
+    assert samples_of(LIMA.enforce(sample_frame([text, EXCHANGE]))) == [text, EXCHANGE]
+    table, counts = answers(loaded, [text, EXCHANGE], "last", tmp_path)
+    assert table["id"].to_list() == ["a"] and counts["dropped"] == 1
+    corpus = [text, plain("x", "desert", "A"), plain("y", "meadow", "A")]
+    assert Retriever(corpus).candidates(variant, 1)[0].index == 0
+
+
 def test_calls_of_tools_and_what_tools_say_stay_as_they_are(loaded: LoadedModel, tmp_path: Path) -> None:
     chat = ChatTokenizer(tokenizer_of_families(), TOOL_TEMPLATE)
     short = Sample.of("c", [*MESSAGES[1:6], {"role": "assistant", "content": "Basel."}], TOOLS)

@@ -70,7 +70,7 @@ _OTHERS = (
 )
 
 #: Names in the first line of a CSV file of samples.
-_HEADINGS = {"role", "content", "text", *KNOWN}
+_HEADINGS = {"role", "content", *KNOWN}
 
 
 def format_of(path: Path) -> Format:

@@ -4,6 +4,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from gradsim_assets.core.samples import PLAIN
+
 #: A row of a file, by column.
 Row = Mapping[str, Any]
 
@@ -22,6 +24,7 @@ ColumnName = Literal[
     "completion",
     "chosen",
     "rejected",
+    "text",
 ]
 
 #: Who speaks in files of ShareGPT, in the words of chat templates.
@@ -118,6 +121,7 @@ LAYOUTS = (
     Layout("preferences", ("chosen",), _chosen, ("prompt", "rejected", "system", "tools")),
     Layout("prompts and responses", ("prompt", "response"), _two("prompt", "response"), ("system",)),
     Layout("questions and answers", ("question", "answer"), _two("question", "answer"), ("system",)),
+    Layout("plain texts", ("text",), lambda row: None if row.get("text") is None else [_said(PLAIN, row["text"])]),
 )
 PARAPHRASES = Layout("messages", ("paraphrased_messages",), lambda row: row.get("paraphrased_messages"), ("tools",))
 

@@ -55,9 +55,10 @@ def model_generated(
 ) -> tuple[pl.DataFrame, dict[str, int]]:
     """The table `model_generated` of a shard, and how many of its answers are cut, left out, decoded alone or doubtful.
 
-    `originals` is the table `lima`. The policy "drop" leaves out prompts that fill the context, every policy those that the
-    model's own answers have filled; variants that are missing from `paraphrased` have none. `identity`, `store`, `progress` and `log` are those of `generate_answers`. What tools said and
-    what they were asked stays as it is in the paraphrase.
+    `originals` is the table `lima`. Left out are prompts that fill the context under the policy "drop", those that the model's own
+    answers have filled under every policy, and plain texts, which ask nothing. Variants that are missing from `paraphrased` are not
+    counted. `identity`, `store`, `progress` and `log` are those of `generate_answers`. What tools said and what they were asked
+    stays as it is in the paraphrase.
 
     Raises:
         InputError: as `generate_answers`; under another policy a prompt leaves no room for an answer; a paraphrase has no
@@ -78,7 +79,8 @@ def model_generated(
         )
 
     samples = samples_of(paraphrased)
-    answered = _answered(samples, ask, lambda sample: _has_room(sample, loaded), generate, drops=policy == "drop")
+    asking = [sample for sample in samples if not sample.is_plain]
+    answered = _answered(asking, ask, lambda sample: _has_room(sample, loaded), generate, drops=policy == "drop")
     frame = answer_frame(answered, originals)
     answers = [answer for one in answered for answer in one.answers]
     return frame, {

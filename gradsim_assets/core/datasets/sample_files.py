@@ -202,11 +202,6 @@ def _lacking(source: Source, columns: Sequence[str], layout: Layout | None) -> s
     has = f"it has {', '.join(columns) or 'none'}"
     if layout is not None:
         return f"{source} needs the column id: {has}. Give every row the id of its original."
-    if "text" in columns:
-        return (
-            f"{source} holds plain texts, which are no conversations: {has}. Write every row as messages: "
-            '[{"role": "user", "content": ...}, {"role": "assistant", "content": ...}].'
-        )
     known = "; ".join(" and ".join(one.needs) for one in LAYOUTS)
     return (
         f"{source} needs columns that samples are made of ({known}); {has}. Say by [data.columns] in which columns they are, "

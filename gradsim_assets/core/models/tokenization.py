@@ -90,6 +90,14 @@ class ChatTokenizer:
     def _ids(self, text: str) -> np.ndarray:
         return np.asarray(self.tokenizer(text, add_special_tokens=False)["input_ids"], dtype=np.int64)
 
+    def _whole_ids(self, sample: Sample) -> np.ndarray:
+        return self.token_ids(sample.messages, False, sample.tools)
+
+    def _plain_ids(self, sample: Sample) -> np.ndarray:
+        """Token ids of a text without turns, as in pretraining: with what the tokenizer puts around texts, and EOS at its end."""
+        ids, end = self.tokenizer(sample.user)["input_ids"], self.tokenizer.eos_token_id
+        return np.asarray(ids if ids[-1:] == [end] else [*ids, end], dtype=np.int64)
+
     def prompt_ids(self, sample: Sample) -> np.ndarray:
         """Token ids of what the last answer answers, with the generation prompt; raises InputError for a token that the model lacks."""
         return self._known(sample, self.token_ids(sample.prompt, True, sample.tools))
@@ -98,7 +106,7 @@ class ChatTokenizer:
         """The sample with its labels: IGNORED on what the loss does not count.
 
         Of one exchange the loss counts all but the tokens that the prompt and the whole begin with, of other conversations the
-        `answer_spans`; with loss_on = "all" it counts every token.
+        `answer_spans`; of plain texts, and with loss_on = "all", it counts every token.
 
         Raises:
             InputError: no response token is left, so the loss is undefined; or the model lacks one of its tokens; or as
@@ -138,8 +146,8 @@ class ChatTokenizer:
 
     def _counted(self, sample: Sample, generated: bool) -> tuple[np.ndarray, list[Span], bool]:
         """Token ids of the whole, those that the loss counts, and whether they are sure."""
-        if self.loss_on == "all":
-            whole = self._known(sample, self.token_ids(sample.messages, False, sample.tools))
+        if sample.is_plain or self.loss_on == "all":
+            whole = self._known(sample, self._plain_ids(sample) if sample.is_plain else self._whole_ids(sample))
             return whole, [(0, len(whole))], True
         if sample.conversation is None:
             input_ids, border, sure = self._border(sample)

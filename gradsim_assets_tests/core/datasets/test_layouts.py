@@ -168,6 +168,21 @@ def test_all_of_lima_is_read_with_its_conversations(tmp_path: Path) -> None:
         assert len(ends) == len(row["conversations"]) / 2
 
 
+def test_plain_texts_are_samples_without_turns(tmp_path: Path) -> None:
+    found, notes = read(tmp_path, {"id": 1, "text": "Once upon a time."}, {"id": 2, "text": "The end."})
+    assert [one.messages for one in found] == [
+        [{"role": "text", "content": t}] for t in ("Once upon a time.", "The end.")
+    ]
+    assert all(one.is_plain for one in found) and "with plain texts (text): 2 rows" in notes[0]
+    tokenizer = train_tokenizer()
+    encoded = ChatTokenizer(tokenizer).encode(found[0])
+    assert tokenizer.decode(encoded.input_ids) == f"Once upon a time.{tokenizer.eos_token}"
+    assert np.array_equal(encoded.labels, encoded.input_ids)
+    mixed = {"id": 3, "messages": [{"role": "text", "content": "Once."}, *exchange(FIRST)]}
+    with pytest.raises(InputError, match="has the role text"):
+        read(tmp_path, mixed)
+
+
 def test_what_was_detected_made_up_or_left_out_is_said(tmp_path: Path) -> None:
     rows = [
         {**LAYOUTS["preferences"](one), "topic": topic} for one, topic in ((FIRST, "x"), (SECOND, "y"), (FIRST, "x"))

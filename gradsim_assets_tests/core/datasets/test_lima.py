@@ -59,7 +59,7 @@ USER, ANSWER = {"role": "user", "content": "Q"}, {"role": "assistant", "content"
         (faulty([USER, {**ANSWER, "content": " \n"}]), "sample a has an empty answer, so it has no response tokens"),
         (faulty([{**USER, "content": ""}, ANSWER]), "sample a has an empty user message"),
         (faulty("hello"), "has text as its messages; messages must be a list of {role, content}"),
-        ([{"id": "a", "text": "hello"}], "holds plain texts, which are no conversations: it has id, text"),
+        ([{"id": "a", "text": " "}], "sample a has an empty text"),
     ],
 )
 def test_an_unsound_sample_is_named(content: list[dict[str, Any]], sentence: str, tmp_path: Path) -> None:

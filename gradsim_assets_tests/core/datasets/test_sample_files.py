@@ -226,7 +226,6 @@ def test_a_torn_or_foreign_line_is_named_by_its_number(content: bytes, line: int
         ("data.jsonl", b"<!DOCTYPE html>\n<title>Sign in</title>", "is a page of HTML or XML; download the file itself"),
         ("data.parquet", b"version https://git-lfs.github.com/spec/v1\noid", "is a pointer of git-lfs"),
         ("notes.txt", b"hello", "is of no known kind; use a .parquet, .jsonl, .json, .csv or .arrow file"),
-        ("data.jsonl", lines({"id": "a", "text": "b"}), "holds plain texts, which are no conversations: it has id, text"),
         ("data.jsonl", lines({"id": "a", "chat": 1}), "(messages; conversations; instruction and output;"),
         ("data.jsonl", lines({"id": "a", "chat": 1}), "it has id, chat. Say by [data.columns] in which columns they are"),
         ("bad.arrow", b"ARROW1 and nothing more", "cannot be read as an Arrow file"),

@@ -121,7 +121,7 @@
     const badge = element("span", { className: right ? "badge" : "badge wrong" });
     badge.textContent = (right ? "" : "✗ wrong ") + (gap === null ? "" : `Δ ${gap.toFixed(2)}`);
     badge.title = (right ? "" : "Wrong under the full gradient. ") + "Δ: best component minus full gradient, absolute";
-    const text = here.texts?.[id]?.find(([role]) => role === "user")?.[1] ?? "";
+    const text = here.texts?.[id]?.find(([role]) => role === "user" || role === "text")?.[1] ?? "";
     const node = element("li", { id: `sample-${i}` }, badge, id, element("span", { className: "snippet" }, text.slice(0, 120)));
     node.setAttribute("role", "option");
     node.setAttribute("aria-selected", String(i === state.sample));
