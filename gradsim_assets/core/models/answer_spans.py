@@ -61,7 +61,11 @@ class Rendered:
     @cached_property
     def ids(self) -> np.ndarray:
         """Token ids of the whole, int64 [T]."""
-        return self.ids_of(self.text)
+        return np.asarray(self._encoding["input_ids"], dtype=np.int64)
+
+    @cached_property
+    def _encoding(self) -> Any:
+        return self.tokenizer(self.text, add_special_tokens=False)
 
     @cached_property
     def marked(self) -> list[tuple[int, int]] | None:
@@ -86,15 +90,21 @@ class Rendered:
         return found if found is None or found.exact else Border(found.token + 1, False)
 
     def _between(self, place: int) -> Border | None:
-        """The border between two tokens that a place is; None where the tokens before it are not those of the text before it."""
+        """The border between two tokens that a place is; None where none is there.
+
+        Where the tokenizer does not say which characters its tokens hold (spaces at their beginning, say), the tokens before the
+        place must be those of the text before it.
+        """
+        if self.tokenizer.is_fast and place < len(self.text):
+            token = self._encoding.char_to_token(place)
+            if token is not None and self._encoding.token_to_chars(token).start == place:
+                return Border(token, True)
         ids = self.ids_of(self.text[:place])
         return Border(len(ids), True) if np.array_equal(ids, self.ids[: len(ids)]) else None
 
     def _holding(self, place: int, character: int) -> Border | None:
         """The token that holds a character, where the tokenizer knows."""
-        if not self.tokenizer.is_fast:
-            return None
-        found = self.tokenizer(self.text, add_special_tokens=False).char_to_token(character)
+        found = self._encoding.char_to_token(character) if self.tokenizer.is_fast else None
         return None if found is None else Border(found, False)
 
     def changed(self, **change: Any) -> bool:
@@ -189,6 +199,8 @@ def _end(rendered: Rendered, number: int, until: str) -> int | None:
     """
     if number == len(rendered.messages) - 1:
         return len(rendered.ids)
+    if rendered.text.startswith(until) and (border := rendered.first_token(len(until))) is not None and border.exact:
+        return border.token
     ids = rendered.ids_of(until)
     common = _common(ids, rendered.ids)
     return common if set(ids[common:].tolist()) <= set(rendered.tokenizer.all_special_ids) else None
