@@ -83,6 +83,14 @@ FAMILIES: dict[str, tuple[str, str, str, str, bool]] = {
     "deepseek r1": (_DEEPSEEK_R1, "", "<｜end▁of▁sentence｜>", "<｜end▁of▁sentence｜>", True),
 }
 
+#: Qwen 3: an answer without thoughts opens and closes some at the end of the conversation, and none within it.
+QWEN_3 = (
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' }}{% if m['role'] == 'assistant' %}{% generation %}"
+    "{% if loop.last %}{{ '<think>\n\n</think>\n\n' }}{% endif %}{{ m['content'] + '<|im_end|>\n' }}{% endgeneration %}"
+    "{% else %}{{ m['content'] + '<|im_end|>\n' }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
 #: ChatML with tools, as Qwen 2.5 and Hermes write them.
 TOOLS = (
     "{% if tools %}{{ '<|im_start|>system\n' }}{% for tool in tools %}{{ tool | tojson + '\n' }}{% endfor %}{{ '<|im_end|>\n' }}"

@@ -171,8 +171,10 @@ def _grown(rendered: Rendered, number: int, opens_answers: bool, lenient: bool) 
     beginnings = (prompt, _OPENED_THOUGHTS.sub("", prompt))
     before = next((text for text in beginnings if rendered.text.startswith(text)), None)
     begin = None if before is None else rendered.first_token(len(before))
-    end = _end(rendered, number, until)
     said = (rendered.messages[number]["content"] or "").strip()
+    end = _end(rendered, number, until)
+    if end is None and before is not None and said and "tool_calls" not in rendered.messages[number]:
+        end = _end_of_text(rendered, said, until, len(before))
     place = until.find(said, len(before or ""))
     why = None
     if before is None:
@@ -204,6 +206,19 @@ def _end(rendered: Rendered, number: int, until: str) -> int | None:
     ids = rendered.ids_of(until)
     common = _common(ids, rendered.ids)
     return common if set(ids[common:].tolist()) <= set(rendered.tokenizer.all_special_ids) else None
+
+
+def _end_of_text(rendered: Rendered, said: str, until: str, begin: int) -> int | None:
+    """Where an answer ends that is just its text, right behind its prompt, and what the template puts behind it.
+
+    At the end of a conversation a template may show it otherwise (Qwen 3 opens thoughts there that it leaves out before).
+    """
+    _, found, behind = until.rpartition(said)
+    place = rendered.text.find(said + behind, begin)
+    if not (found and behind) or place < 0 or rendered.text[begin:place].strip():
+        return None
+    border = rendered.last_token(place + len(said + behind))
+    return border.token if border is not None and border.exact else None
 
 
 def _common(first: np.ndarray, second: np.ndarray) -> int:

@@ -16,7 +16,14 @@ from gradsim_assets.core.errors import InputError
 from gradsim_assets.core.models.encoded_sample import IGNORED
 from gradsim_assets.core.models.tokenization import ChatTokenizer, encode_samples
 from gradsim_assets.core.samples import Sample
-from gradsim_assets_tests.support.template_families import FAMILIES, TOOLS, tokenizer_of_families, turns, unmarked
+from gradsim_assets_tests.support.template_families import (
+    FAMILIES,
+    QWEN_3,
+    TOOLS,
+    tokenizer_of_families,
+    turns,
+    unmarked,
+)
 
 TEXTS = (
     *(
@@ -115,6 +122,19 @@ def test_no_conversation_of_up_to_ten_turns_is_refused(family: str, tokenizer: P
         for chat in chats:
             encoded = chat.encode(Sample.of(str(number), messages))
             assert (encoded.labels != IGNORED).astype(int).tolist() == expected, messages
+
+
+def test_what_only_the_end_of_a_conversation_shows_is_no_fault(tokenizer: PreTrainedTokenizerFast) -> None:
+    messages = turns(*TEXTS)
+    expected = trl_mask(tokenizer, QWEN_3, messages)["assistant_masks"]
+    for text in (QWEN_3, unmarked(QWEN_3)):
+        chat = ChatTokenizer(tokenizer, text)
+        labels = chat.encode(Sample.of("s", messages)).labels
+        assert (labels != IGNORED).astype(int).tolist() == expected
+        assert in_loss(tokenizer, chat, Sample.of("s", messages))[-1] == "<think>\n\n</think>\n\nAny time!<|im_end|>\n"
+    within = unmarked(QWEN_3).replace("if loop.last", "if not loop.last")  # what is shown there is not the answer alone
+    with pytest.raises(InputError, match=r"goes on otherwise behind the answer .*\(message 2, assistant\)"):
+        ChatTokenizer(tokenizer, within).encode(Sample.of("s", messages))
 
 
 WEATHER = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}}}
