@@ -8,13 +8,25 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictFloat,
+    StrictInt,
+    StrictStr,
+    ValidationError,
+)
 
 from gradsim_assets.core.candidates.bm25 import ZeroScores
 from gradsim_assets.core.candidates.candidate_count import Candidates
+from gradsim_assets.core.datasets.layouts import ColumnName
 from gradsim_assets.core.errors import InputError
 from gradsim_assets.core.evaluation.step import Optimizer
 from gradsim_assets.core.home import gradsim_home
+from gradsim_assets.core.models.answer_spans import LossOn
 from gradsim_assets.core.models.controls import trained_id, untrained_id
 from gradsim_assets.core.models.revisions import whole_id
 from gradsim_assets.core.models.tokenization import ContextPolicy
@@ -47,6 +59,9 @@ def _checked_cron(schedule: str) -> str:
     return schedule
 
 
+#: A value that a column of rows is compared with. Strict: 1 is not the text "1", nor true.
+FilterValue = StrictStr | StrictBool | StrictInt | StrictFloat
+
 #: When a schedule runs. Dagster would refuse a wrong one as definitions load, that is in every command.
 Cron = Annotated[str, AfterValidator(_checked_cron)]
 
@@ -66,6 +81,10 @@ class DataSettings(_Section):
     retriever_tokens: Literal["whitespace", "model"] = "whitespace"
     retriever_model: str = ""
     zero_scores: ZeroScores = "random"
+    columns: dict[ColumnName, str] = {}
+    filter: dict[str, FilterValue | tuple[FilterValue, ...]] = {}
+    loss_on: LossOn = "assistant"
+    generate: Literal["last", "every"] = "last"
 
 
 class ParaphraserSettings(_Section):

@@ -63,7 +63,7 @@ def _build(settings: Settings, partitions: Partitions, profiles: Mapping[str, Pr
     tables = [
         lima.build(settings),
         paraphrased.build(settings, partitions),
-        model_generated.build(partitions, heavy),
+        model_generated.build(settings, partitions, heavy),
         *bm25_candidates.build(settings, partitions),
         *curvature.build(settings, heavy),
         *gradient_pass.build(settings, partitions, heavy),

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from gradsim_assets import __version__
-from gradsim_assets.cli import backfill, explain, export, models, plan, run, scripts, status, trace
+from gradsim_assets.cli import backfill, check, explain, export, init, models, plan, run, scripts, status, trace
 from gradsim_assets.cli.instance import BAD_INPUT, FAILED, launcher
 from gradsim_assets.core.errors import InputError, ServiceError
 from gradsim_assets.core.room import full_disk
@@ -77,6 +77,8 @@ def ui(host: str, port: int) -> None:
 
 for command in (
     run.demo,
+    init.init,
+    check.check,
     run.run,
     trace.trace,
     ui,

@@ -39,12 +39,15 @@ def resources(settings: Settings) -> Resources:
             paraphrases=settings.data.paraphrases,
             samples=settings.data.samples,
             folder=str(settings.folder),
+            columns={str(ours): theirs for ours, theirs in settings.data.columns.items()},
+            where=dict(settings.data.filter),
         ),
         hub=ModelHub(
             home=str(settings.home),
             device=settings.compute.device,
             models=[model.model_dump(exclude_none=True) for model in settings.models],
             defaults={"candidates": settings.data.candidates},
+            loss_on=settings.data.loss_on,
         ),
         paraphraser=Paraphraser(
             store=str(Home(settings.home).paraphrases),

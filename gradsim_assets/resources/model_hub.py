@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import dagster as dg
 from pydantic import Field
@@ -12,6 +12,7 @@ from gradsim_assets.configuration import DataSettings, ModelSettings
 from gradsim_assets.core.candidates.bm25 import Tokens
 from gradsim_assets.core.errors import InputError
 from gradsim_assets.core.home import Home
+from gradsim_assets.core.models.answer_spans import LossOn
 from gradsim_assets.core.models.controls import trained_id
 from gradsim_assets.core.models.description import ModelDescription, describe
 from gradsim_assets.core.models.devices import own_device
@@ -46,6 +47,8 @@ class ModelHub(dg.ConfigurableResource):
     models: list[dict[str, Any]]
     #: Settings of models that name none themselves.
     defaults: dict[str, Any] = Field(default={"candidates": DataSettings().candidates})
+    #: Which tokens of a conversation the loss counts (`core.models.answer_spans.LossOn`).
+    loss_on: str = DataSettings().loss_on
 
     def settings(self, model_id: str) -> ModelSettings:
         """The settings of one model; defaults for what it does not name, and for a model without an entry under [[models]].
@@ -63,8 +66,10 @@ class ModelHub(dg.ConfigurableResource):
         return trained_id(control) or next(of_base, None)
 
     def differing(self, model_id: str) -> str:
-        """Those settings of a model that decide values and are not the defaults, as text; "" where all are."""
-        return self.settings(model_id).differing(ModelSettings.model_validate({**self.defaults, "id": model_id}))
+        """Those settings of a model, and of what its loss is on, that decide values and are not the defaults; "" where all are."""
+        own = self.settings(model_id).differing(ModelSettings.model_validate({**self.defaults, "id": model_id}))
+        loss = "" if self.loss_on == DataSettings().loss_on else f"loss_on={self.loss_on}"
+        return f"{own} {loss}".strip()
 
     def optimizer_version(self, model_id: str) -> str:
         """Hash of the content of a model's optimizer state (16 hex digits); "none" where it has none.
@@ -146,7 +151,8 @@ class ModelHub(dg.ConfigurableResource):
 
     def tokenizer(self, model_id: str, revision: Revision) -> ChatTokenizer:
         """The tokenizer of that revision with the model's chat template, without the model."""
-        return ChatTokenizer(load_tokenizer(model_id, revision), self.settings(model_id).chat_template)
+        template = self.settings(model_id).chat_template
+        return ChatTokenizer(load_tokenizer(model_id, revision), template, loss_on=self._loss_on)
 
     def retriever_tokens(self, model_id: str | None) -> tuple[Tokens, str]:
         """How texts are cut for BM25, and its name: at white space (None), or by the tokenizer that a model has now.
@@ -179,4 +185,9 @@ class ModelHub(dg.ConfigurableResource):
         if frozen := sum(not parameter.requires_grad for parameter in model.parameters()):
             log(f"{model_id} has {frozen} weights for images or sound, which texts do not reach; they are left out.")
         vocabulary = len(model.get_input_embeddings().weight)
-        return LoadedModel(model, ChatTokenizer(tokenizer, settings.chat_template, vocabulary), revision, device)
+        chat = ChatTokenizer(tokenizer, settings.chat_template, vocabulary, self._loss_on)
+        return LoadedModel(model, chat, revision, device)
+
+    @property
+    def _loss_on(self) -> LossOn:
+        return cast(LossOn, self.loss_on)  # Dagster's configuration knows no literals

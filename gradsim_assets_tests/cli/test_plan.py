@@ -13,10 +13,14 @@ from gradsim_assets.cli import plan as command
 from gradsim_assets.configuration import ComputeSettings, DataSettings, ModelSettings, Settings
 from gradsim_assets.core.errors import InputError
 from gradsim_assets.core.gradients.engine import PassGraph, PassOptions, plan_pass, shape_of_config
+from gradsim_assets.core.models.answer_spans import LossOn
 from gradsim_assets.core.partition_keys import model_slug
 from gradsim_assets.core.tables.storage import Partition, Tables
 from gradsim_assets.definitions import build_definitions
 from gradsim_assets.resources.by_name import resources
+from gradsim_assets_tests.support.conversations import conversation
+from gradsim_assets_tests.support.sample_files import write
+from gradsim_assets_tests.support.template_families import TOOLS as TOOL_TEMPLATE
 from gradsim_assets_tests.support.tiny_models import save_tiny_model
 
 #: Tokens of the first eight samples of the demo: 137 to 243 under the demo's tokenizer, prompts up to 33.
@@ -89,6 +93,29 @@ def test_a_pass_does_what_was_planned_for_it(kind: str, context: str, tmp_path: 
     table = Tables(settings.tables).read(["dot_products", SETTING], Partition(model_slug(settings.models[0].id), "01"))
     pairs = table.select("variant_id", "original_id").unique(maintain_order=True).rows()
     assert pairs == list(graphs["01"].pairs[SETTING])
+
+
+@pytest.mark.parametrize("loss_on", ["assistant", "last", "all"])
+def test_a_pass_over_conversations_with_tools_does_what_was_planned_for_it(loss_on: LossOn, tmp_path: Path) -> None:
+    settings = configured(tmp_path, "olmo", "auto")
+    originals = [conversation(f"c{n}").with_texts(f"{text} {n}" for _, text in conversation().texts) for n in range(4)]
+    paraphrases = [one.with_texts(f"So: {text}" for _, text in one.texts) for one in originals]
+    for name, samples in (("o", originals), ("p", paraphrases)):
+        write(tmp_path / f"{name}.jsonl", [{"id": s.id, "messages": s.messages, "tools": s.tools} for s in samples])
+    data = DataSettings(
+        originals="o.jsonl", paraphrases="p.jsonl", shards=2, candidates=3, loss_on=loss_on
+    )  # the folder of a configuration is that of its file
+    model = settings.models[0].model_copy(update={"chat_template": TOOL_TEMPLATE})
+    settings = settings.model_copy(update={"data": data, "models": (model,), "folder": tmp_path})
+    graph = planned(settings)["01"]
+    lengths = [(tokens, counted) for tokens, counted in graph.variants[SETTING].values()]
+    assert all((counted == tokens - 1) == (loss_on == "all") for tokens, counted in lengths)
+    result, metadata = done(settings, "01")
+    assert result.success
+    assert metadata["distinct_samples"] == metadata["gradients_computed"] == graph.minimum
+    assert metadata["prompt_no_prefix"] == 0
+    table = Tables(settings.tables).read(["dot_products", SETTING], Partition(model_slug(model.id), "01"))
+    assert table.select("variant_id", "original_id").unique(maintain_order=True).rows() == list(graph.pairs[SETTING])
 
 
 def test_what_a_pass_refuses_its_plan_refuses(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from gradsim_assets.core.partition_keys import model_slug
 from gradsim_assets.core.tables.storage import Partition, Tables
 from gradsim_assets.definitions import build_definitions
 from gradsim_assets.orchestration.asset_keys import asset_key
+from gradsim_assets_tests.support.sample_files import rows, write
 from gradsim_assets_tests.support.tiny_models import save_tiny_model
 
 
@@ -157,3 +158,35 @@ def test_flagged_paraphrases_are_a_warning(settings: Settings) -> None:
     (evaluation,) = part.execute_in_process(instance=instance, partition_key="00").get_asset_check_evaluations()
     assert not evaluation.passed and evaluation.severity == dg.AssetCheckSeverity.WARN
     assert f"1 paraphrases are flagged 'assistant: refusal', such as {frame['id'][1]}" in str(evaluation.description)
+
+
+def test_variants_without_an_answer_are_left_out_and_no_fault(tmp_path: Path) -> None:
+    """Plain texts ask nothing: one shard has some of them, another nothing else."""
+    model = str(save_tiny_model(tmp_path / "model"))
+    plain = [{"id": name, "messages": [{"role": "text", "content": f"All of it is {name}."}]} for name in "bcd"]
+    write(tmp_path / "o.jsonl", [*rows("a"), *plain])
+    settings = Settings(
+        home=tmp_path,
+        folder=tmp_path,
+        tables=str(tmp_path / "tables"),
+        data=DataSettings(originals="o.jsonl", paraphrases="o.jsonl", shards=2, candidates=2),
+        models=(ModelSettings(id=model),),
+    )
+    instance, definitions, slug = dg.DagsterInstance.ephemeral(), build_definitions(settings), model_slug(model)
+    instance.add_dynamic_partitions("model", [slug])
+    assert definitions.resolve_job_def("originals").execute_in_process(instance=instance).success
+    for shard, answered in (("00", ["a"]), ("01", [])):
+        assert (
+            definitions.resolve_job_def("variants").execute_in_process(instance=instance, partition_key=shard).success
+        )
+        run = definitions.resolve_job_def("gradients").execute_in_process(
+            instance=instance, partition_key=f"{slug}|{shard}"
+        )
+        assert run.success and all(check.passed for check in run.get_asset_check_evaluations())
+        tables, partition = Tables(settings.tables), Partition(slug, shard)
+        assert tables.read(["model_generated"], partition)["id"].to_list() == answered
+        assert tables.read(["dot_products", "paraphrased"], partition)["variant_id"].n_unique() == 2
+        left_out = 2 - len(answered)
+        for key in (["model_generated"], ["dot_products", "model_generated"]):
+            assert tables.read(key, partition).is_empty() is not bool(answered)
+            assert tables.provenance(key, partition)["dropped"] == left_out

@@ -257,9 +257,9 @@ EDITS: Mapping[str, tuple[Edit, set[str]]] = {
         replaced("core/tables/schemas.py", r'"rank": Column\(pl.Int32', '"rank": Column(pl.Int64'),
         {"bm25_candidates"} | of_each_setting("retrieval"),  # stands in for the scores of imported results
     ),
-    "the wording of an error": (replaced("core/samples.py", "is not single-turn", "has several turns"), set()),
+    "the wording of an error": (replaced("core/samples.py", "has no assistant message", "lacks an answer"), set()),
     "the condition of an error": (
-        replaced("core/samples.py", r'roles != \["user", "assistant"\]', 'roles != ["user"]'),
+        replaced("core/samples.py", r'"assistant" not in roles', '"user" not in roles'),
         {"lima", "paraphrased"},
     ),
 }
@@ -283,6 +283,7 @@ DECIDES_NOTHING_THERE = {
     "core.partition_keys:model_id_of": "another id is another partition",
     "core.partition_keys:model_slug": "another id is another partition",
     "core.analysis.plots.of_table:plots_of": "shown beside a table in the UI; the report's are its own",
+    "core.datasets.lima:hub_repo": "for the version of the source; whether it is asked again",
     "core.candidates.bm25_candidates:top_candidates": "for the data version",
     "core.candidates.bm25_candidates:zero_score_places": "counted beside the table",
     "core.candidates.candidate_count:top_k": "for the data version",

@@ -1,7 +1,7 @@
 """Files of columns, Parquet and Arrow, read by Arrow's own library: it reads some columns without looking at the others."""
 
 import mmap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -26,14 +26,18 @@ class Content(NamedTuple):
     rows: Sequence[tuple[str, Mapping[str, Any]]]
 
 
-def read_columns(path: Path, found: Format, wanted: Sequence[str]) -> Content:
-    """Those of the columns `wanted` that a Parquet or Arrow file has.
+#: Which columns are wanted of those that a file has.
+Choose = Callable[[Sequence[str]], Sequence[str]]
+
+
+def read_columns(path: Path, found: Format, choose: Choose) -> Content:
+    """Those of the columns of a Parquet or Arrow file that are chosen.
 
     Raises:
         InputError: the file is damaged, was cut off or joined, or has a column twice.
     """
     try:
-        return _content(path, found, wanted)
+        return _content(path, found, choose)
     except InputError:
         raise
     except MemoryError as error:
@@ -48,11 +52,12 @@ def read_columns(path: Path, found: Format, wanted: Sequence[str]) -> Content:
         ) from error
 
 
-def _content(path: Path, found: Format, wanted: Sequence[str]) -> Content:
+def _content(path: Path, found: Format, choose: Choose) -> Content:
     if found in _MAGIC:
         _check_single(path, found)
     read = {Format.PARQUET: _parquet, Format.ARROW_FILE: _arrow_file, Format.ARROW_STREAM: _arrow_stream}
-    columns, table = read[found](path, wanted)
+    columns, table = read[found](path, choose)
+    wanted = choose(columns)
     if twice := [name for name in wanted if columns.count(name) > 1]:
         raise InputError(f"{path} has {columns.count(twice[0])} columns {twice[0]}; keep one of them.")
     chosen = table.select([name for name in wanted if name in columns])
@@ -83,30 +88,30 @@ def _is_whole(raw: bytes, found: Format) -> bool:
     return True
 
 
-def _parquet(path: Path, wanted: Sequence[str]) -> tuple[list[str], "pa.Table"]:
+def _parquet(path: Path, choose: Choose) -> tuple[list[str], "pa.Table"]:
     import pyarrow.parquet as pq
 
     with path.open("rb") as opened, pq.ParquetFile(opened, page_checksum_verification=True) as file:
         columns = list(file.schema_arrow.names)
-        return columns, file.read([name for name in wanted if name in columns])
+        return columns, file.read([name for name in choose(columns) if name in columns])
 
 
-def _arrow_file(path: Path, wanted: Sequence[str]) -> tuple[list[str], "pa.Table"]:
+def _arrow_file(path: Path, choose: Choose) -> tuple[list[str], "pa.Table"]:
     import pyarrow as pa
 
     with path.open("rb") as opened:
         columns = list(pa.ipc.open_file(opened).schema.names)
-        chosen = pa.ipc.IpcReadOptions(included_fields=_places(columns, wanted))
+        chosen = pa.ipc.IpcReadOptions(included_fields=_places(columns, choose(columns)))
         return columns, pa.ipc.open_file(opened, options=chosen).read_all()
 
 
-def _arrow_stream(path: Path, wanted: Sequence[str]) -> tuple[list[str], "pa.Table"]:
+def _arrow_stream(path: Path, choose: Choose) -> tuple[list[str], "pa.Table"]:
     import pyarrow as pa
 
     with path.open("rb") as opened:
         columns = list(pa.ipc.open_stream(opened).schema.names)
         opened.seek(0)
-        chosen = pa.ipc.IpcReadOptions(included_fields=_places(columns, wanted))
+        chosen = pa.ipc.IpcReadOptions(included_fields=_places(columns, choose(columns)))
         table = pa.ipc.open_stream(opened, options=chosen).read_all()
         end = opened.tell()
         opened.seek(-len(_END_OF_STREAM), 2)

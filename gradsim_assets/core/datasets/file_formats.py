@@ -2,11 +2,15 @@
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
+from typing import IO, cast
 
-from gradsim_assets.core.errors import InputError
+from gradsim_assets.core.datasets.layouts import KNOWN
+from gradsim_assets.core.errors import InputError, first_line
+from gradsim_assets.core.healing import may_heal
 
 
 class Format(Enum):
@@ -14,13 +18,21 @@ class Format(Enum):
 
     PARQUET = "Parquet"
     JSON_LINES = "JSON lines"
+    JSON_ARRAY = "a JSON array"
+    CSV = "CSV"
     ARROW_FILE = "an Arrow file"
     ARROW_STREAM = "an Arrow stream"
 
     @property
-    def suffix(self) -> str:
-        """How the name of such a file ends."""
-        return {"PARQUET": ".parquet", "JSON_LINES": ".jsonl"}.get(self.name, ".arrow")
+    def suffixes(self) -> tuple[str, ...]:
+        """How the name of such a file ends, the first being the usual one."""
+        texts = {"JSON_LINES": (".jsonl", ".ndjson"), "JSON_ARRAY": (".json",), "CSV": (".csv", ".tsv")}
+        return {"PARQUET": (".parquet",), **texts}.get(self.name, (".arrow",))
+
+    @property
+    def is_text(self) -> bool:
+        """Whether it is one of texts, which are read when they are compressed, too."""
+        return self in (Format.JSON_LINES, Format.JSON_ARRAY, Format.CSV)
 
 
 #: So much of a file tells its format.
@@ -32,15 +44,15 @@ _OURS = {
     b"\xff\xff\xff\xff": Format.ARROW_STREAM,
 }
 
+#: How compressed files begin, and end by name.
+_COMPRESSED = {b"\x1f\x8b": ".gz", b"\x28\xb5\x2f\xfd": ".zst", b"\xfd7zXZ\0": ".xz"}
+
 _UNPACK = "unpack it and name the file that comes out"
 _AS_UTF8 = "save it as UTF-8"
 _AS_ROWS = 'write every row as a line {"id": ..., "messages": [...]} of a .jsonl file'
 
 #: How other files begin, what that is, and the mend.
 _OTHERS = (
-    (b"\x1f\x8b", "is compressed by gzip", _UNPACK),
-    (b"\x28\xb5\x2f\xfd", "is compressed by zstd", _UNPACK),
-    (b"\xfd7zXZ\0", "is compressed by xz", _UNPACK),
     (b"BZh", "is compressed by bzip2", _UNPACK),
     (b"\x04\x22\x4d\x18", "is compressed by lz4", _UNPACK),
     (b"7z\xbc\xaf\x27\x1c", "is a 7z archive", _UNPACK),
@@ -57,53 +69,100 @@ _OTHERS = (
     (b"version https://git-lfs", "is a pointer of git-lfs", "run `git lfs pull` in its folder"),
 )
 
-#: Layouts of other tools by columns that they have.
-_LAYOUTS = (
-    ({"conversations"}, "the layout of ShareGPT"),
-    ({"instruction", "output"}, "the layout of Alpaca"),
-    ({"prompt", "chosen"}, "a layout of preferences"),
-    ({"prompt", "completion"}, "a layout of prompts and completions"),
-    ({"prompt", "response"}, "a layout of prompts and responses"),
-    ({"question", "answer"}, "a layout of questions and answers"),
-    ({"text"}, "a layout of plain texts"),
-)
-
 #: Names in the first line of a CSV file of samples.
-_HEADINGS = {"id", "messages", "role", "content"}.union(*(names for names, _ in _LAYOUTS))
+_HEADINGS = {"role", "content", *KNOWN}
 
 
 def format_of(path: Path) -> Format:
-    """The format of a file whose name says the same.
+    """The format of a file whose name says the same; of a compressed text, the format of what is in it.
 
     Raises:
         InputError: it holds something else, which the sentence names with the mend; or it cannot be read.
     """
-    try:
-        with path.open("rb") as file:
-            head = file.read(_HEAD_BYTES)
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}); correct the path or its permissions.") from error
-    found = next((one for magic, one in _OURS.items() if head.startswith(magic)), None)
-    if found is None:
-        what, mend = next(
-            ((what, mend) for magic, what, mend in _OTHERS if head.startswith(magic)), _text(head, path.suffix.lower())
-        )
-        if what:
-            raise InputError(f"{path} {what}; {mend}.")
-        found = Format.JSON_LINES
-    if path.suffix.lower() != found.suffix:
-        raise InputError(f"{path} holds {found.value}; rename it so that it ends in {found.suffix}.")
+    compression = compression_of(path)
+    with opened(path) as file:
+        head = file.read(_HEAD_BYTES)
+    found = _found(path, head, Path(path.name.lower().removesuffix(compression or "")).suffix)
+    if compression and not found.is_text:
+        raise InputError(f"{path} holds {found.value} within {compression[1:]}; {_UNPACK}.")
+    end = compression or ""
+    if not any(path.name.lower().endswith(one + end) for one in found.suffixes):
+        raise InputError(f"{path} holds {found.value}; rename it so that it ends in {found.suffixes[0]}{end}.")
     return found
 
 
-def layout_of(columns: Iterable[str]) -> str | None:
-    """The layout of another tool that a file has these columns of; None for none that is known."""
-    return next((layout for names, layout in _LAYOUTS if names <= set(columns)), None)
+def compression_of(path: Path) -> str | None:
+    """How the name of a file ends that is compressed as this one is; None for one that is not.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            head = file.read(8)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}); correct the path or its permissions.") from error
+    return next((suffix for magic, suffix in _COMPRESSED.items() if head.startswith(magic)), None)
 
 
-def _text(head: bytes, suffix: str) -> tuple[str, str]:
-    """What a text is and the mend; empty for one that may be JSON lines, whose own reader names the line at fault."""
-    if suffix in (".parquet", ".arrow") and not head.startswith(b"{"):
+@contextmanager
+def opened(path: Path) -> Iterator[IO[bytes]]:
+    """A file to be read, unpacked where it is compressed.
+
+    Raises:
+        InputError: its compression is cut off or damaged.
+    """
+    compression = compression_of(path)
+    if compression is None:
+        with path.open("rb") as file:
+            yield file
+        return
+    try:
+        with _unpacked(path, compression) as file:
+            yield file
+    except InputError:
+        raise
+    except Exception as error:  # each library has its own kinds for damaged files
+        if may_heal(error):
+            raise
+        raise InputError(
+            f"{path} cannot be unpacked ({first_line(error)}); it is cut off or damaged: write or copy it anew."
+        ) from error
+
+
+def _unpacked(path: Path, compression: str) -> IO[bytes]:
+    if compression == ".gz":
+        import gzip
+
+        return cast(IO[bytes], gzip.open(path, "rb"))
+    if compression == ".xz":
+        import lzma
+
+        return lzma.open(path, "rb")
+    import io
+
+    import pyarrow as pa
+
+    # Read whole: Arrow's stream knows no lines, and does not say that its end is missing until it is read.
+    return io.BytesIO(pa.CompressedInputStream(pa.OSFile(str(path)), "zstd").read())
+
+
+def _found(path: Path, head: bytes, suffix: str) -> Format:
+    found = next((one for magic, one in _OURS.items() if head.startswith(magic)), None)
+    if found is not None:
+        return found
+    what, mend = next(((what, mend) for magic, what, mend in _OTHERS if head.startswith(magic)), ("", ""))
+    if not what:
+        one = _text(head, suffix)
+        if isinstance(one, Format):
+            return one
+        what, mend = one
+    raise InputError(f"{path} {what}; {mend}.")
+
+
+def _text(head: bytes, suffix: str) -> Format | tuple[str, str]:
+    """The format of a text, whose own reader names the line at fault, or what it is instead and the mend."""
+    if suffix in (".parquet", ".arrow") and not head.startswith((b"{", b"[")):
         return f"is no file of the kind {suffix[1:]}, or its beginning is lost", "write or copy it anew"
     if b"\0" in head[:4]:
         return "is no text in UTF-8 (it begins with bytes of 0, as UTF-16 does, or a file that was never written)", (
@@ -114,16 +173,19 @@ def _text(head: bytes, suffix: str) -> tuple[str, str]:
     if not text:
         return "holds blank lines alone", "write it anew or name another file"
     if text.startswith("["):
-        return "is a JSON array", "write one object a line, into a .jsonl file"
+        return Format.JSON_ARRAY
     if _spans_lines(text, first, suffix):
-        return "is one JSON document over several lines", "write one object a line, into a .jsonl file"
+        return (
+            "is one JSON document over several lines",
+            "write one object a line, into a .jsonl file, or an array of objects",
+        )
     if re.match(r"<(!doctype|html|\?xml)", text, re.IGNORECASE):
         return "is a page of HTML or XML", "download the file itself"
-    if suffix in (".csv", ".tsv") or _is_header(first):
-        return "is a CSV file", _AS_ROWS
-    if suffix != Format.JSON_LINES.suffix and not text.startswith("{"):
-        return "is of no known kind", "use a .parquet, .jsonl or .arrow file"
-    return "", ""
+    if suffix in Format.CSV.suffixes or _is_header(first):
+        return Format.CSV
+    if suffix not in Format.JSON_LINES.suffixes and not text.startswith("{"):
+        return "is of no known kind", "use a .parquet, .jsonl, .json, .csv or .arrow file"
+    return Format.JSON_LINES
 
 
 def _spans_lines(text: str, first: str, suffix: str) -> bool:

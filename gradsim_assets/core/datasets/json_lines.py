@@ -1,11 +1,11 @@
-"""JSON lines, each read by Python's own parser: it takes every text as it stands and knows the line that is at fault."""
+"""JSON, read by Python's own parser: it takes every text as it stands and knows the line that is at fault."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from gradsim_assets.core.datasets.file_formats import opened
 from gradsim_assets.core.errors import InputError, kind_of
 
 #: A byte order mark. Joined files have one in their middle.
@@ -18,13 +18,11 @@ _BLANK = b" \t\r\n"
 _MOST_DIGITS = 1000
 
 
-@dataclass(frozen=True)
-class Line:
-    """One object of a file: the number of its line, all of its names, and the values of those that were asked for."""
+class Line(NamedTuple):
+    """One object of a file, and the number of its line (of the entry, in an array)."""
 
     number: int
-    names: tuple[str, ...]
-    values: Mapping[str, Any]
+    row: Mapping[str, Any]
 
 
 class _Doubled(dict[str, Any]):
@@ -33,30 +31,71 @@ class _Doubled(dict[str, Any]):
     twice: str
 
 
-def read_json_lines(path: Path, wanted: Sequence[str]) -> Iterator[Line]:
+def read_json_lines(path: Path, faults: list[str] | None = None) -> Iterator[Line]:
     """The objects of a file with one on each line; blank lines, CRLF and a byte order mark are fine.
+
+    `faults` takes in the sentences on lines that are at fault, which are passed over then.
 
     Raises:
         InputError: a line holds something else, is cut off, or is no UTF-8; the sentence names it by its number.
     """
-    with path.open("rb") as file:
+    with opened(path) as file:
         for number, raw in enumerate(file, 1):
             if content := raw.removeprefix(_MARK).strip(_BLANK):
                 try:
-                    yield _line(number, content, wanted)
+                    yield Line(number, _object_in(_parsed(content)))
                 except ValueError as error:
-                    raise InputError(f"{path}, line {number} {error}") from error
+                    _say(InputError(f"{path}, line {number} {error}"), faults, error)
 
 
-def _line(number: int, content: bytes, wanted: Sequence[str]) -> Line:
-    """Raises ValueError, which says what the line is and the mend."""
-    row = _parsed(content)
+def read_json_array(path: Path, faults: list[str] | None = None) -> Iterator[Line]:
+    """The objects of a file that holds an array of them; the number of one is its place in the array, from 1.
+
+    `faults` takes in the sentences on entries that are at fault, which are passed over then.
+
+    Raises:
+        InputError: it is no whole JSON, is no UTF-8, or holds something else; the sentence names the line or the entry.
+    """
+    with opened(path) as file:
+        content = file.read().removeprefix(_MARK)
+    try:
+        entries = json.loads(content.decode("utf-8"), object_pairs_hook=_object, parse_int=_integer)
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise InputError(
+            f"{path}, line {line} is no text in UTF-8 (byte {content[error.start]:#04x}); save the file as UTF-8."
+        ) from error
+    except json.JSONDecodeError as error:
+        raise InputError(
+            f"{path}, line {error.lineno} is no JSON ({error.msg} at column {error.colno}); correct it, or write the file anew."
+        ) from error
+    except RecursionError as error:
+        raise InputError(f"{path} is nested too deep to be read; write it anew.") from error
+    for number, entry in enumerate(entries, 1):
+        try:
+            yield Line(number, _object_in(entry))
+        except ValueError as error:
+            _say(InputError(f"{path}, entry {number} {error}"), faults, error)
+
+
+def _say(sentence: InputError, faults: list[str] | None, cause: ValueError) -> None:
+    if faults is None:
+        raise sentence from cause
+    faults.append(str(sentence))
+
+
+def doubled(row: Mapping[str, Any], wanted: Collection[str]) -> str | None:
+    """A name that an object holds twice, among those that are wanted or within what they hold; None for none."""
+    if isinstance(row, _Doubled) and row.twice in wanted:
+        return row.twice
+    return next(filter(None, (_doubled_inside(row[name]) for name in wanted if name in row)), None)
+
+
+def _object_in(row: Any) -> Mapping[str, Any]:
+    """Raises ValueError, which says what a line is that holds no object, and the mend."""
     if not isinstance(row, dict):
         raise ValueError(f"holds {kind_of(row)} and no object with id and messages; correct or remove the line.")
-    values = {name: row[name] for name in wanted if name in row}
-    if doubled := _doubled(row, wanted) or next(filter(None, map(_doubled_inside, values.values())), None):
-        raise ValueError(f"names {doubled} twice in one object; keep one of the two.")
-    return Line(number, tuple(row), values)
+    return row
 
 
 def _parsed(content: bytes) -> Any:
@@ -91,10 +130,6 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _integer(digits: str) -> int | float:
     return int(digits) if len(digits) <= _MOST_DIGITS else float(digits)
-
-
-def _doubled(row: Mapping[str, Any], wanted: Sequence[str]) -> str | None:
-    return row.twice if isinstance(row, _Doubled) and row.twice in wanted else None
 
 
 def _doubled_inside(value: Any) -> str | None:

@@ -1,10 +1,9 @@
-"""`lima`: the originals, out of LIMA on the hub or a file."""
+"""`lima`: the originals, out of LIMA or another dataset of the hub, a file, or a folder."""
 
 from typing import Any
 
-from gradsim_assets.core.datasets.sample_files import read_rows
-from gradsim_assets.core.errors import InputError, ServiceError, first_line
-from gradsim_assets.core.healing import may_heal
+from gradsim_assets.core.datasets.hub_dataset import hub_dataset, load_hub
+from gradsim_assets.core.datasets.sample_files import Rows, Source, read_rows
 from gradsim_assets.core.samples import Sample, parse_samples
 
 #: Stands for LIMA on the hub among the sources of originals.
@@ -13,35 +12,39 @@ LIMA_HUB = "lima"
 LIMA_REPO = "allenai/tulu-v2-sft-mixture"
 
 
-def load_originals(source: str, count: int = 0) -> list[Sample]:
-    """The originals of a source ("lima" or a file) in order, the first `count` of them (0: all).
+def load_originals(source: Source | str, count: int = 0) -> list[Sample]:
+    """The originals of a source ("lima", a file, a folder of `datasets` or name:split) in order, the first `count` (0: all).
 
     Raises:
         InputError: the source is missing or malformed, or a sample is unsound; the sentence names file and line.
         ServiceError: the hub does not answer.
     """
-    if source == LIMA_HUB:
-        originals = parse_samples(_lima_from_hub(), LIMA_REPO)
-    else:
-        originals = parse_samples(read_rows(source, ("messages",)), source)
-    return originals[:count] if count else originals
+    return read_originals(source, count)[0]
 
 
-def _lima_from_hub() -> list[dict[str, Any]]:
+def read_originals(source: Source | str, count: int = 0) -> tuple[list[Sample], list[str]]:
+    """As `load_originals`, with sentences on how they were read."""
+    source = Source(source) if isinstance(source, str) else source
+    found = _lima_from_hub() if source.location == LIMA_HUB else read_rows(source)
+    originals = parse_samples(found.rows, LIMA_REPO if source.location == LIMA_HUB else source.location)
+    return originals[:count] if count else originals, found.notes
+
+
+def hub_repo(source: Source | str) -> str | None:
+    """The dataset of the hub that originals come from; None where they lie on this machine."""
+    source = Source(source) if isinstance(source, str) else source
+    if source.location == LIMA_HUB:
+        return LIMA_REPO
+    found = hub_dataset(source.location)
+    return found and found[0]
+
+
+def _lima_from_hub() -> Rows:
     """The single-turn samples of LIMA out of the Tulu-v2 mixture."""
-    from datasets import load_dataset
-
-    try:
-        mixture = load_dataset(LIMA_REPO, split="train")
-    except Exception as error:  # the hub client has no common base for its errors
-        kind = ServiceError if may_heal(error) else InputError
-        raise kind(
-            f"{LIMA_REPO} could not be loaded from the hub ({first_line(error)}); check the network and HF_TOKEN, or name a "
-            "local file as data.originals."
-        ) from error
-    mixture = mixture.filter(
+    mixture = load_hub(LIMA_REPO, "train").filter(
         lambda names, messages: [name == "lima" and len(m) == 2 for name, m in zip(names, messages, strict=True)],
         input_columns=["dataset", "messages"],
         batched=True,
     )
-    return [{"id": row["id"], "messages": row["messages"]} for row in mixture]
+    rows: list[dict[str, Any]] = [{"id": row["id"], "messages": row["messages"]} for row in mixture]
+    return Rows(rows)

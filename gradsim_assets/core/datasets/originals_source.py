@@ -7,7 +7,8 @@ from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 
-from gradsim_assets.core.datasets.lima import LIMA_HUB, LIMA_REPO, load_originals
+from gradsim_assets.core.datasets.lima import hub_repo, load_originals
+from gradsim_assets.core.datasets.sample_files import Source
 from gradsim_assets.core.errors import ServiceError
 from gradsim_assets.core.samples import Missing, Sample
 
@@ -17,30 +18,35 @@ Stamp = tuple[str, int, int] | None
 
 def content_version(samples: Sequence[Sample | Missing]) -> str:
     """A hash (16 hex digits) of samples in their order."""
-    document = json.dumps([asdict(sample) for sample in samples], ensure_ascii=False)
+    known = [{name: value for name, value in asdict(sample).items() if value is not None} for sample in samples]
+    document = json.dumps(known, ensure_ascii=False)
     return hashlib.sha256(document.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
-def originals_version(source: str, count: int) -> str:
+def originals_version(source: Source | str, count: int) -> str:
     """The version of the first `count` originals of a source (0: all): the commit on the hub, or the hash of what a file holds.
 
     Raises:
         InputError: as `load_originals`.
         ServiceError: the hub cannot be asked.
     """
-    if source == LIMA_HUB:
-        return f"{_hub_commit(LIMA_REPO)} {count or 'all'}"
-    return _originals_version(source, count, stamp_of(source))
+    source = Source(source) if isinstance(source, str) else source
+    if repo := hub_repo(source):
+        return f"{_hub_commit(repo)} {count or 'all'} {source.options}".strip()
+    return _originals_version(source, count, stamp_of(source.location))
 
 
 @lru_cache(maxsize=8)  # sensors ask again and again; size and time tell whether a file is still the same
-def _originals_version(source: str, count: int, stamp: Stamp) -> str:
+def _originals_version(source: Source, count: int, stamp: Stamp) -> str:
     return content_version(load_originals(source, count))
 
 
 def stamp_of(location: str) -> Stamp:
-    """The stamp of a file."""
+    """The stamp of a file, or of a folder: all bytes of its files, and the last time that one was written."""
     path = Path(location).expanduser()
+    if path.is_dir():
+        stats = [file.stat() for file in path.iterdir() if file.is_file()]
+        return str(path.resolve()), sum(s.st_size for s in stats), max((s.st_mtime_ns for s in stats), default=0)
     if not path.is_file():
         return None
     stat = path.stat()

@@ -6,7 +6,7 @@ import polars as pl
 
 from gradsim_assets.core.datasets.lima import load_originals
 from gradsim_assets.core.datasets.paraphrasing import ParaphraseResult
-from gradsim_assets.core.datasets.sample_files import read_rows
+from gradsim_assets.core.datasets.sample_files import Source, read_rows
 from gradsim_assets.core.datasets.text_overlap import with_text_overlap
 from gradsim_assets.core.errors import InputError
 from gradsim_assets.core.samples import Missing, Sample, check_variants, parse_variants, sample_frame
@@ -15,15 +15,15 @@ from gradsim_assets.core.samples import Missing, Sample, check_variants, parse_v
 OPENAI = "openai"
 
 
-def load_paraphrases(location: str, originals_source: str, count: int = 0) -> list[Sample | Missing]:
+def load_paraphrases(location: Source | str, originals_source: Source | str, count: int = 0) -> list[Sample | Missing]:
     """The paraphrases that a file holds of the originals that `load_originals` gives, in their order; missing where it holds null.
 
     Raises:
         InputError: as `load_originals`; a variant has no original; or none is left of the first `count` originals.
     """
-    variants = parse_variants(read_rows(location, ("paraphrased_messages", "messages")), location)
+    variants = _variants(location)
     originals = load_originals(originals_source)
-    check_variants(variants, originals, location)
+    check_variants(variants, originals, str(location))
     by_id = {variant.id: variant for variant in variants}
     chosen = originals[:count] if count else originals
     kept = [by_id[original.id] for original in chosen if original.id in by_id]
@@ -37,14 +37,19 @@ def load_paraphrases(location: str, originals_source: str, count: int = 0) -> li
     return kept
 
 
-def sorted_paraphrases(location: str, ids: Sequence[str] | None) -> list[Sample | Missing]:
+def sorted_paraphrases(location: Source | str, ids: Sequence[str] | None) -> list[Sample | Missing]:
     """The paraphrases that a file holds of originals of these ids, in their order; all of the file in its own (None).
 
     Raises InputError as `read_rows` and `parse_variants`.
     """
-    variants = parse_variants(read_rows(location, ("paraphrased_messages", "messages")), location)
+    variants = _variants(location)
     by_id = {variant.id: variant for variant in variants}
     return variants if ids is None else [by_id[name] for name in ids if name in by_id]
+
+
+def _variants(location: Source | str) -> list[Sample | Missing]:
+    source = Source(location) if isinstance(location, str) else location
+    return parse_variants(read_rows(source, paraphrases=True).rows, source.location)
 
 
 def given_paraphrases(variants: Sequence[Sample | Missing], originals: pl.DataFrame, provider: str) -> pl.DataFrame:

@@ -1,58 +1,175 @@
-"""Samples out of files: Parquet, JSON lines and Arrow. A path names one file, and its texts are taken as they stand there."""
+"""Samples out of files and of datasets on the hub, in whatever layout; their texts are taken as they stand there."""
 
+import hashlib
+import json
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gradsim_assets.core.datasets.column_files import Content, read_columns
-from gradsim_assets.core.datasets.file_formats import Format, format_of, layout_of
-from gradsim_assets.core.datasets.json_lines import read_json_lines
-from gradsim_assets.core.errors import InputError
+from gradsim_assets.core.datasets.column_files import Choose, Content, read_columns
+from gradsim_assets.core.datasets.csv_files import LISTS, read_csv
+from gradsim_assets.core.datasets.file_formats import Format, compression_of, format_of
+from gradsim_assets.core.datasets.hub_dataset import hub_dataset, read_hub
+from gradsim_assets.core.datasets.json_lines import Line, doubled, read_json_array, read_json_lines
+from gradsim_assets.core.datasets.layouts import LAYOUTS, PARAPHRASES, Layout, layout_of
+from gradsim_assets.core.errors import InputError, first_line
 
 #: How an address begins; a Windows drive has one letter.
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
+#: What a folder of `datasets.save_to_disk` says of its files; and one of several splits.
+_STATE, _SPLITS = "state.json", "dataset_dict.json"
 
-def read_rows(location: str, message_columns: tuple[str, ...]) -> list[dict[str, Any]]:
-    """Rows {id, messages, place} of a file; the first of `message_columns` that the file has holds the messages.
 
-    Other columns are not looked at, whatever they hold. `place` is where a row stands ("data.jsonl, line 3").
+@dataclass(frozen=True)
+class Source:
+    """Where samples come from.
+
+    Attributes:
+        location: A file, a folder of `datasets`, or a dataset of the hub as name:split.
+        columns: By our name of a column the one that it has there.
+        where: Columns with the values of which rows must have one to be samples.
+    """
+
+    location: str
+    columns: tuple[tuple[str, str], ...] = ()
+    where: tuple[tuple[str, tuple[Any, ...]], ...] = ()
+
+    def __str__(self) -> str:
+        return self.location
+
+    @property
+    def is_hub(self) -> bool:
+        """Whether it is a dataset of the hub."""
+        return hub_dataset(self.location) is not None
+
+    @property
+    def options(self) -> str:
+        """What is done with what lies there, as text; "" for nothing."""
+        said = [f"{ours}={theirs}" for ours, theirs in self.columns]
+        return " ".join([*said, *(f"{column} in {list(values)}" for column, values in self.where)])
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows {id, messages, tools, place}, and sentences on how they were read."""
+
+    rows: list[dict[str, Any]]
+    notes: list[str] = field(default_factory=list)
+
+
+def read_rows(source: Source, paraphrases: bool = False, faults: list[str] | None = None) -> Rows:
+    """The rows of a source; `place` is where one stands ("data.jsonl, line 3"). Columns that no sample is made of are not looked at.
+
+    Of paraphrases, the column paraphrased_messages goes before others, and ids must be there. Samples without ids get those of
+    their content. `faults` takes in the sentences on single lines that cannot be read, which are errors where there is none.
 
     Raises:
-        InputError: the file is missing, empty, damaged or of another format, or lacks the columns.
+        InputError: the source is missing, empty, damaged or of another format, or lacks the columns.
+        ServiceError: the hub does not answer.
     """
-    path = _file(location)
+    layouts = (PARAPHRASES, *LAYOUTS) if paraphrases else LAYOUTS
+    named = dict(source.columns)
+
+    def choose(columns: Sequence[str]) -> list[str]:
+        layout = _layout(columns, named, layouts)
+        ours = ("id", *(layout.columns if layout else ()))
+        return [*(named.get(name, name) for name in ours), *(column for column, _ in source.where)]
+
+    what, content = _content(source, choose, [named.get(name, name) for name in LISTS], faults)
+    layout = _layout(content.columns, named, layouts)
+    has_ids = named.get("id", "id") in content.columns
+    if layout is None or (paraphrases and not has_ids):
+        raise InputError(_lacking(source, content.columns, layout))
+    kept = [(place, row) for place, row in _asked_for(source, content)]
+    if not kept:
+        raise InputError(f"{source} holds no samples{' of data.filter' if source.where else ''}; name another file.")
+    rows = []
+    for place, row in kept:
+        ours = {name: row.get(named.get(name, name)) for name in ("id", *layout.columns)}
+        messages = layout.messages(ours)
+        rows.append({"id": ours["id"], "messages": messages, "tools": ours.get("tools"), "place": f"{source}, {place}"})
+    notes = [f"{source} is {what} with {layout.name} ({', '.join(layout.needs)}): {len(rows)} rows"]
+    if len(kept) < len(content.rows):
+        notes.append(f"{len(content.rows) - len(kept)} rows are not those of data.filter")
+    if layout.name == "preferences" and (rejected := sum(row.get("rejected") is not None for _, row in kept)):
+        notes.append(f"{rejected} rejected answers are ignored")
+    if not has_ids:
+        notes.append("the samples have no ids: each is called by the hash of its content")
+        _name_by_content(rows)
+    return Rows(rows, notes)
+
+
+def _layout(columns: Sequence[str], named: Mapping[str, str], layouts: Sequence[Layout]) -> Layout | None:
+    """The layout of a file by its columns, those of them that are named otherwise called by our names."""
+    theirs = {theirs: ours for ours, theirs in named.items()}
+    return layout_of({theirs.get(name, name) for name in columns if name not in named or named[name] == name}, layouts)
+
+
+def _asked_for(source: Source, content: Content) -> list[tuple[str, Mapping[str, Any]]]:
+    if lacking := [column for column, _ in source.where if column not in content.columns]:
+        raise InputError(
+            f"data.filter names {lacking[0]}, which {source} lacks; it has {', '.join(content.columns)}: correct it."
+        )
+    return [(at, row) for at, row in content.rows if all(row.get(name) in values for name, values in source.where)]
+
+
+def _name_by_content(rows: Sequence[dict[str, Any]]) -> None:
+    """Gives every row an id: the hash of what it says (12 hex digits), with a number behind it where others say the same."""
+    seen: Counter[str] = Counter()
+    for row in rows:
+        text = json.dumps([row["messages"], row["tools"]], ensure_ascii=False, sort_keys=True, default=str)
+        name = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:12]
+        seen[name] += 1
+        row["id"] = name if seen[name] == 1 else f"{name}-{seen[name]}"
+
+
+def _content(source: Source, choose: Choose, lists: Sequence[str], faults: list[str] | None) -> tuple[str, Content]:
+    """What a source is, and what it holds."""
+    if source.is_hub:
+        return "a dataset of the hub", read_hub(source.location, choose)
+    path = _path(source.location)
+    if path.is_dir():
+        return "a folder of datasets", _folder(path, choose)
     found = format_of(path)
-    wanted = ("id", *message_columns)
-    content = _lines(path, wanted) if found is Format.JSON_LINES else read_columns(path, found, wanted)
-    messages = next((column for column in message_columns if column in content.columns), None)
-    if "id" not in content.columns or messages is None:
-        raise InputError(_lacking(path, content.columns, message_columns))
-    rows = [
-        {"id": row.get("id"), "messages": row.get(messages), "place": f"{path}, {place}"} for place, row in content.rows
-    ]
-    if not rows:
-        raise InputError(f"{path} holds no samples; name another file.")
-    return rows
+    what = f"{found.value} within {compression[1:]}" if (compression := compression_of(path)) else found.value
+    if found is Format.CSV:
+        return what, read_csv(path, lists, choose)
+    if not found.is_text:
+        return what, read_columns(path, found, choose)
+    read, place = (read_json_lines, "line") if found is Format.JSON_LINES else (read_json_array, "entry")
+    return what, _chosen(path, list(read(path, faults)), place, choose)
 
 
-def _file(location: str) -> Path:
-    """The path of a file that is there; raises InputError otherwise."""
+def _chosen(path: Path, lines: Sequence[Line], place: str, choose: Choose) -> Content:
+    """What lines hold of the columns that are chosen of all that any of them has."""
+    columns = list(dict.fromkeys(name for line in lines for name in line.row))
+    wanted = choose(columns)
+    rows = []
+    for line in lines:
+        if twice := doubled(line.row, wanted):
+            raise InputError(f"{path}, {place} {line.number} names {twice} twice in one object; keep one of the two.")
+        rows.append((f"{place} {line.number}", {name: line.row[name] for name in wanted if name in line.row}))
+    return Content(columns, rows)
+
+
+def _path(location: str) -> Path:
+    """The path of a file or folder that is there; raises InputError otherwise."""
     if _ADDRESS.match(location):
         raise InputError(f"{location} is an address and no path; download the file and name where it lies.")
     try:
         path = Path(location).expanduser()
-        if path.is_dir():
-            raise InputError(
-                f"{path} is a folder; name one file of samples (of a folder of `datasets`, write one by "
-                f'datasets.load_from_disk("{path}").to_parquet("samples.parquet")).'
-            )
         if not path.exists():
             raise InputError(
-                f'{path} does not exist; data.originals and data.paraphrases take "demo" or a .parquet, .jsonl or .arrow '
-                "file. Relative paths begin at the folder of the configuration file."
+                f'{path} does not exist; data.originals and data.paraphrases take "demo", a file (.parquet, .jsonl, .json, .csv, '
+                ".arrow), a folder of `datasets`, or a dataset of the hub as name:split. Relative paths begin at the folder of "
+                "the configuration file."
             )
+        if path.is_dir():
+            return path
         if not path.is_file():
             raise InputError(f"{path} is no regular file; name one.")
         if not path.stat().st_size:
@@ -62,21 +179,31 @@ def _file(location: str) -> Path:
     return path
 
 
-def _lacking(path: Path, columns: Sequence[str], message_columns: Sequence[str]) -> str:
-    """The sentence for a file without the columns of samples; names the layout of another tool where it has one."""
-    wanted = " or ".join(message_columns)
-    has = f"{path} needs the columns id and {wanted}; it has {', '.join(columns) or 'none'}"
-    if layout := layout_of(columns):
-        return (
-            f"{has}, which is {layout} and not read yet. Write every row as an id and messages: "
-            '[{"role": "user", "content": ...}, {"role": "assistant", "content": ...}].'
-        )
-    if set(columns) & set(message_columns):
-        return f"{has}. Give every row an id: a text or whole number that no other row has."
-    return f"{has}. Rename its columns or write it anew."
+def _folder(path: Path, choose: Choose) -> Content:
+    """What the Arrow streams of a folder of `datasets.save_to_disk` hold, one after the other."""
+    if (path / _SPLITS).is_file():
+        splits = ", ".join(sorted(one.name for one in path.iterdir() if (one / _STATE).is_file()))
+        raise InputError(f"{path} is a folder of several splits ({splits}); name the folder of one of them.")
+    try:
+        names = [one["filename"] for one in json.loads((path / _STATE).read_text(encoding="utf-8"))["_data_files"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{path} is a folder, and none that `datasets` has saved ({first_line(error)}); name one file of samples, or a folder "
+            "of save_to_disk."
+        ) from error
+    contents = [read_columns(path / name, format_of(path / name), choose) for name in names]
+    columns = contents[0].columns if contents else []
+    rows = [row for content in contents for _, row in content.rows]
+    return Content(columns, [(f"row {number}", row) for number, row in enumerate(rows, 1)])
 
 
-def _lines(path: Path, wanted: Sequence[str]) -> Content:
-    lines = list(read_json_lines(path, wanted))
-    columns = dict.fromkeys(name for line in lines for name in line.names)
-    return Content(list(columns), [(f"line {line.number}", line.values) for line in lines])
+def _lacking(source: Source, columns: Sequence[str], layout: Layout | None) -> str:
+    """The sentence for a file without the columns of samples."""
+    has = f"it has {', '.join(columns) or 'none'}"
+    if layout is not None:
+        return f"{source} needs the column id: {has}. Give every row the id of its original."
+    known = "; ".join(" and ".join(one.needs) for one in LAYOUTS)
+    return (
+        f"{source} needs columns that samples are made of ({known}); {has}. Say by [data.columns] in which columns they are, "
+        "or rename them."
+    )

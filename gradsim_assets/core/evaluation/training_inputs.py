@@ -49,8 +49,21 @@ def _reworded(
     paraphrased: pl.DataFrame,
     encode: Callable[[list[Sample]], list[EncodedSample]],
 ) -> list[EncodedSample | None]:
-    """The answers of the encoded originals after the prompts of their paraphrases; None where there is none."""
-    answers = {sample.id: sample.assistant for sample in known}
-    prompts = [Sample(one.id, one.user, answers[one.id]) for one in samples_of(paraphrased) if one.id in answers]
+    """The encoded originals with what others say as in their paraphrases; None where there is none of the same turns."""
+    originals = {sample.id: sample for sample in known}
+    both = ((one, originals[one.id]) for one in samples_of(paraphrased) if one.id in originals)
+    prompts = [_with_answers(one, original) for one, original in both if _roles(one) == _roles(original)]
     found = {sample.id: sample for sample in encode(prompts)}
     return [found.get(sample.id) for sample in encoded]
+
+
+def _roles(sample: Sample) -> list[str]:
+    return [message["role"] for message in sample.messages]
+
+
+def _with_answers(paraphrase: Sample, original: Sample) -> Sample:
+    """A paraphrase with the original's own answers, turn by turn."""
+    turns = zip(paraphrase.messages, original.messages, strict=True)
+    return Sample.of(
+        original.id, [own if own["role"] == "assistant" else reworded for reworded, own in turns], original.tools
+    )

@@ -53,6 +53,9 @@ def pass_inputs(
     wanted = set(candidates["original_id"].to_list())
     encoded_originals = encode(originals.filter(pl.col("id").is_in(wanted)))
     encoded_variants = {setting: encode(frame, setting) for setting, frame in variants.items()}
+    asked = set(candidates["variant_id"].to_list())
+    # What has no answer (a prompt that fills the context, a text that asks nothing) is left out here, too.
+    counts["dropped"] += sum(len(asked.difference(frame["id"].to_list())) for frame in variants.values())
     present = {sample.id for sample in encoded_originals}
     rows = list(candidates.select("variant_id", "original_id").iter_rows())
     pairs = {}

@@ -1,9 +1,12 @@
 """Chat templates: how they are rendered, and whether one does what a sample needs."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from gradsim_assets.core.errors import InputError
+from gradsim_assets.core.samples import Message
 
 if TYPE_CHECKING:
     from jinja2 import nodes
@@ -19,6 +22,9 @@ TULU_TEMPLATE = (
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
 )
+
+#: How a template marks what the model is to generate.
+_MARKED = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
 #: The day that templates print which ask for today's (Llama 3, Mistral Small, Granite, SmolLM3): the same text for the
 #: same sample on every day. It is the one that Llama 3's template falls back on. By what `strftime` is asked for.
@@ -70,26 +76,68 @@ _USER, _ASSISTANT = "What is two and two?", "Four it is."
 _SPECIAL_TOKENS = {f"{name}_token" for name in ("bos", "eos", "unk", "sep", "pad", "cls", "mask")}
 
 
-def render(tokenizer: Any, template: str | None, messages: Sequence[dict[str, str]], generation_prompt: bool) -> str:
+def render(
+    tokenizer: Any,
+    template: str | None,
+    messages: Sequence[Message],
+    generation_prompt: bool,
+    tools: Sequence[Any] | None = None,
+) -> str:
     """The conversation as one string; `template` is the text of one, None the tokenizer's own.
 
     Raises:
         InputError: the template is no Jinja, or refuses the conversation.
     """
-    try:
+    with _failing(tokenizer):
         text = tokenizer.apply_chat_template(
             list(messages),
-            chat_template=_with_still_clock(template or tokenizer.get_chat_template()),
+            tools=tools and list(tools),
+            chat_template=_source(tokenizer, template, tools),
             tokenize=False,
             add_generation_prompt=generation_prompt,
         )
+    return str(text)
+
+
+def marked_answers(
+    tokenizer: Any, template: str | None, messages: Sequence[Message], tools: Sequence[Any] | None
+) -> list[tuple[int, int]] | None:
+    """Where in the text of `render` the parts begin and end that the template marks by {% generation %}; None where it marks none.
+
+    Raises:
+        InputError: as `render`.
+    """
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    with _failing(tokenizer):
+        source = _source(tokenizer, template, tools)
+        if not _MARKED.search(source):
+            return None
+        _, places = render_jinja_template(
+            [list(messages)],
+            tools=tools and list(tools),
+            chat_template=source,
+            return_assistant_tokens_mask=True,
+            **tokenizer.special_tokens_map,
+        )
+    return [(start, end) for start, end in places[0] if end > start]
+
+
+def _source(tokenizer: Any, template: str | None, tools: Sequence[Any] | None) -> str:
+    """The text of the template in force; a tokenizer may have one of its own for conversations with tools."""
+    return _with_still_clock(template or tokenizer.get_chat_template(tools=tools and list(tools)))
+
+
+@contextmanager
+def _failing(tokenizer: Any) -> Iterator[None]:
+    try:
+        yield
     except Exception as error:  # whatever Jinja, the template's own raise_exception or an operator in it raises
         reason = str(error).strip().splitlines()
         raise InputError(
             f"the chat template{_of(tokenizer)} fails ({type(error).__name__}: {reason[0] if reason else ''}); correct "
             'chat_template of this model, or set it to "tulu".'
         ) from error
-    return str(text)
 
 
 def _with_still_clock(template: str) -> str:

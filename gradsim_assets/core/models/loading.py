@@ -12,7 +12,7 @@ from gradsim_assets.core.models.revisions import ADAPTER, Revision, adapter_erro
 from gradsim_assets.core.models.tokenization import ChatTokenizer
 
 #: How transformers writes that a tokenizer has no longest text.
-_NO_LIMIT = int(1e30)
+NO_LIMIT = int(1e30)
 
 #: What every fast tokenizer is saved as.
 _TOKENIZER = "tokenizer.json"
@@ -155,7 +155,7 @@ def load_tokenizer(model_id: str, revision: Revision) -> Any:
     with _loading(model_id):
         tokenizer = AutoTokenizer.from_pretrained(revision.source, trust_remote_code=False, **_at(revision))
     # Long samples are the context policy's business; the tokenizer need not warn of every one of them.
-    tokenizer.model_max_length = _NO_LIMIT
+    tokenizer.model_max_length = NO_LIMIT
     return tokenizer
 
 

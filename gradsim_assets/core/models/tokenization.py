@@ -8,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from gradsim_assets.core.errors import InputError
+from gradsim_assets.core.models.answer_spans import LossOn, Rendered, Span, answer_spans
 from gradsim_assets.core.models.chat_templates import (
     TULU_TEMPLATE,
     check_template,
@@ -16,7 +17,7 @@ from gradsim_assets.core.models.chat_templates import (
     tokens_behind_answer,
 )
 from gradsim_assets.core.models.encoded_sample import IGNORED, EncodedSample
-from gradsim_assets.core.samples import Sample
+from gradsim_assets.core.samples import Message, Sample
 
 ContextPolicy = Literal["auto", "keep", "truncate", "drop"]
 
@@ -25,7 +26,7 @@ ContextPolicy = Literal["auto", "keep", "truncate", "drop"]
 class Encoding:
     """Encoded samples in order, the ids for which the context policy did something, and those of doubtful borders.
 
-    `prompt_no_prefix`: the prompt's tokens are not those that the whole begins with (tokens that merge over the border,
+    `prompt_no_prefix`: of one exchange, or an answer of the model, the prompt's tokens are not those that the whole begins with (tokens that merge over the border,
     templates that open the answer with more than its header or with none), or the template changes or leaves out part of a
     text (reasoning in an answer, say), so the loss is not on just the answer.
     """
@@ -42,12 +43,14 @@ class ChatTokenizer:
     """A Hugging Face tokenizer with the chat template in force.
 
     `template` is "tulu", "model" (the tokenizer's own) or the text of a Jinja template; `vocabulary` the number of token
-    ids that the model knows, None where there is no model.
+    ids that the model knows, None where there is no model; `loss_on` says which tokens of a conversation the loss counts:
+    all answers, the last one, or every token.
     """
 
     tokenizer: Any
     template: str = "tulu"
     vocabulary: int | None = None
+    loss_on: LossOn = "assistant"
 
     def __post_init__(self) -> None:
         name = getattr(self.tokenizer, "name_or_path", "") or "the tokenizer"
@@ -74,32 +77,49 @@ class ChatTokenizer:
         """Tokens that the template puts behind an answer (EOS, say)."""
         return tokens_behind_answer(self.tokenizer, self.jinja)
 
-    def text(self, messages: Sequence[dict[str, str]], generation_prompt: bool) -> str:
+    def text(self, messages: Sequence[Message], generation_prompt: bool, tools: Sequence[Any] | None = None) -> str:
         """The conversation as one string; raises InputError where the template fails."""
-        return render(self.tokenizer, self.jinja, messages, generation_prompt)
+        return render(self.tokenizer, self.jinja, messages, generation_prompt, tools)
 
-    def token_ids(self, messages: Sequence[dict[str, str]], generation_prompt: bool) -> np.ndarray:
+    def token_ids(
+        self, messages: Sequence[Message], generation_prompt: bool, tools: Sequence[Any] | None = None
+    ) -> np.ndarray:
         """Token ids (int64, length T) of the conversation; special tokens come from the template alone."""
-        return self._ids(self.text(messages, generation_prompt))
+        return self._ids(self.text(messages, generation_prompt, tools))
 
     def _ids(self, text: str) -> np.ndarray:
         return np.asarray(self.tokenizer(text, add_special_tokens=False)["input_ids"], dtype=np.int64)
 
+    def _whole_ids(self, sample: Sample) -> np.ndarray:
+        return self.token_ids(sample.messages, False, sample.tools)
+
+    def _plain_ids(self, sample: Sample) -> np.ndarray:
+        """Token ids of a text without turns, as in pretraining: with what the tokenizer puts around texts, and EOS at its end."""
+        ids, end = self.tokenizer(sample.user)["input_ids"], self.tokenizer.eos_token_id
+        return np.asarray(ids if ids[-1:] == [end] else [*ids, end], dtype=np.int64)
+
     def prompt_ids(self, sample: Sample) -> np.ndarray:
-        """Token ids of the user turn with the generation prompt; raises InputError for a token that the model lacks."""
-        return self._known(sample, self.token_ids(sample.messages[:1], generation_prompt=True))
+        """Token ids of what the last answer answers, with the generation prompt; raises InputError for a token that the model lacks."""
+        return self._known(sample, self.token_ids(sample.prompt, True, sample.tools))
 
     def encode(self, sample: Sample) -> EncodedSample:
-        """The sample with its labels: IGNORED on the tokens that the prompt and the whole begin with.
+        """The sample with its labels: IGNORED on what the loss does not count.
+
+        Of one exchange the loss counts all but the tokens that the prompt and the whole begin with, of other conversations the
+        `answer_spans`; of plain texts, and with loss_on = "all", it counts every token.
 
         Raises:
-            InputError: no response token is left, so the loss is undefined; or the model lacks one of its tokens.
+            InputError: no response token is left, so the loss is undefined; or the model lacks one of its tokens; or as
+                `answer_spans`.
         """
         return self._encode(sample)[0]
 
     def border_is_sure(self, sample: Sample) -> bool:
-        """Whether a sample's prompt is what the whole begins with, and its answer, unchanged, all that follows."""
-        return self._border(sample)[2]
+        """Whether the loss of an answered sample is on just its answers: of one exchange, whether its prompt is what the whole begins
+        with, and its answer, unchanged, all that follows."""
+        if sample.conversation is None:
+            return self._border(sample)[2]
+        return answer_spans(Rendered(self.tokenizer, self.jinja, sample), "last", self.opens_answers, True)[1]
 
     def answer_text(self, prompt: Sequence[int], answer: Sequence[int]) -> str:
         """The text that stands for an answer's tokens behind its prompt.
@@ -112,11 +132,29 @@ class ChatTokenizer:
     def _decode(self, tokens: Sequence[int]) -> str:
         return self.tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
-    def _encode(self, sample: Sample) -> tuple[EncodedSample, bool]:
-        input_ids, border, sure = self._border(sample)
-        labels = input_ids.copy()
-        labels[:border] = IGNORED
+    def _encode(self, sample: Sample, generated: bool = False) -> tuple[EncodedSample, bool]:
+        """The sample, and whether its loss is for sure on what it should be on."""
+        try:
+            input_ids, spans, sure = self._counted(sample, generated)
+        except InputError as error:  # the template's own know no sample
+            named = f"sample {sample.id}"
+            raise error if str(error).startswith(named) else InputError(f"{named}: {error}") from error
+        labels = np.full_like(input_ids, IGNORED)
+        for start, end in spans:
+            labels[start:end] = input_ids[start:end]
         return _checked(EncodedSample(sample.id, input_ids, labels)), sure
+
+    def _counted(self, sample: Sample, generated: bool) -> tuple[np.ndarray, list[Span], bool]:
+        """Token ids of the whole, those that the loss counts, and whether they are sure."""
+        if sample.is_plain or self.loss_on == "all":
+            whole = self._known(sample, self._plain_ids(sample) if sample.is_plain else self._whole_ids(sample))
+            return whole, [(0, len(whole))], True
+        if sample.conversation is None:
+            input_ids, border, sure = self._border(sample)
+            return input_ids, [(border, len(input_ids))], sure
+        rendered = Rendered(self.tokenizer, self.jinja, sample)
+        input_ids = self._known(sample, rendered.ids)
+        return input_ids, *answer_spans(rendered, self.loss_on, self.opens_answers, generated)
 
     def _border(self, sample: Sample) -> tuple[np.ndarray, int, bool]:
         """Token ids of the whole, with how many of them are the prompt's, too, and whether what follows is just the answer."""
@@ -164,7 +202,7 @@ def encode_samples(
     Raises:
         InputError: a sample is kept that is longer than the model takes, or has no response tokens.
     """
-    encoded = [tokenizer._encode(sample) for sample in samples]
+    encoded = [tokenizer._encode(sample, generated) for sample in samples]
     longest = max((sample for sample, _ in encoded), key=lambda sample: sample.length, default=None)
     too_long = longest is not None and (max_positions is None or longest.length > max_positions)
     if longest is not None and too_long and policy in ("auto", "keep") and not takes(longest.length):

@@ -101,9 +101,20 @@ RECALL = {
     r"recall_at_\d+_(low|high)": Column(pl.Float64(), "ends of its 95 % interval (Wilson's)", "share", True),
 }
 
+#: The column of a dataset table that there is where messages hold more than roles and texts.
+CONVERSATION = "conversation"
+
 _SAMPLE = {
     "id": Column(pl.String(), "id of the sample; a variant bears the id of its original"),
-    "messages": Column(MESSAGES, "one user and one assistant message"),
+    "messages": Column(MESSAGES, "the turns of the conversation in order"),
+}
+
+_WHOLE = {
+    CONVERSATION: Column(
+        pl.String(),
+        "the whole conversation as JSON where messages do not say all of it (tools, tool calls, names); else null",
+        nullable=True,
+    )
 }
 
 _COPIED = {
@@ -121,14 +132,14 @@ _COPIED = {
     ),
 }
 
-LIMA = TableSchema("lima", _SAMPLE, key=("id",), open=True)
+LIMA = TableSchema("lima", _SAMPLE, key=("id",), families=_WHOLE, open=True)
 
 PARAPHRASED = TableSchema(
     "paraphrased",
     {
         "id": _SAMPLE["id"],
         "messages": Column(
-            MESSAGES, "one user and one assistant message; null where the variant is missing", None, True
+            MESSAGES, "the turns of the conversation in order; null where the variant is missing", None, True
         ),
         "provider": Column(pl.String(), "where the paraphrase came from: demo, file, or the chat service"),
         "paraphrase_model": Column(pl.String(), "chat model that wrote it", nullable=True),
@@ -138,6 +149,7 @@ PARAPHRASED = TableSchema(
         **_COPIED,
     },
     key=("id",),
+    families=_WHOLE,
     open=True,
 )
 
@@ -145,12 +157,15 @@ MODEL_GENERATED = TableSchema(
     "model_generated",
     {
         **_SAMPLE,
-        "prompt_tokens": Column(pl.Int64(), "length of the templated prompt", "tokens"),
-        "completion_tokens": Column(pl.Int64(), "length of the answer, without EOS", "tokens"),
-        "truncated": Column(pl.Boolean(), "the answer was cut by the model's context"),
+        "prompt_tokens": Column(pl.Int64(), "length of the templated prompt of the (last) answer", "tokens"),
+        "completion_tokens": Column(
+            pl.Int64(), "length of the answer (of all of them, where every turn is answered), without EOS", "tokens"
+        ),
+        "truncated": Column(pl.Boolean(), "an answer was cut by the model's context"),
         **_COPIED,
     },
     key=("id",),
+    families=_WHOLE,
 )
 
 BM25_CANDIDATES = TableSchema(

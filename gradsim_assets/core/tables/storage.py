@@ -17,8 +17,12 @@ from gradsim_assets.core.errors import InputError
 from gradsim_assets.core.files import whole_file
 from gradsim_assets.core.partition_keys import model_id_of
 from gradsim_assets.core.tables.provenance import PROVENANCE_KEY
+from gradsim_assets.core.tables.schemas import CONVERSATION, TABLES
 
 _POLARS_PROTOCOLS = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss")
+
+#: Tables of samples: columns that one partition has need not be in another.
+_OPEN = {name for name, schema in TABLES.items() if CONVERSATION in schema.families}
 
 #: Rows of one row group, and rows hashed at a time.
 _CHUNK_ROWS = 1_000_000
@@ -108,7 +112,11 @@ class Tables:
         paths = [self.path(key, partition) for partition in wanted]
         for path, partition in zip(paths, wanted, strict=True):
             check_parquet(path, partition)
-        return pl.scan_parquet([_source(path) for path in paths], hive_partitioning=False, glob=False)
+        sources = [_source(path) for path in paths]
+        if key[0] not in _OPEN or len(sources) == 1:
+            return pl.scan_parquet(sources, hive_partitioning=False, glob=False)
+        frames = [pl.scan_parquet(source, hive_partitioning=False, glob=False) for source in sources]
+        return pl.concat(frames, how="diagonal")
 
     def sizes(self, key: Sequence[str]) -> dict[Partition, int]:
         """Bytes of every file of a table, by the partition whose place it lies in, from one listing."""

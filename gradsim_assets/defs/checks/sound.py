@@ -216,7 +216,7 @@ def _pass_findings(
     for _, products in by_preconditioner:
         found += soundness.pair_findings(products, expected, "component", dropped)
         found += soundness.product_findings(products)
-        if expected.height:  # a shard all of whose variants are missing has no pairs
+        if products.height or (expected.height and not dropped):  # where all are missing or left out there are no pairs
             found += soundness.component_findings(products, _components(store, partition, provenance))
         found += soundness.agreement_findings({str(partition): products})
     return found

@@ -4,7 +4,7 @@ import dagster as dg
 import polars as pl
 
 from gradsim_assets.configuration import Settings
-from gradsim_assets.core.datasets.lima import LIMA_HUB
+from gradsim_assets.core.datasets.lima import hub_repo
 from gradsim_assets.core.datasets.originals_source import content_version
 from gradsim_assets.core.errors import ServiceError
 from gradsim_assets.core.samples import Sample, sample_frame
@@ -29,15 +29,23 @@ def build(settings: Settings) -> dg.AssetsDefinition:
             "core.tables.schemas:LIMA",
         ),
         deps=[ORIGINALS_SOURCE],
-        retry_policy=RETRIES if settings.data.originals == LIMA_HUB else None,
-        description="The originals: single-turn training samples that the model was fine-tuned on. The first `data.samples` of them.",
+        retry_policy=RETRIES if hub_repo(settings.data.originals) else None,
+        description="The originals: training samples (conversations) that the model was fine-tuned on. The first `data.samples` of them.",
     )
     @fails_in_one_sentence
     def lima(context: dg.AssetExecutionContext, sources: SampleSources) -> dg.MaterializeResult[pl.DataFrame]:
-        samples = sources.load_originals()
+        samples, notes = sources.read_originals()
         context.log.info(f"{len(samples)} originals from {sources.originals}")
+        for note in notes:
+            context.log.info(note)
         tags = _made_from(context, sources, samples)
-        return table_result(LIMA, sample_frame(samples), provenance={"source": sources.originals}, tags=tags)
+        return table_result(
+            LIMA,
+            sample_frame(samples),
+            metadata={"read": "; ".join(notes)},
+            provenance={"source": sources.originals},
+            tags=tags,
+        )
 
     return lima
 
@@ -45,7 +53,7 @@ def build(settings: Settings) -> dg.AssetsDefinition:
 def _made_from(context: dg.AssetExecutionContext, sources: SampleSources, samples: list[Sample]) -> dict[str, str]:
     """Tags that say which version of the source was read; none where the hub does not say now at which commit it stands."""
     try:
-        version = sources.originals_version() if sources.originals == LIMA_HUB else content_version(samples)
+        version = sources.originals_version() if hub_repo(sources.originals) else content_version(samples)
     except ServiceError as error:
         context.log.warning(str(error))
         return {}

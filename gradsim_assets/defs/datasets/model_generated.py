@@ -6,6 +6,7 @@ from typing import Any
 import dagster as dg
 import polars as pl
 
+from gradsim_assets.configuration import Settings
 from gradsim_assets.core.datasets.lacking import lacking
 from gradsim_assets.core.partition_keys import model_id_of
 from gradsim_assets.core.tables.schemas import BM25_CANDIDATES, LIMA, MODEL_GENERATED
@@ -21,7 +22,7 @@ from gradsim_assets.resources.compute import Compute
 from gradsim_assets.resources.model_hub import ModelHub
 
 
-def build(partitions: Partitions, op_tags: Mapping[str, Any] | None) -> dg.AssetsDefinition:
+def build(settings: Settings, partitions: Partitions, op_tags: Mapping[str, Any] | None) -> dg.AssetsDefinition:
     @dg.asset(
         name=MODEL_GENERATED.name,
         group_name=DATASETS,
@@ -40,8 +41,12 @@ def build(partitions: Partitions, op_tags: Mapping[str, Any] | None) -> dg.Asset
             "core.datasets.model_generated:model_generated",
             "core.models.loading:load_model",
             "core.tables.schemas:MODEL_GENERATED",
+            config="" if settings.data.generate == "last" else f"generate={settings.data.generate}",
         ),
-        description="The paraphrased prompts answered by the model under study (greedy decoding).",
+        description=(
+            "The paraphrased prompts answered by the model under study (greedy decoding): of conversations the last user turn, or "
+            'every one in turn (data.generate = "every").'
+        ),
     )
     @fails_in_one_sentence
     def model_generated_(
@@ -58,16 +63,17 @@ def build(partitions: Partitions, op_tags: Mapping[str, Any] | None) -> dg.Asset
             model_id = model_id_of(keys["model"])
             revision = revision_for_run(context, hub, model_id)
             loaded = hub.load(model_id, revision, context.log.info)
-            settings = hub.settings(model_id)
+            model = hub.settings(model_id)
             frame, counts = model_generated(
                 paraphrased,
                 lima,
                 loaded,
-                settings.context,
-                identity=f"{revision.name} {settings.dtype}",
+                model.context,
+                identity=f"{revision.name} {model.dtype}",
                 store=compute.places.scratch("answers", keys["model"], f"{keys['shard']}.jsonl"),
                 progress=report,
                 log=context.log.info,
+                generate=settings.data.generate,
             )
         return table_result(
             MODEL_GENERATED,

@@ -19,6 +19,7 @@ from gradsim_assets.core.analysis.report import SettingResults, render_report, s
 from gradsim_assets.core.analysis.report.explorer import MOST_CANDIDATES, SCALE
 from gradsim_assets.core.analysis.retrieval import retrieval
 from gradsim_assets.core.analysis.self_similarity import self_similarity
+from gradsim_assets.core.samples import sample_frame
 from gradsim_assets.core.similarity.gradient_similarity import gradient_similarity
 from gradsim_assets.core.similarity.pair_products import PairProducts
 from gradsim_assets.core.tables import schemas
@@ -32,6 +33,7 @@ from gradsim_assets_tests.support.analysis_data import (
     realistic,
 )
 from gradsim_assets_tests.support.browser import CHROMIUM, launch_chromium
+from gradsim_assets_tests.support.conversations import MESSAGES, conversation
 
 NAMES = block_names(3)
 EVIL = (
@@ -385,6 +387,21 @@ def test_points_and_cells_choose_components(case, open_page):
     heatmap.locator(".nsewdrag").first.click(position={"x": 5, "y": 5})  # block 0 of the first type
     page.wait_for_function("document.querySelector('#setting').value === 'model_generated'")
     assert page.inner_text("#chosen-head") == "model.layers.0.self_attn.q_proj.weight"
+
+
+@pytest.mark.ui
+def test_a_conversation_is_read_turn_by_turn(open_page):
+    case = Case()
+    others = case.originals.filter(pl.col("id") != "lima_1").select("id", "messages")
+    case.originals = pl.concat([others, sample_frame([conversation("lima_1")])], how="diagonal")
+    page = open_page(case.html())
+    page.fill("#search", "glaciers and lakes")
+    page.wait_for_function("document.querySelector('#sample-id').textContent === 'lima_1'")
+    said = [message["content"] or '{"name": "depth", "arguments": {"river": "Rhine"}}' for message in MESSAGES]
+    roles = [message["role"] for message in MESSAGES]
+    shown = page.locator("#original-text .message")
+    assert shown.all_inner_texts() == [f"{role}\n{text}" for role, text in zip(roles, said, strict=True)]
+    assert page.locator("#variant-text .message").count() == 2
 
 
 @pytest.mark.ui

@@ -43,14 +43,23 @@ USER, ANSWER = {"role": "user", "content": "Q"}, {"role": "assistant", "content"
         (faulty([USER, ANSWER], None), "a sample has no id"),
         (faulty([USER, ANSWER], ""), "a sample has no id"),
         (
-            faulty([USER, ANSWER, USER, ANSWER]),
-            "sample a is not single-turn (its roles are user, assistant, user, assistant)",
+            faulty([ANSWER, USER]),
+            "sample a has an assistant message before any user message (its roles are assistant, user)",
         ),
-        (faulty([ANSWER, USER]), "sample a is not single-turn"),
+        (faulty([USER, USER]), "sample a has no assistant message"),
+        (
+            faulty([USER, ANSWER, {"role": "bot", "content": "A"}]),
+            "sample a has the role bot; roles are system, developer, user",
+        ),
+        (faulty([USER, ANSWER, USER, {**ANSWER, "content": None}]), "sample a has an empty answer"),
+        (
+            faulty([USER, {**ANSWER, "tool_calls": "f()"}]),
+            "sample a has text as tool_calls, which must be a list of objects",
+        ),
         (faulty([USER, {**ANSWER, "content": " \n"}]), "sample a has an empty answer, so it has no response tokens"),
         (faulty([{**USER, "content": ""}, ANSWER]), "sample a has an empty user message"),
         (faulty("hello"), "has text as its messages; messages must be a list of {role, content}"),
-        ([{"id": "a", "text": "hello"}], "needs the columns id and messages; it has id, text"),
+        ([{"id": "a", "text": " "}], "sample a has an empty text"),
     ],
 )
 def test_an_unsound_sample_is_named(content: list[dict[str, Any]], sentence: str, tmp_path: Path) -> None:

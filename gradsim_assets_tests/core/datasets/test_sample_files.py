@@ -194,38 +194,40 @@ def test_a_torn_or_foreign_line_is_named_by_its_number(content: bytes, line: int
     assert f"data.jsonl, line {line} " in found and said in found
 
 
-ALPACA = {"instruction": "Q", "input": "", "output": "A"}
-SHAREGPT = {"id": "a", "conversations": [{"from": "human", "value": "Q"}, {"from": "gpt", "value": "A"}]}
-
-
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
         ("data.jsonl", b"", "is empty; write it anew"),
         ("data.parquet", b"", "is empty; write it anew"),
         ("data.jsonl", b" \n\n", "holds blank lines alone"),
-        ("data.jsonl", b"[" + ROW + b"]", "is a JSON array; write one object a line"),
-        ("data.json", b"[\n" + ROW + b",\n" + ROW + b"]", "is a JSON array; write one object a line"),
+        ("data.jsonl", b"[" + ROW + b"]", "holds a JSON array; rename it so that it ends in .json"),
+        ("data.json", b"[\n" + ROW + b",\n" + ROW, "line 3 is no JSON (Expecting"),
+        ("data.json", b"[" + ROW + b", 3]", "entry 2 holds a number and no object"),
+        ("data.json", b"[" + ROW + b",\n\xff]", "line 2 is no text in UTF-8"),
         ("data.json", json.dumps(rows("a")[0], indent=1).encode(), "is one JSON document over several lines"),
         ("data.jsonl", json.dumps(rows("a")[0], indent=1).encode(), "is one JSON document over several lines"),
         ("data.json", ROW + b"\n" + ROW, "holds JSON lines; rename it so that it ends in .jsonl"),
         ("data.parquet", b"id a b", "is no file of the kind parquet"),
-        ("data.csv", b"id,messages\na,b\n", "is a CSV file; write every row as a line"),
-        ("data.jsonl", b"id;user;assistant\na;b;c\n", "is a CSV file"),
-        ("data.tsv", b"x\ty\n", "is a CSV file"),
-        ("data.jsonl.gz", gzip.compress(ROW, mtime=0), "is compressed by gzip; unpack it"),
-        ("data.jsonl", gzip.compress(ROW, mtime=0), "is compressed by gzip; unpack it"),
-        ("data.jsonl.zst", b"\x28\xb5\x2f\xfd\x04", "is compressed by zstd; unpack it"),
+        ("data.csv", b"id,messages\na,b\n", "row 1: messages is no JSON (Expecting value"),
+        ("data.csv", b"id,messages\na,\"[{'role': 'user'}]\"\n", "as lists are not that were written by Python itself"),
+        ("data.csv", b"id,prompt,completion\na,b,c,d,e\n", "cannot be read as CSV"),
+        ("data.csv", b"id,prompt,completion\na,\xff,c\n", "cannot be read as CSV"),
+        ("data.csv", b"id,prompt,prompt,completion\na,b,c,d\n", "has 2 columns prompt; keep one of them"),
+        ("data.jsonl", b"id;user;assistant\na;b;c\n", "holds CSV; rename it so that it ends in .csv"),
+        ("data.tsv", b"x\ty\n", "it has x, y. Say by [data.columns]"),
+        ("data.jsonl", gzip.compress(ROW, mtime=0), "holds JSON lines; rename it so that it ends in .jsonl.gz"),
+        ("data.jsonl.gz", gzip.compress(ROW * 99, mtime=0)[:-9], "cannot be unpacked (EOFError"),
+        ("data.jsonl.zst", b"\x28\xb5\x2f\xfd\x04", "cannot be unpacked"),
+        ("data.parquet.gz", gzip.compress(b"PAR1", mtime=0), "holds Parquet within gz; unpack it"),
+        ("data.jsonl.bz2", b"BZh9", "is compressed by bzip2; unpack it"),
         ("data.zip", b"PK\x03\x04\x14", "is a zip archive"),
         ("data.jsonl", ROW.decode().encode("utf-16"), "is text in UTF-16; save it as UTF-8"),
         ("data.jsonl", ROW.decode().encode("utf-16-le"), "is no text in UTF-8"),
         ("data.jsonl", b"<!DOCTYPE html>\n<title>Sign in</title>", "is a page of HTML or XML; download the file itself"),
         ("data.parquet", b"version https://git-lfs.github.com/spec/v1\noid", "is a pointer of git-lfs"),
-        ("notes.txt", b"hello", "is of no known kind; use a .parquet, .jsonl or .arrow file"),
-        ("data.jsonl", lines(ALPACA), "it has instruction, input, output, which is the layout of Alpaca and not read yet"),
-        ("data.jsonl", lines(SHAREGPT), "it has id, conversations, which is the layout of ShareGPT and not read yet"),
-        ("data.jsonl", lines({"messages": []}), "it has messages. Give every row an id"),
-        ("data.jsonl", lines({"id": "a", "chat": 1}), "needs the columns id and messages; it has id, chat. Rename"),
+        ("notes.txt", b"hello", "is of no known kind; use a .parquet, .jsonl, .json, .csv or .arrow file"),
+        ("data.jsonl", lines({"id": "a", "chat": 1}), "(messages; conversations; instruction and output;"),
+        ("data.jsonl", lines({"id": "a", "chat": 1}), "it has id, chat. Say by [data.columns] in which columns they are"),
         ("bad.arrow", b"ARROW1 and nothing more", "cannot be read as an Arrow file"),
         ("bad.parquet", b"PAR1 and nothing more", "cannot be read as Parquet"),
     ],
@@ -235,7 +237,7 @@ def test_another_format_is_named_with_its_mend(name: str, content: bytes, said: 
 
 
 def test_what_is_no_file_is_named(tmp_path: Path) -> None:
-    assert "is a folder; name one file of samples" in refusal(tmp_path)
+    assert "is a folder, and none that `datasets` has saved" in refusal(tmp_path)
     assert "does not exist" in refusal(tmp_path / "none.parquet")
     assert "cannot be looked at" in refusal(tmp_path / f"{'x' * 300}.jsonl")
     with pytest.raises(InputError, match="s3://bucket/a.jsonl is an address and no path; download the file"):

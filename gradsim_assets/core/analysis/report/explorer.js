@@ -86,7 +86,7 @@
   const searchable = () => {
     const here = data();
     here.lower ??= here.variants.map((id) =>
-      [id, ...(here.texts?.[id] ?? []), ...(DATA.texts.originals?.[id] ?? [])].join("\n").toLowerCase());
+      [id, ...[here.texts, DATA.texts.originals].flatMap((all) => (all?.[id] ?? []).map(([, text]) => text))].join("\n").toLowerCase());
     return here.lower;
   };
 
@@ -121,7 +121,7 @@
     const badge = element("span", { className: right ? "badge" : "badge wrong" });
     badge.textContent = (right ? "" : "✗ wrong ") + (gap === null ? "" : `Δ ${gap.toFixed(2)}`);
     badge.title = (right ? "" : "Wrong under the full gradient. ") + "Δ: best component minus full gradient, absolute";
-    const text = here.texts?.[id]?.[0] ?? "";
+    const text = here.texts?.[id]?.find(([role]) => role === "user" || role === "text")?.[1] ?? "";
     const node = element("li", { id: `sample-${i}` }, badge, id, element("span", { className: "snippet" }, text.slice(0, 120)));
     node.setAttribute("role", "option");
     node.setAttribute("aria-selected", String(i === state.sample));
@@ -225,7 +225,7 @@
   const message = (role, text) =>
     element("div", { className: `message ${role}`, tabIndex: 0 }, element("b", {}, role), text);
   const messages = (texts) =>
-    texts ? [message("user", texts[0] ?? ""), message("assistant", texts[1] ?? "")]
+    texts ? texts.map(([role, text]) => message(role, text))
       : [element("p", { className: "help" }, "This report holds no text for it.")];
 
   const renderTexts = () => {

@@ -1,6 +1,7 @@
 """The data behind the sample explorer, small enough to be opened in a moment."""
 
 import base64
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 import polars as pl
 
 from gradsim_assets.core.components import component_columns, family
+from gradsim_assets.core.samples import Message, samples_of
 from gradsim_assets.core.similarity.pair_products import Candidates, read_pairs
 from gradsim_assets.core.tables import schemas
 
@@ -97,12 +99,14 @@ def _bm25(candidates: Candidates, bm25: pl.DataFrame | None) -> tuple[np.ndarray
     return np.full(len(candidates.variant), np.nan), np.arange(len(candidates.variant)) - starts[candidates.variant] + 1
 
 
-def texts(frame: pl.DataFrame | None, wanted: set[str]) -> Mapping[str, list[str]] | None:
-    """{id: [user text, assistant text]} of the wanted ids, or None without a table."""
+def texts(frame: pl.DataFrame | None, wanted: set[str]) -> Mapping[str, list[list[str]]] | None:
+    """{id: [[role, text], ...]} of the wanted ids, a tool call as JSON behind its text; None without a table."""
     if frame is None:
         return None
-    return {
-        sample_id: [message["content"] for message in messages]
-        for sample_id, messages in frame.select("id", "messages").iter_rows()
-        if sample_id in wanted
-    }
+    samples = samples_of(frame.filter(pl.col("id").is_in(list(wanted))))
+    return {sample.id: [[message["role"], _shown_text(message)] for message in sample.messages] for sample in samples}
+
+
+def _shown_text(message: Message) -> str:
+    calls = (json.dumps(call.get("function", call), ensure_ascii=False) for call in message.get("tool_calls", ()))
+    return "\n".join(filter(None, (message["content"], *calls)))

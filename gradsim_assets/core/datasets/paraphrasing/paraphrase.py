@@ -35,7 +35,7 @@ class ParaphraseResult:
         variants: One per original. A text that found no sound answer keeps its last doubtful one, and is flagged; where not
             even that was found, the variant is missing: the original never stands in for its paraphrase.
         flags: By id, what is doubtful about a variant or why it is missing: "user: language", "assistant: cut", or both.
-        prompt_tokens, completion_tokens: By id, over all attempts for its two texts.
+        prompt_tokens, completion_tokens: By id, over all attempts for its texts.
         models: By id, the model that the service says it used.
         cost_usd: Price of all answers that this result rests on, whenever they were paid.
         paid_usd: What this call has paid.
@@ -110,7 +110,7 @@ class _Meter:
 def paraphrase_samples(
     samples: Sequence[Sample], options: ParaphraserOptions, progress: Progress | None = None
 ) -> ParaphraseResult:
-    """Both texts of every sample rewritten, each asked for on its own; what the store holds is not asked for again.
+    """The texts of every user and assistant turn rewritten, each asked for on its own; what the store holds is not asked for again.
 
     Blocks until all is done, in batch mode too. May be killed at any moment and called again.
 
@@ -176,14 +176,10 @@ def requests_of(samples: Sequence[Sample], options: ParaphraserOptions) -> dict[
     """The distinct requests for all texts by key, in order; a text that occurs twice is asked for once."""
     requests: dict[str, Request] = {}
     for sample in samples:
-        for role, text in _texts(sample):
+        for role, text in sample.texts:
             request = request_for(text, role, options)
             requests.setdefault(request.key, request)
     return requests
-
-
-def _texts(sample: Sample) -> list[tuple[str, str]]:
-    return [("user", sample.user), ("assistant", sample.assistant)]
 
 
 def _assemble(
@@ -200,13 +196,14 @@ def _assemble(
     )
     faults: Counter[str] = Counter()
     for sample in samples:
-        asked = [request_for(text, role, options) for role, text in _texts(sample)]
+        asked = [request_for(text, role, options) for role, text in sample.texts]
         verdicts = [best(request, attempts[request.key], options) for request in asked]
         doubts = [(request.role, verdict) for request, verdict in zip(asked, verdicts, strict=True) if verdict.fault]
         if doubts:
-            result.flags[sample.id] = "; ".join(f"{role}: {verdict.fault}" for role, verdict in doubts)
+            faults_said = (f"{role}: {verdict.fault}" for role, verdict in doubts)
+            result.flags[sample.id] = "; ".join(dict.fromkeys(faults_said))
         faults.update(_counter(verdict) for _, verdict in doubts)
-        result.variants.append(_variant(sample.id, verdicts, result.flags))
+        result.variants.append(_variant(sample, verdicts, result.flags))
         used = [answer for request in asked for answer in attempts[request.key]]
         result.prompt_tokens[sample.id] = sum(answer.prompt_tokens for answer in used)
         result.completion_tokens[sample.id] = sum(answer.completion_tokens for answer in used)
@@ -224,11 +221,9 @@ def _assemble(
     return result
 
 
-def _variant(sample_id: str, verdicts: Sequence[Verdict], flags: Mapping[str, str]) -> Sample | Missing:
-    user, assistant = (verdict.text for verdict in verdicts)
-    if user is None or assistant is None:
-        return Missing(sample_id, flags[sample_id])
-    return Sample(sample_id, user, assistant)
+def _variant(sample: Sample, verdicts: Sequence[Verdict], flags: Mapping[str, str]) -> Sample | Missing:
+    texts = [verdict.text for verdict in verdicts if verdict.text is not None]
+    return Missing(sample.id, flags[sample.id]) if len(texts) < len(verdicts) else sample.with_texts(texts)
 
 
 def _counter(verdict: Verdict) -> str:
