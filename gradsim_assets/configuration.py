@@ -138,6 +138,8 @@ class ModelSettings(_Section):
     chat_template: str = "tulu"
     context: ContextPolicy = "auto"
     candidates: Candidates | None = None  # None: data.candidates
+    # Patterns of the names of components; none: all of them.
+    components: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     profile: str = Field(default=HEAVY, min_length=1)
     base: str = ""
     controls: bool = False
@@ -150,9 +152,14 @@ class ModelSettings(_Section):
         own = {"id", "base", "controls", "optimizer_state", "training"}
         return self.model_dump(exclude=own, exclude_none=True)
 
+    @property
+    def choice(self) -> str:
+        """Which components are chosen, such as "components=*.mlp.*"; "" where all are."""
+        return f"components={','.join(self.components)}" if self.components else ""
+
     def differing(self, default: "ModelSettings") -> str:
         """What decides values and is not as in `default`, such as "candidates=10 dtype=bfloat16"; "" where all is."""
-        differing = []
+        differing = [self.choice] if self.choice else []
         for name in ("candidates", "chat_template", "context", "dtype"):
             value = str(getattr(self, name))
             if value != str(getattr(default, name)):

@@ -17,7 +17,8 @@ from gradsim_assets.core.models.description import ModelDescription, describe
 from gradsim_assets.core.models.devices import own_device
 from gradsim_assets.core.models.loading import (
     LoadedModel,
-    load_config,
+    blank_model,
+    freeze_other_modalities,
     load_model,
     load_skeleton,
     load_token_ids,
@@ -140,10 +141,6 @@ class ModelHub(dg.ConfigurableResource):
             )
         return revision
 
-    def config(self, model_id: str, revision: Revision) -> Any:
-        """The Hugging Face configuration of that revision; raises InputError for what is no causal LM."""
-        return load_config(model_id, revision)
-
     def tokenizer(self, model_id: str, revision: Revision) -> ChatTokenizer:
         """The tokenizer of that revision with the model's chat template, without the model."""
         return ChatTokenizer(load_tokenizer(model_id, revision), self.settings(model_id).chat_template)
@@ -159,9 +156,17 @@ class ModelHub(dg.ConfigurableResource):
         revision = self.resolve(model_id)
         return load_token_ids(model_id, revision), f"{model_id} {revision.name}"
 
-    def skeleton(self, model_id: str, revision: Revision) -> Any:
-        """The model of that revision without weights (all tensors on the meta device): names and shapes alone."""
-        return load_skeleton(model_id, revision)
+    def skeleton(self, model_id: str, revision: Revision, whole: bool = False) -> Any:
+        """The model of that revision without weights (all tensors on the meta device): names and shapes alone.
+
+        Trainable is what the model's settings choose, or all of it if it is to be `whole`.
+        """
+        return load_skeleton(model_id, revision, () if whole else self.settings(model_id).components)
+
+    def blank(self, model_id: str, revision: Revision) -> Any:
+        """The model of that revision, with its settings, as its class makes it."""
+        settings = self.settings(model_id)
+        return blank_model(model_id, revision, settings.dtype, settings.components)
 
     def load(self, model_id: str, revision: Revision, log: Callable[[str], None] = _log.info) -> LoadedModel:
         """The model of exactly this revision, in evaluation mode on the configured device.
@@ -171,12 +176,19 @@ class ModelHub(dg.ConfigurableResource):
         """
         settings = self.settings(model_id)
         device = own_device(self.device, Home(Path(self.home)).gpus)
-        model, tokenizer = load_model(model_id, revision, settings.dtype, device)
+        model, tokenizer = load_model(model_id, revision, settings.dtype, device, settings.components)
         self.revision_named(model_id, revision.name)  # a folder may have changed while it was read
         if tokenizer.pad_token_id is None:
             log(f"{model_id} has no pad token; its EOS token fills up batches instead, under the attention mask.")
             tokenizer.pad_token = tokenizer.eos_token
-        if frozen := sum(not parameter.requires_grad for parameter in model.parameters()):
-            log(f"{model_id} has {frozen} weights for images or sound, which texts do not reach; they are left out.")
+        if other := freeze_other_modalities(model):
+            log(
+                f"{model_id} has {len(other)} weights for images or sound, which texts do not reach; they are left out."
+            )
+        if settings.components:
+            frozen = sum(not parameter.requires_grad for parameter in model.parameters()) - len(other)
+            log(
+                f"{model_id}: {frozen} weights are left out, as {settings.choice} says; the full gradient is that of the others."
+            )
         vocabulary = len(model.get_input_embeddings().weight)
         return LoadedModel(model, ChatTokenizer(tokenizer, settings.chat_template, vocabulary), revision, device)

@@ -1,6 +1,6 @@
 """Models, tokenizers and configurations of exactly one revision, through transformers and tokenizers."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -58,16 +58,22 @@ class LoadedModel:
 
 
 @lru_cache(maxsize=1)  # steps of one process share the model; a second one would not fit on a GPU
-def load_model(model_id: str, revision: Revision, dtype: str, device: str) -> tuple[Any, Any]:
+def load_model(
+    model_id: str, revision: Revision, dtype: str, device: str, components: tuple[str, ...] = ()
+) -> tuple[Any, Any]:
     """The model, checked and in evaluation mode on its device, and its tokenizer.
 
+    What the patterns `components` leave out has no gradients (see `choose_components`).
+
     Raises:
-        InputError: it is no causal language model, its checkpoint is not whole and sound, or it cannot be loaded.
+        InputError: it is no causal language model, its checkpoint is not whole and sound, it cannot be loaded, or a pattern
+            matches nothing of it.
         ServiceError: the hub does not hand it out now.
     """
     from transformers.utils import logging
 
     from gradsim_assets.core.models.checkpoints import check_forward, check_weights
+    from gradsim_assets.core.sample_gradients.components import choose_components
 
     _refuse_adapter(model_id, revision)
     config = load_config(model_id, revision)
@@ -79,6 +85,7 @@ def load_model(model_id: str, revision: Revision, dtype: str, device: str) -> tu
     check_weights(model_id, model)
     check_forward(model_id, model)
     freeze_other_modalities(model)
+    choose_components(model, components)
     return model, load_tokenizer(model_id, revision)
 
 
@@ -137,15 +144,25 @@ def _refuse_adapter(model_id: str, revision: Revision) -> None:
         raise adapter_error(model_id)
 
 
-def load_skeleton(model_id: str, revision: Revision) -> Any:
-    """The model of a revision without weights (all tensors on the meta device); raises as `load_config`."""
+def load_skeleton(model_id: str, revision: Revision, components: Sequence[str] = ()) -> Any:
+    """The model of a revision without weights (all tensors on the meta device); raises as `load_config` and `choose_components`."""
+    import torch
+
+    with torch.device("meta"):
+        return blank_model(model_id, revision, "float32", components)
+
+
+def blank_model(model_id: str, revision: Revision, dtype: str, components: Sequence[str] = ()) -> Any:
+    """The model of a revision as its class makes it, on whatever device the caller has set; raises as `load_skeleton`."""
     import torch
     from transformers import AutoModelForCausalLM
 
-    with torch.device("meta"):
-        skeleton = AutoModelForCausalLM.from_config(load_config(model_id, revision))
-    freeze_other_modalities(skeleton)
-    return skeleton
+    from gradsim_assets.core.sample_gradients.components import choose_components
+
+    model = AutoModelForCausalLM.from_config(load_config(model_id, revision), dtype=getattr(torch, dtype))
+    freeze_other_modalities(model)
+    choose_components(model, components)
+    return model
 
 
 def load_tokenizer(model_id: str, revision: Revision) -> Any:
