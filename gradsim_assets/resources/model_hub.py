@@ -28,13 +28,14 @@ from gradsim_assets.core.models.revisions import (
     Revision,
     content_hash,
     is_folder,
+    named_revision,
     resolve,
     split_revision,
     untrained_revision,
 )
 from gradsim_assets.core.models.tokenization import ChatTokenizer
 from gradsim_assets.core.partition_keys import checked_slug
-from gradsim_assets.demo import DEMO
+from gradsim_assets.demo import DEMO, DEMO_LORA, EMBEDDED
 
 _log = logging.getLogger(__name__)
 
@@ -56,6 +57,8 @@ class ModelHub(dg.ConfigurableResource):
         entry = next((entry for entry in self.models if entry["id"] == model_id), {})
         if not entry and (studied := self._studied(model_id)):
             entry = self.settings(studied).shared
+            if trained_id(model_id) is None and isinstance(entry["components"], str):
+                entry["components"] = ()  # an adapter's, of which the base has nothing
         return ModelSettings.model_validate({**self.defaults, "id": model_id, **entry})
 
     def _studied(self, control: str) -> str | None:
@@ -114,12 +117,16 @@ class ModelHub(dg.ConfigurableResource):
             from gradsim_assets.demo.model import build_demo_model
 
             return resolve(str(build_demo_model(Home(Path(self.home)).models / DEMO)))
-        return resolve(model_id, fallback)
+        if model_id == DEMO_LORA:
+            from gradsim_assets.demo.adapter import build_demo_adapter
+
+            return resolve(str(build_demo_adapter(Home(Path(self.home)).models / DEMO_LORA)))
+        return resolve(model_id, fallback, self.settings(model_id).base)
 
     def check(self, model_id: str) -> None:
         """Makes sure that a model can be registered; raises as `resolve`, and InputError for an id that is too long."""
         checked_slug(model_id)
-        if (trained_id(model_id) or model_id) != DEMO:  # which is built when it is needed, where torch is
+        if (trained_id(model_id) or model_id) not in EMBEDDED:  # which is built when it is needed, where torch is
             self.resolve(model_id)
 
     def version_now(self, model_id: str, fallback: bool = True) -> str:
@@ -132,8 +139,8 @@ class ModelHub(dg.ConfigurableResource):
         Raises:
             InputError: a local folder (or the configuration of a control) has changed since, so that its old content is gone.
         """
-        if model_id != DEMO and not is_folder(model_id) and trained_id(model_id) is None:
-            return Revision(name, split_revision(model_id)[0], name)
+        if model_id not in EMBEDDED and not is_folder(model_id) and trained_id(model_id) is None:
+            return named_revision(split_revision(model_id)[0], name, self.settings(model_id).base)
         revision = self.resolve(model_id)
         if revision.name != name:
             raise InputError(
@@ -185,10 +192,8 @@ class ModelHub(dg.ConfigurableResource):
             log(
                 f"{model_id} has {len(other)} weights for images or sound, which texts do not reach; they are left out."
             )
-        if settings.components:
-            frozen = sum(not parameter.requires_grad for parameter in model.parameters()) - len(other)
-            log(
-                f"{model_id}: {frozen} weights are left out, as {settings.choice} says; the full gradient is that of the others."
-            )
+        if frozen := sum(not parameter.requires_grad for parameter in model.parameters()) - len(other):
+            why = settings.choice or "an adapter was trained over them"
+            log(f"{model_id}: {frozen} weights are left out ({why}); the full gradient is that of the others.")
         vocabulary = len(model.get_input_embeddings().weight)
         return LoadedModel(model, ChatTokenizer(tokenizer, settings.chat_template, vocabulary), revision, device)

@@ -29,6 +29,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ChangingHome]:
 
 
 def test_another_choice_leaves_the_tables_of_the_model_stale_until_they_are_of_it(home: ChangingHome) -> None:
+    home.look()
     stale = {table for table, _ in home.out_of_date()}
     expected = {
         f"{name}_{s}" for name in ("dot_products", "projected_similarity", "preconditioned_products") for s in SETTINGS

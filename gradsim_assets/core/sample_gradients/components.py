@@ -2,14 +2,28 @@
 
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
+from typing import Literal
 
 import torch
 
 from gradsim_assets.core.errors import InputError
 
+#: Which tensors are components: patterns of their names, none for all of them; of an adapter those that it has trained (as none
+#: means, too), or all of the model that it is merged into.
+Components = Literal["adapter", "merged"] | Sequence[str]
+
+#: Parts of names that PEFT puts between those of a model: what it has wrapped, and its own name for the adapter.
+_WRAPPING = frozenset({"base_layer", "default", "ln_tuning_layers", "modules_to_save", "token_adapter"})
+
+#: What PEFT's own layers begin with, whose only tensor is `weight`.
+_ADAPTER_LAYER = "lora_"
+
 
 def trainable_components(model: torch.nn.Module) -> list[tuple[str, torch.nn.Parameter]]:
     """(name, parameter) of every trainable tensor in model order; tied weights once, under their first name.
+
+    Names are those of the model. With an adapter in it they are those of the model that it was put into, with the adapter's own
+    behind them: `model.layers.3.self_attn.q_proj.lora_A`.
 
     Raises:
         InputError: nothing is trainable.
@@ -17,11 +31,22 @@ def trainable_components(model: torch.nn.Module) -> list[tuple[str, torch.nn.Par
     components = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     if not components:
         raise InputError("the model has no trainable parameters, so there are no gradients; unfreeze some of them.")
-    return components
+    if not hasattr(model, "peft_config"):
+        return components
+    return [(_without_wrapping(name), parameter) for name, parameter in components]
 
 
-def choose_components(model: torch.nn.Module, patterns: Sequence[str]) -> None:
-    """Takes the gradients from all components whose names no pattern matches; without patterns from none.
+def _without_wrapping(name: str) -> str:
+    """The name of a parameter without what PEFT has put into it."""
+    parts = [part for part in name.split(".") if part not in _WRAPPING]
+    if len(parts) > 1 and parts[-1] == "weight" and parts[-2].startswith(_ADAPTER_LAYER):
+        parts.pop()
+    return ".".join(parts)
+
+
+def choose_components(model: torch.nn.Module, patterns: Components) -> None:
+    """Takes the gradients from all components whose names no pattern matches; without patterns, or with a word for a view of an
+    adapter, from none.
 
     What is left out has no hooks and is no part of any gradient, and autograd goes back no further than to the first that
     is not.
@@ -29,7 +54,7 @@ def choose_components(model: torch.nn.Module, patterns: Sequence[str]) -> None:
     Raises:
         InputError: a pattern matches no component.
     """
-    if not patterns:
+    if not patterns or isinstance(patterns, str):
         return
     components = trainable_components(model)
     chosen = _matching([name for name, _ in components], patterns)
