@@ -8,19 +8,26 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from bench.baselines import in_batches, one_by_one, packed, plain_passes, scripts
-from bench.workload import SETTINGS, demo_model, distinct_samples, lima_lengths, make_request
+from bench.workload import SETTINGS, demo_model, distinct_samples, lima_lengths, make_pairs, make_request
 from gradsim_assets.core.curvature.curvature import compute_curvature
 from gradsim_assets.core.curvature.factor_files import StoredCurvature, Tuning
 from gradsim_assets.core.gradients.engine import GradientPass, PassOptions, PassRequest
 from gradsim_assets.core.models.encoded_sample import EncodedSample
+from gradsim_assets.core.models.loading import load_model
+from gradsim_assets.core.models.revisions import resolve
+from gradsim_assets.core.models.tokenization import ChatTokenizer
 from gradsim_assets.core.sample_gradients.preconditioning import Preconditioners
+from gradsim_assets.core.samples import parse_samples
 from gradsim_assets.core.tables.schemas import PRECONDITIONERS
+from gradsim_assets.demo.adapter import BASE, build_demo_adapter
+from gradsim_assets.demo.data import load_originals, load_paraphrases
 
 #: Plain passes are made in batches of so many samples, and of so many padded tokens; the fastest is what counts.
 BATCHES = (1, 2, 4, 8, 16)
@@ -171,6 +178,30 @@ def over_scripts(samples: int, runs: int) -> dict[str, float]:
     }
 
 
+def over_full_parameters(runs: int) -> dict[str, float]:
+    """What a pass of the demo's adapter costs beside one of all parameters of its base, over the demo's own samples."""
+    with tempfile.TemporaryDirectory() as folder:
+        place = build_demo_adapter(Path(folder))
+        (adapter, tokenizer), (base, _) = (
+            load_model.__wrapped__(str(one), resolve(str(one)), "float32", "cpu") for one in (place, place / BASE)
+        )
+    chat = ChatTokenizer(tokenizer)
+    sets = [
+        [replace(chat.encode(sample), id=f"lima_{number}") for number, sample in enumerate(parse_samples(rows, "demo"))]
+        for rows in (load_originals(), load_paraphrases())
+    ]
+    pairs = {SETTINGS[0]: make_pairs(len(sets[0]), 5, 3)}
+    request = PassRequest(sets[0], {SETTINGS[0]: sets[1]}, pairs, frozenset(SETTINGS[:1]))
+    times = interleaved(
+        runs, {name: partial(engine_pass, one, request) for name, one in (("adapter", adapter), ("full", base))}
+    )
+    return {
+        "milliseconds_per_sample_of_adapter": 1e3 * statistics.median(times["adapter"]) / (2 * len(sets[0])),
+        "milliseconds_per_sample_of_all_parameters": 1e3 * statistics.median(times["full"]) / (2 * len(sets[0])),
+        "adapter_over_full": ratio(times, "adapter", "full"),
+    }
+
+
 def scaling() -> list[dict[str, float]]:
     """(d): seconds of a pass as one thing at a time grows; each first run warms up."""
     rows = []
@@ -217,7 +248,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--script-samples", type=int, default=8, help="originals of the predecessor's experiment")
     parser.add_argument(
-        "--only", choices=["plain", "short", "preconditioned", "scripts", "scaling", "exhaustive"], default=None
+        "--only",
+        choices=["plain", "short", "preconditioned", "adapter", "scripts", "scaling", "exhaustive"],
+        default=None,
     )
     parser.add_argument("--output", type=Path, default=Path("build/bench/engine.json"))
     parser.add_argument("--cpu-time", action="store_true", help="processor time instead of wall clock (one thread)")
@@ -230,6 +263,7 @@ def main() -> None:
         "plain": lambda: over_plain(arguments.samples, arguments.runs),
         "short": lambda: over_padded_short(arguments.samples, arguments.runs),
         "preconditioned": lambda: over_unpreconditioned(arguments.samples, arguments.runs),
+        "adapter": lambda: over_full_parameters(arguments.runs),
         "scripts": lambda: over_scripts(arguments.script_samples, max(1, arguments.runs // 2)),
         "exhaustive": lambda: exhaustive(arguments.samples, min(12, arguments.samples)),
         "scaling": lambda: {"scaling": scaling()},

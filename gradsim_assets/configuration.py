@@ -32,7 +32,7 @@ from gradsim_assets.core.models.revisions import whole_id
 from gradsim_assets.core.models.tokenization import ContextPolicy
 from gradsim_assets.core.partition_keys import MAX_SHARDS
 from gradsim_assets.core.training.recipe import TrainingRecipe
-from gradsim_assets.demo import DEMO
+from gradsim_assets.demo import DEMO, EMBEDDED
 
 #: The compute profile of gradients and generation, unless a model chooses another one.
 HEAVY = "gpu"
@@ -157,6 +157,8 @@ class ModelSettings(_Section):
     chat_template: str = "tulu"
     context: ContextPolicy = "auto"
     candidates: Candidates | None = None  # None: data.candidates
+    # Patterns of names, or what of an adapter; none: all of them, of an adapter those that it has trained.
+    components: Literal["adapter", "merged"] | tuple[Annotated[str, Field(min_length=1)], ...] = ()
     profile: str = Field(default=HEAVY, min_length=1)
     base: str = ""
     controls: bool = False
@@ -169,9 +171,16 @@ class ModelSettings(_Section):
         own = {"id", "base", "controls", "optimizer_state", "training"}
         return self.model_dump(exclude=own, exclude_none=True)
 
+    @property
+    def choice(self) -> str:
+        """Which components are chosen, such as "components=*.mlp.*"; "" where all are, or those that an adapter has trained."""
+        if not self.components or self.components == "adapter":
+            return ""
+        return f"components={self.components if isinstance(self.components, str) else ','.join(self.components)}"
+
     def differing(self, default: "ModelSettings") -> str:
         """What decides values and is not as in `default`, such as "candidates=10 dtype=bfloat16"; "" where all is."""
-        differing = []
+        differing = [self.choice] if self.choice else []
         for name in ("candidates", "chat_template", "context", "dtype"):
             value = str(getattr(self, name))
             if value != str(getattr(default, name)):
@@ -257,13 +266,15 @@ class Settings(_Section):
         own = next((model.training for model in self.models if model.id == model_id), None)
         if trained_id(model_id) is not None or (own is None and model_id in self.bases.values()):
             return None
-        if model_id != DEMO:
+        if model_id not in EMBEDDED:
             general = self.training or (TrainingRecipe() if own else None)
             return general.with_those_of(own) if general else None
+        from gradsim_assets.demo.adapter import ADAPTER_RECIPE
         from gradsim_assets.demo.model import RECIPE
 
         whole = (self.data.originals, self.data.paraphrases, self.data.samples) == (DEMO, DEMO, 0)
-        return RECIPE.training.with_those_of(own) if whole else None
+        known = RECIPE.training if model_id == DEMO else ADAPTER_RECIPE.training
+        return known.with_those_of(own) if whole else None
 
     @property
     def fingerprint(self) -> str:
@@ -327,7 +338,7 @@ def registered_id(model_id: str, base: Path) -> str:
     """The id by which a model is registered, from one as it was written; arguments and errors are those of `whole_id`."""
     if trained := trained_id(model_id):
         return untrained_id(registered_id(trained, base))
-    return model_id if model_id == DEMO else whole_id(model_id, base)
+    return model_id if model_id in EMBEDDED else whole_id(model_id, base)
 
 
 def _with_whole_ids(settings: Settings) -> Settings:

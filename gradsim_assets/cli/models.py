@@ -11,7 +11,7 @@ from gradsim_assets.cli.model_id import MODEL_ID
 from gradsim_assets.configuration import Settings, load_settings
 from gradsim_assets.core.errors import InputError
 from gradsim_assets.core.models.controls import BASE, UNTRAINED, control_kind, trained_id
-from gradsim_assets.demo import DEMO
+from gradsim_assets.demo import EMBEDDED
 
 if TYPE_CHECKING:
     from gradsim_assets.runs.launcher import Launcher
@@ -52,7 +52,7 @@ _CONTROLS = {UNTRAINED: "the same configuration with random weights", BASE: "the
 
 
 def _describe(found: "Launcher", model: str, settings: Settings) -> None:
-    if (trained_id(model) or model) == DEMO:
+    if (trained_id(model) or model) in EMBEDDED:
         click.echo("  the embedded demo; its first run trains the model")
         return
     shown = {name: getattr(value, "value", value) for name, value in found.observe_model(model, settings).items()}

@@ -56,15 +56,14 @@ def _paraphrasing(settings: Settings) -> str | None:
 def _gradients(model: str, settings: Settings, memory_gib: float | None, tflops: float | None) -> list[str]:
     import torch
 
-    from gradsim_assets.core.gradients.engine import PassGraph, PassOptions, plan_pass, shape_of_config
+    from gradsim_assets.core.gradients.engine import PassGraph, PassOptions, plan_pass, shape_of
     from gradsim_assets.core.memory import free_bytes
     from gradsim_assets.core.models.devices import pick_device
     from gradsim_assets.resources.by_name import resources
 
     found = resources(settings)
     revision = found.hub.resolve(model)
-    dtype = getattr(torch, found.hub.settings(model).dtype)
-    shape = shape_of_config(found.hub.config(model, revision), dtype)
+    shape = shape_of(lambda: found.hub.blank(model, revision))
     device = torch.device(pick_device(settings.compute.device))
     memory = int((memory_gib or settings.compute.memory_gib) * GIB) or free_bytes(device, "most", shape.model_bytes)
     rate = tflops * 1e12 if tflops else _measured_rate(device)

@@ -16,6 +16,9 @@ _FAMILY_PATTERNS = (
     ("mlp", r"mlp|feed_forward|ffn|moe|expert|(^|\.)(fc\d*|dense_h_to_4h|dense_4h_to_h)(\.|$)"),
 )
 
+#: Endings that say what a tensor is to its owner, wherever that stands: biases, and what PEFT has added.
+_OWN_NAME = re.compile(r"bias$|lora_|ia3_|hada_|lokr_|trainable_tokens_delta$")
+
 
 def depth(component: str) -> int | None:
     """The number of the block that a component stands in: the first number among the parts of its name."""
@@ -33,7 +36,7 @@ def component_type(component: str) -> str:
     path = parts[:-1] if len(parts) > 1 else []
     block = next((i for i, part in enumerate(path) if part.isdigit()), None)
     inside = [part for part in path[block + 1 :] if not part.isdigit()] if block is not None else path[-1:]
-    if block is None and endings and endings != ["bias"]:
+    if block is None and endings and not _OWN_NAME.match(endings[0]):
         inside = []  # a bare parameter of the model itself: its own name says more than its owner's
     return ".".join(inside + endings) or component
 

@@ -2,3 +2,9 @@
 
 #: Stands for the embedded dataset, its paraphrases and its model wherever one of them is named.
 DEMO = "demo"
+
+#: Stands for the demo's adapter twin wherever a model is named.
+DEMO_LORA = "demo-lora"
+
+#: Ids of the models that are built on first use.
+EMBEDDED = (DEMO, DEMO_LORA)

@@ -6,7 +6,7 @@ apart, small enough to be trained in seconds.
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -80,13 +80,27 @@ RECIPE = Recipe()
 
 def content_hash(recipe: Recipe = RECIPE, random_init: bool = False) -> str:
     """The name of a build's folder: 16 hex digits of the SHA-256 of recipe, template and dataset."""
-    content = {
-        "recipe": asdict(recipe),
-        "template": TULU_TEMPLATE,
-        "data": data.fingerprint(),
-        "random_init": random_init,
-    }
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+    return hash_of_build(recipe=asdict(recipe), random_init=random_init)
+
+
+def hash_of_build(**content: Any) -> str:
+    """16 hex digits of the SHA-256 of what decides a build, with the template and the dataset."""
+    whole = {**content, "template": TULU_TEMPLATE, "data": data.fingerprint()}
+    return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def built_once(finished: Path, build: Callable[[Path], None]) -> Path:
+    """A folder that `build` fills where it is not there yet; it appears whole or not at all.
+
+    Of processes that want it at the same time one builds it, and the others wait for it.
+    """
+    if finished.is_dir():
+        return finished
+    with locked(finished.with_name(f".{finished.name}.lock")):
+        if not finished.is_dir():
+            with whole_folder(finished) as unfinished:
+                build(unfinished)
+    return finished
 
 
 def build_demo_model(
@@ -99,13 +113,7 @@ def build_demo_model(
     of processes that want it at the same time one builds it, and the others wait for it.
     """
     finished = Path(folder_root) / content_hash(recipe, random_init)
-    if finished.is_dir():
-        return finished
-    with locked(finished.with_name(f".{finished.name}.lock")):
-        if not finished.is_dir():
-            with whole_folder(finished) as unfinished:
-                _build(unfinished, recipe, random_init, progress)
-    return finished
+    return built_once(finished, lambda folder: _build(folder, recipe, random_init, progress))
 
 
 def _build(folder: Path, recipe: Recipe, random_init: bool, progress: Progress | None) -> None:
@@ -115,9 +123,10 @@ def _build(folder: Path, recipe: Recipe, random_init: bool, progress: Progress |
 
     tokenizer = train_tokenizer(recipe)
     with reproducible(recipe.seed):
-        model = _new_model(recipe, tokenizer)
+        model = new_model(recipe, tokenizer)
         if not random_init:
-            _train(model, ChatTokenizer(tokenizer), recipe, progress)
+            texts = encoded(ChatTokenizer(tokenizer))
+            train_shown(model, *texts, recipe.training, "Training the demo model", progress)
     logging.disable_progress_bar()  # of writing one small file
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -153,7 +162,8 @@ def train_tokenizer(recipe: Recipe = RECIPE) -> Any:
     )
 
 
-def _new_model(recipe: Recipe, tokenizer: Any) -> Any:
+def new_model(recipe: Recipe, tokenizer: Any) -> Any:
+    """The model before training, by the random numbers of the process."""
     from transformers import OlmoConfig, OlmoForCausalLM
 
     return OlmoForCausalLM(
@@ -173,7 +183,7 @@ def _new_model(recipe: Recipe, tokenizer: Any) -> Any:
     )
 
 
-def _encoded(chat: ChatTokenizer) -> tuple[list[EncodedSample], list[EncodedSample]]:
+def encoded(chat: ChatTokenizer) -> tuple[list[EncodedSample], list[EncodedSample]]:
     """The originals, and the same answers after the paraphrased prompts."""
     originals = parse_samples(data.load_originals(), "the demo dataset")
     paraphrases = parse_samples(data.load_paraphrases(), "the demo dataset")
@@ -184,18 +194,25 @@ def _encoded(chat: ChatTokenizer) -> tuple[list[EncodedSample], list[EncodedSamp
     return [chat.encode(sample) for sample in originals], [chat.encode(sample) for sample in reworded]
 
 
-def _train(model: Any, chat: ChatTokenizer, recipe: Recipe, progress: Progress | None) -> None:
+def train_shown(
+    model: Any,
+    originals: Sequence[EncodedSample],
+    reworded: Sequence[EncodedSample],
+    recipe: TrainingRecipe,
+    what: str,
+    progress: Progress | None = None,
+) -> None:
+    """Trains a model (see `core.training.loop.train`) with a bar on the terminal that says `what`."""
     from tqdm import tqdm
 
     from gradsim_assets.core.training.loop import train
 
-    originals, reworded = _encoded(chat)
     # disable=None: the bar is for terminals, not for log files.
-    with tqdm(total=recipe.steps, desc="Training the demo model", unit="step", disable=None) as bar:
+    with tqdm(total=recipe.steps, desc=what, unit="step", disable=None) as bar:
 
         def tell(done: int, total: int) -> None:
             bar.update()
             if progress is not None:
                 progress(done, total)
 
-        train(model, originals, recipe.training, reworded=reworded, progress=tell)
+        train(model, originals, recipe, reworded=reworded, progress=tell)

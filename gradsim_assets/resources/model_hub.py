@@ -18,7 +18,8 @@ from gradsim_assets.core.models.description import ModelDescription, describe
 from gradsim_assets.core.models.devices import own_device
 from gradsim_assets.core.models.loading import (
     LoadedModel,
-    load_config,
+    blank_model,
+    freeze_other_modalities,
     load_model,
     load_skeleton,
     load_token_ids,
@@ -28,13 +29,14 @@ from gradsim_assets.core.models.revisions import (
     Revision,
     content_hash,
     is_folder,
+    named_revision,
     resolve,
     split_revision,
     untrained_revision,
 )
 from gradsim_assets.core.models.tokenization import ChatTokenizer
 from gradsim_assets.core.partition_keys import checked_slug
-from gradsim_assets.demo import DEMO
+from gradsim_assets.demo import DEMO, DEMO_LORA, EMBEDDED
 
 _log = logging.getLogger(__name__)
 
@@ -58,6 +60,8 @@ class ModelHub(dg.ConfigurableResource):
         entry = next((entry for entry in self.models if entry["id"] == model_id), {})
         if not entry and (studied := self._studied(model_id)):
             entry = self.settings(studied).shared
+            if trained_id(model_id) is None and isinstance(entry["components"], str):
+                entry["components"] = ()  # an adapter's, of which the base has nothing
         return ModelSettings.model_validate({**self.defaults, "id": model_id, **entry})
 
     def _studied(self, control: str) -> str | None:
@@ -118,12 +122,16 @@ class ModelHub(dg.ConfigurableResource):
             from gradsim_assets.demo.model import build_demo_model
 
             return resolve(str(build_demo_model(Home(Path(self.home)).models / DEMO)))
-        return resolve(model_id, fallback)
+        if model_id == DEMO_LORA:
+            from gradsim_assets.demo.adapter import build_demo_adapter
+
+            return resolve(str(build_demo_adapter(Home(Path(self.home)).models / DEMO_LORA)))
+        return resolve(model_id, fallback, self.settings(model_id).base)
 
     def check(self, model_id: str) -> None:
         """Makes sure that a model can be registered; raises as `resolve`, and InputError for an id that is too long."""
         checked_slug(model_id)
-        if (trained_id(model_id) or model_id) != DEMO:  # which is built when it is needed, where torch is
+        if (trained_id(model_id) or model_id) not in EMBEDDED:  # which is built when it is needed, where torch is
             self.resolve(model_id)
 
     def version_now(self, model_id: str, fallback: bool = True) -> str:
@@ -136,18 +144,14 @@ class ModelHub(dg.ConfigurableResource):
         Raises:
             InputError: a local folder (or the configuration of a control) has changed since, so that its old content is gone.
         """
-        if model_id != DEMO and not is_folder(model_id) and trained_id(model_id) is None:
-            return Revision(name, split_revision(model_id)[0], name)
+        if model_id not in EMBEDDED and not is_folder(model_id) and trained_id(model_id) is None:
+            return named_revision(split_revision(model_id)[0], name, self.settings(model_id).base)
         revision = self.resolve(model_id)
         if revision.name != name:
             raise InputError(
                 f"{model_id} changed while this run worked on it ({name} became {revision.name}); start a new run."
             )
         return revision
-
-    def config(self, model_id: str, revision: Revision) -> Any:
-        """The Hugging Face configuration of that revision; raises InputError for what is no causal LM."""
-        return load_config(model_id, revision)
 
     def tokenizer(self, model_id: str, revision: Revision) -> ChatTokenizer:
         """The tokenizer of that revision with the model's chat template, without the model."""
@@ -165,9 +169,17 @@ class ModelHub(dg.ConfigurableResource):
         revision = self.resolve(model_id)
         return load_token_ids(model_id, revision), f"{model_id} {revision.name}"
 
-    def skeleton(self, model_id: str, revision: Revision) -> Any:
-        """The model of that revision without weights (all tensors on the meta device): names and shapes alone."""
-        return load_skeleton(model_id, revision)
+    def skeleton(self, model_id: str, revision: Revision, whole: bool = False) -> Any:
+        """The model of that revision without weights (all tensors on the meta device): names and shapes alone.
+
+        Trainable is what the model's settings choose, or all of it if it is to be `whole`.
+        """
+        return load_skeleton(model_id, revision, () if whole else self.settings(model_id).components)
+
+    def blank(self, model_id: str, revision: Revision) -> Any:
+        """The model of that revision, with its settings, as its class makes it."""
+        settings = self.settings(model_id)
+        return blank_model(model_id, revision, settings.dtype, settings.components)
 
     def load(self, model_id: str, revision: Revision, log: Callable[[str], None] = _log.info) -> LoadedModel:
         """The model of exactly this revision, in evaluation mode on the configured device.
@@ -177,13 +189,18 @@ class ModelHub(dg.ConfigurableResource):
         """
         settings = self.settings(model_id)
         device = own_device(self.device, Home(Path(self.home)).gpus)
-        model, tokenizer = load_model(model_id, revision, settings.dtype, device)
+        model, tokenizer = load_model(model_id, revision, settings.dtype, device, settings.components)
         self.revision_named(model_id, revision.name)  # a folder may have changed while it was read
         if tokenizer.pad_token_id is None:
             log(f"{model_id} has no pad token; its EOS token fills up batches instead, under the attention mask.")
             tokenizer.pad_token = tokenizer.eos_token
-        if frozen := sum(not parameter.requires_grad for parameter in model.parameters()):
-            log(f"{model_id} has {frozen} weights for images or sound, which texts do not reach; they are left out.")
+        if other := freeze_other_modalities(model):
+            log(
+                f"{model_id} has {len(other)} weights for images or sound, which texts do not reach; they are left out."
+            )
+        if frozen := sum(not parameter.requires_grad for parameter in model.parameters()) - len(other):
+            why = settings.choice or "an adapter was trained over them"
+            log(f"{model_id}: {frozen} weights are left out ({why}); the full gradient is that of the others.")
         vocabulary = len(model.get_input_embeddings().weight)
         chat = ChatTokenizer(tokenizer, settings.chat_template, vocabulary, self._loss_on)
         return LoadedModel(model, chat, revision, device)

@@ -6,13 +6,12 @@ from typing import Any
 
 import dagster as dg
 import pytest
-import torch
 from click.testing import CliRunner
 
 from gradsim_assets.cli import plan as command
 from gradsim_assets.configuration import ComputeSettings, DataSettings, ModelSettings, Settings
 from gradsim_assets.core.errors import InputError
-from gradsim_assets.core.gradients.engine import PassGraph, PassOptions, plan_pass, shape_of_config
+from gradsim_assets.core.gradients.engine import PassGraph, PassOptions, plan_pass, shape_of
 from gradsim_assets.core.models.answer_spans import LossOn
 from gradsim_assets.core.partition_keys import model_slug
 from gradsim_assets.core.tables.storage import Partition, Tables
@@ -83,8 +82,9 @@ def test_a_pass_does_what_was_planned_for_it(kind: str, context: str, tmp_path: 
     assert (max(lengths) <= CONTEXT) == (context != "auto")
     assert (len(lengths) < 8) == (context == "drop"), "of eight variants"
     hub = resources(settings).hub
-    config = hub.config(settings.models[0].id, hub.resolve(settings.models[0].id))
-    plan = plan_pass(shape_of_config(config, torch.float32), graphs["01"], 2**30, PassOptions(device="cpu"))
+    model = settings.models[0].id
+    shape = shape_of(lambda: hub.blank(model, hub.resolve(model)))
+    plan = plan_pass(shape, graphs["01"], 2**30, PassOptions(device="cpu"))
     result, metadata = done(settings, "01")
     assert result.success
     # Passes, tokens and pairs; what follows is about memory, which the pass reads off real tensors.

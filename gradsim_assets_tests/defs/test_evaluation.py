@@ -18,6 +18,7 @@ from gradsim_assets.defs.checks.sound import _all_pairs_rules, _evaluation_rules
 from gradsim_assets.defs.evaluation.evaluation import Work, _variants
 from gradsim_assets.defs.evaluation.retrainings import RetrainingPlan
 from gradsim_assets.defs.models.hf_model import check_version
+from gradsim_assets.demo.adapter import ADAPTER_RECIPE
 from gradsim_assets.demo.model import RECIPE
 from gradsim_assets.resources.model_hub import ModelHub
 from gradsim_assets.resources.table_store import TableStore
@@ -85,9 +86,11 @@ def test_a_model_that_nobody_says_the_making_of_is_not_retrained(tmp_path: Path)
     with pytest.raises(InputError, match=r"nobody says how a/b was made from the originals, .* under \[training\]"):
         RetrainingPlan(Settings(**place)).recipe("a/b")
     others = DataSettings(samples=6)
-    with pytest.raises(InputError, match="the demo's model was made from all of the demo's data"):
-        RetrainingPlan(Settings(**place, data=others)).recipe("demo")
+    for model in ("demo", "demo-lora"):
+        with pytest.raises(InputError, match=f"{model} was made from all of the demo's data"):
+            RetrainingPlan(Settings(**place, data=others)).recipe(model)
     assert RetrainingPlan(Settings(**place)).recipe("demo") == RECIPE.training
+    assert RetrainingPlan(Settings(**place)).recipe("demo-lora") == ADAPTER_RECIPE.training
     general = TrainingRecipe(epochs=5, batch_size=2)
     own = ModelSettings(id="a/b", training={"epochs": 2})
     plan = RetrainingPlan(Settings(**place, training=general, models=(own,)))

@@ -11,6 +11,7 @@ from gradsim_assets.core.errors import InputError
 from gradsim_assets.core.gradients.engine import GradientPass, PassOptions, PassRequest, PassResult
 from gradsim_assets.core.models.checkpoints import check_forward
 from gradsim_assets.core.models.encoded_sample import IGNORED, EncodedSample
+from gradsim_assets.core.sample_gradients.components import trainable_components
 from gradsim_assets.core.sample_gradients.projections import make_projector, projected_by_entry
 from gradsim_assets_tests.support.architectures import VOCABULARY
 
@@ -146,7 +147,7 @@ class Exact:
 def _components(build: Build) -> tuple[dict[str, torch.nn.Parameter], torch.dtype]:
     """The trainable parameters of an architecture, and the widest dtype that it can compute in."""
     model = build()
-    named = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    named = dict(trainable_components(model))
     ids = torch.arange(4, 12)[None]
     try:
         model.double()(input_ids=ids, use_cache=False).logits.sum().backward()

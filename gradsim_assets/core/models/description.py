@@ -13,7 +13,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from gradsim_assets.core.models.revisions import Revision
+from gradsim_assets.core.models.revisions import ADAPTER, Revision
 
 #: Names under which configurations give a context in tokens.
 CONTEXTS = (
@@ -27,6 +27,11 @@ CONTEXTS = (
 )
 
 _CONFIG, _WHOLE, _INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+
+_ADAPTER = "adapter_model.safetensors"
+
+#: Tensors of an adapter that there are beside those of its base.
+_ADDED = re.compile(r"\.(lora_|ia3_|hada_|lokr_|trainable_tokens_delta)")
 
 #: Longest header that safetensors itself accepts, in bytes.
 _LONGEST_HEADER = 100_000_000
@@ -72,6 +77,8 @@ def describe(revision: Revision) -> ModelDescription:
 
     Nothing is raised where files are missing, damaged or cannot be had: what they would have said is left out.
     """
+    if revision.base is not None:
+        return _over(describe(revision.base), revision)
     folder = _folder(revision)
     config = _read_json(folder / _CONFIG) if folder else _hub_config(revision)
     tensors = stored_tensors(folder) if folder else None
@@ -79,6 +86,20 @@ def describe(revision: Revision) -> ModelDescription:
         tensors = _hub_tensors(revision)
     found = description(config, tensors)
     return found if revision.seed is None else replace(found, dtype=None)  # no stored weight is read
+
+
+def _over(base: ModelDescription, adapter: Revision) -> ModelDescription:
+    """An adapter over a base that is described; one on the hub is counted where it was downloaded before."""
+    folder = _folder(adapter, ADAPTER)
+    try:
+        tensors = _header(folder / _ADAPTER) if folder else {}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        tensors = {}
+    # What was saved whole may stand in the place of a weight of the base, trained or not.
+    known = bool(tensors) and all(_ADDED.search(name) for name in tensors)
+    added = sum(prod(tensor.shape) for tensor in tensors.values()) if known else None
+    parameters = None if added is None or base.parameters is None else base.parameters + added
+    return replace(base, parameters=parameters, trainable=added)
 
 
 def description(config: Mapping[str, Any], tensors: Mapping[str, Tensor] | None) -> ModelDescription:
@@ -161,13 +182,13 @@ def _has_other_parts(config: Mapping[str, Any]) -> bool:
     return any(isinstance(part, dict) and "model_type" in part for part in config.values())
 
 
-def _folder(revision: Revision) -> Path | None:
-    """The folder that holds the files of a revision; None for a model of the hub that is not in its cache."""
+def _folder(revision: Revision, file: str = _CONFIG) -> Path | None:
+    """The folder that holds the files of a revision; None for a model of the hub whose `file` is not in its cache."""
     if not revision.commit:
         return Path(revision.source)
     from huggingface_hub import try_to_load_from_cache
 
-    config = try_to_load_from_cache(revision.source, _CONFIG, revision=revision.commit)
+    config = try_to_load_from_cache(revision.source, file, revision=revision.commit)
     return Path(config).parent if isinstance(config, str) else None
 
 

@@ -5,11 +5,14 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gradsim_assets.core.errors import InputError, ServiceError, first_line
-from gradsim_assets.core.models.revisions import ADAPTER, Revision, adapter_error, may_pass
+from gradsim_assets.core.models.revisions import Revision, may_pass, tokenizer_revision
 from gradsim_assets.core.models.tokenization import ChatTokenizer
+
+if TYPE_CHECKING:
+    from gradsim_assets.core.sample_gradients.components import Components
 
 #: How transformers writes that a tokenizer has no longest text.
 NO_LIMIT = int(1e30)
@@ -58,27 +61,38 @@ class LoadedModel:
 
 
 @lru_cache(maxsize=1)  # steps of one process share the model; a second one would not fit on a GPU
-def load_model(model_id: str, revision: Revision, dtype: str, device: str) -> tuple[Any, Any]:
+def load_model(
+    model_id: str, revision: Revision, dtype: str, device: str, components: "Components" = ()
+) -> tuple[Any, Any]:
     """The model, checked and in evaluation mode on its device, and its tokenizer.
 
+    What `components` leaves out has no gradients (see `choose_components`); an adapter is in the layers of its base, or merged
+    into them where that says so.
+
     Raises:
-        InputError: it is no causal language model, its checkpoint is not whole and sound, or it cannot be loaded.
+        InputError: it is no causal language model, its checkpoint is not whole and sound, it cannot be loaded, or `components`
+            says what it does not have.
         ServiceError: the hub does not hand it out now.
     """
     from transformers.utils import logging
 
     from gradsim_assets.core.models.checkpoints import check_forward, check_weights
+    from gradsim_assets.core.sample_gradients.components import choose_components
 
-    _refuse_adapter(model_id, revision)
+    _check_view(model_id, revision, components)
     config = load_config(model_id, revision)
     # A log line of ours says more than a bar in a step's log; downloads keep theirs.
     logging.disable_progress_bar()
     with _loading(model_id):
-        made = _stored(model_id, revision, dtype) if revision.seed is None else _drawn(config, revision, dtype)
+        if revision.base is not None:
+            made = _adapted(model_id, revision, config, dtype, components)
+        else:
+            made = _stored(model_id, revision, dtype) if revision.seed is None else _drawn(config, revision, dtype)
     model = made.to(device).eval()
     check_weights(model_id, model)
     check_forward(model_id, model)
     freeze_other_modalities(model)
+    choose_components(model, components)
     return model, load_tokenizer(model_id, revision)
 
 
@@ -101,15 +115,63 @@ def _stored(model_id: str, revision: Revision, dtype: str) -> Any:
     return model
 
 
+def _check_view(model_id: str, revision: Revision, components: "Components") -> None:
+    if isinstance(components, str) and revision.base is None:
+        raise InputError(
+            f'{model_id} is no adapter, and components = "{components}" is for adapters; give patterns of names, or leave '
+            "components out of its entry under [[models]]."
+        )
+
+
+def _adapted(model_id: str, revision: Revision, config: Any, dtype: str, components: "Components") -> Any:
+    """An adapter over its base."""
+    import torch
+
+    from gradsim_assets.core.models.adapters import merged, with_adapter
+
+    base = revision.base
+    assert base is not None
+    trained, in_one = revision.seed is None, components == "merged"
+    held = "float32" if in_one else dtype  # a sum that is rounded more than once loses what the adapter says
+    with _seeded(revision.seed):
+        made = _stored(base.source, base, held) if trained else _drawn(config, base, held)
+        model = (merged if in_one else with_adapter)(made, model_id, revision, trained)
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(getattr(torch, dtype))
+    return model
+
+
+def untrained_adapter(model_id: str, revision: Revision) -> Any:
+    """An adapter as PEFT draws it before any training, over its base as that is stored, in float32 on the CPU: what training
+    begins with. It is drawn by the random numbers of the process."""
+    from gradsim_assets.core.models.adapters import with_adapter
+
+    assert revision.base is not None
+    with _loading(model_id):
+        with _seeded(None):  # loading draws some, too
+            base = _stored(revision.base.source, revision.base, "float32")
+        return with_adapter(base, model_id, revision, trained=False)
+
+
+@contextmanager
+def _seeded(seed: int | None) -> Iterator[None]:
+    """Random numbers of the CPU by a seed, if there is one; those of the process go on as they would have."""
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        if seed is not None:
+            torch.default_generator.manual_seed(seed)
+        yield
+
+
 def _drawn(config: Any, revision: Revision, dtype: str) -> Any:
     """The model with weights as its class draws them before any training, by the revision's seed, on the CPU: the same on every
-    device. The process's own random numbers go on as they would have.
+    device.
     """
     import torch
     from transformers import AutoModelForCausalLM, GenerationConfig
 
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(revision.seed or 0)
+    with _seeded(revision.seed):
         model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype))
     with suppress(OSError):  # few folders have none; its end tokens are those of the answers
         model.generation_config = GenerationConfig.from_pretrained(revision.source, **_at(revision))
@@ -128,24 +190,30 @@ def freeze_other_modalities(model: Any) -> list[str]:
     return list(frozen)
 
 
-def _refuse_adapter(model_id: str, revision: Revision) -> None:
-    from transformers.utils import cached_file
+def load_skeleton(model_id: str, revision: Revision, components: "Components" = ()) -> Any:
+    """The model of a revision without weights (all tensors on the meta device); raises as `load_config` and `choose_components`."""
+    import torch
 
-    with _loading(model_id):
-        found = cached_file(revision.source, ADAPTER, _raise_exceptions_for_missing_entries=False, **_at(revision))
-    if found is not None:  # transformers would load the base alone, or both where PEFT happens to be installed
-        raise adapter_error(model_id)
+    with torch.device("meta"):
+        return blank_model(model_id, revision, "float32", components)
 
 
-def load_skeleton(model_id: str, revision: Revision) -> Any:
-    """The model of a revision without weights (all tensors on the meta device); raises as `load_config`."""
+def blank_model(model_id: str, revision: Revision, dtype: str, components: "Components" = ()) -> Any:
+    """The model of a revision as its class makes it, on whatever device the caller has set; raises as `load_skeleton`."""
     import torch
     from transformers import AutoModelForCausalLM
 
-    with torch.device("meta"):
-        skeleton = AutoModelForCausalLM.from_config(load_config(model_id, revision))
-    freeze_other_modalities(skeleton)
-    return skeleton
+    from gradsim_assets.core.models.adapters import with_adapter
+    from gradsim_assets.core.sample_gradients.components import choose_components
+
+    _check_view(model_id, revision, components)
+    model = AutoModelForCausalLM.from_config(load_config(model_id, revision), dtype=getattr(torch, dtype))
+    if revision.base is not None and components != "merged":  # which has the tensors of its base
+        with _loading(model_id):
+            model = with_adapter(model, model_id, revision, trained=False)
+    freeze_other_modalities(model)
+    choose_components(model, components)
+    return model
 
 
 def load_tokenizer(model_id: str, revision: Revision) -> Any:
@@ -153,7 +221,8 @@ def load_tokenizer(model_id: str, revision: Revision) -> Any:
     from transformers import AutoTokenizer
 
     with _loading(model_id):
-        tokenizer = AutoTokenizer.from_pretrained(revision.source, trust_remote_code=False, **_at(revision))
+        place = tokenizer_revision(revision)
+        tokenizer = AutoTokenizer.from_pretrained(place.source, trust_remote_code=False, **_at(place))
     # Long samples are the context policy's business; the tokenizer need not warn of every one of them.
     tokenizer.model_max_length = NO_LIMIT
     return tokenizer
@@ -171,10 +240,11 @@ def load_token_ids(model_id: str, revision: Revision) -> Callable[[str], list[in
     from tokenizers import Tokenizer
 
     try:
-        if revision.commit:
-            file = Path(hf_hub_download(revision.source, _TOKENIZER, revision=revision.commit))
+        place = tokenizer_revision(revision)
+        if place.commit:
+            file = Path(hf_hub_download(place.source, _TOKENIZER, revision=place.commit))
         else:
-            file = Path(revision.source, _TOKENIZER)
+            file = Path(place.source, _TOKENIZER)
         tokenizer = Tokenizer.from_buffer(file.read_bytes())
     except Exception as error:  # tokenizers raises nothing more specific
         if may_pass(error) or isinstance(error, LocalEntryNotFoundError):
@@ -197,8 +267,9 @@ def load_config(model_id: str, revision: Revision) -> Any:
 
     from gradsim_assets.core.models.checkpoints import check_configuration
 
+    place = revision.base or revision
     with _loading(model_id):
-        config = AutoConfig.from_pretrained(revision.source, trust_remote_code=False, **_at(revision))
+        config = AutoConfig.from_pretrained(place.source, trust_remote_code=False, **_at(place))
     check_configuration(model_id, config)
     causal = set(_names(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()))
     if config.architectures and not causal & set(config.architectures):
@@ -218,7 +289,7 @@ def _loading(model_id: str) -> Iterator[None]:
 
     try:
         yield
-    except InputError:
+    except (InputError, ServiceError):
         raise
     except Exception as error:  # transformers, safetensors, tokenizers and pickle have no common kind of error
         if ran_out(error):

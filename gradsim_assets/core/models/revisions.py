@@ -1,10 +1,12 @@
 """Which revision of a model is in force: the commit on the hub, or the content hash of a folder."""
 
 import hashlib
+import json
 import os
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from functools import lru_cache
 from pathlib import Path
 
@@ -28,6 +30,15 @@ _OF_TRAINERS = (
 #: The file that says that a folder holds an adapter.
 ADAPTER = "adapter_config.json"
 
+#: Names of the weights of a model that is no adapter.
+_WHOLE = ("model*.safetensors", "pytorch_model*.bin")
+
+#: A tokenizer is there where one of these files is.
+_TOKENIZERS = ("tokenizer.json", "tokenizer_config.json")
+
+#: What stands between the versions of an adapter and of its base.
+_OVER = "+"
+
 #: How a file begins that git-lfs put in the place of the one that was asked for.
 _POINTER = b"version https://git-lfs.github.com/spec/"
 
@@ -36,13 +47,15 @@ _POINTER = b"version https://git-lfs.github.com/spec/"
 class Revision:
     """One exact version of a model: `name` identifies it; `source` and `commit` say where transformers finds it.
 
-    With a `seed` its weights are random ones, and only its configuration and its tokenizer are found there.
+    With a `seed` its weights are random ones, and only its configuration and its tokenizer are found there. With a `base` it
+    is an adapter, which was trained over that model; its name tells both versions.
     """
 
     name: str
     source: str
     commit: str | None = None
     seed: int | None = None
+    base: "Revision | None" = None
 
 
 def is_folder(model_id: str) -> bool:
@@ -77,15 +90,22 @@ def split_revision(model_id: str) -> tuple[str, str | None]:
     return repo, revision or None
 
 
-def resolve(model_id: str, fallback: bool = True) -> Revision:
+def resolve(model_id: str, fallback: bool = True, base: str = "") -> Revision:
     """The revision that a model id stands for now: the commit on the hub, or the content hash of a folder.
 
-    With `fallback`, the revision that was downloaded last where the hub cannot be reached.
+    With `fallback`, the revision that was downloaded last where the hub cannot be reached. An adapter stands over the base
+    that it names itself, or over `base` if that is given.
 
     Raises:
-        InputError: there is no such model, or it is a folder by a relative path.
+        InputError: there is no such model (or no base of an adapter), or it is a folder by a relative path.
         ServiceError: the hub does not answer.
     """
+    found, is_adapter = _without_base(model_id, fallback)
+    return over_base(found, model_id, fallback, base) if is_adapter else found
+
+
+def _without_base(model_id: str, fallback: bool) -> tuple[Revision, bool]:
+    """As `resolve`, of an adapter what it is without its base; and whether it is one."""
     if not is_folder(model_id):
         return _hub_revision(model_id, fallback)
     folder = _at_home(model_id)
@@ -95,15 +115,26 @@ def resolve(model_id: str, fallback: bool = True) -> Revision:
             f"`gradsim models remove {model_id}` and `gradsim models add {model_id}`, which registers the whole path."
         )
     _check_folder(folder, model_id)
-    return Revision(_folder_hash(folder), str(folder))
+    return Revision(_folder_hash(folder), str(folder)), _is_adapter((file.name for file in folder.iterdir()), model_id)
+
+
+def _is_adapter(files: Iterable[str], model_id: str) -> bool:
+    """Whether a model of these files is an adapter; raises InputError where it may be a whole model as well."""
+    names = list(files)
+    if ADAPTER in names and any(fnmatchcase(name, whole) for name in names for whole in _WHOLE):
+        raise InputError(
+            f"{model_id} holds an adapter ({ADAPTER}) and the weights of a whole model; give each a place of its own, so that it "
+            "is clear which is meant."
+        )
+    return ADAPTER in names
 
 
 def _check_folder(folder: Path, model_id: str) -> None:
     """Raises InputError for a folder that holds no whole model, as far as its files tell without being read."""
-    if (folder / ADAPTER).is_file():
-        raise adapter_error(model_id)
-    if not (folder / "config.json").is_file():
-        raise InputError(f"{model_id} is no model folder (it holds no config.json); give the folder of a saved model.")
+    if not any((folder / name).is_file() for name in ("config.json", ADAPTER)):
+        raise InputError(
+            f"{model_id} is no model folder (it holds no config.json, and no {ADAPTER}); give the folder of a saved model."
+        )
     for file in _model_files(folder):
         with file.open("rb") as opened:
             if opened.read(len(_POINTER)) == _POINTER:
@@ -112,12 +143,94 @@ def _check_folder(folder: Path, model_id: str) -> None:
                 )
 
 
-def adapter_error(model_id: str) -> InputError:
-    """What is said of an adapter."""
-    return InputError(
-        f"{model_id} holds an adapter ({ADAPTER}), and adapters are not supported yet; merge it into its base (PEFT: "
-        "merge_and_unload) and give the folder of the merged model."
-    )
+def over_base(adapter: Revision, model_id: str, fallback: bool = True, base: str = "") -> Revision:
+    """An adapter over its base as that is now; arguments and errors are those of `resolve`."""
+    base_id = base or _named_base(adapter, model_id)
+    try:
+        found = resolve(base_id, fallback)
+    except InputError as error:
+        raise InputError(f"the base of the adapter {model_id}: {error}") from error
+    if found.base is not None:
+        raise InputError(
+            f"the base of the adapter {model_id} is an adapter itself ({base_id}); merge that into its own base (PEFT: "
+            "merge_and_unload), and give the merged model as `base` of this entry under [[models]]."
+        )
+    return replace(adapter, name=f"{adapter.name}{_OVER}{found.name}", base=found)
+
+
+def named_revision(repo: str, name: str, base: str = "") -> Revision:
+    """The revision of a model of the hub that has a name, whatever its head is now; `base` as in `resolve`.
+
+    Raises:
+        InputError: the base of an adapter is a folder that has changed since, so that its old content is gone.
+        ServiceError: the hub does not hand it out now.
+    """
+    commit, over, base_name = name.partition(_OVER)
+    plain = _commit(repo, commit)
+    if not over:
+        return plain
+    base_id = base or _named_base(plain, repo)
+    if not is_folder(base_id):
+        return replace(plain, name=name, base=Revision(base_name, split_revision(base_id)[0], base_name))
+    found = over_base(plain, repo, base=base)
+    if found.name != name:
+        raise InputError(f"the base of {repo} changed while this run worked on it; start a new run.")
+    return found
+
+
+def _named_base(adapter: Revision, model_id: str) -> str:
+    """The id of the model that an adapter names as the one that it was trained over."""
+    mend = "give its base as `base` of its entry under [[models]]."
+    file = file_of(adapter, ADAPTER)
+    try:
+        config = json.loads(file.read_text(encoding="utf-8")) if file else {}
+    except ValueError as error:
+        raise InputError(f"{ADAPTER} of {model_id} is no JSON ({error}); save the adapter again.") from error
+    named, wanted = config.get("base_model_name_or_path"), config.get("revision")
+    if not named:
+        raise InputError(
+            f"{ADAPTER} of {model_id} does not say what it was trained over (base_model_name_or_path); {mend}"
+        )
+    beside = Path(adapter.source, named)
+    if not adapter.commit and beside.is_dir():
+        return os.path.abspath(beside)
+    if not is_folder(named):
+        return f"{named}@{wanted}" if wanted else str(named)
+    if not _at_home(named).is_dir() or not _at_home(named).is_absolute():
+        raise InputError(f"{model_id} was trained over {named}, which is no folder here; {mend}")
+    return str(_at_home(named))
+
+
+def file_of(revision: Revision, name: str) -> Path | None:
+    """A file of a revision, downloaded where that is on the hub; None where it has none of that name.
+
+    Raises:
+        ServiceError: the hub does not hand it out now.
+    """
+    if not revision.commit:
+        path = Path(revision.source, name)
+        return path if path.is_file() else None
+    from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    known = try_to_load_from_cache(revision.source, name, revision=revision.commit)
+    if known is not None or constants.HF_HUB_OFFLINE:  # the cache remembers what a commit does not have, too
+        return Path(known) if isinstance(known, str) else None
+    try:
+        return Path(hf_hub_download(revision.source, name, revision=revision.commit))
+    except Exception as error:  # the client's errors have no common kind
+        if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
+            return None
+        raise ServiceError(
+            f"{name} of {revision.source} could not be fetched from the hub ({first_line(error)}); try again later."
+        ) from error
+
+
+def tokenizer_revision(revision: Revision) -> Revision:
+    """Where the tokenizer of a revision is found: that of an adapter which was saved without one is its base's."""
+    if revision.base is None or any(file_of(revision, name) for name in _TOKENIZERS):
+        return revision
+    return revision.base
 
 
 def _folder_hash(folder: Path) -> str:
@@ -156,7 +269,11 @@ def untrained_revision(revision: Revision) -> Revision:
         )
     folder = _downloaded_configuration(revision) if revision.commit else Path(revision.source)
     files = _model_files(folder, _CONFIGURATION_FILES, _WEIGHT_FILES)
-    return replace(revision, name=_content_hash(files, f"seed {UNTRAINED_SEED}"), seed=UNTRAINED_SEED)
+    own = replace(revision, name=_content_hash(files, f"seed {UNTRAINED_SEED}"), seed=UNTRAINED_SEED)
+    if revision.base is None:
+        return own
+    base = untrained_revision(revision.base)
+    return replace(own, name=f"{own.name}{_OVER}{base.name}", base=base)
 
 
 def _downloaded_configuration(revision: Revision) -> Path:
@@ -190,7 +307,7 @@ def _file_hash(path: str, size: int, mtime_ns: int) -> bytes:
         return hashlib.file_digest(file, "sha256").digest()
 
 
-def _hub_revision(model_id: str, fallback: bool) -> Revision:
+def _hub_revision(model_id: str, fallback: bool) -> tuple[Revision, bool]:
     from huggingface_hub import HfApi, constants
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
@@ -199,7 +316,7 @@ def _hub_revision(model_id: str, fallback: bool) -> Revision:
     if constants.HF_HUB_OFFLINE:
         return _cached_revision(repo, wanted)
     try:
-        sha = HfApi().model_info(repo, revision=wanted, timeout=30).sha
+        found = HfApi().model_info(repo, revision=wanted, timeout=30)
     except GatedRepoError as error:
         raise InputError(f"{repo} is gated on the hub; accept its terms there and set HF_TOKEN.") from error
     except RepositoryNotFoundError as error:
@@ -219,7 +336,7 @@ def _hub_revision(model_id: str, fallback: bool) -> Revision:
             f"the hub cannot be asked for {repo} ({first_line(error)}); try again later, check the network, or give the "
             "folder of a saved model."
         ) from error
-    return Revision(str(sha), repo, str(sha))
+    return _commit(repo, str(found.sha)), _is_adapter((file.rfilename for file in found.siblings or ()), repo)
 
 
 def _check_repo(repo: str) -> None:
@@ -249,17 +366,24 @@ def may_pass(error: BaseException | None) -> bool:
     return False
 
 
-def _cached_revision(repo: str, wanted: str | None) -> Revision:
+def _commit(repo: str, sha: str) -> Revision:
+    return Revision(sha, repo, sha)
+
+
+def _cached_revision(repo: str, wanted: str | None) -> tuple[Revision, bool]:
     from huggingface_hub import constants, try_to_load_from_cache
 
-    config = try_to_load_from_cache(repo, "config.json", revision=wanted)
-    if not isinstance(config, str) and wanted is None:  # models are loaded by commit, which leaves no name in the cache
+    names = ("config.json", ADAPTER)
+    cached = (try_to_load_from_cache(repo, name, revision=wanted) for name in names)
+    config = next((path for path in cached if isinstance(path, str)), None)
+    if config is None and wanted is None:  # models are loaded by commit, which leaves no name in the cache
         snapshots = Path(constants.HF_HUB_CACHE, f"models--{repo.replace('/', '--')}", "snapshots")
-        found = sorted(snapshots.glob("*/config.json"), key=lambda path: path.parent.stat().st_mtime)
+        files = (path for name in names for path in snapshots.glob(f"*/{name}"))
+        found = sorted(files, key=lambda path: path.parent.stat().st_mtime)
         config = str(found[-1]) if found else None
-    if not isinstance(config, str):
+    if config is None:
         raise InputError(
             f"{repo} is not in the local cache and HF_HUB_OFFLINE is set; download it first or unset the variable."
         )
-    sha = Path(config).parent.name  # .../snapshots/<commit>/config.json
-    return Revision(sha, repo, sha)
+    snapshot = Path(config).parent  # .../snapshots/<commit>/config.json
+    return _commit(repo, snapshot.name), _is_adapter((file.name for file in snapshot.iterdir()), repo)

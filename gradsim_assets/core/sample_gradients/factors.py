@@ -12,6 +12,9 @@ from dataclasses import dataclass
 
 import torch
 
+#: Numbers of a matrix of which, on a CPU, those of a batch are formed together.
+SMALL = 2**12
+
 
 @dataclass(frozen=True)
 class Factors:
@@ -39,6 +42,10 @@ class Factors:
         if out.is_cuda and not self.one_hot:
             left, right = self.left.to(out.dtype).mT, self.right.to(out.dtype)
             torch.baddbmm(out, left, right, beta=0 if fresh else 1, out=out)
+            return
+        if not self.one_hot and out[0].numel() <= SMALL:  # calls cost more than products there
+            formed = torch.bmm(self.left.to(out.dtype).mT, self.right.to(out.dtype))
+            out.copy_(formed) if fresh else out.add_(formed)
             return
         for one, left, right in zip(out, self.left, self.right.to(out.dtype), strict=True):
             if fresh and self.one_hot:

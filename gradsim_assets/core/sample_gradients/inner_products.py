@@ -77,6 +77,16 @@ def of_pairs(
     if len(np.unique(rows)) * len(np.unique(columns)) <= grid_advantage * len(rows):
         low, width = int(rows.min()), int(columns.max()) + 1
         return grid(ones[low : int(rows.max()) + 1], others[:width]).flatten(1), (rows - low) * width + columns
+    if ones.shape[-1] <= PIECE:
+        return _of_short_pairs(ones, others, rows, columns), np.arange(len(rows))
     pairs = [(ones[row], others[column]) for row, column in zip(rows, columns, strict=True)]
     found = [torch.stack([dot(a, b) for a, b in zip(one, other, strict=True)]) for one, other in pairs]
     return torch.stack(found, 1), np.arange(len(pairs))
+
+
+def _of_short_pairs(ones: torch.Tensor, others: torch.Tensor, rows: np.ndarray, columns: np.ndarray) -> torch.Tensor:
+    """Float64 [C, pairs] of vectors of up to a piece, many pairs at a time: a call of each would cost more than its product."""
+    step = max(1, _GRID_ENTRIES // max(1, ones.shape[1] * ones.shape[2]))
+    places = (torch.as_tensor(each, device=ones.device).split(step) for each in (rows, columns))
+    found = [torch.linalg.vecdot(ones[one], others[other]) for one, other in zip(*places, strict=True)]
+    return torch.cat(found).T.double()

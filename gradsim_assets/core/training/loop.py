@@ -73,7 +73,8 @@ def _take_step(
     optimizer.zero_grad()
     loss.backward()
     if recipe.clip:
-        torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
+        trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        torch.nn.utils.clip_grad_norm_(trained, recipe.clip)  # frozen ones may hold gradients of another training
     optimizer.step()
 
 

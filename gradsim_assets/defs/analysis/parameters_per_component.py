@@ -32,7 +32,7 @@ def build(op_tags: Mapping[str, Any] | None) -> dg.AssetsDefinition:
         code_version=code_version(
             parameters_per_component,
             "core.sample_gradients.components:trainable_components",
-            "core.models.loading:load_config",
+            "core.models.loading:load_skeleton",
         ),
         description="How the model's parameters are spread over its components; read off its shapes, without weights.",
     )

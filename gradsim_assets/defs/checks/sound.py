@@ -244,11 +244,13 @@ def _curvature_rules(
 
 
 def _components(store: TableStore, partition: Partition, provenance: Mapping[str, Any]) -> list[str] | None:
-    """The components of the model at the revision that a table was computed from; None where they are not known (yet)."""
+    """The components of the model at the revision, and with the settings, that a table was computed from; None where they are
+    not known (yet)."""
     sizes, where = [PARAMETERS_PER_COMPONENT.name], Partition(partition.model)
     if not store.tables.exists(sizes, where):
         return None
-    if store.tables.provenance(sizes, where).get("revision") != provenance.get("revision"):
+    known = store.tables.provenance(sizes, where)
+    if any(known.get(entry) != provenance.get(entry) for entry in ("revision", "settings")):
         return None
     return store.tables.read(sizes, where)["component"].to_list()
 

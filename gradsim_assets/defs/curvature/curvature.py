@@ -178,11 +178,14 @@ class _Work:
     def _of_optimizer(self, loaded: LoadedModel, state: str) -> tuple[list[Path], str, dict[str, Any]]:
         from gradsim_assets.core.curvature.factor_files import save
         from gradsim_assets.core.curvature.optimizer_states import second_moments
+        from gradsim_assets.core.sample_gradients.components import trainable_components
 
         version = self.hub.optimizer_version(self.model_id)
         path = self.scratch / f"{version}.safetensors"
         self.scratch.mkdir(parents=True, exist_ok=True)
-        save(path, second_moments(Path(state), loaded.model))
+        trained = self.hub.skeleton(self.model_id, loaded.revision, whole=True)
+        moments = second_moments(Path(state), trained)
+        save(path, {name: moments[name] for name, _ in trainable_components(loaded.model)})
         self.hub.check_optimizer_version(self.model_id, version)
         return [path], "optimizer_state", {"optimizer_state": dg.MetadataValue.path(state)}
 
@@ -206,7 +209,8 @@ class _Work:
     def _data_version(self, originals: "list[EncodedSample]", revision: str, state: str, device: str) -> str:
         from gradsim_assets.core.gradients.inputs_version import samples_version
 
-        stated = (self.kind, self.version, revision, self.hub.settings(self.model_id).dtype)
+        settings = self.hub.settings(self.model_id)
+        stated = (self.kind, self.version, revision, settings.dtype, *filter(None, [settings.choice]))
         if state:
             return samples_version((), *stated, self.hub.optimizer_version(self.model_id))
         return samples_version(originals, *stated, self.compute.libraries(False, device))

@@ -131,7 +131,8 @@ def _all_pairs(
             "dropped": inputs.counts["dropped"],
         }
         with compute.run_pass(loaded, inputs.request, scratch, report, context.log.info, version, stored) as result:
-            place, made_from = Partition(context.partition_key), (loaded.revision.name, str(loaded.model.dtype))
+            place, choice = Partition(context.partition_key), hub.settings(model_id).choice
+            made_from = (loaded.revision.name, str(loaded.model.dtype), *filter(None, [choice]))
             done = pass_tables.FinishedPass(
                 context, store, compute, place, inputs, result, loaded.device, made_from, curvature
             )

@@ -16,7 +16,7 @@ from gradsim_assets.core.partition_keys import model_slug, shard_keys
 from gradsim_assets.core.tables.schemas import LIMA, SETTINGS
 from gradsim_assets.core.training.recipe import TrainingRecipe
 from gradsim_assets.defs.code_version import Root, code_version
-from gradsim_assets.demo import DEMO
+from gradsim_assets.demo import EMBEDDED
 from gradsim_assets.resources.compute import Compute
 from gradsim_assets.resources.model_hub import ModelHub
 from gradsim_assets.resources.table_store import TableStore
@@ -36,7 +36,7 @@ STOOD_FOR = tuple(set(NUMERICS) - {"core.seeds"})
 def recipes(settings: Settings) -> str:
     """All recipes of a configuration, as text: that part of it which decides retrainings."""
     models = {model.id: settings.training_of(model.id) for model in settings.models}
-    known = {**models, DEMO: settings.training_of(DEMO), "": settings.training}
+    known = {**models, **{one: settings.training_of(one) for one in EMBEDDED}, "": settings.training}
     return " ".join(f"{name}={one.model_dump_json()}" for name, one in sorted(known.items()) if one)
 
 
@@ -53,9 +53,9 @@ class RetrainingPlan:
             InputError: nobody says.
         """
         recipe = self.settings.training_of(model_id)
-        if recipe is None and model_id == DEMO:
+        if recipe is None and model_id in EMBEDDED:
             raise InputError(
-                "the demo's model was made from all of the demo's data, and the originals or paraphrases are others now; retrain it "
+                f"{model_id} was made from all of the demo's data, and the originals or paraphrases are others now; retrain it "
                 'with data.originals = "demo", data.paraphrases = "demo" and data.samples = 0.'
             )
         if recipe is None:
@@ -77,7 +77,7 @@ class RetrainingPlan:
         from gradsim_assets.core.evaluation.training_inputs import training_inputs
 
         recipe = self.recipe(model_id)
-        base = hub.resolve(recipe.base) if recipe.base else None
+        base = hub.resolve(recipe.base) if recipe.base and revision.base is None else None
         training = training_inputs(
             recipe,
             Start(model_id, revision, recipe.base, base),

@@ -93,7 +93,7 @@ def _sizes(context: dg.OpExecutionContext, config: ImportConfig, hub: ModelHub) 
     try:
         from gradsim_assets.core.sample_gradients.components import trainable_components
 
-        skeleton = hub.skeleton(config.model, hub.resolve(config.model))
+        skeleton = hub.skeleton(config.model, hub.resolve(config.model), whole=True)
         return {name: parameter.numel() for name, parameter in trainable_components(skeleton)}
     except (InputError, ServiceError, ImportError) as error:
         context.log.warning(f"Sizes of components stay unknown ({error}); --config gives them from a config.json.")

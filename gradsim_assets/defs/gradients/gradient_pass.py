@@ -159,7 +159,7 @@ def _gradients(
                 **_sources(store, partition, tables, settings),
                 **{name: inputs.counts[name] for name in ("dropped", "prompt_no_prefix")},
             }
-            made_from = (revision.name, settings.dtype)
+            made_from = (revision.name, settings.dtype, *filter(None, [settings.choice]))
             done = pass_tables.FinishedPass(
                 context, store, compute, partition, inputs, result, loaded.device, made_from, curvature
             )

@@ -86,14 +86,14 @@ def metadata_of(hub: ModelHub, model_id: str, revision: Revision) -> dict[str, A
         "context (tokens)": found.context,
     }
     link = hub.link(revision)
-    settings = hub.settings(model_id).model_dump(exclude={"id"})
+    settings = hub.settings(model_id).model_dump(exclude={"id"}, mode="json")
     return {
         "id": model_id,
         "revision": revision.name,
         "link": dg.MetadataValue.url(link) if link else dg.MetadataValue.path(revision.source),
         **({} if revision.seed is None else {"weights": f"random, drawn by the seed {revision.seed}"}),
         **{name: value for name, value in known.items() if value is not None},
-        **{f"settings/{name}": value for name, value in settings.items() if value not in (None, "")},
+        **{f"settings/{name}": value for name, value in settings.items() if value not in (None, "", [])},
     }
 
 

@@ -151,17 +151,6 @@ def test_a_missing_part_of_an_index_is_named(folder: Path) -> None:
         load(folder)
 
 
-@pytest.mark.parametrize("beside", [True, False])
-def test_an_adapter_is_refused_whether_its_base_lies_beside_it_or_not(folder: Path, beside: bool) -> None:
-    (folder / "adapter_config.json").write_text('{"peft_type": "LORA", "base_model_name_or_path": "org/base"}')
-    if not beside:
-        (folder / "config.json").unlink()
-    with pytest.raises(
-        InputError, match=r"holds an adapter \(adapter_config.json\), and adapters are not supported yet"
-    ):
-        load(folder)
-
-
 @pytest.mark.parametrize(
     ("model_type", "said"),
     [

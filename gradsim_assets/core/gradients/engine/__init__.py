@@ -29,7 +29,7 @@ the first has the same text and so the same gradient:
 """
 
 from gradsim_assets.core.gradients.engine.gradient_pass import GradientPass, Progress, run_pass
-from gradsim_assets.core.gradients.engine.planning.model_shape import ModelShape, shape_of_config
+from gradsim_assets.core.gradients.engine.planning.model_shape import ModelShape, shape_of, shape_of_config
 from gradsim_assets.core.gradients.engine.planning.pass_graph import PassGraph
 from gradsim_assets.core.gradients.engine.planning.plan import Plan, plan_pass
 from gradsim_assets.core.gradients.engine.request import PairBlock, PassOptions, PassReport, PassRequest, PassResult
@@ -50,5 +50,6 @@ __all__ = [
     "plan_pass",
     "run_pass",
     "sample_loss",
+    "shape_of",
     "shape_of_config",
 ]

@@ -50,7 +50,8 @@ class Work:
 
 def flop_per_token(memory: MemoryModel) -> float:
     """FLOP of one token's way through the model and back."""
-    return float(FLOP_PER_MULTIPLY_ADD * PRODUCTS_PER_PARAMETER * memory.shape.matrix_parameters)
+    shape = memory.shape
+    return float(FLOP_PER_MULTIPLY_ADD * (PRODUCTS_PER_PARAMETER * shape.matrix_parameters + shape.other_products))
 
 
 def work_of_pass(memory: MemoryModel, passing: list[Lengths], distinct: list[Lengths], batches: int) -> Work:

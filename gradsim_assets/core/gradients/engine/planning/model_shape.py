@@ -1,6 +1,7 @@
 """What a pass costs per token, read off a model: sizes of factors, who shares an input, memory of activations."""
 
 from collections import Counter
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -88,6 +89,8 @@ class ModelShape:
     batchable: bool
     #: Bytes of all parameters, trainable or not.
     model_bytes: int
+    #: Multiply-adds for every token with matrices that are no components: one forward, and one backward where autograd goes.
+    other_products: int = 0
 
     @property
     def factorable(self) -> frozenset[int]:
@@ -123,7 +126,36 @@ def measure(hooks: GradientHooks) -> ModelShape:
         checkpointed=checkpointed,
         batchable=hooks.batchable,
         model_bytes=sum(p.numel() * p.element_size() for p in hooks.model.parameters()),
+        other_products=_other_products(hooks),
     )
+
+
+def _other_products(hooks: GradientHooks) -> int:
+    """As `ModelShape.other_products`, of what a short pass goes through; 0 where it has no fake form."""
+    own, products = {id(parameter) for parameter in hooks.parameters}, 0
+    sizes = {
+        module: sum(p.numel() for p in module.parameters(recurse=False) if id(p) not in own and p.dim() > 1)
+        for module in hooks.model.modules()
+        if not isinstance(module, torch.nn.Embedding)
+    }
+    if not any(sizes.values()):
+        return 0
+
+    def seen(size: int, module: torch.nn.Module, given: Any, output: Any) -> None:
+        nonlocal products
+        tensors = output if isinstance(output, tuple) else (output,)
+        back = any(isinstance(tensor, torch.Tensor) and tensor.requires_grad for tensor in tensors)
+        products += size * (1 + back)
+
+    with ExitStack() as stack, hooks.open():
+        for module, size in sizes.items():
+            stack.callback(module.register_forward_hook(partial(seen, size)).remove)
+        try:
+            hooks.forward_only(torch.zeros(1, SHORT, dtype=torch.int64, device=hooks.device))
+        except Exception:
+            if not _is_fake(hooks):
+                raise
+    return products
 
 
 def _activations(hooks: GradientHooks) -> tuple[ActivationShape, CheckpointedShape | None]:
@@ -137,7 +169,7 @@ def _activations(hooks: GradientHooks) -> tuple[ActivationShape, CheckpointedSha
             with hooks.plain.checkpointing.always():
                 between = [_KeptBytes(hooks, tokens).all for tokens in lengths]
     except Exception:
-        if not any(type(parameter).__name__ == "FakeTensor" for parameter in hooks.model.buffers()):
+        if not _is_fake(hooks):
             raise
         # Routing by value and some kernels have no fake form (experts): twice what goes in and out of every matrix.
         shapes = [p.shape for use in hooks.uses for p in use.module.parameters(recurse=False) if p.dim() > 1]
@@ -147,6 +179,11 @@ def _activations(hooks: GradientHooks) -> tuple[ActivationShape, CheckpointedSha
     return _fitted([one.all for one in kept]), checkpointed
 
 
+def _is_fake(hooks: GradientHooks) -> bool:
+    """Whether the model is laid out without memory."""
+    return any(type(buffer).__name__ == "FakeTensor" for buffer in hooks.model.buffers())
+
+
 def _fitted(sizes: list[int]) -> ActivationShape:
     """What explains the bytes of samples of one, two and three times SHORT tokens."""
     first, second, third = sizes
@@ -154,13 +191,19 @@ def _fitted(sizes: list[int]) -> ActivationShape:
     return ActivationShape(max(0.0, (second - first) / SHORT - 3 * SHORT * quadratic), quadratic)
 
 
-def shape_of_config(config: Any, dtype: torch.dtype = torch.float32) -> ModelShape:
-    """The shape of a Hugging Face model of this configuration and dtype, without allocating its weights."""
+def shape_of(build: Callable[[], torch.nn.Module]) -> ModelShape:
+    """The shape of the model that a function makes, without allocating its weights."""
     from torch._subclasses.fake_tensor import FakeTensorMode
-    from transformers import AutoModelForCausalLM
 
     with FakeTensorMode(allow_non_fake_inputs=True):
-        return measure(GradientHooks(AutoModelForCausalLM.from_config(config, dtype=dtype)))
+        return measure(GradientHooks(build()))
+
+
+def shape_of_config(config: Any, dtype: torch.dtype = torch.float32) -> ModelShape:
+    """The shape of a Hugging Face model of this configuration and dtype, without allocating its weights."""
+    from transformers import AutoModelForCausalLM
+
+    return shape_of(partial(AutoModelForCausalLM.from_config, config, dtype=dtype))
 
 
 def _vocabulary(hooks: GradientHooks) -> int:
