@@ -9,6 +9,7 @@ import dagster as dg
 import polars as pl
 
 from gradsim_assets import __version__
+from gradsim_assets.configuration import Settings
 from gradsim_assets.core.analysis.plots.of_table import plots_of
 from gradsim_assets.core.analysis.plots.panels import Plot
 from gradsim_assets.core.analysis.report import SettingResults, render_report, summary
@@ -39,6 +40,7 @@ from gradsim_assets.core.tables.schemas import (
 )
 from gradsim_assets.core.tables.storage import Partition, Tables, fingerprint
 from gradsim_assets.defs.code_version import code_version
+from gradsim_assets.defs.web_links import front_page_link, report_address
 from gradsim_assets.orchestration.asset_keys import asset_key
 from gradsim_assets.orchestration.failures import fails_in_one_sentence
 from gradsim_assets.orchestration.groups import ANALYSIS
@@ -64,7 +66,7 @@ _SHOWN = {
 }
 
 
-def build(partitions: Partitions) -> list[dg.AssetsDefinition]:
+def build(settings: Settings, partitions: Partitions) -> list[dg.AssetsDefinition]:
     """The report of a model."""
 
     @dg.asset(
@@ -77,6 +79,7 @@ def build(partitions: Partitions) -> list[dg.AssetsDefinition]:
             dg.AssetDep(MODEL_GENERATED.name, partition_mapping=BY_MODEL),
         ],
         kinds={"plotly"},
+        metadata=front_page_link(settings.web),
         code_version=code_version(
             "core.analysis.report",
             "defs.analysis.report:Sources",
@@ -90,7 +93,8 @@ def build(partitions: Partitions) -> list[dg.AssetsDefinition]:
     @fails_in_one_sentence
     def report(context: dg.AssetExecutionContext, store: TableStore, compute: Compute) -> dg.MaterializeResult:
         folder = compute.places.report(context.partition_key)
-        return _write(context, Sources(store, context.partition_key, partitions), folder)
+        link = _link(settings.web, context.partition_key)
+        return _write(context, Sources(store, context.partition_key, partitions), folder, link)
 
     return [report]
 
@@ -190,7 +194,9 @@ class Sources:
         return {"gradsim": __version__, "tables": str(self.store.root), DOT_PRODUCTS.name: products}
 
 
-def _write(context: dg.AssetExecutionContext, sources: Sources, folder: Path) -> dg.MaterializeResult:
+def _write(
+    context: dg.AssetExecutionContext, sources: Sources, folder: Path, link: Mapping[str, Any]
+) -> dg.MaterializeResult:
     settings = sources.settings()
     parameters = sources.read(PARAMETERS_PER_COMPONENT.name)
     revision = sources.tables.provenance([PARAMETERS_PER_COMPONENT.name], Partition(sources.slug)).get("revision")
@@ -206,7 +212,9 @@ def _write(context: dg.AssetExecutionContext, sources: Sources, folder: Path) ->
     )
     retrievals = {setting: results.retrieval for setting, results in settings.items()}
     comparisons = {setting: results.controls for setting, results in settings.items()}
-    headline = summary(sources.model_id, revision, parameters, retrievals, lacks.count if lacks else None, comparisons)
+    scores = {setting: results.linear_datamodeling_score for setting, results in settings.items()}
+    missing = lacks.count if lacks else None
+    headline = summary(sources.model_id, revision, parameters, retrievals, missing, comparisons, scores)
     plots = _plots(settings, parameters)
     for setting, drawn in plots.items():
         for plot in drawn:
@@ -217,12 +225,17 @@ def _write(context: dg.AssetExecutionContext, sources: Sources, folder: Path) ->
     context.log.info(f"Report: {folder / 'index.html'}")
     return dg.MaterializeResult(
         metadata={
-            "report": dg.MetadataValue.url((folder / "index.html").as_uri()),
+            **link,
             "path": dg.MetadataValue.path(str(folder / "index.html")),
             "summary": dg.MetadataValue.json(headline),
             "size_bytes": len(page.encode()),
         }
     )
+
+
+def _link(web: str, slug: str) -> dict[str, Any]:
+    """The page where it is served: browsers follow no link from a page of a server to a file."""
+    return {"report": dg.MetadataValue.url(report_address(web, slug))} if web else {}
 
 
 def _plots(settings: Mapping[str, SettingResults], parameters: pl.DataFrame) -> dict[str, list[Plot]]:

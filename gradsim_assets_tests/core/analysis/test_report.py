@@ -9,86 +9,15 @@ import numpy as np
 import polars as pl
 import pytest
 
-from gradsim_assets.core.analysis.accuracy_per_component import accuracy_per_component
-from gradsim_assets.core.analysis.agreement import agreement
 from gradsim_assets.core.analysis.control_comparison import control_comparison
-from gradsim_assets.core.analysis.greedy_selection import greedy_selection
-from gradsim_assets.core.analysis.parameters_per_component import parameters_per_component
 from gradsim_assets.core.analysis.plots import palette, wording
-from gradsim_assets.core.analysis.report import SettingResults, render_report, sentences, summary
+from gradsim_assets.core.analysis.report import sentences, summary
 from gradsim_assets.core.analysis.report.explorer import MOST_CANDIDATES, SCALE
 from gradsim_assets.core.analysis.retrieval import retrieval
-from gradsim_assets.core.analysis.self_similarity import self_similarity
-from gradsim_assets.core.similarity.gradient_similarity import gradient_similarity
 from gradsim_assets.core.similarity.pair_products import PairProducts
 from gradsim_assets.core.tables import schemas
-from gradsim_assets_tests.support.analysis_data import (
-    block_names,
-    bm25,
-    counterfactuals,
-    evaluation,
-    products,
-    projected,
-    realistic,
-)
-from gradsim_assets_tests.support.browser import CHROMIUM, launch_chromium
-
-NAMES = block_names(3)
-EVIL = (
-    "</script><script>document.body.dataset.broken='yes'</script><img src=x onerror=\"document.body.dataset.broken=1\">"
-)
-
-
-def samples(ids, word, copies=0):
-    """Texts that name their sample and try to break out of the page; the first `copies` answers are marked as such."""
-    rows = [
-        {
-            "id": i,
-            "messages": [
-                {"role": "user", "content": f"{word} question {i} {EVIL}"},
-                {"role": "assistant", "content": f"{word} answer {i}"},
-            ],
-        }
-        for i in ids
-    ]
-    frame = pl.DataFrame(rows, schema={"id": pl.String, "messages": schemas.MESSAGES})
-    copied = [number < copies for number in range(len(rows))]
-    return frame.with_columns(
-        text_overlap=pl.Series([100.0 if one else 41.7 for one in copied]), verbatim=pl.Series(copied)
-    )
-
-
-class Case:
-    """One model's results in both settings."""
-
-    def __init__(self, variants=24, candidates=5, sizes=True, texts=True, accidents=False, copies=9):
-        numbers = {name: 100 + place for place, name in enumerate(NAMES)} if sizes else dict.fromkeys(NAMES)
-        self.parameters = parameters_per_component(numbers)
-        self.pairs, self.settings = {}, {}
-        for seed, setting in enumerate(schemas.SETTINGS):
-            make = (lambda *a: products(*a, accidents=True)) if accidents else realistic
-            table = make(variants, candidates, NAMES, seed)
-            pairs = PairProducts.from_frame(table, NAMES)
-            scores = bm25(table) if texts else None
-            made = samples(pairs.candidates.variants, setting, copies if setting == "model_generated" else 0)
-            verbatim = dict(made.select("id", "verbatim").iter_rows()) if texts else None
-            self.pairs[setting] = pairs
-            self.settings[setting] = SettingResults(
-                gradient_similarity(pairs),
-                accuracy_per_component(pairs, self.parameters),
-                agreement(pairs, self.parameters),
-                greedy_selection(pairs, self.parameters, splits=2),
-                self_similarity(pairs, self.parameters),
-                retrieval(pairs, projected(table) if texts else None, scores, self.parameters, verbatim),
-                scores,
-                made if texts else None,
-            )
-        self.originals = samples(pairs.candidates.variants, "original") if texts else None
-
-    def html(self, settings=schemas.SETTINGS):
-        chosen = {setting: self.settings[setting] for setting in settings}
-        provenance = {"dataset": EVIL, "configuration": {"shards": 4}, "run ids": ["r1", "r2"]}
-        return render_report("org/model", "abc123", self.parameters, chosen, self.originals, provenance)
+from gradsim_assets_tests.support.analysis_data import counterfactuals, evaluation, realistic
+from gradsim_assets_tests.support.report_case import EVIL, NAMES, Case
 
 
 class Page(HTMLParser):
@@ -131,7 +60,17 @@ def explorer(html):
 def test_summary_is_the_designs(case):
     retrievals = {setting: results.retrieval for setting, results in case.settings.items()}
     found = summary("org/model", "abc123", case.parameters, retrievals, missing=3)
-    assert list(found) == ["model", "revision", "parameters", "samples", "missing", "verdict", "settings", "controls"]
+    assert list(found) == [
+        "model",
+        "revision",
+        "parameters",
+        "samples",
+        "missing",
+        "verdict",
+        "settings",
+        "controls",
+        "headline",
+    ]
     assert found["parameters"] == sum(case.parameters["parameters"])
     assert found["samples"] == 24 and found["missing"] == 3
     for setting, figures in found["settings"].items():
@@ -294,18 +233,6 @@ def test_doubtful_borders_are_said():
 
 
 # ---- in a browser -----------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def browser():
-    from playwright.sync_api import sync_playwright
-
-    if CHROMIUM is None:
-        pytest.skip("no Chromium on this machine")
-    with sync_playwright() as playwright:
-        chromium = launch_chromium(playwright)
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture
