@@ -1,5 +1,7 @@
 """One model's results in both settings, computed from generated products, and the report of them."""
 
+import copy
+
 import polars as pl
 
 from gradsim_assets.core.analysis.accuracy_per_component import accuracy_per_component
@@ -66,7 +68,13 @@ class Case:
             )
         self.originals = samples(pairs.candidates.variants, "original") if texts else None
 
-    def html(self, settings=schemas.SETTINGS):
+    def copy(self) -> "Case":
+        """The same results, to change some of: they take a second to compute."""
+        copied = copy.copy(self)
+        copied.settings = dict(self.settings)
+        return copied
+
+    def html(self, settings=schemas.SETTINGS, **more):
         chosen = {setting: self.settings[setting] for setting in settings}
         provenance = {"dataset": EVIL, "configuration": {"shards": 4}, "run ids": ["r1", "r2"]}
-        return render_report("org/model", "abc123", self.parameters, chosen, self.originals, provenance)
+        return render_report("org/model", "abc123", self.parameters, chosen, self.originals, provenance, **more)

@@ -2,7 +2,8 @@
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
+from datetime import UTC, datetime
+from pathlib import Path, PurePath
 from typing import Any
 
 import dagster as dg
@@ -130,6 +131,7 @@ class Sources:
                 bm25=self.candidates(setting),
                 variants=self.variants(setting),
                 prompt_no_prefix=self.prompt_no_prefix(setting),
+                checked_pairs=self.checked_pairs(setting),
             )
             for setting in found
         }
@@ -169,10 +171,25 @@ class Sources:
 
     def prompt_no_prefix(self, setting: str) -> int:
         """How many samples were encoded for the setting's gradients whose prompt is not what the whole begins with."""
+        return sum(int(entry.get("prompt_no_prefix") or 0) for entry in self.of_products(setting))
+
+    def checked_pairs(self, setting: str) -> int | None:
+        """How many pairs of the setting were recomputed by plain autograd; None where a shard does not say."""
+        counts = [entry.get("checked_pairs") for entry in self.of_products(setting)]
+        return None if None in counts else sum(map(int, counts))  # type: ignore[arg-type]  # none is None
+
+    def of_products(self, setting: str) -> list[dict[str, Any]]:
+        """The provenance of every shard of the setting's products that is there."""
         parts = [Partition(self.slug, shard) for shard in self.shards]
         here = [part for part in parts if self.tables.exists([DOT_PRODUCTS.name, setting], part)]
-        entries = [self.tables.provenance([DOT_PRODUCTS.name, setting], part) for part in here]
-        return sum(int(entry.get("prompt_no_prefix") or 0) for entry in entries)
+        return [self.tables.provenance([DOT_PRODUCTS.name, setting], part) for part in here]
+
+    def dataset(self) -> str | None:
+        """Where the originals came from, as their table says it; a file by its name alone. None where nobody knows."""
+        if not self.tables.exists([LIMA.name]):
+            return None
+        source = self.tables.provenance([LIMA.name]).get("source")
+        return PurePath(source).name if source else None
 
     def originals(self) -> pl.DataFrame | None:
         """The originals' texts, if they are there."""
@@ -185,12 +202,11 @@ class Sources:
 
     def provenance(self) -> dict[str, Any]:
         """What led to the page's figures, from the files of the tables themselves."""
-        products = {}
-        for setting in SETTINGS:
-            key, parts = [DOT_PRODUCTS.name, setting], [Partition(self.slug, shard) for shard in self.shards]
-            here = [part for part in parts if self.tables.exists(key, part)]
-            if here:
-                products[setting] = [shown_provenance(self.tables.provenance(key, part)) for part in here]
+        products = {
+            setting: [shown_provenance(entry) for entry in entries]
+            for setting in SETTINGS
+            if (entries := self.of_products(setting))
+        }
         return {"gradsim": __version__, "tables": str(self.store.root), DOT_PRODUCTS.name: products}
 
 
@@ -209,6 +225,8 @@ def _write(
         sources.originals(),
         {**sources.provenance(), "report run": context.run.run_id},
         lacks.sentences if lacks else (),
+        sources.dataset(),
+        datetime.now(UTC).date(),
     )
     retrievals = {setting: results.retrieval for setting, results in settings.items()}
     comparisons = {setting: results.controls for setting, results in settings.items()}

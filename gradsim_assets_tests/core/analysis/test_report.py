@@ -3,6 +3,7 @@
 import base64
 import json
 from dataclasses import replace
+from datetime import date
 from html.parser import HTMLParser
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 from gradsim_assets.core.analysis.control_comparison import control_comparison
 from gradsim_assets.core.analysis.plots import palette, wording
 from gradsim_assets.core.analysis.report import sentences, summary
+from gradsim_assets.core.analysis.report.evaluation_table import evaluation_columns, evaluation_rows
 from gradsim_assets.core.analysis.report.explorer import MOST_CANDIDATES, SCALE
 from gradsim_assets.core.analysis.retrieval import retrieval
 from gradsim_assets.core.similarity.pair_products import PairProducts
@@ -131,23 +133,82 @@ def test_without_texts_nothing_is_said_of_copies():
     assert set(json.loads(page.scripts["explorer-data"])["settings"]["paraphrased"]["overlap"]) == {None}
 
 
-def test_the_first_sentence_of_the_page_is_about_the_control_and_its_figures_stand_beside_the_models():
-    case = Case()
-    without = Page(case.html())
-    assert without.text.split("Summary")[2].strip().startswith("Nothing shows yet that these figures come from what")
-    assert "beside controls" not in without.text
+def test_the_first_screen_says_how_many_were_found_and_then_how_the_control_does(case):
+    case = case.copy()
+    without = summary_of(case.html())
+    full = case.settings["paraphrased"].retrieval.filter(method="full_gradient").row(0, named=True)
+    assert without.startswith(f"{24 - full['wrong']:.0f} of 24 paraphrased variants found; BM25 ")
+    assert without.split(". ", 2)[2].startswith("Nothing shows yet that these figures come from what")
+    assert "beside controls" not in without
+    scores, _ = counterfactuals()
     for setting, results in case.settings.items():
         compared = control_comparison(results.similarity, {"org/model+untrained": results.similarity})
-        case.settings[setting] = replace(results, controls=compared)
+        case.settings[setting] = replace(results, controls=compared, linear_datamodeling_score=scores)
     page = Page(case.html())
-    first = page.text.split("Summary")[2].strip()
-    assert first.startswith("With paraphrased variants the full gradient is not shown to find more own originals than")
+    text = summary_of(case.html())
+    found = f"{24 - full['wrong']:.0f}"
+    assert text.startswith(f"{found} of 24 paraphrased variants found; untrained control {found}; BM25 ")
+    assert "; LDS 0.40 against 0.10 of BM25. " in text
+    assert "With paraphrased variants the full gradient is not shown to find more own originals than" in text
     assert "Full gradient beside controls, model-generated" in page.text and "org/model+untrained" in page.text
     row = case.settings["paraphrased"].controls.filter(component="full_gradient").row(0, named=True)
-    assert f"{row['difference_low']:.3f}–{row['difference_high']:.3f}" in page.text
+    assert row["difference_low"] < 0 and f"{row['difference_low']:.3f} to {row['difference_high']:.3f}" in page.text
     drawn = json.loads(page.scripts["figures-data"])
     assert any("untrained control" in json.dumps(figure) for figure in drawn.values())
     assert "Beside its controls" in page.text
+
+
+def summary_of(html):
+    """What stands under the heading of the summary, in single spaces."""
+    return " ".join(Page(html).text.split("Summary")[-1].split())
+
+
+def test_the_title_names_model_data_number_and_day(case):
+    text = " ".join(Page(case.html(dataset="my_samples.jsonl", made=date(2026, 11, 27))).text.split())
+    assert "org/model Data my_samples.jsonl 24 variants" in text
+    assert "Revision abc123 2026-11-27" in text
+
+
+def test_settings_of_unequal_size_are_counted_apart(case):
+    case = case.copy()
+    fewer = Case(variants=20).settings["model_generated"]
+    case.settings["model_generated"] = fewer
+    assert "24 paraphrased and 20 model-generated variants" in " ".join(Page(case.html()).text.split())
+
+
+def test_what_limits_the_figures_stands_at_the_top(case):
+    case = case.copy()
+    text = summary_of(case.html())
+    assert "Only 24 paraphrased variants were scored" in text
+    assert "9 of 24 model-generated answers are verbatim copies" in text and "of 24 paraphrased answers" not in text
+    assert "recomputed by plain autograd" not in text, "nobody knows of tables that do not say it"
+    case.settings["paraphrased"] = replace(case.settings["paraphrased"], checked_pairs=0)
+    case.settings["model_generated"] = replace(case.settings["model_generated"], checked_pairs=12)
+    assert "No product of the paraphrased setting was recomputed by plain autograd" in summary_of(case.html())
+    assert "No product of the model-generated" not in summary_of(case.html())
+    assert text.index("Before you read on") < text.index("Methods, paraphrased")
+    large = summary_of(Case(variants=30, copies=0).html())
+    assert "were scored: with fewer" not in large and "Before you read on" not in large
+
+
+def test_one_table_says_what_every_methods_scores_are_worth(case):
+    case = case.copy()
+    scores, removed = counterfactuals()
+    _, tail = evaluation(24)
+    assert "What scores are worth" not in Page(case.html()).text
+    results = replace(case.settings["paraphrased"], linear_datamodeling_score=scores, removal=removed, tail_patch=tail)
+    columns = evaluation_columns(scores, removed, tail)
+    rows = {row["name"]: row["cells"] for row in evaluation_rows(columns)}
+    assert columns[0].heading == "LDS" and len(columns) == 3
+    assert next(iter(rows)) == "full gradient", "which predicts retraining best"
+    assert rows["full gradient"][0] == pytest.approx((0.4, 0.35, 0.44))
+    assert rows["full gradient"][1] == pytest.approx((0.08, 0.05, 0.11))
+    assert rows["random"][1] is None, "removal compares with it"
+    assert not [name for name in rows if name.startswith("model.layers") or name == "component"]
+    case.settings["paraphrased"] = results
+    text = summary_of(case.html())
+    assert "What scores are worth, paraphrased" in text and "0.400 0.350–0.440" in text
+    assert len(evaluation_columns(None, None, tail)) == 1 and evaluation_columns(None, None, None) == []
 
 
 def test_intervals_stand_beside_their_figures(case):
