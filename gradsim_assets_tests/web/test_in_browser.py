@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from gradsim_assets_tests.support.browser import violations
 from gradsim_assets_tests.support.web_home import CONTROL, MODEL, WebHome
 
 pytestmark = pytest.mark.ui
@@ -50,3 +51,12 @@ def test_pages_fit_the_screen_and_what_is_touched_is_large_enough(open_page, pat
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     heights = page.evaluate("[...document.querySelectorAll('.button, .choose')].map((b) => b.offsetHeight)")
     assert all(height >= 44 for height in heights)
+
+
+@pytest.mark.parametrize("path", ["/", "/compare?model=org--model", "/compare?model=org--bare"])
+@pytest.mark.parametrize(("width", "dark"), [(1280, False), (1280, True), (390, False)])
+def test_everybody_can_read_them(open_page, path: str, width: int, dark: bool) -> None:
+    page = open_page(path, width, dark)
+    if path == "/":
+        page.wait_for_selector("body[data-states]", timeout=60_000)
+    assert violations(page) == []

@@ -1,6 +1,8 @@
 """The report: its figures in words and numbers, its data, and the page in a real browser (mark `ui`)."""
 
 import base64
+import csv
+import io
 import json
 from dataclasses import replace
 from datetime import date
@@ -13,12 +15,14 @@ import pytest
 from gradsim_assets.core.analysis.control_comparison import control_comparison
 from gradsim_assets.core.analysis.plots import palette, wording
 from gradsim_assets.core.analysis.report import sentences, summary
+from gradsim_assets.core.analysis.report.citation import citation
 from gradsim_assets.core.analysis.report.evaluation_table import evaluation_columns, evaluation_rows
 from gradsim_assets.core.analysis.report.explorer import MOST_CANDIDATES, SCALE
 from gradsim_assets.core.analysis.retrieval import retrieval
 from gradsim_assets.core.similarity.pair_products import PairProducts
 from gradsim_assets.core.tables import schemas
 from gradsim_assets_tests.support.analysis_data import counterfactuals, evaluation, realistic
+from gradsim_assets_tests.support.browser import violations
 from gradsim_assets_tests.support.report_case import EVIL, NAMES, Case
 
 
@@ -169,6 +173,19 @@ def test_the_title_names_model_data_number_and_day(case):
     assert "Revision abc123 2026-11-27" in text
 
 
+def test_the_page_says_how_it_is_cited(case):
+    page = Page(case.html(dataset="my_samples.jsonl", made=date(2026, 11, 27)))
+    for line in (
+        "@misc{gradsim-org-model,",
+        "title = {Training-data attribution by loss gradients: org/model},",
+        "note = {revision abc123, data my\\_samples.jsonl, 24 variants},",
+        "year = {2026},",
+    ):
+        assert line in page.text
+    entry = citation("a_b/c&d~e", None, None, "3 variants", None)
+    assert "a\\_b/c\\&d-e" in entry and "year" not in entry and "revision" not in entry
+
+
 def test_settings_of_unequal_size_are_counted_apart(case):
     case = case.copy()
     fewer = Case(variants=20).settings["model_generated"]
@@ -300,12 +317,16 @@ def test_doubtful_borders_are_said():
 def open_page(browser, tmp_path):
     errors = []
 
-    def opened(html, width=1280):
+    def opened(html, width=1280, dark=False, address=""):
         (tmp_path / "index.html").write_text(html)
-        page = browser.new_context(viewport={"width": width, "height": 900}, offline=True).new_page()
+        context = browser.new_context(
+            viewport={"width": width, "height": 900}, offline=True, color_scheme="dark" if dark else "light"
+        )
+        context.grant_permissions(["clipboard-read", "clipboard-write"])
+        page = context.new_page()
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
-        page.goto((tmp_path / "index.html").as_uri())
+        page.goto((tmp_path / "index.html").as_uri() + address)
         page.wait_for_selector("body[data-plots]")
         return page
 
@@ -421,6 +442,144 @@ def test_accidents_do_not_break_the_page(open_page):
         page.press("#samples", "ArrowDown")
     page.fill("#search", "no such thing anywhere")
     page.wait_for_function("document.querySelector('#found').textContent.startsWith('0 of')")
+
+
+@pytest.mark.ui
+def test_what_is_open_stands_in_the_address_and_an_address_opens_it(case, open_page):
+    page = open_page(case.html(), address="#model_generated/lima_1/layers.2.mlp.up_proj")
+    assert (page.inner_text("#sample-id"), page.input_value("#setting")) == ("lima_1", "model_generated")
+    assert page.inner_text("#chosen-head") == "model.layers.2.mlp.up_proj.weight"
+    page.wait_for_function("document.querySelector('#explorer').getBoundingClientRect().top < 200")
+    page.press("#samples", "ArrowDown")
+    page.select_option("#component", label="full_gradient")
+    opened = page.inner_text("#sample-id")
+    assert page.evaluate("location.hash") == f"#model_generated/{opened}/full_gradient"
+    page.evaluate("location.hash = '#paraphrased/lima_17/model.layers.0.mlp.gate_proj.weight'")
+    page.wait_for_function("document.querySelector('#sample-id').textContent === 'lima_17'")
+    assert page.inner_text("#chosen-head") == "model.layers.0.mlp.gate_proj.weight"
+    page.evaluate("location.hash = '#paraphrased/nobody'")
+    page.wait_for_function("document.querySelector('#found').textContent.startsWith('There is no sample nobody')")
+    page.evaluate("location.hash = '#provenance'")
+    assert page.inner_text("#sample-id") == "lima_17", "a section is no sample"
+
+
+@pytest.mark.ui
+def test_samples_are_shown_by_what_is_wrong_with_them(open_page):
+    case = Case(accidents=True)
+    page = open_page(case.html(), address="#model_generated/lima_1/layers.2.mlp.up_proj")
+    candidates = case.pairs["model_generated"].candidates
+    right = candidates.ranks(case.pairs["model_generated"].full_similarity) == 1
+    component = case.pairs["model_generated"].ranks[NAMES.index("model.layers.2.mlp.up_proj.weight")] == 1
+    page.select_option("#setting", "model_generated")
+
+    def shown(name):
+        page.select_option("#filter", name)
+        return {
+            text.split()[-1]
+            for text in page.locator("#samples li").evaluate_all("all => all.map((n) => n.childNodes[1].textContent)")
+        }
+
+    def named(mask):
+        return {name for name, chosen in zip(candidates.variants, mask, strict=True) if chosen}
+
+    assert shown("all") == set(candidates.variants)
+    assert shown("wrong") == named(~right) and shown("component") == named(component & ~right)
+    verbatim = case.settings["model_generated"].variants.filter("verbatim")["id"].to_list()
+    assert shown("verbatim") == set(verbatim)
+    assert len(shown("close")) == 3, "a tenth of 24 samples"
+
+
+@pytest.mark.ui
+def test_words_that_differ_are_marked_and_texts_are_copied_whole(case, open_page):
+    page = open_page(case.html(), address="#paraphrased/lima_1")
+    assert page.locator("#original-text del").all_inner_texts() == ["original", "original"]
+    assert page.locator("#variant-text ins").all_inner_texts() == ["paraphrased", "paraphrased"]
+    page.click("#variant-text .message.assistant button")
+    page.wait_for_function("document.querySelector('#variant-text .message.assistant button').textContent === 'copied'")
+    assert page.evaluate("navigator.clipboard.readText()") == "paraphrased answer lima_1"
+    page.uncheck("#differences")
+    assert page.locator("#original-text del").count() == 0
+    assert page.locator("#candidates tr[aria-current]").count() == 1
+    pairs = [
+        ("", "a b"),
+        ("the cat sat", "the dog sat"),
+        ("a  b\nc", "a b c"),
+        ("你好世界", "你们好世界"),
+        ("x = 1;", "x = 2;"),
+        ("same", "same"),
+    ]
+    for first, second in pairs:
+        left, right = page.evaluate("([a, b]) => Texts.differences(a, b)", [first, second])
+        assert "".join(part for part, _ in left) == first and "".join(part for part, _ in right) == second
+        kept = [" ".join("".join(part for part, differs in side if not differs).split()) for side in (left, right)]
+        assert kept[0].replace(" ", "") == kept[1].replace(" ", ""), "what is not marked is the same"
+    found = page.evaluate("Texts.differences('你好世界', '你们好世界')")
+    assert [part for part, differs in found[1] if differs] == ["们"]
+    assert page.evaluate("Texts.differences('a '.repeat(3000), 'b '.repeat(3000))") is None, "too long to compare"
+
+
+@pytest.mark.ui
+def test_tables_are_copied_and_plots_saved_as_a_paper_takes_them(case, open_page, tmp_path):
+    page = open_page(case.html())
+    row = case.settings["paraphrased"].retrieval.filter(method="full_gradient").row(0, named=True)
+    cell = f"{row['accuracy']:.3f} ({row['accuracy_low']:.3f}–{row['accuracy_high']:.3f})"
+    copies = page.locator("#summary .copies").first
+
+    def copied(label):
+        copies.get_by_text(label, exact=True).click()
+        page.wait_for_selector("#summary .copies >> text=copied")
+        page.wait_for_selector("#summary .copies >> text=copied", state="detached")
+        return page.evaluate("navigator.clipboard.readText()")
+
+    assert f"| full gradient | {cell} |" in copied("Markdown")
+    assert copied("CSV").splitlines()[1].startswith(f"full gradient,{cell},")
+    latex = copied("LaTeX")
+    assert f"full gradient & {cell.replace('–', '--')} &" in latex and "\\toprule" in latex
+    figure = page.locator('[data-name="paraphrased-retrieval"]')
+    figure.scroll_into_view_if_needed()
+    page.wait_for_selector('[data-name="paraphrased-retrieval"][data-drawn]')
+    saved = {}
+    for label in ("CSV", "PNG", "SVG"):
+        with page.expect_download() as download:
+            figure.locator("xpath=following-sibling::p").get_by_text(label).click()
+        download.value.save_as(tmp_path / label)
+        saved[label] = (tmp_path / label).read_bytes()
+    lines = list(csv.DictReader(io.StringIO(saved["CSV"].decode())))
+    named = {line["y"]: line for line in lines}
+    for row in case.settings["paraphrased"].retrieval.rows(named=True):
+        line = named[wording.method_name(row["method"])]
+        assert float(line["value"]) == pytest.approx(row["accuracy"], abs=1e-9)
+        if row["accuracy_low"] is not None:
+            ends = float(line["low"]), float(line["high"])
+            assert ends == pytest.approx((row["accuracy_low"], row["accuracy_high"]), abs=1e-9)
+    assert saved["PNG"][:8] == b"\x89PNG\r\n\x1a\n" and int.from_bytes(saved["PNG"][16:20]) >= 990, (
+        "3.3 inches at 300 points"
+    )
+    assert saved["SVG"].startswith(b"<svg")
+
+
+@pytest.mark.ui
+def test_on_paper_everything_is_drawn_and_nothing_is_to_be_pressed(case, open_page):
+    page = open_page(case.html())
+    page.emulate_media(media="print")
+    page.evaluate("window.dispatchEvent(new Event('beforeprint'))")
+    page.wait_for_function("[...document.querySelectorAll('[data-figure]')].every((figure) => figure.dataset.drawn)")
+    for hidden in ("nav", ".controls", "#samples", ".copies >> nth=0"):
+        assert not page.locator(hidden).first.is_visible()
+    assert page.locator("#original-text").is_visible() and page.locator("#cite-text").is_visible()
+
+
+@pytest.mark.ui
+@pytest.mark.parametrize(("width", "dark"), [(1280, False), (1280, True), (390, False)])
+def test_everybody_can_read_it(case, open_page, width, dark):
+    page = open_page(case.html(dataset="data.jsonl", made=date(2026, 11, 27)), width, dark)
+    for figure in page.query_selector_all("[data-figure]"):
+        figure.scroll_into_view_if_needed()
+        page.wait_for_selector(f'[data-figure="{figure.get_attribute("data-figure")}"][data-drawn]')
+    assert violations(page) == []
+    if dark:
+        inks = page.locator(".xtitle").evaluate_all("all => all.map((node) => getComputedStyle(node).fill)")
+        assert set(inks) == {"rgb(232, 234, 238)"}, "ink is light on a dark page"
 
 
 def test_the_page_says_what_the_scores_mean_where_it_was_evaluated():

@@ -12,6 +12,7 @@ import polars as pl
 from gradsim_assets.core.analysis.control_comparison import of_full_gradient
 from gradsim_assets.core.analysis.plots import interactive, palette, series, wording
 from gradsim_assets.core.analysis.report import explorer, sentences
+from gradsim_assets.core.analysis.report.citation import citation
 from gradsim_assets.core.analysis.report.evaluation_table import evaluation_columns, evaluation_rows
 from gradsim_assets.core.analysis.report.headline import headline_sentence, headlines
 from gradsim_assets.core.analysis.report.setting_results import SettingResults
@@ -20,12 +21,21 @@ from gradsim_assets.core.analysis.report.warnings import warnings
 
 _HERE = Path(__file__).parent
 
+#: In the order in which they need one another.
+_SCRIPTS = ("texts.js", "tables.js", "figures.js", "explorer.js")
+
 
 @dataclass(frozen=True)
 class _Figure:
+    name: str  # of files that it is saved as
     title: str
     help: str
     json: str
+
+    @property
+    def height(self) -> int:
+        """Its height in pixels, which is kept free for it: what is below must not move when it is drawn."""
+        return int(json.loads(self.json)["layout"]["height"])
 
 
 def render_report(
@@ -77,12 +87,14 @@ def render_report(
         variants=_variants(retrievals),
         headline=headline_sentence(headlines(retrievals, controls, scores)),
         verdict=verdict(model, retrievals, controls),
+        citation=citation(model, revision, dataset, _variants(retrievals), made),
+        compared=any(results.variants is not None for results in settings.values()),
         palette=palette,
         sections=sections,
         provenance=_rows(provenance or {}),
         warnings=[*notes, *warnings(parameters, settings, originals)],
         style=(_HERE / "style.css").read_text(),
-        script=(_HERE / "explorer.js").read_text(),
+        script="\n".join((_HERE / name).read_text() for name in _SCRIPTS),
         plotly=plotly.offline.get_plotlyjs(),
         figures=_embed(
             {
@@ -157,6 +169,7 @@ def _style() -> dict[str, Any]:
         "ink": palette.INK,
         "axis": palette.AXIS,
         "grid": palette.GRID,
+        "darkened": palette.DARKENED,
         "depth": wording.DEPTH,
         "similarity": wording.SIMILARITY,
         "full_gradient": wording.FULL_GRADIENT,
@@ -215,7 +228,8 @@ def _proofs(results: SettingResults) -> list[_Figure]:
 def _figure(name: str, figure: str, which: str = "") -> _Figure:
     words = wording.PLOTS[name]
     click = f" {wording.CLICK}" if name.endswith("_bars") else ""
-    return _Figure(f"{words.title} {which}".rstrip(), words.help + click, figure)
+    title = f"{words.title} {which}".rstrip()
+    return _Figure(f"{name} {which}".rstrip().replace(" ", "_"), title, words.help + click, figure)
 
 
 def _methods(retrieval: pl.DataFrame) -> list[dict[str, Any]]:
