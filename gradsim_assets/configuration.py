@@ -7,6 +7,7 @@ import tomllib
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -41,9 +42,14 @@ HEAVY = "gpu"
 _PLACES = {
     "home": "set GRADSIM_HOME in the environment instead",
     "tables": "set GRADSIM_TABLES in the environment instead",
+    "web": "set GRADSIM_WEB in the environment instead",
     "folder": "relative paths begin at the folder of this file",
 }
 
+
+#: Where `gradsim ui` serves the front page and the reports, unless it is told otherwise.
+WEB_PORT = 3001
+WEB_ADDRESS = f"http://127.0.0.1:{WEB_PORT}"
 
 #: USD per million tokens. A spending limit could not be kept with one that is no number, or negative.
 Price = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -203,6 +209,8 @@ class Settings(_Section):
     models: tuple[ModelSettings, ...] = (ModelSettings(id=DEMO),)
     home: Path
     tables: str
+    #: Where reports are served, for links to them; "" where they are not.
+    web: str = ""
     #: Where relative paths in the file begin: its own folder.
     folder: Path = Path()
 
@@ -315,6 +323,7 @@ def load_settings(environment: Mapping[str, str] = os.environ) -> Settings:
     places = {
         "home": home.folder,
         "tables": environment.get("GRADSIM_TABLES") or str(home.tables),
+        "web": _web_address(environment.get("GRADSIM_WEB", WEB_ADDRESS)),
         "folder": path.absolute().parent if path else Path().absolute(),
     }
     if stray := [key for key in places if key in document]:
@@ -332,6 +341,17 @@ def load_settings(environment: Mapping[str, str] = os.environ) -> Settings:
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     return settings
+
+
+def _web_address(text: str) -> str:
+    """An address without the slash at its end; raises InputError where it is none that a browser opens."""
+    parts = urlsplit(text)
+    if text and (parts.scheme not in ("http", "https") or not parts.netloc or parts.query or parts.fragment):
+        raise InputError(
+            f"GRADSIM_WEB is {text}, which is no address of a web server; set it to one such as {WEB_ADDRESS}, or to nothing "
+            "where reports are not served."
+        )
+    return text.rstrip("/")
 
 
 def registered_id(model_id: str, base: Path) -> str:

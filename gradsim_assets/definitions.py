@@ -81,13 +81,13 @@ def _build(settings: Settings, partitions: Partitions, profiles: Mapping[str, Pr
         *self_similarity.build(),
         *retrieval.build(settings, partitions),
         *control_comparison.build(settings),
-        model_comparison.build(),
-        *report.build(partitions),
+        model_comparison.build(settings),
+        *report.build(settings, partitions),
     ]
     sensors, rerun_jobs, schedules = watching(settings, partitions)
     return dg.Definitions(
         assets=[
-            *hf_model.build(),
+            *hf_model.build(settings),
             originals_source.build(),
             *([optimizer_states.build()] if watches_optimizers(settings) else []),
             *paraphrases_source.build(settings, partitions),

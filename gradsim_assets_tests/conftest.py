@@ -3,12 +3,18 @@
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from gradsim_assets.core.tables.schemas import PRECONDITIONED_PRODUCTS
 from gradsim_assets.orchestration.asset_keys import BY_RETRAINING, COUNTERFACTUAL, CURVATURES, of_each_setting
+from gradsim_assets_tests.support.browser import CHROMIUM, launch_chromium
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 #: The console script, of whatever environment the tests run in.
 COMMAND = (sys.executable, "-c", "from gradsim_assets.cli import main; main()")
@@ -51,3 +57,16 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     run = gradsim(home, "demo")
     assert run.returncode == 0, run.stdout + run.stderr
     return home, run.stdout
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator["Browser"]:
+    """The system's Chromium without a window."""
+    from playwright.sync_api import sync_playwright
+
+    if CHROMIUM is None:
+        pytest.skip("no Chromium on this machine")
+    with sync_playwright() as playwright:
+        chromium = launch_chromium(playwright)
+        yield chromium
+        chromium.close()

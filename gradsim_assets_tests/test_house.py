@@ -22,6 +22,7 @@ from gradsim_assets_tests.support.source import PACKAGE, imports, modules
 #: beside the core, which reads samples and is what makes a model of them.
 LAYERS = (
     {"cli"},
+    {"web"},
     {"definitions"},
     {"runs"},
     {"defs"},

@@ -40,7 +40,7 @@ def export(table: str, folder: Path, model: str | None, license_: str | None, pu
         description=f"The table `{table}` of gradsim {__version__}.",
         license=license_,
         lineage={
-            "configuration": settings.model_dump(mode="json", exclude={"home", "folder"}),
+            "configuration": settings.model_dump(mode="json", exclude={"home", "folder", "web"}),
             "partitions": provenance,
         },
         counts=counts,

@@ -8,6 +8,7 @@ import click
 from gradsim_assets import __version__
 from gradsim_assets.cli import backfill, check, explain, export, init, models, plan, run, scripts, status, trace
 from gradsim_assets.cli.instance import BAD_INPUT, FAILED, launcher
+from gradsim_assets.configuration import WEB_PORT
 from gradsim_assets.core.errors import InputError, ServiceError
 from gradsim_assets.core.room import full_disk
 
@@ -66,13 +67,14 @@ def main() -> None:
 
 @click.command()
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option("--port", default=3000, show_default=True, help="Port of the web server.")
-def ui(host: str, port: int) -> None:
-    """Open the Dagster UI (web server and daemon) on this machine."""
+@click.option("--port", default=3000, show_default=True, help="Port of Dagster's UI.")
+@click.option("--web-port", default=WEB_PORT, show_default=True, help="Port of the front page and the reports.")
+def ui(host: str, port: int, web_port: int) -> None:
+    """Serve the front page with all models and reports, and beside it Dagster's UI and its daemon, on this machine."""
     from gradsim_assets.runs.services import serve
 
     launcher(launches=True)
-    sys.exit(serve(host, port))
+    sys.exit(serve(host, port, web_port))
 
 
 for command in (

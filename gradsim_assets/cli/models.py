@@ -1,6 +1,5 @@
 """`gradsim models`: which models are registered."""
 
-from collections import Counter
 from typing import TYPE_CHECKING
 
 import click
@@ -68,7 +67,7 @@ def models_list() -> None:
     from gradsim_assets.orchestration.model_registry import wrong_keys
 
     found = launcher()
-    versions, states, known = found.versions(), _states(found), found.models()
+    versions, states, known = found.versions(), found.states(), found.models()
     studied = load_settings().studied(known)
     header = ["model", "key", "revision", "status", *(["control of"] if studied else [])]
     rows = [
@@ -84,22 +83,6 @@ def models_list() -> None:
     click.echo(columns(header, rows))
     for key in wrong_keys(found.instance):
         click.echo(f"! {key} is no model's key; remove it with `gradsim models remove '{key}'`", err=True)
-
-
-def _states(found: "Launcher") -> dict[str, str]:
-    """How the tables of every model stand, in words."""
-    from gradsim_assets.core.partition_keys import model_id_of
-    from gradsim_assets.orchestration.standings import DONE, STATES
-
-    counts: dict[str, Counter[str]] = {model: Counter() for model in found.models()}
-    for one in found.standings():
-        if one.place.model is not None:
-            counts[model_id_of(one.place.model)][one.shown] += 1
-    others = [state for state in STATES if state != DONE]
-    return {
-        model: ", ".join(f"{of[state]} {state}" for state in others if of[state]) or "up to date"
-        for model, of in counts.items()
-    }
 
 
 @models.command("remove")

@@ -42,9 +42,14 @@ class Home:
         """What processes that share this home tell each other: who serves, and who works on what."""
         return self.folder / "locks"
 
+    @property
+    def reports(self) -> Path:
+        """The reports, a folder for every model."""
+        return self.folder / "reports"
+
     def report(self, model_slug: str) -> Path:
         """The report of a model, with its headline figures and plots."""
-        return self.folder / "reports" / model_slug
+        return self.reports / model_slug
 
     def retrainings(self, model_slug: str) -> Path:
         """Losses after retrainings of a model, by what was left out: none is made twice."""

@@ -3,6 +3,7 @@
 import logging
 import os
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,7 +27,14 @@ from gradsim_assets.orchestration.model_registry import register, registered, re
 from gradsim_assets.orchestration.observations import observed_versions, record
 from gradsim_assets.orchestration.partitions import place_of
 from gradsim_assets.orchestration.planner import Target, targets
-from gradsim_assets.orchestration.standings import Standing, is_at_work, standings, with_what_follows
+from gradsim_assets.orchestration.standings import (
+    DONE,
+    STATES,
+    Standing,
+    is_at_work,
+    standings,
+    with_what_follows,
+)
 from gradsim_assets.resources.by_name import resources
 from gradsim_assets.runs.environment import MODULE
 from gradsim_assets.runs.local_run_launcher import PROCESS_TAG
@@ -79,6 +87,19 @@ class Launcher:
         """How every partition of every table stands now; what is made from something stale is stale, too."""
         graph = self.repository.asset_graph
         return with_what_follows(standings(self.instance, graph, self.files()), graph)
+
+    def states(self) -> dict[str, str]:
+        """How the tables of every registered model stand, in words."""
+        counts: dict[str, Counter[str]] = {model: Counter() for model in self.models()}
+        for one in self.standings():
+            # A model that was added or removed meanwhile is told of next time.
+            if one.place.model is not None and (model := model_id_of(one.place.model)) in counts:
+                counts[model][one.shown] += 1
+        others = [state for state in STATES if state != DONE]
+        return {
+            model: ", ".join(f"{of[state]} {state}" for state in others if of[state]) or "up to date"
+            for model, of in counts.items()
+        }
 
     def is_at_work(self) -> bool:
         """As `orchestration.standings.is_at_work`."""

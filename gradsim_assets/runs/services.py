@@ -1,4 +1,4 @@
-"""`gradsim ui`: Dagster's web server, daemon and code server on one machine, started again when one of them dies.
+"""`gradsim ui`: Dagster's web server, daemon and code server and our own pages on one machine, started again when one dies.
 
 `dagster dev` ends when its daemon or web server does, and does not see that the process behind its code server is gone: the
 pages then go on answering while every run fails.
@@ -26,19 +26,72 @@ _PATIENCE_SECONDS = 20.0
 _SHORT_SECONDS, _LONGEST_PAUSE_SECONDS = 30.0, 15.0
 
 
-def serve(host: str, port: int) -> int:
-    """Serves until Ctrl-C or SIGTERM and returns the exit code.
+#: Our own pages beside Dagster's, as a service: what they show is imported there, above this module.
+_WEB_MODULE = "gradsim_assets.web"
+
+
+def serve(host: str, port: int, web_port: int) -> int:
+    """Serves Dagster's UI and our own pages until Ctrl-C or SIGTERM and returns the exit code.
+
+    Links that runs write into Dagster's metadata meanwhile lead to the pages that are served here, unless GRADSIM_WEB says
+    by which address people reach them.
 
     Raises:
-        InputError: the port is taken, or another process serves this home.
+        InputError: a port is taken, or another process serves this home.
     """
     with only_ui(Path(os.environ["DAGSTER_HOME"]), f"http://{host}:{port}") as lock:
-        _check_free(host, port)
-        click.echo(f"http://{host}:{port}  (stop with Ctrl-C)")
-        return _serve(host, port, lock)
+        _check_free(host, port, "--port")
+        _check_free(host, web_port, "--web-port")
+        os.environ.setdefault("GRADSIM_WEB", _address(host, web_port))
+        pages = _Pages(host, web_port, _address(host, port))
+        click.echo(f"{_address(host, web_port)}  models, figures, reports")
+        click.echo(f"{_address(host, port)}  Dagster: assets, runs, automation  (stop both with Ctrl-C)")
+        try:
+            return _serve(host, port, pages, lock)
+        finally:
+            pages.end()
 
 
-def _serve(host: str, port: int, lock: UiLock) -> int:
+def _address(host: str, port: int) -> str:
+    """What a browser on this machine opens; a server that listens everywhere is here, too."""
+    named = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"http://[{named}]:{port}" if ":" in named else f"http://{named}:{port}"
+
+
+class _Pages:
+    """The server of our own pages: a process that is started again when it has died, whatever Dagster's services do."""
+
+    def __init__(self, host: str, port: int, dagster: str) -> None:
+        arguments = ["--host", host, "--port", str(port), "--dagster", dagster]
+        self._command = [sys.executable, "-m", _WEB_MODULE, *arguments]
+        self._start()
+
+    @property
+    def pid(self) -> int:
+        """The number of its process."""
+        return self._process.pid
+
+    def keep(self) -> None:
+        """Starts it again where it has died, at most once in a while."""
+        if self._process.poll() is not None and time.monotonic() - self._started > _LONGEST_PAUSE_SECONDS:
+            click.echo("gradsim: the server of reports has died; starting it again.", err=True)
+            self._start()
+
+    def end(self) -> None:
+        """Ends it; it holds nothing that has to be finished."""
+        self._process.terminate()
+        try:
+            self._process.wait(_PATIENCE_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def _start(self) -> None:
+        self._started = time.monotonic()
+        self._process = subprocess.Popen(self._command)
+
+
+def _serve(host: str, port: int, pages: _Pages, lock: UiLock) -> int:
     command = [sys.executable, "-m", "dagster", "dev", "-m", MODULE, "-h", host, "-p", str(port)]
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     pause = 1.0
@@ -46,7 +99,7 @@ def _serve(host: str, port: int, lock: UiLock) -> int:
         started = time.monotonic()
         services = subprocess.Popen(command)
         try:
-            _watch(services, lock)
+            _watch(services, pages, lock)
             pause = min(2 * pause, _LONGEST_PAUSE_SECONDS) if time.monotonic() - started < _SHORT_SECONDS else 1.0
             click.echo(f"gradsim: a service has died; starting again in {pause:.0f} s. Runs at work go on.", err=True)
             _pause(pause, lock)
@@ -61,12 +114,12 @@ def _pause(seconds: float, lock: UiLock) -> None:
         time.sleep(min(left, BEAT_SECONDS))
 
 
-def _check_free(host: str, port: int) -> None:
+def _check_free(host: str, port: int, option: str) -> None:
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         socket.create_server((host, port), family=family).close()
     except OSError as error:
-        raise InputError(f"{host}:{port} cannot be listened on ({error}); choose another --port.") from error
+        raise InputError(f"{host}:{port} cannot be listened on ({error}); choose another {option}.") from error
 
 
 def _end(services: subprocess.Popen[bytes], told: bool) -> int:
@@ -80,12 +133,13 @@ def _end(services: subprocess.Popen[bytes], told: bool) -> int:
     return services.wait()
 
 
-def _watch(services: subprocess.Popen[bytes], lock: UiLock) -> None:
+def _watch(services: subprocess.Popen[bytes], pages: _Pages, lock: UiLock) -> None:
     """Returns when the services have ended; has a code server whose process died started again meanwhile, and says to others
     that this home is served."""
     served: set[psutil.Process] = set()
     while services.poll() is None:
-        lock.beat([services.pid, *_children(services.pid)])
+        pages.keep()
+        lock.beat([services.pid, *_children(services.pid), pages.pid])
         for server, workers in _code_servers(services.pid):
             if workers:
                 served.add(server)

@@ -113,6 +113,7 @@ def test_every_file_says_where_it_came_from(demo: tuple[Path, str]) -> None:
     for setting in SETTINGS:
         provenance = tables.provenance(["dot_products", setting], Partition("demo", "00"))
         assert provenance["model"] == "demo" and provenance["revision"] == revision
+        assert provenance["checked_pairs"] > 0
         assert {"run_id", "package_version", "fingerprint", "lima", "bm25_candidates", setting} <= set(provenance)
 
 

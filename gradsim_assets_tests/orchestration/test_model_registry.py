@@ -69,6 +69,6 @@ def test_a_wrong_key_is_no_part_of_what_is_missing(instance: dg.DagsterInstance,
 def test_observing_the_models_heals_the_registry(instance: dg.DagsterInstance, hub: ModelHub, tmp_path: Path) -> None:
     raw = str(tmp_path / "model")
     instance.add_dynamic_partitions("model", [raw])
-    (hf_model,) = build()
+    (hf_model,) = build(Settings(home=Path("/home"), tables="/tables"))
     assert observe([hf_model], instance=instance, resources={"hub": hub}).success
     assert registered(instance) == [model_slug(raw)] and wrong_keys(instance) == []

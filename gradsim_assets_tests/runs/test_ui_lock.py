@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -26,6 +27,9 @@ from gradsim_assets_tests.support.running_platform import free_port
 
 ADDRESS = "http://127.0.0.1:3000"
 
+#: What the command of our own pages has in it.
+WEB = "gradsim_assets.web"
+
 
 def wait_for(condition: Callable[[], Any], what: str, seconds: float = 120) -> Any:
     deadline = time.monotonic() + seconds
@@ -43,14 +47,14 @@ def notice(home: Path) -> Notice | None:
 
 
 def serving(home: Path) -> list[psutil.Process]:
-    """The services of a home that are alive: `dagster dev`, its web server, its daemon."""
+    """The services of a home that are alive: `dagster dev`, its web server, its daemon, our own pages."""
     found = []
     for process in psutil.process_iter():
         with suppress(psutil.Error, OSError):
             command = " ".join(process.cmdline())
             if process.status() == psutil.STATUS_ZOMBIE or process.environ().get("GRADSIM_HOME") != str(home):
                 continue
-            if "dagster dev" in command or "dagster_webserver" in command or "dagster._daemon" in command:
+            if any(name in command for name in ("dagster dev", "dagster_webserver", "dagster._daemon", WEB)):
                 found.append(process)
     return found
 
@@ -59,17 +63,19 @@ class Ui:
     """`gradsim ui` on a home, at a port of its own."""
 
     def __init__(self, home: Path) -> None:
-        self.home, self.port = home, free_port()
+        self.home, self.port, self.web_port = home, free_port(), free_port()
 
     def start(self) -> subprocess.Popen[bytes]:
         log = (self.home / "ui.log").open("ab")
-        command = [*COMMAND, "ui", "--port", str(self.port)]
+        command = [*COMMAND, "ui", "--port", str(self.port), "--web-port", str(self.web_port)]
         environment = environment_of(self.home)
         return subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
 
     def answers(self) -> bool:
+        """Whether Dagster's web server and our own pages do."""
         with suppress(OSError):
-            return urllib.request.urlopen(f"http://127.0.0.1:{self.port}/server_info", timeout=5).status == 200
+            addresses = (f"http://127.0.0.1:{self.port}/server_info", f"http://127.0.0.1:{self.web_port}/health")
+            return all(urllib.request.urlopen(address, timeout=5).status == 200 for address in addresses)
         return False
 
 
@@ -87,7 +93,7 @@ def ui(tmp_path: Path) -> Iterator[Ui]:
 @pytest.mark.slow
 def test_the_second_is_refused_and_what_a_killed_one_leaves_behind_does_not_block(ui: Ui) -> None:
     first = ui.start()
-    wait_for(lambda: ui.answers() and len(serving(ui.home)) >= 3 and notice(ui.home).beat > 1, "the first to answer")
+    wait_for(lambda: ui.answers() and len(serving(ui.home)) >= 4 and notice(ui.home).beat > 1, "the first to answer")
     second = gradsim(ui.home, "ui", "--port", str(free_port()))
     assert second.returncode == 2
     assert second.stderr.strip() == (
@@ -100,12 +106,41 @@ def test_the_second_is_refused_and_what_a_killed_one_leaves_behind_does_not_bloc
     assert left, "the services should have outlived their parent"
     third = ui.start()
     wait_for(lambda: not left & set(serving(ui.home)), "the old services to end")
-    wait_for(lambda: ui.answers() and len(serving(ui.home)) >= 3, "the third to answer")
+    wait_for(lambda: ui.answers() and len(serving(ui.home)) >= 4, "the third to answer")
     assert sum("dagster._daemon" in " ".join(one.cmdline()) for one in serving(ui.home)) == 1
     assert "ending the services that a killed `gradsim ui` has left behind" in (ui.home / "ui.log").read_text()
     third.send_signal(signal.SIGTERM)
     third.wait(60)
     assert notice(ui.home) is None and serving(ui.home) == []
+
+
+@pytest.mark.slow
+def test_the_server_of_pages_is_started_again_and_dagster_goes_on_meanwhile(ui: Ui) -> None:
+    process = ui.start()
+    wait_for(lambda: ui.answers() and len(serving(ui.home)) >= 4, "both to answer")
+    printed = (ui.home / "ui.log").read_text()
+    assert f"http://127.0.0.1:{ui.web_port}  models" in printed and f"http://127.0.0.1:{ui.port}  Dagster" in printed
+    page = urllib.request.urlopen(f"http://127.0.0.1:{ui.web_port}/", timeout=60).read().decode()
+    assert f'href="http://127.0.0.1:{ui.port}/asset-groups"' in page
+    ours, others = (
+        {one for one in serving(ui.home) if (WEB in " ".join(one.cmdline())) == is_web} for is_web in (True, False)
+    )
+    (web,) = ours
+    web.kill()
+    wait_for(lambda: not web.is_running() and ui.answers(), "the pages to be served again")
+    assert others <= set(serving(ui.home)), "Dagster's services are the same"
+    process.send_signal(signal.SIGTERM)
+    process.wait(60)
+    assert serving(ui.home) == []
+
+
+@pytest.mark.parametrize(("taken", "option"), [("port", "--port"), ("web_port", "--web-port")])
+def test_a_port_that_is_taken_is_named_with_its_option(ui: Ui, taken: str, option: str) -> None:
+    with socket.create_server(("127.0.0.1", getattr(ui, taken))):
+        refused = gradsim(ui.home, "ui", "--port", str(ui.port), "--web-port", str(ui.web_port))
+    assert refused.returncode == 2
+    assert f"127.0.0.1:{getattr(ui, taken)} cannot be listened on" in refused.stderr
+    assert refused.stderr.strip().endswith(f"choose another {option}.") and serving(ui.home) == []
 
 
 def left_by(folder: Path, **changed: str) -> Notice:

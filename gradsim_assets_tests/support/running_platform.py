@@ -39,7 +39,7 @@ class Platform:
         self.dagster_home.mkdir(parents=True)
         (self.dagster_home / "dagster.yaml").write_text(shipped().read_text())
         (home / "gradsim.toml").write_text(config)
-        self.port = free_port()
+        self.port, self.web_port = free_port(), free_port()
         self.environment = {
             **os.environ,
             "GRADSIM_HOME": str(home),
@@ -59,7 +59,7 @@ class Platform:
 
     def start(self) -> None:
         """Starts web server, code server and daemon, and waits until they answer."""
-        command = [*COMMAND, "ui", "--port", str(self.port)]
+        command = [*COMMAND, "ui", "--port", str(self.port), "--web-port", str(self.web_port)]
         log = (self.home / "dev.log").open("ab")
         self.process = subprocess.Popen(command, env=self.environment, stdout=log, stderr=log, start_new_session=True)
         self.wait(self._loaded, 180, "the web server to answer")

@@ -1,10 +1,11 @@
 """`model_comparison`: every model in one table."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import polars as pl
 
-from gradsim_assets.core.analysis.control_comparison import of_full_gradient
+from gradsim_assets.core.analysis.control_comparison import control_comparison, of_full_gradient
 from gradsim_assets.core.models.controls import BASE, UNTRAINED
 from gradsim_assets.core.tables import schemas
 
@@ -33,6 +34,18 @@ def model_comparison(
         name for name in table.columns if name in schemas.MODEL_COMPARISON.columns or schemas.RETRIEVAL.column(name)
     ]
     return schemas.MODEL_COMPARISON.enforce(table.select(wanted))
+
+
+def paired_differences(
+    similarity: pl.DataFrame | pl.LazyFrame, others: Mapping[str, pl.DataFrame | pl.LazyFrame]
+) -> list[dict[str, Any]]:
+    """How the full gradient of a model differs from that of others, in the columns of `control_comparison`: on the variants
+    that have the same candidates under both, those with none in common left out.
+
+    Arguments are rows of the full gradient in the tables `gradient_similarity`, of the others by their ids.
+    """
+    rows = of_full_gradient(control_comparison(similarity, others))
+    return [{**row, "model": row["control_model"]} for row in rows if row["variants"]]
 
 
 def _of_controls(comparison: pl.DataFrame | None) -> list[pl.Expr]:

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 import dagster as dg
 import polars as pl
 
+from gradsim_assets.configuration import Settings
 from gradsim_assets.core.analysis.model_comparison import model_comparison
 from gradsim_assets.core.analysis.plots.of_table import plots_of
 from gradsim_assets.core.partition_keys import model_id_of, model_slug
@@ -12,6 +13,7 @@ from gradsim_assets.core.tables.schemas import CONTROL_COMPARISON, MODEL_COMPARI
 from gradsim_assets.core.tables.storage import Partition
 from gradsim_assets.defs.code_version import code_version
 from gradsim_assets.defs.table_results import column_schema, plot_metadata, table_result
+from gradsim_assets.defs.web_links import front_page_link
 from gradsim_assets.orchestration.asset_keys import asset_key
 from gradsim_assets.orchestration.failures import fails_in_one_sentence
 from gradsim_assets.orchestration.groups import ANALYSIS, TABLE_KINDS
@@ -20,7 +22,7 @@ from gradsim_assets.orchestration.partitions import ALL
 from gradsim_assets.resources.table_store import TableStore
 
 
-def build() -> dg.AssetsDefinition:
+def build(settings: Settings) -> dg.AssetsDefinition:
     @dg.asset(
         name=MODEL_COMPARISON.name,
         group_name=ANALYSIS,
@@ -30,7 +32,7 @@ def build() -> dg.AssetsDefinition:
             for setting in SETTINGS
         ],
         kinds=TABLE_KINDS,
-        metadata=column_schema(MODEL_COMPARISON),
+        metadata={**front_page_link(settings.web), **column_schema(MODEL_COMPARISON)},
         code_version=code_version(model_comparison),
         description=(
             "The retrieval figures of every model side by side, and how the full gradient's differ from those of the model's "

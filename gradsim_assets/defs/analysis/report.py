@@ -2,13 +2,15 @@
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
+from datetime import UTC, datetime
+from pathlib import Path, PurePath
 from typing import Any
 
 import dagster as dg
 import polars as pl
 
 from gradsim_assets import __version__
+from gradsim_assets.configuration import Settings
 from gradsim_assets.core.analysis.plots.of_table import plots_of
 from gradsim_assets.core.analysis.plots.panels import Plot
 from gradsim_assets.core.analysis.report import SettingResults, render_report, summary
@@ -39,6 +41,7 @@ from gradsim_assets.core.tables.schemas import (
 )
 from gradsim_assets.core.tables.storage import Partition, Tables, fingerprint
 from gradsim_assets.defs.code_version import code_version
+from gradsim_assets.defs.web_links import front_page_link, report_address
 from gradsim_assets.orchestration.asset_keys import asset_key
 from gradsim_assets.orchestration.failures import fails_in_one_sentence
 from gradsim_assets.orchestration.groups import ANALYSIS
@@ -64,7 +67,7 @@ _SHOWN = {
 }
 
 
-def build(partitions: Partitions) -> list[dg.AssetsDefinition]:
+def build(settings: Settings, partitions: Partitions) -> list[dg.AssetsDefinition]:
     """The report of a model."""
 
     @dg.asset(
@@ -77,6 +80,7 @@ def build(partitions: Partitions) -> list[dg.AssetsDefinition]:
             dg.AssetDep(MODEL_GENERATED.name, partition_mapping=BY_MODEL),
         ],
         kinds={"plotly"},
+        metadata=front_page_link(settings.web),
         code_version=code_version(
             "core.analysis.report",
             "defs.analysis.report:Sources",
@@ -90,7 +94,8 @@ def build(partitions: Partitions) -> list[dg.AssetsDefinition]:
     @fails_in_one_sentence
     def report(context: dg.AssetExecutionContext, store: TableStore, compute: Compute) -> dg.MaterializeResult:
         folder = compute.places.report(context.partition_key)
-        return _write(context, Sources(store, context.partition_key, partitions), folder)
+        link = _link(settings.web, context.partition_key)
+        return _write(context, Sources(store, context.partition_key, partitions), folder, link)
 
     return [report]
 
@@ -126,6 +131,7 @@ class Sources:
                 bm25=self.candidates(setting),
                 variants=self.variants(setting),
                 prompt_no_prefix=self.prompt_no_prefix(setting),
+                checked_pairs=self.checked_pairs(setting),
             )
             for setting in found
         }
@@ -165,10 +171,25 @@ class Sources:
 
     def prompt_no_prefix(self, setting: str) -> int:
         """How many samples were encoded for the setting's gradients whose prompt is not what the whole begins with."""
+        return sum(int(entry.get("prompt_no_prefix") or 0) for entry in self.of_products(setting))
+
+    def checked_pairs(self, setting: str) -> int | None:
+        """How many pairs of the setting were recomputed by plain autograd; None where a shard does not say."""
+        counts = [entry.get("checked_pairs") for entry in self.of_products(setting)]
+        return None if None in counts else sum(map(int, counts))  # type: ignore[arg-type]  # none is None
+
+    def of_products(self, setting: str) -> list[dict[str, Any]]:
+        """The provenance of every shard of the setting's products that is there."""
         parts = [Partition(self.slug, shard) for shard in self.shards]
         here = [part for part in parts if self.tables.exists([DOT_PRODUCTS.name, setting], part)]
-        entries = [self.tables.provenance([DOT_PRODUCTS.name, setting], part) for part in here]
-        return sum(int(entry.get("prompt_no_prefix") or 0) for entry in entries)
+        return [self.tables.provenance([DOT_PRODUCTS.name, setting], part) for part in here]
+
+    def dataset(self) -> str | None:
+        """Where the originals came from, as their table says it; a file by its name alone. None where nobody knows."""
+        if not self.tables.exists([LIMA.name]):
+            return None
+        source = self.tables.provenance([LIMA.name]).get("source")
+        return PurePath(source).name if source else None
 
     def originals(self) -> pl.DataFrame | None:
         """The originals' texts, if they are there."""
@@ -181,16 +202,17 @@ class Sources:
 
     def provenance(self) -> dict[str, Any]:
         """What led to the page's figures, from the files of the tables themselves."""
-        products = {}
-        for setting in SETTINGS:
-            key, parts = [DOT_PRODUCTS.name, setting], [Partition(self.slug, shard) for shard in self.shards]
-            here = [part for part in parts if self.tables.exists(key, part)]
-            if here:
-                products[setting] = [shown_provenance(self.tables.provenance(key, part)) for part in here]
+        products = {
+            setting: [shown_provenance(entry) for entry in entries]
+            for setting in SETTINGS
+            if (entries := self.of_products(setting))
+        }
         return {"gradsim": __version__, "tables": str(self.store.root), DOT_PRODUCTS.name: products}
 
 
-def _write(context: dg.AssetExecutionContext, sources: Sources, folder: Path) -> dg.MaterializeResult:
+def _write(
+    context: dg.AssetExecutionContext, sources: Sources, folder: Path, link: Mapping[str, Any]
+) -> dg.MaterializeResult:
     settings = sources.settings()
     parameters = sources.read(PARAMETERS_PER_COMPONENT.name)
     revision = sources.tables.provenance([PARAMETERS_PER_COMPONENT.name], Partition(sources.slug)).get("revision")
@@ -203,10 +225,14 @@ def _write(context: dg.AssetExecutionContext, sources: Sources, folder: Path) ->
         sources.originals(),
         {**sources.provenance(), "report run": context.run.run_id},
         lacks.sentences if lacks else (),
+        sources.dataset(),
+        datetime.now(UTC).date(),
     )
     retrievals = {setting: results.retrieval for setting, results in settings.items()}
     comparisons = {setting: results.controls for setting, results in settings.items()}
-    headline = summary(sources.model_id, revision, parameters, retrievals, lacks.count if lacks else None, comparisons)
+    scores = {setting: results.linear_datamodeling_score for setting, results in settings.items()}
+    missing = lacks.count if lacks else None
+    headline = summary(sources.model_id, revision, parameters, retrievals, missing, comparisons, scores)
     plots = _plots(settings, parameters)
     for setting, drawn in plots.items():
         for plot in drawn:
@@ -217,12 +243,17 @@ def _write(context: dg.AssetExecutionContext, sources: Sources, folder: Path) ->
     context.log.info(f"Report: {folder / 'index.html'}")
     return dg.MaterializeResult(
         metadata={
-            "report": dg.MetadataValue.url((folder / "index.html").as_uri()),
+            **link,
             "path": dg.MetadataValue.path(str(folder / "index.html")),
             "summary": dg.MetadataValue.json(headline),
             "size_bytes": len(page.encode()),
         }
     )
+
+
+def _link(web: str, slug: str) -> dict[str, Any]:
+    """The page where it is served: browsers follow no link from a page of a server to a file."""
+    return {"report": dg.MetadataValue.url(report_address(web, slug))} if web else {}
 
 
 def _plots(settings: Mapping[str, SettingResults], parameters: pl.DataFrame) -> dict[str, list[Plot]]:

@@ -158,6 +158,7 @@ def _gradients(
                 **provenance_of(hub, model_id, revision),
                 **_sources(store, partition, tables, settings),
                 **{name: inputs.counts[name] for name in ("dropped", "prompt_no_prefix")},
+                "checked_pairs": result.report.checks.pairs,
             }
             made_from = (revision.name, settings.dtype, *filter(None, [settings.choice]))
             done = pass_tables.FinishedPass(

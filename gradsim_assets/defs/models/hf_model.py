@@ -6,9 +6,11 @@ from typing import Any
 
 import dagster as dg
 
+from gradsim_assets.configuration import Settings
 from gradsim_assets.core.errors import InputError, ServiceError
 from gradsim_assets.core.models.revisions import Revision
 from gradsim_assets.core.partition_keys import model_id_of, model_slug
+from gradsim_assets.defs.web_links import front_page_link
 from gradsim_assets.orchestration import groups
 from gradsim_assets.orchestration.dagster_internals import get_input_event_pointer_tag
 from gradsim_assets.orchestration.failures import fails_in_one_sentence
@@ -29,13 +31,14 @@ POINTER_TAG, MODEL_TAG, SHARD_TAG = "gradsim/observation", "gradsim/model", "gra
 MAX_TAG = 250
 
 
-def build() -> list[dg.SourceAsset]:
+def build(settings: Settings) -> list[dg.SourceAsset]:
     """The models under study as an observable asset."""
 
     @dg.observable_source_asset(
         name=HF_MODEL.path[0],
         partitions_def=MODELS,
         group_name=groups.MODELS,
+        metadata=front_page_link(settings.web),
         description=(
             "The models under study. Its data version is the revision in force (the commit on the hub, or the content "
             "hash of a local folder), with those settings of the model that are not the defaults. Observing it costs no "

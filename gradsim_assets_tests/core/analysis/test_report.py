@@ -1,96 +1,31 @@
 """The report: its figures in words and numbers, its data, and the page in a real browser (mark `ui`)."""
 
 import base64
+import csv
+import io
 import json
 from dataclasses import replace
+from datetime import date
 from html.parser import HTMLParser
 
 import numpy as np
 import polars as pl
 import pytest
 
-from gradsim_assets.core.analysis.accuracy_per_component import accuracy_per_component
-from gradsim_assets.core.analysis.agreement import agreement
 from gradsim_assets.core.analysis.control_comparison import control_comparison
-from gradsim_assets.core.analysis.greedy_selection import greedy_selection
-from gradsim_assets.core.analysis.parameters_per_component import parameters_per_component
 from gradsim_assets.core.analysis.plots import palette, wording
-from gradsim_assets.core.analysis.report import SettingResults, render_report, sentences, summary
+from gradsim_assets.core.analysis.report import sentences, summary
+from gradsim_assets.core.analysis.report.citation import citation
+from gradsim_assets.core.analysis.report.evaluation_table import evaluation_columns, evaluation_rows
 from gradsim_assets.core.analysis.report.explorer import MOST_CANDIDATES, SCALE
 from gradsim_assets.core.analysis.retrieval import retrieval
-from gradsim_assets.core.analysis.self_similarity import self_similarity
 from gradsim_assets.core.samples import sample_frame
-from gradsim_assets.core.similarity.gradient_similarity import gradient_similarity
 from gradsim_assets.core.similarity.pair_products import PairProducts
 from gradsim_assets.core.tables import schemas
-from gradsim_assets_tests.support.analysis_data import (
-    block_names,
-    bm25,
-    counterfactuals,
-    evaluation,
-    products,
-    projected,
-    realistic,
-)
-from gradsim_assets_tests.support.browser import CHROMIUM, launch_chromium
+from gradsim_assets_tests.support.analysis_data import counterfactuals, evaluation, realistic
+from gradsim_assets_tests.support.browser import violations
 from gradsim_assets_tests.support.conversations import MESSAGES, conversation
-
-NAMES = block_names(3)
-EVIL = (
-    "</script><script>document.body.dataset.broken='yes'</script><img src=x onerror=\"document.body.dataset.broken=1\">"
-)
-
-
-def samples(ids, word, copies=0):
-    """Texts that name their sample and try to break out of the page; the first `copies` answers are marked as such."""
-    rows = [
-        {
-            "id": i,
-            "messages": [
-                {"role": "user", "content": f"{word} question {i} {EVIL}"},
-                {"role": "assistant", "content": f"{word} answer {i}"},
-            ],
-        }
-        for i in ids
-    ]
-    frame = pl.DataFrame(rows, schema={"id": pl.String, "messages": schemas.MESSAGES})
-    copied = [number < copies for number in range(len(rows))]
-    return frame.with_columns(
-        text_overlap=pl.Series([100.0 if one else 41.7 for one in copied]), verbatim=pl.Series(copied)
-    )
-
-
-class Case:
-    """One model's results in both settings."""
-
-    def __init__(self, variants=24, candidates=5, sizes=True, texts=True, accidents=False, copies=9):
-        numbers = {name: 100 + place for place, name in enumerate(NAMES)} if sizes else dict.fromkeys(NAMES)
-        self.parameters = parameters_per_component(numbers)
-        self.pairs, self.settings = {}, {}
-        for seed, setting in enumerate(schemas.SETTINGS):
-            make = (lambda *a: products(*a, accidents=True)) if accidents else realistic
-            table = make(variants, candidates, NAMES, seed)
-            pairs = PairProducts.from_frame(table, NAMES)
-            scores = bm25(table) if texts else None
-            made = samples(pairs.candidates.variants, setting, copies if setting == "model_generated" else 0)
-            verbatim = dict(made.select("id", "verbatim").iter_rows()) if texts else None
-            self.pairs[setting] = pairs
-            self.settings[setting] = SettingResults(
-                gradient_similarity(pairs),
-                accuracy_per_component(pairs, self.parameters),
-                agreement(pairs, self.parameters),
-                greedy_selection(pairs, self.parameters, splits=2),
-                self_similarity(pairs, self.parameters),
-                retrieval(pairs, projected(table) if texts else None, scores, self.parameters, verbatim),
-                scores,
-                made if texts else None,
-            )
-        self.originals = samples(pairs.candidates.variants, "original") if texts else None
-
-    def html(self, settings=schemas.SETTINGS):
-        chosen = {setting: self.settings[setting] for setting in settings}
-        provenance = {"dataset": EVIL, "configuration": {"shards": 4}, "run ids": ["r1", "r2"]}
-        return render_report("org/model", "abc123", self.parameters, chosen, self.originals, provenance)
+from gradsim_assets_tests.support.report_case import EVIL, NAMES, Case
 
 
 class Page(HTMLParser):
@@ -133,7 +68,17 @@ def explorer(html):
 def test_summary_is_the_designs(case):
     retrievals = {setting: results.retrieval for setting, results in case.settings.items()}
     found = summary("org/model", "abc123", case.parameters, retrievals, missing=3)
-    assert list(found) == ["model", "revision", "parameters", "samples", "missing", "verdict", "settings", "controls"]
+    assert list(found) == [
+        "model",
+        "revision",
+        "parameters",
+        "samples",
+        "missing",
+        "verdict",
+        "settings",
+        "controls",
+        "headline",
+    ]
     assert found["parameters"] == sum(case.parameters["parameters"])
     assert found["samples"] == 24 and found["missing"] == 3
     for setting, figures in found["settings"].items():
@@ -194,23 +139,95 @@ def test_without_texts_nothing_is_said_of_copies():
     assert set(json.loads(page.scripts["explorer-data"])["settings"]["paraphrased"]["overlap"]) == {None}
 
 
-def test_the_first_sentence_of_the_page_is_about_the_control_and_its_figures_stand_beside_the_models():
-    case = Case()
-    without = Page(case.html())
-    assert without.text.split("Summary")[2].strip().startswith("Nothing shows yet that these figures come from what")
-    assert "beside controls" not in without.text
+def test_the_first_screen_says_how_many_were_found_and_then_how_the_control_does(case):
+    case = case.copy()
+    without = summary_of(case.html())
+    full = case.settings["paraphrased"].retrieval.filter(method="full_gradient").row(0, named=True)
+    assert without.startswith(f"{24 - full['wrong']:.0f} of 24 paraphrased variants found; BM25 ")
+    assert without.split(". ", 2)[2].startswith("Nothing shows yet that these figures come from what")
+    assert "beside controls" not in without
+    scores, _ = counterfactuals()
     for setting, results in case.settings.items():
         compared = control_comparison(results.similarity, {"org/model+untrained": results.similarity})
-        case.settings[setting] = replace(results, controls=compared)
+        case.settings[setting] = replace(results, controls=compared, linear_datamodeling_score=scores)
     page = Page(case.html())
-    first = page.text.split("Summary")[2].strip()
-    assert first.startswith("With paraphrased variants the full gradient is not shown to find more own originals than")
+    text = summary_of(case.html())
+    found = f"{24 - full['wrong']:.0f}"
+    assert text.startswith(f"{found} of 24 paraphrased variants found; untrained control {found}; BM25 ")
+    assert "; LDS 0.40 against 0.10 of BM25. " in text
+    assert "With paraphrased variants the full gradient is not shown to find more own originals than" in text
     assert "Full gradient beside controls, model-generated" in page.text and "org/model+untrained" in page.text
     row = case.settings["paraphrased"].controls.filter(component="full_gradient").row(0, named=True)
-    assert f"{row['difference_low']:.3f}–{row['difference_high']:.3f}" in page.text
+    assert row["difference_low"] < 0 and f"{row['difference_low']:.3f} to {row['difference_high']:.3f}" in page.text
     drawn = json.loads(page.scripts["figures-data"])
     assert any("untrained control" in json.dumps(figure) for figure in drawn.values())
     assert "Beside its controls" in page.text
+
+
+def summary_of(html):
+    """What stands under the heading of the summary, in single spaces."""
+    return " ".join(Page(html).text.split("Summary")[-1].split())
+
+
+def test_the_title_names_model_data_number_and_day(case):
+    text = " ".join(Page(case.html(dataset="my_samples.jsonl", made=date(2026, 11, 27))).text.split())
+    assert "org/model Data my_samples.jsonl 24 variants" in text
+    assert "Revision abc123 2026-11-27" in text
+
+
+def test_the_page_says_how_it_is_cited(case):
+    page = Page(case.html(dataset="my_samples.jsonl", made=date(2026, 11, 27)))
+    for line in (
+        "@misc{gradsim-org-model,",
+        "title = {Training-data attribution by loss gradients: org/model},",
+        "note = {revision abc123, data my\\_samples.jsonl, 24 variants},",
+        "year = {2026},",
+    ):
+        assert line in page.text
+    entry = citation("a_b/c&d~e", None, None, "3 variants", None)
+    assert "a\\_b/c\\&d-e" in entry and "year" not in entry and "revision" not in entry
+
+
+def test_settings_of_unequal_size_are_counted_apart(case):
+    case = case.copy()
+    fewer = Case(variants=20).settings["model_generated"]
+    case.settings["model_generated"] = fewer
+    assert "24 paraphrased and 20 model-generated variants" in " ".join(Page(case.html()).text.split())
+
+
+def test_what_limits_the_figures_stands_at_the_top(case):
+    case = case.copy()
+    text = summary_of(case.html())
+    assert "Only 24 paraphrased variants were scored" in text
+    assert "9 of 24 model-generated answers are verbatim copies" in text and "of 24 paraphrased answers" not in text
+    assert "recomputed by plain autograd" not in text, "nobody knows of tables that do not say it"
+    case.settings["paraphrased"] = replace(case.settings["paraphrased"], checked_pairs=0)
+    case.settings["model_generated"] = replace(case.settings["model_generated"], checked_pairs=12)
+    assert "No product of the paraphrased setting was recomputed by plain autograd" in summary_of(case.html())
+    assert "No product of the model-generated" not in summary_of(case.html())
+    assert text.index("Before you read on") < text.index("Methods, paraphrased")
+    large = summary_of(Case(variants=30, copies=0).html())
+    assert "were scored: with fewer" not in large and "Before you read on" not in large
+
+
+def test_one_table_says_what_every_methods_scores_are_worth(case):
+    case = case.copy()
+    scores, removed = counterfactuals()
+    _, tail = evaluation(24)
+    assert "What scores are worth" not in Page(case.html()).text
+    results = replace(case.settings["paraphrased"], linear_datamodeling_score=scores, removal=removed, tail_patch=tail)
+    columns = evaluation_columns(scores, removed, tail)
+    rows = {row["name"]: row["cells"] for row in evaluation_rows(columns)}
+    assert columns[0].heading == "LDS" and len(columns) == 3
+    assert next(iter(rows)) == "full gradient", "which predicts retraining best"
+    assert rows["full gradient"][0] == pytest.approx((0.4, 0.35, 0.44))
+    assert rows["full gradient"][1] == pytest.approx((0.08, 0.05, 0.11))
+    assert rows["random"][1] is None, "removal compares with it"
+    assert not [name for name in rows if name.startswith("model.layers") or name == "component"]
+    case.settings["paraphrased"] = results
+    text = summary_of(case.html())
+    assert "What scores are worth, paraphrased" in text and "0.400 0.350–0.440" in text
+    assert len(evaluation_columns(None, None, tail)) == 1 and evaluation_columns(None, None, None) == []
 
 
 def test_intervals_stand_beside_their_figures(case):
@@ -298,28 +315,20 @@ def test_doubtful_borders_are_said():
 # ---- in a browser -----------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def browser():
-    from playwright.sync_api import sync_playwright
-
-    if CHROMIUM is None:
-        pytest.skip("no Chromium on this machine")
-    with sync_playwright() as playwright:
-        chromium = launch_chromium(playwright)
-        yield chromium
-        chromium.close()
-
-
 @pytest.fixture
 def open_page(browser, tmp_path):
     errors = []
 
-    def opened(html, width=1280):
+    def opened(html, width=1280, dark=False, address=""):
         (tmp_path / "index.html").write_text(html)
-        page = browser.new_context(viewport={"width": width, "height": 900}, offline=True).new_page()
+        context = browser.new_context(
+            viewport={"width": width, "height": 900}, offline=True, color_scheme="dark" if dark else "light"
+        )
+        context.grant_permissions(["clipboard-read", "clipboard-write"])
+        page = context.new_page()
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
-        page.goto((tmp_path / "index.html").as_uri())
+        page.goto((tmp_path / "index.html").as_uri() + address)
         page.wait_for_selector("body[data-plots]")
         return page
 
@@ -450,6 +459,144 @@ def test_accidents_do_not_break_the_page(open_page):
         page.press("#samples", "ArrowDown")
     page.fill("#search", "no such thing anywhere")
     page.wait_for_function("document.querySelector('#found').textContent.startsWith('0 of')")
+
+
+@pytest.mark.ui
+def test_what_is_open_stands_in_the_address_and_an_address_opens_it(case, open_page):
+    page = open_page(case.html(), address="#model_generated/lima_1/layers.2.mlp.up_proj")
+    assert (page.inner_text("#sample-id"), page.input_value("#setting")) == ("lima_1", "model_generated")
+    assert page.inner_text("#chosen-head") == "model.layers.2.mlp.up_proj.weight"
+    page.wait_for_function("document.querySelector('#explorer').getBoundingClientRect().top < 200")
+    page.press("#samples", "ArrowDown")
+    page.select_option("#component", label="full_gradient")
+    opened = page.inner_text("#sample-id")
+    assert page.evaluate("location.hash") == f"#model_generated/{opened}/full_gradient"
+    page.evaluate("location.hash = '#paraphrased/lima_17/model.layers.0.mlp.gate_proj.weight'")
+    page.wait_for_function("document.querySelector('#sample-id').textContent === 'lima_17'")
+    assert page.inner_text("#chosen-head") == "model.layers.0.mlp.gate_proj.weight"
+    page.evaluate("location.hash = '#paraphrased/nobody'")
+    page.wait_for_function("document.querySelector('#found').textContent.startsWith('There is no sample nobody')")
+    page.evaluate("location.hash = '#provenance'")
+    assert page.inner_text("#sample-id") == "lima_17", "a section is no sample"
+
+
+@pytest.mark.ui
+def test_samples_are_shown_by_what_is_wrong_with_them(open_page):
+    case = Case(accidents=True)
+    page = open_page(case.html(), address="#model_generated/lima_1/layers.2.mlp.up_proj")
+    candidates = case.pairs["model_generated"].candidates
+    right = candidates.ranks(case.pairs["model_generated"].full_similarity) == 1
+    component = case.pairs["model_generated"].ranks[NAMES.index("model.layers.2.mlp.up_proj.weight")] == 1
+    page.select_option("#setting", "model_generated")
+
+    def shown(name):
+        page.select_option("#filter", name)
+        return {
+            text.split()[-1]
+            for text in page.locator("#samples li").evaluate_all("all => all.map((n) => n.childNodes[1].textContent)")
+        }
+
+    def named(mask):
+        return {name for name, chosen in zip(candidates.variants, mask, strict=True) if chosen}
+
+    assert shown("all") == set(candidates.variants)
+    assert shown("wrong") == named(~right) and shown("component") == named(component & ~right)
+    verbatim = case.settings["model_generated"].variants.filter("verbatim")["id"].to_list()
+    assert shown("verbatim") == set(verbatim)
+    assert len(shown("close")) == 3, "a tenth of 24 samples"
+
+
+@pytest.mark.ui
+def test_words_that_differ_are_marked_and_texts_are_copied_whole(case, open_page):
+    page = open_page(case.html(), address="#paraphrased/lima_1")
+    assert page.locator("#original-text del").all_inner_texts() == ["original", "original"]
+    assert page.locator("#variant-text ins").all_inner_texts() == ["paraphrased", "paraphrased"]
+    page.click("#variant-text .message.assistant button")
+    page.wait_for_function("document.querySelector('#variant-text .message.assistant button').textContent === 'copied'")
+    assert page.evaluate("navigator.clipboard.readText()") == "paraphrased answer lima_1"
+    page.uncheck("#differences")
+    assert page.locator("#original-text del").count() == 0
+    assert page.locator("#candidates tr[aria-current]").count() == 1
+    pairs = [
+        ("", "a b"),
+        ("the cat sat", "the dog sat"),
+        ("a  b\nc", "a b c"),
+        ("你好世界", "你们好世界"),
+        ("x = 1;", "x = 2;"),
+        ("same", "same"),
+    ]
+    for first, second in pairs:
+        left, right = page.evaluate("([a, b]) => Texts.differences(a, b)", [first, second])
+        assert "".join(part for part, _ in left) == first and "".join(part for part, _ in right) == second
+        kept = [" ".join("".join(part for part, differs in side if not differs).split()) for side in (left, right)]
+        assert kept[0].replace(" ", "") == kept[1].replace(" ", ""), "what is not marked is the same"
+    found = page.evaluate("Texts.differences('你好世界', '你们好世界')")
+    assert [part for part, differs in found[1] if differs] == ["们"]
+    assert page.evaluate("Texts.differences('a '.repeat(3000), 'b '.repeat(3000))") is None, "too long to compare"
+
+
+@pytest.mark.ui
+def test_tables_are_copied_and_plots_saved_as_a_paper_takes_them(case, open_page, tmp_path):
+    page = open_page(case.html())
+    row = case.settings["paraphrased"].retrieval.filter(method="full_gradient").row(0, named=True)
+    cell = f"{row['accuracy']:.3f} ({row['accuracy_low']:.3f}–{row['accuracy_high']:.3f})"
+    copies = page.locator("#summary .copies").first
+
+    def copied(label):
+        copies.get_by_text(label, exact=True).click()
+        page.wait_for_selector("#summary .copies >> text=copied")
+        page.wait_for_selector("#summary .copies >> text=copied", state="detached")
+        return page.evaluate("navigator.clipboard.readText()")
+
+    assert f"| full gradient | {cell} |" in copied("Markdown")
+    assert copied("CSV").splitlines()[1].startswith(f"full gradient,{cell},")
+    latex = copied("LaTeX")
+    assert f"full gradient & {cell.replace('–', '--')} &" in latex and "\\toprule" in latex
+    figure = page.locator('[data-name="paraphrased-retrieval"]')
+    figure.scroll_into_view_if_needed()
+    page.wait_for_selector('[data-name="paraphrased-retrieval"][data-drawn]')
+    saved = {}
+    for label in ("CSV", "PNG", "SVG"):
+        with page.expect_download() as download:
+            figure.locator("xpath=following-sibling::p").get_by_text(label).click()
+        download.value.save_as(tmp_path / label)
+        saved[label] = (tmp_path / label).read_bytes()
+    lines = list(csv.DictReader(io.StringIO(saved["CSV"].decode())))
+    named = {line["y"]: line for line in lines}
+    for row in case.settings["paraphrased"].retrieval.rows(named=True):
+        line = named[wording.method_name(row["method"])]
+        assert float(line["value"]) == pytest.approx(row["accuracy"], abs=1e-9)
+        if row["accuracy_low"] is not None:
+            ends = float(line["low"]), float(line["high"])
+            assert ends == pytest.approx((row["accuracy_low"], row["accuracy_high"]), abs=1e-9)
+    assert saved["PNG"][:8] == b"\x89PNG\r\n\x1a\n" and int.from_bytes(saved["PNG"][16:20]) >= 990, (
+        "3.3 inches at 300 points"
+    )
+    assert saved["SVG"].startswith(b"<svg")
+
+
+@pytest.mark.ui
+def test_on_paper_everything_is_drawn_and_nothing_is_to_be_pressed(case, open_page):
+    page = open_page(case.html())
+    page.emulate_media(media="print")
+    page.evaluate("window.dispatchEvent(new Event('beforeprint'))")
+    page.wait_for_function("[...document.querySelectorAll('[data-figure]')].every((figure) => figure.dataset.drawn)")
+    for hidden in ("nav", ".controls", "#samples", ".copies >> nth=0"):
+        assert not page.locator(hidden).first.is_visible()
+    assert page.locator("#original-text").is_visible() and page.locator("#cite-text").is_visible()
+
+
+@pytest.mark.ui
+@pytest.mark.parametrize(("width", "dark"), [(1280, False), (1280, True), (390, False)])
+def test_everybody_can_read_it(case, open_page, width, dark):
+    page = open_page(case.html(dataset="data.jsonl", made=date(2026, 11, 27)), width, dark)
+    for figure in page.query_selector_all("[data-figure]"):
+        figure.scroll_into_view_if_needed()
+        page.wait_for_selector(f'[data-figure="{figure.get_attribute("data-figure")}"][data-drawn]')
+    assert violations(page) == []
+    if dark:
+        inks = page.locator(".xtitle").evaluate_all("all => all.map((node) => getComputedStyle(node).fill)")
+        assert set(inks) == {"rgb(232, 234, 238)"}, "ink is light on a dark page"
 
 
 def test_the_page_says_what_the_scores_mean_where_it_was_evaluated():

@@ -98,6 +98,8 @@ capabilities: {drop: [ALL]}
 - {name: GRADSIM_HOME, value: /var/lib/gradsim}
 - {name: GRADSIM_CONFIG, value: /etc/gradsim/gradsim.toml}
 - {name: GRADSIM_PROFILES, value: /etc/gradsim/profiles.yaml}
+{{- /* Reports are files of the home there: nothing serves them, so that no link may promise it. */}}
+- {name: GRADSIM_WEB, value: ""}
 {{- with .Values.storage.tables }}
 - name: GRADSIM_TABLES
   value: {{ . | quote }}

@@ -16,6 +16,19 @@ INK, AXIS, GRID = "#222222", "#444444", "#e6e6e6"
 #: How opaque the area of a range is, and the whiskers of an interval.
 AREA, WHISKER = 0.16, 0.55
 
+#: By what colours are replaced where the page is dark: ink and paper change places, and what is too dark to see is lightened.
+DARKENED = {
+    INK: "#e8eaee",
+    AXIS: "#a9b1bd",
+    GRID: "#2d333c",
+    "white": "#14171c",
+    BLACK: "#f4f5f7",
+    GREY: "#a9b1bd",
+    BLUE: "#4aa3df",
+    GREEN: "#22c79a",
+    f"rgba(0, 0, 0, {WHISKER})": f"rgba(244, 245, 247, {WHISKER})",  # whiskers of what is black
+}
+
 # As matplotlib and as plotly call them.
 _MARKERS = (
     *(("o", "circle"), ("s", "square"), ("D", "diamond"), ("^", "triangle-up")),

@@ -4,35 +4,19 @@
   const $ = (id) => document.getElementById(id);
   const DATA = JSON.parse($("explorer-data").textContent);
   const STYLE = DATA.style; // colours, symbols and words of all plots
-  const CONFIG = { responsive: true, displaylogo: false, displayModeBar: false, scrollZoom: false };
+  const CONFIG = Figures.CONFIG;
   const PAGE = 200; // samples listed at a time
   const NONE = -32768, SCALE = 32767;
 
   // ---- figures -------------------------------------------------------------------------------------------------
-  let figures = null;
-  const draw = (element) => {
-    figures ??= JSON.parse($("figures-data").textContent);
-    const figure = figures[element.dataset.figure];
-    element.style.minHeight = "";
-    Plotly.newPlot(element, figure.data, figure.layout, CONFIG).then(() => {
-      element.dataset.drawn = "yes";
-      element.on("plotly_click", (event) => {
-        const name = event.points[0].customdata;
-        const place = typeof name === "string" ? names(element.dataset.setting).indexOf(name) : -1;
-        if (place < 0) return;
-        if (state.setting !== element.dataset.setting) openSetting(element.dataset.setting);
-        chooseComponent(place);
-        $("explorer").scrollIntoView();
-      });
-    });
-  };
-  const watcher = new IntersectionObserver((entries) => {
-    for (const entry of entries) {
-      if (!entry.isIntersecting) continue;
-      watcher.unobserve(entry.target);
-      draw(entry.target);
-    }
-  }, { rootMargin: "600px" });
+  const followClicks = (node) => node.on("plotly_click", (event) => {
+    const name = event.points[0].customdata;
+    const place = typeof name === "string" ? names(node.dataset.setting).indexOf(name) : -1;
+    if (place < 0) return;
+    if (state.setting !== node.dataset.setting) openSetting(node.dataset.setting);
+    chooseComponent(place);
+    $("explorer").scrollIntoView();
+  });
 
   // ---- data ----------------------------------------------------------------------------------------------------
   const unpack = (text, Type) => {
@@ -74,6 +58,21 @@
     return result;
   };
   const originalOf = (pair) => data().originals[data().original[pair]];
+  // What a sample's own original has more, under the full gradient, than the best of the others; null where either is missing.
+  const margin = (sample) => {
+    const own = ownPair(sample);
+    if (own === undefined) return null;
+    const rivals = pairsOf(sample).filter((pair) => pair !== own).map((pair) => cosine(pair, full())).filter((value) => value !== null);
+    const value = cosine(own, full());
+    return value === null || !rivals.length ? null : value - Math.max(...rivals);
+  };
+  // The tenth of the samples whose decision hangs on least.
+  const closest = () => {
+    const here = data();
+    here.closest ??= new Set(here.variants.map((_, i) => [Math.abs(margin(i) ?? Infinity), i]).sort(([a], [b]) => a - b)
+      .slice(0, Math.ceil(here.variants.length / 10)).filter(([far]) => Number.isFinite(far)).map(([, i]) => i));
+    return here.closest;
+  };
   const ownPair = (sample) => pairsOf(sample).find((pair) => originalOf(pair) === data().variants[sample]);
 
   const element = (tag, properties = {}, ...children) => {
@@ -88,6 +87,14 @@
     here.lower ??= here.variants.map((id) =>
       [id, ...[here.texts, DATA.texts.originals].flatMap((all) => (all?.[id] ?? []).map(([, text]) => text))].join("\n").toLowerCase());
     return here.lower;
+  };
+
+  const FILTERS = {
+    all: () => true,
+    wrong: (i) => rank(i, full()) !== 1,
+    verbatim: (i) => data().verbatim[i] === true,
+    close: (i) => closest().has(i),
+    component: (i) => rank(i, state.component) === 1 && rank(i, full()) !== 1,
   };
 
   const list = () => {
@@ -110,7 +117,7 @@
         found.sort((a, b) => wrong(a, c) - wrong(b, c) || far(a) - far(b));
       }
     }
-    state.listed = found;
+    state.listed = found.filter(FILTERS[$("filter").value]);
     state.limit = PAGE;
     renderList();
   };
@@ -133,7 +140,7 @@
     const part = state.listed.slice(0, state.limit);
     $("samples").replaceChildren(...part.map(item));
     if (state.listed.length > state.limit) {
-      const more = element("li", {}, `${state.listed.length - state.limit} more …`);
+      const more = element("li", { role: "option", ariaSelected: "false" }, `${state.listed.length - state.limit} more …`);
       more.addEventListener("click", () => { state.limit += PAGE; renderList(); });
       $("samples").append(more);
     }
@@ -166,7 +173,7 @@
   const chooseComponent = (component) => {
     state.component = component;
     $("component").value = String(component);
-    if ($("order").value === "chosen") list();
+    if ($("order").value === "chosen" || $("filter").value === "component") list();
     renderSample();
   };
 
@@ -186,11 +193,46 @@
       const [right, text] = verdict(c);
       return element("span", { className: right }, `${name}: ${text}`);
     });
+    const ahead = margin(state.sample);
+    if (ahead !== null) {
+      const title = "Own original less the best of the others, under the full gradient; below 0 the decision is wrong.";
+      parts.push(element("span", { title }, `margin ${ahead < 0 ? "−" : "+"}${Math.abs(ahead).toFixed(4)}`));
+    }
     if (here.overlap[state.sample]) parts.push(element("span", {}, here.overlap[state.sample]));
     $("verdict").replaceChildren(...parts.flatMap((part, n) => (n ? [" · ", part] : [part])));
     renderCandidates(chosen);
     renderTexts();
     renderCurves();
+    share();
+  };
+
+  // ---- the address: #setting/sample/component ------------------------------------------------------------------
+  const short = (name) => name.replace(/^model\./, "").replace(/\.weight$/, "");
+  // Not before the reader did something here: who has just opened the page shares it as it was opened.
+  let touched = false;
+  for (const kind of ["pointerdown", "keydown"]) document.addEventListener(kind, () => { touched = true; }, { capture: true });
+  const share = () => {
+    if (!touched) return;
+    const here = data(), parts = [state.setting, here.variants[state.sample], short(here.names[state.component])];
+    history.replaceState(null, "", `#${parts.map(encodeURIComponent).join("/")}`);
+  };
+
+  // Opens what an address names; false where it names something else, such as a section of the page.
+  const openAddress = () => {
+    const [setting, sample, component] = location.hash.slice(1).split("/").map((part) => {
+      try { return decodeURIComponent(part); } catch { return ""; }
+    });
+    if (!Object.hasOwn(DATA.settings, setting) || sample === undefined) return false;
+    $("search").value = "";
+    $("filter").value = "all";
+    openSetting(setting);
+    const here = data(), place = here.names.findIndex((name) => component && (name === component || short(name) === component));
+    if (place >= 0) chooseComponent(place);
+    const found = here.variants.indexOf(sample);
+    if (found >= 0) chooseSample(found);
+    else $("found").textContent = `There is no sample ${sample} with ${$("setting").selectedOptions[0].text} variants in this report.`;
+    $("explorer").scrollIntoView();
+    return true;
   };
 
   const renderCandidates = (chosen) => {
@@ -208,11 +250,13 @@
         const value = c < 0 ? null : cosine(pair, c);
         row.append(element("td", { className: value !== null && value === best[n] ? "top" : "" }, shown(value)));
       });
-      row.setAttribute("aria-selected", String(pair === state.candidate));
+      const mark = (read) => (read ? row.setAttribute("aria-current", "true") : row.removeAttribute("aria-current"));
+      mark(pair === state.candidate);
       row.addEventListener("click", () => {
         state.candidate = pair;
         renderTexts();
-        for (const other of row.parentNode.children) other.setAttribute("aria-selected", String(other === row));
+        for (const other of row.parentNode.children) other.removeAttribute("aria-current");
+        mark(true);
       });
       return row;
     });
@@ -222,23 +266,35 @@
       "Candidates (▲ highest; choose one to read it beside the variant)" + (hidden > 0 ? `; ${hidden} less similar ones left out` : "");
   };
 
-  const message = (role, text) =>
-    element("div", { className: `message ${role}`, tabIndex: 0 }, element("b", {}, role), text);
-  const messages = (texts) =>
-    texts ? texts.map(([role, text]) => message(role, text))
-      : [element("p", { className: "help" }, "This report holds no text for it.")];
+  // A text with its words that the other one lacks marked; `parts` are null where it stands alone or is too long.
+  const message = (role, text, parts, kind) => {
+    const shown = parts ? parts.map(([part, differs]) => (differs ? element(kind, {}, part) : part)) : [text];
+    const head = element("div", { className: "role" }, element("b", {}, role), Texts.button("copy", () => text, `Copy this text of the ${role}`));
+    const node = element("div", { className: `message ${role}`, tabIndex: 0 }, head, ...shown);
+    node.setAttribute("role", "group");
+    node.setAttribute("aria-label", role);
+    return node;
+  };
+  // Turns are compared with those at the same place of the other text, where they are of the same role.
+  const messages = (texts, others, side, kind) =>
+    texts ? texts.map(([role, own], n) => {
+      const other = others?.[n]?.[0] === role ? others[n][1] : undefined;
+      const compared = $("differences").checked && other !== undefined ? Texts.differences(...(side ? [other, own] : [own, other])) : null;
+      return message(role, own, compared?.[side], kind);
+    }) : [element("p", { className: "help" }, "This report holds no text for it.")];
 
   const renderTexts = () => {
     const id = data().variants[state.sample];
     const original = state.candidate === undefined ? id : originalOf(state.candidate);
+    const texts = [DATA.texts.originals?.[original], data().texts?.[id]];
     $("original-head").textContent = original === id ? `Original ${id}` : `Candidate ${original}`;
-    $("original-text").replaceChildren(...messages(DATA.texts.originals?.[original]));
-    $("variant-text").replaceChildren(...messages(data().texts?.[id]));
+    $("original-text").replaceChildren(...messages(texts[0], texts[1], 0, "del"));
+    $("variant-text").replaceChildren(...messages(texts[1], texts[0], 1, "ins"));
   };
 
   const axis = (title) => ({ title: { text: title }, gridcolor: STYLE.grid, linecolor: STYLE.axis, zeroline: false, automargin: true, ticks: "outside" });
   const layout = (height) => ({
-    height, margin: { l: 60, r: 15, t: 10, b: 45 }, font: { family: "system-ui, sans-serif", size: 13, color: STYLE.ink },
+    height, paper_bgcolor: "white", plot_bgcolor: "white", margin: { l: 60, r: 15, t: 10, b: 45 }, font: { family: "system-ui, sans-serif", size: 13, color: STYLE.ink },
     legend: { orientation: "h", yref: "container", y: 0, yanchor: "bottom", x: 0, font: { size: 12 } }, hovermode: "closest", dragmode: false,
     xaxis: axis(STYLE.depth), yaxis: axis(STYLE.similarity),
   });
@@ -258,7 +314,7 @@
   };
 
   const renderCurves = () => {
-    if (!window.Plotly) return;
+    if (!window.Plotly || state.sample < 0) return;
     const here = data(), own = ownPair(state.sample), { all, inside, last, axis: ticks } = placed();
     const traces = [];
     if (own !== undefined) {
@@ -285,7 +341,7 @@
     }
     const wide = layout(400);
     Object.assign(wide.xaxis, ticks);
-    Plotly.react("all-components", traces, wide, CONFIG);
+    Plotly.react("all-components", Figures.coloured(traces), Figures.coloured(wide), CONFIG);
     renderType(inside);
   };
 
@@ -293,6 +349,7 @@
     const here = data(), chosen = here.components[state.component];
     const kind = chosen?.component_type ?? here.components[here.best]?.component_type;
     const part = inside.filter((c) => c.component_type === kind);
+    $("type-head").hidden = part.length < 2;
     $("type-head").textContent = part.length > 1 ? `${kind}: all candidates over depth` : "";
     $("one-type").hidden = part.length < 2;
     if (part.length < 2) return;
@@ -309,7 +366,7 @@
     traces.filter((t) => !t.line.color).forEach((t, n) => { t.line.color = colours[n % colours.length]; });
     const narrow = layout(360), last = Math.max(...part.map((c) => c.depth));
     Object.assign(narrow.xaxis, { tick0: 0, dtick: Math.max(1, Math.ceil(last / 12)) });
-    Plotly.react("one-type", traces, narrow, CONFIG);
+    Plotly.react("one-type", Figures.coloured(traces), Figures.coloured(narrow), CONFIG);
   };
 
   // ---- controls ------------------------------------------------------------------------------------------------
@@ -346,7 +403,11 @@
   const start = () => {
     $("setting").addEventListener("change", (event) => openSetting(event.target.value));
     $("component").addEventListener("change", (event) => chooseComponent(Number(event.target.value)));
-    $("order").addEventListener("change", () => { list(); chooseSample(state.listed[0] ?? -1); });
+    for (const name of ["order", "filter"]) {
+      $(name).addEventListener("change", () => { list(); chooseSample(state.listed[0] ?? -1); });
+    }
+    $("differences").addEventListener("change", renderTexts);
+    window.addEventListener("hashchange", openAddress);
     let timer = 0;
     const search = () => {
       timer = 0;
@@ -378,13 +439,17 @@
       if (event.key === "[" && state.component > 0) chooseComponent(state.component - 1);
       if (event.key === "]" && state.component < full()) chooseComponent(state.component + 1);
     });
-    openSetting($("setting").value);
+    if (!openAddress()) openSetting($("setting").value);
+    Tables.start();
+    $("cite-copy").replaceWith(Texts.button("copy", () => $("cite-text").textContent, "Copy the entry"));
+    // A report that was opened as a file has no front page beside it.
+    $("all-models").hidden = !location.protocol.startsWith("http");
     document.body.dataset.ready = "yes";
     setTimeout(startFigures, 30);
   };
 
   const startFigures = () => {
-    document.head.append(element("script", { textContent: $("plotly-source").textContent }));
+    Figures.start(STYLE.darkened, followClicks, renderCurves);
     if (state.sample >= 0) {
       renderCurves();
       $("all-components").on("plotly_click", (event) => {
@@ -392,7 +457,6 @@
         if (typeof place === "number") chooseComponent(place);
       });
     }
-    for (const figure of document.querySelectorAll("[data-figure]")) watcher.observe(figure);
     document.body.dataset.plots = "yes";
   };
   start();

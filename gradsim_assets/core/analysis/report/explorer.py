@@ -66,6 +66,7 @@ def explorer(
         "divergence": [sizes.get(name) for name in candidates.variants],
         "divergence_rank": [by_variant.get(name) for name in candidates.variants],
         "overlap": _overlap(candidates.variants, variants),
+        "verbatim": _verbatim(candidates.variants, variants),
     }
 
 
@@ -74,6 +75,12 @@ def _overlap(names: Sequence[str], variants: pl.DataFrame | None) -> list[str | 
     rows = [] if variants is None else variants.select("id", "text_overlap", "verbatim").drop_nulls().rows()
     said = {name: "verbatim copy" if copied else f"chrF {overlap:.0f} of 100" for name, overlap, copied in rows}
     return [f"answer against the original's: {said[name]}" if name in said else None for name in names]
+
+
+def _verbatim(names: Sequence[str], variants: pl.DataFrame | None) -> list[bool | None]:
+    """By variant whether its answer is a copy of the original's; None where that is not known."""
+    known = {} if variants is None else dict(variants.select("id", "verbatim").iter_rows())
+    return [known.get(name) for name in names]
 
 
 def _quantise(values: np.ndarray) -> np.ndarray:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -11,38 +12,31 @@ import polars as pl
 from gradsim_assets.core.analysis.control_comparison import of_full_gradient
 from gradsim_assets.core.analysis.plots import interactive, palette, series, wording
 from gradsim_assets.core.analysis.report import explorer, sentences
+from gradsim_assets.core.analysis.report.citation import citation
+from gradsim_assets.core.analysis.report.evaluation_table import evaluation_columns, evaluation_rows
+from gradsim_assets.core.analysis.report.headline import headline_sentence, headlines
+from gradsim_assets.core.analysis.report.setting_results import SettingResults
 from gradsim_assets.core.analysis.report.verdict import verdict
-from gradsim_assets.core.candidates.bm25_candidates import zero_score_places
+from gradsim_assets.core.analysis.report.warnings import warnings
 from gradsim_assets.core.embedded_json import embedded_json
 
 _HERE = Path(__file__).parent
 
-
-@dataclass(frozen=True)
-class SettingResults:
-    """One setting's tables, as their schemas describe them; None for those that do not exist."""
-
-    similarity: pl.DataFrame | pl.LazyFrame  # gradient_similarity
-    accuracy: pl.DataFrame
-    agreement: pl.DataFrame
-    greedy: pl.DataFrame
-    self_similarity: pl.DataFrame
-    retrieval: pl.DataFrame
-    bm25: pl.DataFrame | None = None
-    variants: pl.DataFrame | None = None  # id, messages, text_overlap, verbatim
-    first_order: pl.DataFrame | None = None
-    tail_patch: pl.DataFrame | None = None
-    controls: pl.DataFrame | None = None  # control_comparison
-    linear_datamodeling_score: pl.DataFrame | None = None
-    removal: pl.DataFrame | None = None
-    prompt_no_prefix: int = 0  # samples of which the prompt is not what the whole begins with; once for every shard
+#: In the order in which they need one another.
+_SCRIPTS = ("texts.js", "tables.js", "figures.js", "explorer.js")
 
 
 @dataclass(frozen=True)
 class _Figure:
+    name: str  # of files that it is saved as
     title: str
     help: str
     json: str
+
+    @property
+    def height(self) -> int:
+        """Its height in pixels, which is kept free for it: what is below must not move when it is drawn."""
+        return int(json.loads(self.json)["layout"]["height"])
 
 
 def render_report(
@@ -53,6 +47,8 @@ def render_report(
     originals: pl.DataFrame | None = None,
     provenance: Mapping[str, Any] | None = None,
     notes: Sequence[str] = (),
+    dataset: str | None = None,
+    made: date | None = None,
 ) -> str:
     """The report as one HTML document.
 
@@ -64,7 +60,9 @@ def render_report(
         originals: id, messages; without texts the explorer shows similarities only, and says so.
         provenance: what led here (dataset fingerprint, code version, configuration, run ids, ...); nested values are
             shown as JSON.
-        notes: what else a reader must know of the data, in sentences.
+        notes: what a reader must know of the data beside what the tables say, in sentences.
+        dataset: where the originals came from, as it is shown; None where unknown.
+        made: the day of the report; None leaves it out.
     """
     import plotly.offline
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -74,38 +72,30 @@ def render_report(
     figures = {setting: _figures(results) for setting, results in settings.items()}
     proofs = {setting: _proofs(results) for setting, results in settings.items()}
     sections = {
-        setting: {
-            "name": wording.setting_name(setting),
-            "sentences": sentences.sentences(results.retrieval, results.greedy, parameters),
-            "methods": _methods(results.retrieval),
-            "copies": _copies(results.retrieval),
-            "controls": [
-                {**row, "name": wording.method_name(row["control"])} for row in of_full_gradient(results.controls)
-            ],
-            "figures": figures[setting],
-            "meaning": sentences.meaning(
-                results.first_order, results.tail_patch, results.linear_datamodeling_score, results.removal
-            ),
-            "proofs": proofs[setting],
-        }
+        setting: _section(setting, results, parameters, figures[setting], proofs[setting])
         for setting, results in settings.items()
     }
+    retrievals = {setting: results.retrieval for setting, results in settings.items()}
+    controls = {setting: results.controls for setting, results in settings.items()}
+    scores = {setting: results.linear_datamodeling_score for setting, results in settings.items()}
     return environment.get_template("page.html.j2").render(
         model=model,
         revision=revision,
         total=sentences.total_parameters(parameters),
         number=wording.number,
-        verdict=verdict(
-            model,
-            {setting: results.retrieval for setting, results in settings.items()},
-            {setting: results.controls for setting, results in settings.items()},
-        ),
+        dataset=dataset,
+        made=made,
+        variants=_variants(retrievals),
+        headline=headline_sentence(headlines(retrievals, controls, scores)),
+        verdict=verdict(model, retrievals, controls),
+        citation=citation(model, revision, dataset, _variants(retrievals), made),
+        compared=any(results.variants is not None for results in settings.values()),
         palette=palette,
         sections=sections,
         provenance=_rows(provenance or {}),
-        notes=[*notes, *_notes(parameters, settings, originals)],
+        warnings=[*notes, *warnings(parameters, settings, originals)],
         style=(_HERE / "style.css").read_text(),
-        script=(_HERE / "explorer.js").read_text(),
+        script="\n".join((_HERE / name).read_text() for name in _SCRIPTS),
         plotly=plotly.offline.get_plotlyjs(),
         figures=embedded_json(
             {
@@ -119,6 +109,39 @@ def render_report(
             {"settings": explored, "texts": _texts(explored, settings, originals), "style": _style()}
         ),
     )
+
+
+def _section(
+    setting: str,
+    results: SettingResults,
+    parameters: pl.DataFrame | None,
+    figures: Sequence[_Figure],
+    proofs: Sequence[_Figure],
+) -> dict[str, Any]:
+    """What the page has on one setting."""
+    worth = evaluation_columns(results.linear_datamodeling_score, results.removal, results.tail_patch)
+    controls = of_full_gradient(results.controls)
+    return {
+        "name": wording.setting_name(setting),
+        "sentences": sentences.sentences(results.retrieval, results.greedy, parameters),
+        "methods": _methods(results.retrieval),
+        "copies": _copies(results.retrieval),
+        "controls": [{**row, "name": wording.method_name(row["control"])} for row in controls],
+        "worth": {"columns": worth, "rows": evaluation_rows(worth)},
+        "figures": figures,
+        "meaning": sentences.meaning(
+            results.first_order, results.tail_patch, results.linear_datamodeling_score, results.removal
+        ),
+        "proofs": proofs,
+    }
+
+
+def _variants(retrievals: Mapping[str, pl.DataFrame]) -> str:
+    """How many variants were scored; by setting where that is not the same."""
+    counts = {wording.setting_name(name): int(frame["variants"].max() or 0) for name, frame in retrievals.items()}  # type: ignore[arg-type]
+    if len(set(counts.values())) == 1:
+        return f"{next(iter(counts.values()))} variants"
+    return " and ".join(f"{count} {name}" for name, count in counts.items()) + " variants"
 
 
 def _explorer(results: SettingResults, parameters: pl.DataFrame | None) -> dict[str, Any]:
@@ -144,6 +167,7 @@ def _style() -> dict[str, Any]:
         "ink": palette.INK,
         "axis": palette.AXIS,
         "grid": palette.GRID,
+        "darkened": palette.DARKENED,
         "depth": wording.DEPTH,
         "similarity": wording.SIMILARITY,
         "full_gradient": wording.FULL_GRADIENT,
@@ -202,7 +226,8 @@ def _proofs(results: SettingResults) -> list[_Figure]:
 def _figure(name: str, figure: str, which: str = "") -> _Figure:
     words = wording.PLOTS[name]
     click = f" {wording.CLICK}" if name.endswith("_bars") else ""
-    return _Figure(f"{words.title} {which}".rstrip(), words.help + click, figure)
+    title = f"{words.title} {which}".rstrip()
+    return _Figure(f"{name} {which}".rstrip().replace(" ", "_"), title, words.help + click, figure)
 
 
 def _methods(retrieval: pl.DataFrame) -> list[dict[str, Any]]:
@@ -219,46 +244,4 @@ def _rows(provenance: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [
         (key, value if isinstance(value, str) else json.dumps(value, indent=2, ensure_ascii=False, default=str))
         for key, value in provenance.items()
-    ]
-
-
-def _notes(
-    parameters: pl.DataFrame | None, settings: Mapping[str, SettingResults], originals: pl.DataFrame | None
-) -> list[str]:
-    notes = []
-    if sentences.total_parameters(parameters) is None:
-        notes.append(
-            "The parameter counts of the components are unknown (no config.json of the model): plots by size are left "
-            "out, greedy curves run over the number of components, and ties go by model order alone."
-        )
-    for setting, results in settings.items():
-        if results.bm25 is None:
-            notes.append(
-                f"There are no BM25 scores for the {wording.setting_name(setting)} setting: ranks are the order of the "
-                "candidates."
-            )
-        else:
-            notes += _without_scores(results.bm25, originals)
-        if originals is None or results.variants is None:
-            notes.append(f"Not all texts of the {wording.setting_name(setting)} setting are at hand.")
-        if results.prompt_no_prefix:
-            notes.append(
-                f"Of {results.prompt_no_prefix} samples behind the {wording.setting_name(setting)} setting (originals and "
-                "variants, once for every shard) the conversation does not begin with its prompt, or the chat template "
-                "opens no answers or changes their texts: the loss is on what follows the tokens that both begin with, and "
-                "that is not just the answer."
-            )
-    return list(dict.fromkeys(notes))  # settings share their candidates
-
-
-def _without_scores(bm25: pl.DataFrame, originals: pl.DataFrame | None) -> list[str]:
-    """A warning of candidates that were chosen although BM25 knows nothing of them."""
-    # Without the originals nobody knows whether all of them are candidates, which is no choice.
-    zero = zero_score_places(bm25, bm25.height + 1 if originals is None else originals.height)
-    if zero.is_empty():
-        return []
-    variants = f"{zero['variant_id'].n_unique()} of {bm25['variant_id'].n_unique()}"
-    return [
-        f"BM25 gives {zero.height} candidates of {variants} variants a score of 0 (no token in common): they are no near "
-        "rivals. data.zero_scores says who they are, by default a seeded draw."
     ]

@@ -7,6 +7,7 @@ import polars as pl
 
 from gradsim_assets.core.analysis.plots import series, wording
 from gradsim_assets.core.analysis.report import answers
+from gradsim_assets.core.analysis.report.headline import headlines
 from gradsim_assets.core.analysis.report.verdict import figures_of, verdict
 from gradsim_assets.core.evaluation.first_order import fit
 from gradsim_assets.core.evaluation.tail_patch import tail_patch_summary
@@ -23,9 +24,10 @@ def summary(
     retrievals: Mapping[str, pl.DataFrame],
     missing: int | None = None,
     comparisons: Mapping[str, pl.DataFrame | None] | None = None,
+    scores: Mapping[str, pl.DataFrame | None] | None = None,
 ) -> dict[str, Any]:
     """The content of `summary.json`; `retrievals` are the `retrieval` tables by setting, `missing` the variants in none of them,
-    `comparisons` the tables `control_comparison`.
+    `comparisons` the tables `control_comparison`, `scores` those of the linear datamodelling score.
 
     Unknown figures are None: parameters without a config, a method that its table does not have.
     """
@@ -38,6 +40,7 @@ def summary(
         "verdict": verdict(model, retrievals, comparisons or {}),
         "settings": {setting: _headline(frame) for setting, frame in retrievals.items()},
         "controls": figures_of(comparisons or {}),
+        "headline": headlines(retrievals, comparisons or {}, scores or {}),
     }
 
 

@@ -1,0 +1,26 @@
+"""`python -m gradsim_assets.web`: the server of the pages, a service of `gradsim ui`."""
+
+import click
+
+
+@click.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", type=int, required=True, help="Port to listen on.")
+@click.option("--dagster", required=True, help="Address of Dagster's UI, which pages link to.")
+def main(host: str, port: int, dagster: str) -> None:
+    """Serve the front page, the reports and the comparison until SIGINT or SIGTERM."""
+    import uvicorn
+
+    from gradsim_assets.configuration import load_settings
+    from gradsim_assets.runs.environment import open_instance
+    from gradsim_assets.runs.launcher import Launcher
+    from gradsim_assets.web.app import create_app, names_of
+    from gradsim_assets.web.site import Site
+
+    with open_instance(writes=False) as instance:
+        app = create_app(Site(Launcher(instance), dagster), names_of(host, load_settings().web))
+        uvicorn.run(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=2)
+
+
+if __name__ == "__main__":
+    main()

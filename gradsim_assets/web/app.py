@@ -1,0 +1,66 @@
+"""The application: routers put together, and faults told in one sentence."""
+
+import ipaddress
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from fastapi import FastAPI, Request, Response
+from fastapi.staticfiles import StaticFiles
+from starlette.exceptions import HTTPException
+
+from gradsim_assets.core.errors import InputError
+from gradsim_assets.web import comparison, front_page, reports
+from gradsim_assets.web.rendering import Pages
+from gradsim_assets.web.site import NotThereError, Site
+
+#: Names by which a browser on this machine asks for it.
+_LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
+
+
+def create_app(site: Site, names: frozenset[str] | None) -> FastAPI:
+    """The application over one home.
+
+    Args:
+        site: the home.
+        names: hosts that requests may ask for; None for all.
+    """
+    app = FastAPI(title="gradsim", docs_url=None, redoc_url=None, openapi_url=None)
+    pages = Pages(site.dagster)
+    for make in (front_page.router, reports.router, comparison.router):
+        app.include_router(make(site, pages))
+    app.mount("/static", StaticFiles(directory=Path(__file__).parent / "static"))
+
+    @app.middleware("http")
+    async def known_names(request: Request, call_next: Any) -> Response:
+        # A page of another site whose name was made to lead here must not read what is served to this machine alone.
+        if names is not None and (request.url.hostname or "") not in names:
+            return pages.answer("error.html.j2", 400, sentence=f"This server is not {request.url.hostname}.")
+        response: Response = await call_next(request)
+        response.headers["X-Content-Type-Options"] = "nosniff"
+        return response
+
+    @app.exception_handler(NotThereError)
+    async def not_there(_: Request, error: NotThereError) -> Response:
+        return pages.answer("error.html.j2", 404, sentence=str(error))
+
+    @app.exception_handler(InputError)
+    async def bad_input(_: Request, error: InputError) -> Response:
+        return pages.answer("error.html.j2", 409, sentence=str(error))
+
+    @app.exception_handler(HTTPException)
+    async def refused(_: Request, error: HTTPException) -> Response:
+        sentence = "There is no such page." if error.status_code == 404 else f"{error.detail}."
+        return pages.answer("error.html.j2", error.status_code, sentence=sentence)
+
+    return app
+
+
+def names_of(host: str, web: str) -> frozenset[str] | None:
+    """Hosts that browsers may ask a server for that listens on `host` and is known by the address `web`; None for all: one that
+    listens for other machines has names that nobody here knows."""
+    try:
+        is_loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        is_loopback = False
+    return _LOOPBACK | {host, urlsplit(web).hostname or host} if is_loopback else None

@@ -1,0 +1,23 @@
+"""Templates of the pages, as answers to requests."""
+
+from pathlib import Path
+from typing import Any
+
+from fastapi import Response
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from gradsim_assets.core.analysis.plots import wording
+
+
+class Pages:
+    """The templates of all pages; each links to Dagster's UI at the address `dagster`."""
+
+    def __init__(self, dagster: str) -> None:
+        folder = Path(__file__).parent / "templates"
+        self._environment = Environment(loader=FileSystemLoader(folder), autoescape=True, undefined=StrictUndefined)
+        self._environment.globals |= {"dagster": dagster, "setting_name": wording.setting_name}
+
+    def answer(self, template: str, status: int = 200, **values: Any) -> Response:
+        """A page as the answer to a request."""
+        page = self._environment.get_template(template).render(**values)
+        return Response(page, status, {"Cache-Control": "no-cache"}, media_type="text/html")

@@ -1,0 +1,120 @@
+"""A home with models and reports made of generated products, and the real server of its pages on loopback."""
+
+import http.client
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import dagster as dg
+
+from gradsim_assets.core.analysis.control_comparison import control_comparison
+from gradsim_assets.core.analysis.report import summary
+from gradsim_assets.core.home import Home
+from gradsim_assets.core.models.controls import untrained_id
+from gradsim_assets.core.partition_keys import model_slug
+from gradsim_assets.core.tables.schemas import GRADIENT_SIMILARITY, SETTINGS
+from gradsim_assets.core.tables.storage import Partition, Tables
+from gradsim_assets.orchestration.model_registry import register
+from gradsim_assets.runs.instance_file import provide
+from gradsim_assets_tests.conftest import environment_of
+from gradsim_assets_tests.support.report_case import Case
+from gradsim_assets_tests.support.running_platform import free_port
+
+#: With a report and a control, registered alone, and with a report that was written before there were headlines.
+MODEL, CONTROL, BARE, OLD = "org/model", untrained_id("org/model"), "org/bare", "org/old@v1"
+
+#: Where the pages believe Dagster's UI to be.
+DAGSTER = "http://127.0.0.1:3000"
+
+
+class WebHome:
+    """The home and its server; a context manager."""
+
+    def __init__(self, root: Path, case: Case) -> None:
+        self.home, self.case = Home(root), case
+        (root / "gradsim.toml").write_text("")
+        provide(self.home.dagster)
+        with dg.DagsterInstance.from_config(str(self.home.dagster)) as instance:
+            for model in (MODEL, CONTROL, BARE, OLD):
+                register(instance, model)
+        for setting, results in case.settings.items():
+            compared = control_comparison(results.similarity, {CONTROL: results.similarity})
+            case.settings[setting] = replace(results, controls=compared)
+        for model in (MODEL, CONTROL):
+            self._write(model)
+        self._write(OLD, old=True)
+        self.port = free_port()
+
+    def _write(self, model: str, old: bool = False) -> None:
+        folder, tables = self.home.report(model_slug(model)), Tables(str(self.home.tables))
+        folder.joinpath("plots").mkdir(parents=True)
+        folder.joinpath("index.html").write_text(self.case.html())
+        folder.joinpath("plots/accuracy.svg").write_text("<svg xmlns='http://www.w3.org/2000/svg'/>")
+        found = {setting: results.retrieval for setting, results in self.case.settings.items()}
+        controls = {setting: results.controls for setting, results in self.case.settings.items()}
+        told = summary(model, "abc123", self.case.parameters, found, 0, controls)
+        if old:
+            del told["headline"]
+        folder.joinpath("summary.json").write_text(json.dumps(told))
+        for setting in SETTINGS:
+            similarity = self.case.settings[setting].similarity
+            tables.write([GRADIENT_SIMILARITY.name, setting], similarity, Partition(model_slug(model)))
+
+    @property
+    def address(self) -> str:
+        """Where the pages are."""
+        return f"http://127.0.0.1:{self.port}"
+
+    def get(self, path: str, headers: Mapping[str, str] | None = None) -> tuple[int, str]:
+        """Status and text of an answer."""
+        request = urllib.request.Request(self.address + path, headers=dict(headers or {}))
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode()
+
+    def raw(self, path: str, method: str = "GET") -> tuple[int, str]:
+        """The same for a path that is sent as it stands, as no client of good will does."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        try:
+            connection.putrequest(method, path, skip_host=False)
+            connection.endheaders()
+            answer = connection.getresponse()
+            return answer.status, answer.read().decode()
+        finally:
+            connection.close()
+
+    def files(self) -> dict[str, bytes]:
+        """Everything that lies in the home, by name."""
+        return {str(path): path.read_bytes() for path in sorted(self.home.folder.rglob("*")) if path.is_file()}
+
+    def __enter__(self) -> "WebHome":
+        command = [sys.executable, "-m", "gradsim_assets.web", "--port", str(self.port), "--dagster", DAGSTER]
+        self._log = (self.home.folder.parent / "web.log").open("ab")
+        self._process = subprocess.Popen(
+            command, env=environment_of(self.home.folder), stdout=self._log, stderr=self._log
+        )
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline:
+            with suppress(OSError):
+                if self.get("/health")[0] == 200:
+                    return self
+            assert self._process.poll() is None, (self.home.folder.parent / "web.log").read_text()
+            time.sleep(0.2)
+        raise AssertionError("the server of the pages does not answer")
+
+    def __exit__(self, *_: object) -> None:
+        self._process.terminate()
+        assert self._process.wait(30) in (0, -signal.SIGTERM)
+        self._log.close()
+        shutil.rmtree(self.home.folder)
