@@ -409,7 +409,7 @@ def test_a_conversation_is_read_turn_by_turn(open_page):
     said = [message["content"] or '{"name": "depth", "arguments": {"river": "Rhine"}}' for message in MESSAGES]
     roles = [message["role"] for message in MESSAGES]
     shown = page.locator("#original-text .message")
-    assert shown.all_inner_texts() == [f"{role}\n{text}" for role, text in zip(roles, said, strict=True)]
+    assert shown.all_inner_texts() == [f"{role}\ncopy\n{text}" for role, text in zip(roles, said, strict=True)]
     assert page.locator("#variant-text .message").count() == 2
 
 
