@@ -214,7 +214,7 @@ def _without(messages: Sequence[Mapping[str, Any]]) -> str | None:
 def _message(message: Mapping[str, Any], where: str) -> Message:
     """A message as templates take it: no text is "", or None beside tool calls; what is null or unknown to them is left out."""
     role, content = message["role"], message.get("content")
-    more = {name: _without_null(message[name]) for name in _MORE if message.get(name) is not None}
+    more = {name: without_null(message[name]) for name in _MORE if message.get(name) is not None}
     calls = more.get("tool_calls")
     if calls is not None and not (isinstance(calls, list) and all(isinstance(call, dict) for call in calls)):
         raise InputError(f"{where} has {kind_of(calls)} as tool_calls, which must be a list of objects; correct it.")
@@ -222,10 +222,11 @@ def _message(message: Mapping[str, Any], where: str) -> Message:
     return {"role": role, "content": text, **{name: value for name, value in more.items() if value != []}}
 
 
-def _without_null(value: Any) -> Any:
+def without_null(value: Any) -> Any:
+    """A value without the fields of objects that are null."""
     if isinstance(value, dict):
-        return {name: _without_null(part) for name, part in value.items() if part is not None}
-    return [_without_null(part) for part in value] if isinstance(value, list) else value
+        return {name: without_null(part) for name, part in value.items() if part is not None}
+    return [without_null(part) for part in value] if isinstance(value, list) else value
 
 
 def _tools(tools: Any, where: str) -> list[Any] | None:
@@ -238,7 +239,7 @@ def _tools(tools: Any, where: str) -> list[Any] | None:
         return None
     if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
         raise InputError(f"{where} has {kind_of(tools)} as its tools; write a list of their schemas.")
-    return _without_null(tools) or None
+    return without_null(tools) or None
 
 
 def _text(role: str, content: Any, where: str) -> str:

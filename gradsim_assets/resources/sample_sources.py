@@ -78,7 +78,9 @@ class SampleSources(dg.ConfigurableResource):
                 )
             return Source(location)
         where = (
-            {name: tuple(v if isinstance(v, list) else [v]) for name, v in self.where.items()} if is_filtered else {}
+            {name: tuple(v if isinstance(v, list | tuple) else [v]) for name, v in self.where.items()}
+            if is_filtered
+            else {}
         )
         return Source(location, tuple(sorted(self.columns.items())), tuple(sorted(where.items())))
 

@@ -87,6 +87,15 @@ def test_the_configuration_decides_what_the_loss_is_on(loss_on: str, shown: str,
     assert result.stdout.endswith(": nothing is wrong.\n")
 
 
+@pytest.mark.parametrize(("chosen", "kept"), [('"x"', 2), ('["y", "z"]', 1), ('["x", "y"]', 3), ("1", 0)])
+def test_rows_are_chosen_by_the_filter_of_the_configuration(chosen: str, kept: int, here: Path) -> None:
+    (here / "gradsim.toml").write_text(f'[data]\noriginals = "o.jsonl"\nfilter = {{ topic = {chosen} }}\n')
+    write(here / "o.jsonl", [{**row(str(n), "Q", "A"), "topic": topic} for n, topic in enumerate("xyx")])
+    result = invoke("check")
+    assert result.exit_code == (0 if kept else 2)
+    assert (f"{kept} sound samples" in result.stdout) if kept else ("holds no samples of data.filter" in result.stderr)
+
+
 def test_a_sample_that_a_template_refuses_is_named(here: Path) -> None:
     (here / "gradsim.toml").write_text(
         f'[[models]]\nid = "demo"\nchat_template = {json.dumps(FAMILIES["mistral"][0])}\n'

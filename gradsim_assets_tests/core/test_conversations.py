@@ -86,6 +86,12 @@ def test_files_of_any_kind_hold_the_same_conversations(suffix: str, tmp_path: Pa
     found = load_originals(path)
     assert [(one.messages, one.tools) for one in found] == [(TURNS.messages, None), (MESSAGES, TOOLS)]
     assert load_paraphrases(path, path) == found
+    unnamed = [{"messages": row["messages"], "tools": row["tools"]} for row in rows]
+    (tmp_path / "u").mkdir()
+    other = write(tmp_path / "u" / f"data{suffix}", unnamed)
+    assert [one.id for one in load_originals(other)] == ["360e3590d910", "ed6bd51c6d9a"], (
+        "an id follows from what is said, whatever the file"
+    )
 
 
 def test_tools_may_be_written_as_json(tmp_path: Path) -> None:

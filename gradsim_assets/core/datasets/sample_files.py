@@ -16,6 +16,7 @@ from gradsim_assets.core.datasets.hub_dataset import hub_dataset, read_hub
 from gradsim_assets.core.datasets.json_lines import Line, doubled, read_json_array, read_json_lines
 from gradsim_assets.core.datasets.layouts import LAYOUTS, PARAPHRASES, Layout, layout_of
 from gradsim_assets.core.errors import InputError, first_line
+from gradsim_assets.core.samples import without_null
 
 #: How an address begins; a Windows drive has one letter.
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
@@ -95,7 +96,9 @@ def read_rows(source: Source, paraphrases: bool = False, faults: list[str] | Non
     notes = [f"{source} is {what} with {layout.name} ({', '.join(layout.needs)}): {len(rows)} rows"]
     if len(kept) < len(content.rows):
         notes.append(f"{len(content.rows) - len(kept)} rows are not those of data.filter")
-    if layout.name == "preferences" and (rejected := sum(row.get("rejected") is not None for _, row in kept)):
+    if layout.name == "preferences" and (
+        rejected := sum(row.get(named.get("rejected", "rejected")) is not None for _, row in kept)
+    ):
         notes.append(f"{rejected} rejected answers are ignored")
     if not has_ids:
         notes.append("the samples have no ids: each is called by the hash of its content")
@@ -121,7 +124,9 @@ def _name_by_content(rows: Sequence[dict[str, Any]]) -> None:
     """Gives every row an id: the hash of what it says (12 hex digits), with a number behind it where others say the same."""
     seen: Counter[str] = Counter()
     for row in rows:
-        text = json.dumps([row["messages"], row["tools"]], ensure_ascii=False, sort_keys=True, default=str)
+        text = json.dumps(
+            without_null([row["messages"], row["tools"]]), ensure_ascii=False, sort_keys=True, default=str
+        )
         name = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:12]
         seen[name] += 1
         row["id"] = name if seen[name] == 1 else f"{name}-{seen[name]}"
