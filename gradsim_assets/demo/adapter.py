@@ -35,12 +35,12 @@ class AdapterRecipe:
     """Everything that the adapter depends on besides the dataset; `version` stands for the code of this module."""
 
     version: int = 1
-    base: Recipe = field(default_factory=lambda: replace(RECIPE, steps=120, reworded_prompts=0.0))
+    base: Recipe = field(default_factory=lambda: replace(RECIPE, reworded_prompts=0.0))
     rank: int = 16
     alpha: int = 32
     # Few, as fine-tunes have them: in a model this small every one of them costs about as much as what it is put beside.
     targets: tuple[str, ...] = ("q_proj", "v_proj", "down_proj")
-    steps: int = 160
+    steps: int = 200
     learning_rate: float = 1e-2
 
     @property
