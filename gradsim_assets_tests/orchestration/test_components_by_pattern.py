@@ -47,7 +47,9 @@ def test_another_choice_leaves_the_tables_of_the_model_stale_until_they_are_of_i
         if "component" in table.columns:
             found = set(table["component"].drop_nulls()) - {"full_gradient"}
             assert found <= names, place
-            assert found == names or not place.startswith(("dot_products", "curvature", "accuracy_per_component")), place
+            assert found == names or not place.startswith(("dot_products", "curvature", "accuracy_per_component")), (
+                place
+            )
     store = resources(load_settings()).store
     source = store.tables.provenance(["dot_products", SETTINGS[0]], Partition(home.slug, "00"))
     assert source["settings"] == f"components={','.join(PATTERNS)}"
