@@ -62,7 +62,7 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubServer]:
 @pytest.mark.parametrize("model", ["org/model", "org/model@v1"])
 def test_the_hub_is_asked_for_the_commit(model: str, hub: HubServer, tmp_path: Path) -> None:
     commit = hub.push("org/model", tmp_path, tag="v1")
-    assert f"Revision(name='{commit}', source='org/model', commit='{commit}', seed=None)" in asked(
+    assert f"Revision(name='{commit}', source='org/model', commit='{commit}', seed=None, base=None)" in asked(
         model, tmp_path, **hub.environment
     )
 

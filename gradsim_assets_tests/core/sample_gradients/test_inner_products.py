@@ -59,3 +59,15 @@ def test_a_grid_is_summed_in_parts_of_bounded_memory(monkeypatch):
     whole = inner_products.grid(rows, rows)
     monkeypatch.setattr(inner_products, "_GRID_ENTRIES", 20)
     torch.testing.assert_close(inner_products.grid(rows, rows), whole, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("entries", [2**22, 3_000])
+def test_pairs_of_short_vectors_are_taken_together_and_in_parts_of_bounded_memory(monkeypatch, entries):
+    ones, others = heavy_tailed(4, 3 * 700).view(4, 3, 700), heavy_tailed(5, 3 * 700, 1).view(5, 3, 700)
+    monkeypatch.setattr(inner_products, "_GRID_ENTRIES", entries)
+    rows, columns = np.array([3, 0, 0, 2, 1]), np.array([4, 4, 1, 0, 3])
+    values, cells = inner_products.of_pairs(ones, others, rows, columns, 0)
+    assert values.dtype == torch.float64 and cells.tolist() == [0, 1, 2, 3, 4]
+    exact = (ones[rows].double() * others[columns].double()).sum(-1).T
+    lengths = (ones[rows].double().norm(dim=-1) * others[columns].double().norm(dim=-1)).T
+    assert ((values - exact).abs() / lengths).max() < 1e-6
