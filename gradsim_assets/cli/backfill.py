@@ -29,6 +29,10 @@ def backfill(
     """Hand everything that is missing or stale to the daemon, one partition per run.
 
     The runs start while `gradsim ui` is up; progress is under Runs > Backfills there.
+
+    \b
+    Examples:
+      gradsim backfill --model amd/AMD-OLMo-1B-SFT
     """
     from gradsim_assets.cli.instance import launcher as open_launcher
     from gradsim_assets.core.partition_keys import model_slug, shard_keys

@@ -18,6 +18,11 @@ def export(table: str, folder: Path, model: str | None, license_: str | None, pu
     """Write TABLE (lima, dot_products_paraphrased, ...) as a dataset folder with a card that tells its lineage.
 
     `datasets.load_dataset(FOLDER)` and pandas open it. Nothing leaves this machine without --push.
+
+    \b
+    Examples:
+      gradsim export lima my_dataset --license cc-by-nc-4.0
+      gradsim export retrieval_paraphrased figures --model demo
     """
     import os
 

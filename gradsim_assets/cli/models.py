@@ -1,5 +1,6 @@
 """`gradsim models`: which models are registered."""
 
+import json
 from typing import TYPE_CHECKING
 
 import click
@@ -18,7 +19,13 @@ if TYPE_CHECKING:
 
 @click.group()
 def models() -> None:
-    """Models under study: add, list, remove."""
+    """Models under study: add, list, remove.
+
+    \b
+    Examples:
+      gradsim models add amd/AMD-OLMo-1B-SFT --controls
+      gradsim models list
+    """
 
 
 @models.command("add")
@@ -29,6 +36,11 @@ def models_add(model: str, controls: bool) -> None:
 
     Its controls are MODEL+untrained, the same configuration with random weights, and the model before its fine-tuning, where
     gradsim.toml names it: `base` of its entry under [[models]].
+
+    \b
+    Examples:
+      gradsim models add amd/AMD-OLMo-1B-SFT --controls
+      gradsim models add ./my_model
     """
     from gradsim_assets.resources.by_name import resources
 
@@ -61,26 +73,38 @@ def _describe(found: "Launcher", model: str, settings: Settings) -> None:
 
 
 @models.command("list")
-def models_list() -> None:
-    """Show the registered models: partition key, revision (as observed last), how their tables stand, whose controls they are."""
+@click.option("--json", "as_json", is_flag=True, help="JSON on one line instead of a table.")
+def models_list(as_json: bool) -> None:
+    """Show the registered models: partition key, revision (as observed last), how their tables stand, whose controls they are.
+
+    \b
+    Examples:
+      gradsim models list
+      gradsim models list --json
+    """
     from gradsim_assets.core.partition_keys import model_slug
     from gradsim_assets.orchestration.model_registry import wrong_keys
 
     found = launcher()
     versions, states, known = found.versions(), found.states(), found.models()
     studied = load_settings().studied(known)
-    header = ["model", "key", "revision", "status", *(["control of"] if studied else [])]
-    rows = [
-        [
-            model,
-            model_slug(model),
-            versions.get(model, "-"),
-            states[model],
-            *([studied.get(model, "")] if studied else []),
-        ]
+    found_models = [
+        {
+            "model": model,
+            "key": model_slug(model),
+            "revision": versions.get(model),
+            "status": states[model],
+            "control_of": studied.get(model),
+        }
         for model in known
     ]
-    click.echo(columns(header, rows))
+    if as_json:
+        click.echo(json.dumps(found_models))
+    else:
+        header = ["model", "key", "revision", "status", *(["control_of"] if studied else [])]
+        missing = {"revision": "-", "control_of": ""}
+        rows = [[one[name] or missing[name] for name in header] for one in found_models]
+        click.echo(columns([name.replace("_", " ") for name in header], rows))
     for key in wrong_keys(found.instance):
         click.echo(f"! {key} is no model's key; remove it with `gradsim models remove '{key}'`", err=True)
 
@@ -88,7 +112,12 @@ def models_list() -> None:
 @models.command("remove")
 @click.argument("model")
 def models_remove(model: str) -> None:
-    """Take MODEL out of the registry; its tables stay, and so do its controls. Refused while its runs are in flight."""
+    """Take MODEL out of the registry; its tables stay, and so do its controls. Refused while its runs are in flight.
+
+    \b
+    Examples:
+      gradsim models remove amd/AMD-OLMo-1B-SFT
+    """
     from gradsim_assets.orchestration.model_registry import wrong_keys
 
     settings = load_settings()

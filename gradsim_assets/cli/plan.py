@@ -31,6 +31,11 @@ def plan(model: str, memory_gib: float | None, tflops: float | None) -> None:
     """Say what a run for MODEL would cost: passes, memory, disk, time, API tokens. Computes no gradient.
 
     Answers of the model count as long as the paraphrases, and paraphrases that are to be written as long as the originals.
+
+    \b
+    Examples:
+      gradsim plan amd/AMD-OLMo-1B-SFT
+      gradsim plan amd/AMD-OLMo-1B-SFT --memory-gib 60 --tflops 300     on another machine
     """
     settings = load_settings()
     texts = _paraphrasing(settings)

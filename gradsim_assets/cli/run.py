@@ -23,7 +23,13 @@ _ROUNDS = 5
 
 @click.command()
 def demo() -> None:
-    """Run everything on the embedded demo and on its untrained control, and say where the report is."""
+    """Run everything on the embedded demo and on its untrained control, and say where the report is.
+
+    \b
+    Examples:
+      gradsim demo
+      gradsim report demo --open
+    """
     launcher(writes=True).add_model(untrained_id(DEMO))
     _run(DEMO, "all", force=False, settings=load_settings(), requested=("evaluation",))
 
@@ -51,7 +57,15 @@ PARTS = {
 @click.option("--only", type=click.Choice([part for part in PARTS if part != "all"]), help="A part of the work alone.")
 @click.option("--force", is_flag=True, help="Compute also what is there and up to date.")
 def run(model: str, only: str | None, force: bool) -> None:
-    """Materialise what is missing or stale for MODEL: datasets, gradients, analyses, report."""
+    """Materialise what is missing or stale for MODEL: datasets, gradients, analyses, report.
+
+    \b
+    Examples:
+      gradsim run amd/AMD-OLMo-1B-SFT
+      gradsim run amd/AMD-OLMo-1B-SFT@main --only gradients     the part that needs a GPU
+      gradsim run ./my_model --only analyses                   the part that does not
+      gradsim run demo --only evaluation                       what the scores mean
+    """
     settings = load_settings()
     requested = _requested(model, settings) if only == "evaluation" else ()
     _run(model, only or "all", force, settings, requested)

@@ -21,6 +21,10 @@ def import_scripts(folder: Path, model: str, config_file: str | None, sample_siz
     """Read the predecessor's result files (its folder data/) as tables of MODEL.
 
     Afterwards `gradsim run MODEL --only analyses` works from them alone.
+
+    \b
+    Examples:
+      gradsim import-scripts data --model amd/AMD-OLMo-1B-SFT --config config.json
     """
     from gradsim_assets.defs.exchange.import_scripts import IMPORT_JOB, IMPORT_OP
 
@@ -44,7 +48,12 @@ def import_scripts(folder: Path, model: str, config_file: str | None, sample_siz
 @click.option("--model", type=MODEL_ID, required=True, help="Id of the model.")
 @click.option("--sample-size", default="full", show_default=True, help="`full`, or a number, for the folder's paths.")
 def export_scripts(folder: Path, model: str, sample_size: str) -> None:
-    """Write the tables of MODEL in the predecessor's layout, so that its notebooks still run."""
+    """Write the tables of MODEL in the predecessor's layout, so that its notebooks still run.
+
+    \b
+    Examples:
+      gradsim export-scripts data --model amd/AMD-OLMo-1B-SFT
+    """
     from gradsim_assets.core.errors import InputError
     from gradsim_assets.core.exchange.scripts_format import write_scripts
     from gradsim_assets.core.partition_keys import model_slug, shard_keys

@@ -34,6 +34,11 @@ def status(watch: bool, as_json: bool, interval: float) -> None:
     """Show how many partitions of every model and stage are done, stale, failed, running or missing.
 
     Only looks: nothing is registered, observed, computed or ended by it. Files that are lost count as missing.
+
+    \b
+    Examples:
+      gradsim status --watch
+      gradsim status --json
     """
     settings = load_settings()
     launcher = bare_launcher()

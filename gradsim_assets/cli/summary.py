@@ -1,23 +1,33 @@
 """The headline figures on the terminal, from the summary beside the report."""
 
 import json
+from typing import Any
 
 import click
 
 from gradsim_assets.configuration import Settings
+from gradsim_assets.core.analysis.report.headline import headline_sentence
 from gradsim_assets.core.home import Home
 from gradsim_assets.core.partition_keys import model_slug
 
 
-def print_summary(settings: Settings, model_id: str) -> None:
-    """Accuracy and MRR per setting and method, and the path of the report."""
+def read_summary(settings: Settings, model_id: str) -> dict[str, Any]:
+    """The headline figures of a model's report, as `summary.json` has them."""
     folder = Home(settings.home).report(model_slug(model_id))
-    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    found: dict[str, Any] = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    return found
+
+
+def print_summary(settings: Settings, model_id: str) -> None:
+    """The headline, accuracy and MRR per setting and method, and where the report is."""
+    summary = read_summary(settings, model_id)
     missing = f" ({summary['missing']} missing)" if summary.get("missing") else ""
     click.echo(
         f"\n{summary['model']} @ {summary['revision']}: {summary['samples']} samples{missing}, "
         f"{summary['parameters'] or '?'} parameters"
     )
+    if "headline" in summary:  # not in those of older reports
+        click.echo(f"\n{headline_sentence(summary['headline'])}")
     for sentence in summary["verdict"]:
         click.echo(f"\n{sentence}")
     for setting, methods in summary["settings"].items():
@@ -29,4 +39,5 @@ def print_summary(settings: Settings, model_id: str) -> None:
             click.echo(f"  {name:<32} {'' if accuracy is None else f'{accuracy:8.3f}'} {mrr}")
         for control, figures in summary["controls"].get(setting, {}).items():
             click.echo(f"  {control + ' control':<32} {figures['accuracy']:8.3f} {figures['mrr']:6.3f}")
-    click.echo(f"\nReport: {folder / 'index.html'}")
+    page = Home(settings.home).report(model_slug(model_id)) / "index.html"
+    click.echo(f"\nReport: {page}  (`gradsim report {model_id} --open`)")

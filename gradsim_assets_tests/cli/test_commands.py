@@ -151,6 +151,10 @@ def test_explain_leads_from_a_row_back_to_its_sources_and_says_what_is_lost(
     assert any(line.startswith("revision") and "candidates 5" in line for line in lines)
     described = [line for line in lines if ", run_id " in line]
     assert described and all(", code_version " in line and ", configuration " in line for line in described)
+    told = json.loads(gradsim(home, "explain", "gradient_similarity/paraphrased", "demo", "demo_0", "--json").stdout)
+    named = [line.removeprefix("← ").split()[0] for line in lines if line.startswith(("←", "gradient_similarity_"))]
+    assert [one["table"] for one in told] == named
+    assert told[0]["rows"][0]["variant_id"] == "demo_0" and "rows" not in told[1] and told[0]["unchanged"] is None
     path = home / "tables/paraphrased/shard=00/data.parquet"
     pl.read_parquet(path, hive_partitioning=False)[::-1].write_parquet(path)
     lost = gradsim(home, "explain", "dot_products_paraphrased", "demo", "demo_0").stdout

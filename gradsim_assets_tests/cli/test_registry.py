@@ -1,5 +1,6 @@
 """Models by command: only what is there is registered, and what is wrong holds up nothing else."""
 
+import json
 import os
 from pathlib import Path
 
@@ -53,6 +54,10 @@ def test_a_wrong_key_or_model_holds_up_nothing(tmp_path: Path, monkeypatch: pyte
     assert lines == sorted(
         [["demo", "demo", "-", "36 missing"], [str(model), model_slug(str(model)), "-", "36 missing"]]
     )
+    told = json.loads(gradsim(tmp_path, "models", "list", "--json", config=config, HF_HUB_OFFLINE="1").stdout)
+    assert {one["key"]: [one["model"], one["revision"], one["status"], one["control_of"]] for one in told} == {
+        key: [name, None, "36 missing", None] for name, key in (("demo", "demo"), (str(model), model_slug(str(model))))
+    }
     assert "/nonexistent under [[models]] is not registered: /nonexistent is no model folder" in listed.stderr
     assert f"{model} is the id of a model; its partition key" in listed.stderr
     assert "~zz is no model's key; remove it with `gradsim models remove '~zz'`" in listed.stderr
