@@ -577,13 +577,15 @@ def test_tables_are_copied_and_plots_saved_as_a_paper_takes_them(case, open_page
 
 @pytest.mark.ui
 def test_on_paper_everything_is_drawn_and_nothing_is_to_be_pressed(case, open_page):
-    page = open_page(case.html())
-    page.emulate_media(media="print")
+    page = open_page(case.html(), dark=True)
+    page.emulate_media(media="print", color_scheme="dark")
     page.evaluate("window.dispatchEvent(new Event('beforeprint'))")
     page.wait_for_function("[...document.querySelectorAll('[data-figure]')].every((figure) => figure.dataset.drawn)")
     for hidden in ("nav", ".controls", "#samples", ".copies >> nth=0"):
         assert not page.locator(hidden).first.is_visible()
     assert page.locator("#original-text").is_visible() and page.locator("#cite-text").is_visible()
+    inks = page.locator(".xtitle").evaluate_all("all => all.map((node) => getComputedStyle(node).fill)")
+    assert set(inks) == {"rgb(34, 34, 34)"}, "paper is white, whatever the screen is"
 
 
 @pytest.mark.ui

@@ -2,10 +2,10 @@
 // Plots: drawn when they come into view or are printed, in the colours of the page, and saved as pictures or numbers.
 const Figures = (() => {
   const CONFIG = { responsive: true, displaylogo: false, displayModeBar: false, scrollZoom: false };
-  const DARK = window.matchMedia("(prefers-color-scheme: dark)");
+  const DARK = window.matchMedia("screen and (prefers-color-scheme: dark)");
   // A column of a two-column paper is 3.3 inches wide; pictures of points have 300 of them an inch.
   const COLUMN = 3.3 * 96, DENSITY = 300 / 96;
-  let sources = null, colours = {}, onDrawn = () => {};
+  let sources = null, colours = {}, onPaper = false, onDrawn = () => {};
 
   const deep = (value, change) => {
     if (typeof value === "string") return change(value);
@@ -17,7 +17,7 @@ const Figures = (() => {
   };
 
   // Plots are made for white paper; on a dark page what is ink there is light, whatever its place in the figure.
-  const coloured = (figure) => (DARK.matches ? deep(figure, (text) => colours[text] ?? text) : figure);
+  const coloured = (figure) => (DARK.matches && !onPaper ? deep(figure, (text) => colours[text] ?? text) : figure);
 
   const source = (node) => {
     sources ??= JSON.parse(document.getElementById("figures-data").textContent);
@@ -105,7 +105,9 @@ const Figures = (() => {
     document.head.append(Object.assign(document.createElement("script"), { textContent: document.getElementById("plotly-source").textContent }));
     for (const node of all()) { buttons(node); watcher.observe(node); }
     DARK.addEventListener("change", () => { all().filter((node) => node.dataset.drawn).forEach(draw); again(); });
-    window.addEventListener("beforeprint", () => all().filter((node) => !node.dataset.drawn).forEach(draw));
+    for (const [kind, paper] of [["beforeprint", true], ["afterprint", false]]) {
+      window.addEventListener(kind, () => { onPaper = paper; all().forEach(draw); again(); });
+    }
   };
 
   return { start, coloured, CONFIG };
