@@ -25,7 +25,7 @@ def evaluation_columns(
     """The evaluations that there are, of whole methods; those of single components are drawn over depth."""
     found = [
         Column("LDS", 3, _figures(_whole(linear_datamodeling_score), "lds")),
-        Column("loss without its top originals", 4, _figures(_rows(removal), "loss_increase")),
+        Column("loss without its top originals", 3, _figures(_rows(removal), "loss_increase")),
         Column("log-probability by a step on one", 5, _figures(_steps(tail_patch), "over_random")),
     ]
     return [column for column in found if column.figures]
