@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import dagster as dg
 import polars as pl
 import pytest
 
@@ -79,6 +80,14 @@ def test_figures_and_the_report_are_printed_and_agree_with_the_summary(demo: tup
     assert str(home / "reports/demo/index.html") in printed
     page = (home / "reports/demo/index.html").read_text(encoding="utf-8")
     assert "<script src=" not in page and "<link" not in page.split("<script")[0].replace('<link rel="icon"', "")
+
+
+def test_the_link_of_a_materialised_report_leads_to_where_it_is_served(demo: tuple[Path, str]) -> None:
+    with dg.DagsterInstance.from_config(str(demo[0] / "dagster")) as instance:
+        made = instance.fetch_materializations(dg.AssetKey("report"), limit=10).records
+    links = {one.partition_key: one.asset_materialization.metadata["report"].value for one in made}
+    assert links["demo"] == "http://127.0.0.1:3001/reports/demo/"
+    assert links["demo+untrained"] == "http://127.0.0.1:3001/reports/demo%2Buntrained/"
 
 
 def test_the_demo_tells_samples_apart_but_not_perfectly(demo: tuple[Path, str]) -> None:

@@ -9,6 +9,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+import uuid
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -25,6 +26,8 @@ from gradsim_assets.core.tables.schemas import GRADIENT_SIMILARITY, SETTINGS
 from gradsim_assets.core.tables.storage import Partition, Tables
 from gradsim_assets.orchestration.model_registry import register
 from gradsim_assets.runs.instance_file import provide
+from gradsim_assets.runs.local_run_launcher import PROCESS_TAG
+from gradsim_assets.runs.process_identity import ProcessIdentity
 from gradsim_assets_tests.conftest import environment_of
 from gradsim_assets_tests.support.report_case import Case
 from gradsim_assets_tests.support.running_platform import free_port
@@ -34,6 +37,16 @@ MODEL, CONTROL, BARE, OLD = "org/model", untrained_id("org/model"), "org/bare", 
 
 #: Where the pages believe Dagster's UI to be.
 DAGSTER = "http://127.0.0.1:3000"
+
+
+def _orphan() -> dg.DagsterRun:
+    """A run that Dagster believes to be at work, and whose process is gone."""
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    identity = ProcessIdentity.of(process.pid)
+    process.communicate(b"\n")
+    assert identity is not None and identity.is_gone
+    tags = {PROCESS_TAG: str(identity)}
+    return dg.DagsterRun("analyses", str(uuid.uuid4()), status=dg.DagsterRunStatus.STARTED, tags=tags)
 
 
 class WebHome:
@@ -46,6 +59,7 @@ class WebHome:
         with dg.DagsterInstance.from_config(str(self.home.dagster)) as instance:
             for model in (MODEL, CONTROL, BARE, OLD):
                 register(instance, model)
+            self.orphan = instance.add_run(_orphan()).run_id
         for setting, results in case.settings.items():
             compared = control_comparison(results.similarity, {CONTROL: results.similarity})
             case.settings[setting] = replace(results, controls=compared)

@@ -6,11 +6,15 @@ import os
 import re
 from pathlib import Path
 
+import dagster as dg
 import pytest
 
+from gradsim_assets.configuration import Settings, load_settings
 from gradsim_assets.core.errors import InputError
 from gradsim_assets.core.models.controls import UNTRAINED
 from gradsim_assets.core.partition_keys import model_slug
+from gradsim_assets.definitions import build_definitions
+from gradsim_assets.defs.web_links import report_address
 from gradsim_assets.web.app import names_of
 from gradsim_assets_tests.support.web_home import BARE, CONTROL, DAGSTER, MODEL, OLD, WebHome
 
@@ -128,6 +132,13 @@ def test_pages_only_read(site: WebHome, method: str) -> None:
     assert {name: content for name, content in site.files().items() if "/dagster/" not in name} == before
 
 
+def test_a_look_ends_no_run_though_its_process_is_gone(site: WebHome) -> None:
+    assert site.get("/states")[0] == 200
+    with dg.DagsterInstance.from_config(str(site.home.dagster)) as instance:
+        run = instance.get_run_by_id(site.orphan)
+        assert run is not None and run.status == dg.DagsterRunStatus.STARTED
+
+
 def test_pages_of_other_sites_cannot_read_what_is_served_to_this_machine(site: WebHome) -> None:
     assert site.get("/", {"Host": "evil.example"})[0] == 400
     assert site.get("/reports/org--model/", {"Host": f"evil.example:{site.port}"})[0] == 400
@@ -167,9 +178,18 @@ def test_a_broken_configuration_is_said_and_the_server_goes_on(site: WebHome) ->
     assert site.get("/")[0] == 200
 
 
-def test_an_address_that_is_none_is_refused() -> None:
-    from gradsim_assets.configuration import load_settings
+def test_dagsters_pages_lead_to_what_is_served(site: WebHome) -> None:
+    for model in (MODEL, CONTROL, OLD):
+        assert site.get(report_address("", model_slug(model)))[0] == 200
+    served = Settings(home=site.home.folder, tables=str(site.home.tables), web="https://host/gradsim")
+    for settings, link in ((served, "https://host/gradsim/"), (served.model_copy(update={"web": ""}), None)):
+        graph = build_definitions(settings).get_repository_def().asset_graph
+        for name in ("report", "hf_model", "model_comparison"):
+            found = graph.get(dg.AssetKey(name)).metadata.get("front page")
+            assert (found and found.url) == link
 
+
+def test_an_address_that_is_none_is_refused() -> None:
     for wrong in ("localhost:3001", "ftp://a/", "http://", "http://a/?b"):
         with pytest.raises(InputError, match="GRADSIM_WEB is .* no address of a web server"):
             load_settings({"GRADSIM_WEB": wrong, "GRADSIM_HOME": str(Path(os.devnull))})
