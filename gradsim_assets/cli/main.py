@@ -20,7 +20,7 @@ _COMPUTE = ("torch", "transformers", "datasets", "trak")
 TASKS = {
     "Begin": ("demo", "init", "check", "doctor"),
     "Run an experiment": ("models", "plan", "run", "backfill", "status"),
-    "See what came out": ("ui", "report", "explain"),
+    "See what came out": ("ui", "report", "trace", "explain"),
     "Bring results elsewhere": ("export", "export-scripts", "import-scripts"),
 }
 
