@@ -18,6 +18,9 @@ from gradsim_assets.web.site import NotThereError, Site
 #: Names by which a browser on this machine asks for it.
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 
+#: Where programs ask, and are answered in JSON.
+_PROGRAMS = "/api/"
+
 
 def create_app(site: Site, names: frozenset[str] | None) -> FastAPI:
     """The application over one home.
@@ -33,21 +36,23 @@ def create_app(site: Site, names: frozenset[str] | None) -> FastAPI:
     app.include_router(tracing.router(site, pages))
     app.mount("/static", StaticFiles(directory=Path(__file__).parent / "static"))
 
+    def refusal(request: Request, status: int, sentence: str) -> Response:
+        if request.url.path.startswith(_PROGRAMS):
+            return JSONResponse({"error": sentence}, status)
+        return pages.answer("error.html.j2", status, sentence=sentence)
+
     @app.middleware("http")
     async def known_names(request: Request, call_next: Any) -> Response:
         # A page of another site whose name was made to lead here must not read what is served to this machine alone.
         if names is not None and (request.url.hostname or "") not in names:
-            return pages.answer("error.html.j2", 400, sentence=f"This server is not {request.url.hostname}.")
-        if refusal := tracing.too_large(request):
-            return refusal
+            return refusal(request, 400, f"This server is not {request.url.hostname}.")
+        if request.url.path.startswith(_PROGRAMS) and (too_large := tracing.too_large(request)):
+            async for _ in request.stream():  # a client that is still sending would see no answer
+                pass
+            return too_large
         response: Response = await call_next(request)
         response.headers["X-Content-Type-Options"] = "nosniff"
         return response
-
-    def refusal(request: Request, status: int, sentence: str) -> Response:
-        if request.url.path.startswith("/api/"):  # a program asks
-            return JSONResponse({"error": sentence}, status)
-        return pages.answer("error.html.j2", status, sentence=sentence)
 
     @app.exception_handler(NotThereError)
     async def not_there(request: Request, error: NotThereError) -> Response:
