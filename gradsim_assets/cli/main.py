@@ -6,7 +6,21 @@ from typing import Any
 import click
 
 from gradsim_assets import __version__
-from gradsim_assets.cli import backfill, check, doctor, explain, export, init, models, plan, report, run, scripts, status, trace
+from gradsim_assets.cli import (
+    backfill,
+    check,
+    doctor,
+    explain,
+    export,
+    init,
+    models,
+    plan,
+    report,
+    run,
+    scripts,
+    status,
+    trace,
+)
 from gradsim_assets.cli.instance import BAD_INPUT, FAILED, launcher
 from gradsim_assets.configuration import WEB_PORT
 from gradsim_assets.core.errors import InputError, ServiceError

@@ -147,7 +147,7 @@ def test_a_model_that_cannot_be_observed_fails_the_run_after_the_others_were(hom
     said = failure.step_failure_data.user_failure_data.description
     assert said == (
         f"1 of 2 models could not be observed, the others are: {home.slugs[gone]}: {home.models[gone]} is no model folder "
-        "(it holds no config.json); give the folder of a saved model."
+        "(it holds no config.json, and no adapter_config.json); give the folder of a saved model."
     )
     last = done.all_events[-1]
     assert last.is_run_failure and said in last.job_failure_data.error.message, "the last line in the UI"

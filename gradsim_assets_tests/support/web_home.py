@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, Self
 
 import dagster as dg
 
@@ -49,39 +50,11 @@ def _orphan() -> dg.DagsterRun:
     return dg.DagsterRun("analyses", str(uuid.uuid4()), status=dg.DagsterRunStatus.STARTED, tags=tags)
 
 
-class WebHome:
-    """The home and its server; a context manager."""
+class PagesServer:
+    """The real server of a home's pages on loopback; a context manager."""
 
-    def __init__(self, root: Path, case: Case) -> None:
-        self.home, self.case = Home(root), case
-        (root / "gradsim.toml").write_text("")
-        provide(self.home.dagster)
-        with dg.DagsterInstance.from_config(str(self.home.dagster)) as instance:
-            for model in (MODEL, CONTROL, BARE, OLD):
-                register(instance, model)
-            self.orphan = instance.add_run(_orphan()).run_id
-        for setting, results in case.settings.items():
-            compared = control_comparison(results.similarity, {CONTROL: results.similarity})
-            case.settings[setting] = replace(results, controls=compared)
-        for model in (MODEL, CONTROL):
-            self._write(model)
-        self._write(OLD, old=True)
-        self.port = free_port()
-
-    def _write(self, model: str, old: bool = False) -> None:
-        folder, tables = self.home.report(model_slug(model)), Tables(str(self.home.tables))
-        folder.joinpath("plots").mkdir(parents=True)
-        folder.joinpath("index.html").write_text(self.case.html())
-        folder.joinpath("plots/accuracy.svg").write_text("<svg xmlns='http://www.w3.org/2000/svg'/>")
-        found = {setting: results.retrieval for setting, results in self.case.settings.items()}
-        controls = {setting: results.controls for setting, results in self.case.settings.items()}
-        told = summary(model, "abc123", self.case.parameters, found, 0, controls)
-        if old:
-            del told["headline"]
-        folder.joinpath("summary.json").write_text(json.dumps(told))
-        for setting in SETTINGS:
-            similarity = self.case.settings[setting].similarity
-            tables.write([GRADIENT_SIMILARITY.name, setting], similarity, Partition(model_slug(model)))
+    def __init__(self, root: Path) -> None:
+        self.home, self.port = Home(root), free_port()
 
     @property
     def address(self) -> str:
@@ -108,11 +81,17 @@ class WebHome:
         finally:
             connection.close()
 
-    def files(self) -> dict[str, bytes]:
-        """Everything that lies in the home, by name."""
-        return {str(path): path.read_bytes() for path in sorted(self.home.folder.rglob("*")) if path.is_file()}
+    def post(self, path: str, document: object, headers: Mapping[str, str] | None = None) -> tuple[int, dict[str, Any]]:
+        """Status and JSON of the answer to a JSON document."""
+        given = {"Content-Type": "application/json", **(headers or {})}
+        request = urllib.request.Request(self.address + path, json.dumps(document).encode(), given)
+        try:
+            with urllib.request.urlopen(request, timeout=300) as answer:
+                return answer.status, json.loads(answer.read())
+        except urllib.error.HTTPError as error:
+            return error.code, json.loads(error.read())
 
-    def __enter__(self) -> "WebHome":
+    def __enter__(self) -> Self:
         command = [sys.executable, "-m", "gradsim_assets.web", "--port", str(self.port), "--dagster", DAGSTER]
         self._log = (self.home.folder.parent / "web.log").open("ab")
         self._process = subprocess.Popen(
@@ -131,4 +110,46 @@ class WebHome:
         self._process.terminate()
         assert self._process.wait(30) in (0, -signal.SIGTERM)
         self._log.close()
+
+
+class WebHome(PagesServer):
+    """The home and its server."""
+
+    def __init__(self, root: Path, case: Case) -> None:
+        super().__init__(root)
+        self.case = case
+        (root / "gradsim.toml").write_text("")
+        provide(self.home.dagster)
+        with dg.DagsterInstance.from_config(str(self.home.dagster)) as instance:
+            for model in (MODEL, CONTROL, BARE, OLD):
+                register(instance, model)
+            self.orphan = instance.add_run(_orphan()).run_id
+        for setting, results in case.settings.items():
+            compared = control_comparison(results.similarity, {CONTROL: results.similarity})
+            case.settings[setting] = replace(results, controls=compared)
+        for model in (MODEL, CONTROL):
+            self._write(model)
+        self._write(OLD, old=True)
+
+    def _write(self, model: str, old: bool = False) -> None:
+        folder, tables = self.home.report(model_slug(model)), Tables(str(self.home.tables))
+        folder.joinpath("plots").mkdir(parents=True)
+        folder.joinpath("index.html").write_text(self.case.html())
+        folder.joinpath("plots/accuracy.svg").write_text("<svg xmlns='http://www.w3.org/2000/svg'/>")
+        found = {setting: results.retrieval for setting, results in self.case.settings.items()}
+        controls = {setting: results.controls for setting, results in self.case.settings.items()}
+        told = summary(model, "abc123", self.case.parameters, found, 0, controls)
+        if old:
+            del told["headline"]
+        folder.joinpath("summary.json").write_text(json.dumps(told))
+        for setting in SETTINGS:
+            similarity = self.case.settings[setting].similarity
+            tables.write([GRADIENT_SIMILARITY.name, setting], similarity, Partition(model_slug(model)))
+
+    def files(self) -> dict[str, bytes]:
+        """Everything that lies in the home, by name."""
+        return {str(path): path.read_bytes() for path in sorted(self.home.folder.rglob("*")) if path.is_file()}
+
+    def __exit__(self, *error: object) -> None:
+        super().__exit__(*error)
         shutil.rmtree(self.home.folder)
