@@ -35,6 +35,7 @@ def test_from_the_front_page_to_a_report_and_a_comparison(open_page, site: WebHo
     page.click("article#org--model >> text=Open report")
     page.wait_for_selector("body[data-plots]")
     assert page.url == f"{site.address}/reports/org--model/" and page.inner_text("h1") == MODEL
+    assert page.evaluate("scrollY") == 0, "it opens at its top"
     page.go_back()
     for slug in ("org--model", "org--model+untrained"):
         page.check(f'input[value="{slug}"]')

@@ -51,6 +51,9 @@
   };
   const rank = (sample, component) => data().ranks[sample * data().width + component];
   const full = () => data().width - 1;
+  // Whether the reader did something on this page; what browsers know of it they take along from page to page.
+  let touched = false;
+  for (const kind of ["pointerdown", "keydown"]) document.addEventListener(kind, () => { touched = true; }, { capture: true });
   const shown = (value) => (value === null || value === undefined ? "–" : value.toFixed(4));
   const pairsOf = (sample) => {
     const result = [];
@@ -156,8 +159,8 @@
     if (!node) return $("samples").removeAttribute("aria-activedescendant");
     node.setAttribute("aria-selected", "true");
     $("samples").setAttribute("aria-activedescendant", node.id);
-    // Not before the reader did something: a page that has just opened stays at its top.
-    if (scroll && navigator.userActivation?.hasBeenActive) node.scrollIntoView({ block: "nearest" });
+    // A page that has just opened stays at its top.
+    if (scroll && touched) node.scrollIntoView({ block: "nearest" });
   };
 
   // ---- one sample ----------------------------------------------------------------------------------------------
@@ -208,10 +211,8 @@
 
   // ---- the address: #setting/sample/component ------------------------------------------------------------------
   const short = (name) => name.replace(/^model\./, "").replace(/\.weight$/, "");
-  // Not before the reader did something here: who has just opened the page shares it as it was opened.
-  let touched = false;
-  for (const kind of ["pointerdown", "keydown"]) document.addEventListener(kind, () => { touched = true; }, { capture: true });
   const share = () => {
+    // Who has just opened the page shares it as it was opened.
     if (!touched) return;
     const here = data(), parts = [state.setting, here.variants[state.sample], short(here.names[state.component])];
     history.replaceState(null, "", `#${parts.map(encodeURIComponent).join("/")}`);
