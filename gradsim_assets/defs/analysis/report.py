@@ -185,11 +185,11 @@ class Sources:
         return [self.tables.provenance([DOT_PRODUCTS.name, setting], part) for part in here]
 
     def dataset(self) -> str | None:
-        """Where the originals came from, as their table says it; a file by its name alone. None where nobody knows."""
+        """Where the originals came from, as their table says it; of a whole path the name. None where nobody knows."""
         if not self.tables.exists([LIMA.name]):
             return None
         source = self.tables.provenance([LIMA.name]).get("source")
-        return PurePath(source).name if source else None
+        return PurePath(source).name if source and PurePath(source).is_absolute() else source
 
     def originals(self) -> pl.DataFrame | None:
         """The originals' texts, if they are there."""
