@@ -168,7 +168,11 @@ def test_steps_get_their_image_secrets_and_volumes(tmp_path: Path) -> None:
     step = jobs["gpu"]["spec"]["template"]
     (container,) = step["spec"]["containers"]
     assert container["image"] == "registry.example.org/gradsim-compute:0.1.0"
-    environment = {e["name"]: e.get("value") or e["valueFrom"]["secretKeyRef"]["name"] for e in container["env"]}
+    environment = {
+        e["name"]: e["valueFrom"]["secretKeyRef"]["name"] if "valueFrom" in e else e.get("value", "")
+        for e in container["env"]
+    }
+    assert environment["GRADSIM_WEB"] == "", "no link may lead to pages that nobody serves"
     assert environment["GRADSIM_TABLES"] == "s3://gradsim-tables/production"
     assert environment["HF_TOKEN"] == environment["OPENAI_API_KEY"] == "gradsim-tokens"
     assert environment["DAGSTER_PG_PASSWORD"] == "gradsim-database"
