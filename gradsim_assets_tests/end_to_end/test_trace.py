@@ -3,6 +3,8 @@
 import json
 import re
 import shutil
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import polars as pl
@@ -10,6 +12,7 @@ import pytest
 
 import gradsim_assets
 from gradsim_assets_tests.conftest import gradsim
+from gradsim_assets_tests.support.web_home import PagesServer
 
 
 @pytest.fixture(scope="module")
@@ -75,3 +78,25 @@ def test_originals_that_have_changed_are_not_traced_to(tmp_path: Path) -> None:
     refused = gradsim(tmp_path / "home", "trace", "demo", "--prompt", "Why?")
     assert refused.returncode == 2
     assert "the originals are missing or out of date; `gradsim run MODEL --only datasets` makes them." in refused.stderr
+
+
+def test_texts_are_traced_over_http_for_many_at_once(home: Path) -> None:
+    questions = [{"model": "demo", "prompt": f"How do I boil {number} eggs?", "wait": 300} for number in range(3)]
+    with PagesServer(home) as site:
+        with ThreadPoolExecutor(6) as pool:
+            answers = list(pool.map(lambda asked: site.post("/api/trace", asked), [*questions, *questions]))
+        assert {status for status, _ in answers} == {200}
+        for (_, told), (_, again) in zip(answers[:3], answers[3:], strict=True):
+            assert told["trace"] == again["trace"] and told["trace"]["generated"]
+        trace = answers[0][1]["trace"]
+        assert [one["rank"] for one in trace["originals"]] == list(range(1, 21))
+        status, page = site.get(trace["page"])
+        assert status == 200 and trace["originals"][0]["original_id"] in page
+        assert trace["page"] in site.get("/trace")[1]
+        status, told = site.post("/api/trace", {"model": "demo", "prompt": "How do I boil milk?", "wait": 0})
+        assert status == 202 and told["state"] in ("waiting", "running")
+        cancelled = urllib.request.Request(f"{site.address}/api/trace/{told['job']}", method="DELETE")
+        with urllib.request.urlopen(cancelled, timeout=60) as answer:
+            assert json.loads(answer.read())["state"] in ("cancelled", "done")
+    from_python = gradsim(home, "trace", "demo", "--prompt", questions[0]["prompt"], "--json")
+    assert json.loads(from_python.stdout)["id"] == trace["id"], "the command finds what the server has traced"
