@@ -14,10 +14,13 @@ from transformers import AutoModelForCausalLM
 
 from gradsim_assets.core.components import component_type, depth
 from gradsim_assets.core.errors import InputError
+from gradsim_assets.core.gradients.engine import shape_of
+from gradsim_assets.core.gradients.engine.planning.model_shape import measure
 from gradsim_assets.core.models.controls import untrained_id
 from gradsim_assets.core.models.loading import LoadedModel, load_model
 from gradsim_assets.core.models.revisions import resolve, untrained_revision
 from gradsim_assets.core.sample_gradients.components import trainable_components
+from gradsim_assets.core.sample_gradients.gradient_hooks import GradientHooks
 from gradsim_assets.demo.model import train_tokenizer
 from gradsim_assets.resources.model_hub import ModelHub
 from gradsim_assets_tests.support.adapters import KINDS, adapted, save_adapter
@@ -289,6 +292,18 @@ def test_the_untrained_control_of_an_adapter_is_drawn_as_a_whole_and_needs_no_we
     again = hub.load(control, hub.resolve(control)).model
     assert torch.equal(logits(again), first) and len(names(again)) == 8
     assert not any(parameter.any() for name, parameter in trainable_components(again) if name.endswith("lora_B"))
+
+
+@pytest.mark.parametrize("kind", ["lora", "dora", "ia3", "modules_to_save"])
+def test_a_plan_knows_an_adapters_shape_without_its_weights(base: Path, kind: str) -> None:
+    folder = base.with_name(kind)
+    save_adapter(base, folder, kind)
+    exact = measure(GradientHooks(load(folder).model))
+    hub = ModelHub(home=str(base), device="cpu", models=[])
+    found = shape_of(lambda: hub.blank(str(folder), resolve(str(folder))))
+    assert [(c.name, c.shape) for c in found.components] == [(c.name, c.shape) for c in exact.components]
+    assert found.other_products == exact.other_products > 0
+    assert found.activations.linear == exact.activations.linear
 
 
 SETUP = (
