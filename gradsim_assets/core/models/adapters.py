@@ -1,12 +1,10 @@
 """Adapters of PEFT in the models that they were trained over: with the very tensors of their files, or refused."""
 
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import fields
 from functools import partial
 from typing import Any
-from unittest.mock import patch
 
 from gradsim_assets.core.errors import InputError
 from gradsim_assets.core.models.revisions import ADAPTER, Revision, file_of
@@ -54,8 +52,7 @@ def _injected(base: Any, model_id: str, revision: Revision, trained: bool) -> An
     config = _config(model_id, revision)
     tensors = _tensors(model_id, revision) if trained else {}
     _resize(base, model_id, tensors)
-    with _where_it_is_made():
-        model = get_peft_model(base, config, autocast_adapter_dtype=False)
+    model = get_peft_model(base, config, autocast_adapter_dtype=False)
     if trained:
         _fill(model, model_id, tensors)
     dtype = base.dtype
@@ -63,16 +60,6 @@ def _injected(base: Any, model_id: str, revision: Revision, trained: bool) -> An
         if parameter.is_floating_point() and parameter.dtype != dtype:
             parameter.data = parameter.data.to(dtype)
     return model
-
-
-@contextmanager
-def _where_it_is_made() -> Iterator[None]:
-    """Leaves modules where they are made, which is where the base was made: PEFT moves what it makes there, and what has no memory,
-    as in a plan, cannot be moved."""
-    import torch
-
-    with patch.object(torch.nn.Module, "to", lambda module, *where, **options: module):
-        yield
 
 
 def _config(model_id: str, revision: Revision) -> Any:

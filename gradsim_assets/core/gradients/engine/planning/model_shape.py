@@ -192,18 +192,40 @@ def _fitted(sizes: list[int]) -> ActivationShape:
 
 
 def shape_of(build: Callable[[], torch.nn.Module]) -> ModelShape:
-    """The shape of the model that a function makes, without allocating its weights."""
+    """The shape of the model that a function makes, without allocating its weights.
+
+    It is made on the meta device: what adapters copy and move while they are made, tensors of FakeTensorMode do not stand.
+    """
     from torch._subclasses.fake_tensor import FakeTensorMode
 
+    with torch.device("meta"):
+        model = build()
     with FakeTensorMode(allow_non_fake_inputs=True):
-        return measure(GradientHooks(build()))
+        _leave_the_meta_device(model)
+        return measure(GradientHooks(model))
+
+
+def _leave_the_meta_device(model: torch.nn.Module) -> None:
+    """Puts tensors of the default device in the place of those of a model, tied ones once; their values are nobody's."""
+    made: dict[int, torch.Tensor] = {}
+    for module in model.modules():
+        for own in (module._parameters, module._buffers, vars(module)):
+            for name, tensor in own.items():
+                if isinstance(tensor, torch.Tensor) and tensor.is_meta:
+                    if id(tensor) not in made:
+                        empty = torch.empty(tensor.shape, dtype=tensor.dtype)
+                        is_parameter = isinstance(tensor, torch.nn.Parameter)
+                        made[id(tensor)] = torch.nn.Parameter(empty, tensor.requires_grad) if is_parameter else empty
+                    own[name] = made[id(tensor)]  # type: ignore[index]
 
 
 def shape_of_config(config: Any, dtype: torch.dtype = torch.float32) -> ModelShape:
     """The shape of a Hugging Face model of this configuration and dtype, without allocating its weights."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
     from transformers import AutoModelForCausalLM
 
-    return shape_of(partial(AutoModelForCausalLM.from_config, config, dtype=dtype))
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        return measure(GradientHooks(AutoModelForCausalLM.from_config(config, dtype=dtype)))
 
 
 def _vocabulary(hooks: GradientHooks) -> int:
