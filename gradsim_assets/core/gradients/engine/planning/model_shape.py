@@ -209,14 +209,15 @@ def _leave_the_meta_device(model: torch.nn.Module) -> None:
     """Puts tensors of the default device in the place of those of a model, tied ones once; their values are nobody's."""
     made: dict[int, torch.Tensor] = {}
     for module in model.modules():
-        for own in (module._parameters, module._buffers, vars(module)):
+        places: tuple[dict[str, Any], ...] = (module._parameters, module._buffers, vars(module))
+        for own in places:
             for name, tensor in own.items():
                 if isinstance(tensor, torch.Tensor) and tensor.is_meta:
                     if id(tensor) not in made:
                         empty = torch.empty(tensor.shape, dtype=tensor.dtype)
                         is_parameter = isinstance(tensor, torch.nn.Parameter)
                         made[id(tensor)] = torch.nn.Parameter(empty, tensor.requires_grad) if is_parameter else empty
-                    own[name] = made[id(tensor)]  # type: ignore[index]
+                    own[name] = made[id(tensor)]
 
 
 def shape_of_config(config: Any, dtype: torch.dtype = torch.float32) -> ModelShape:
