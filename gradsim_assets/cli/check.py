@@ -29,6 +29,11 @@ def check(file: str | None, model: str | None, show: int) -> None:
 
     FILE is what data.originals may be; columns and filter are those of gradsim.toml. What the loss is on is marked: by colours
     on a terminal, by «» elsewhere. Ends with 0 where nothing is wrong. Weights are not loaded.
+
+    \b
+    Examples:
+      gradsim check
+      gradsim check my_samples.jsonl --model amd/AMD-OLMo-1B-SFT
     """
     from gradsim_assets.core.datasets.checking import check_encoding, check_source
     from gradsim_assets.resources.by_name import resources

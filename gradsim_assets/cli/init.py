@@ -38,7 +38,13 @@ chat_template = {template}
 @click.option("--model", help="Hub id or folder.")
 @click.option("--template", help='"tulu", "model", or the text of a Jinja template.')
 def init(data: str | None, paraphrases: str | None, model: str | None, template: str | None) -> None:
-    """Write a commented gradsim.toml into this folder; asks for what the options do not say."""
+    """Write a commented gradsim.toml into this folder; asks for what the options do not say.
+
+    \b
+    Examples:
+      gradsim init
+      gradsim init --data my_samples.jsonl --paraphrases openai --model amd/AMD-OLMo-1B-SFT --template model
+    """
     if _FILE.exists():
         raise InputError(f"{_FILE.absolute()} is there already; edit it, or remove it first.")
     data = data or click.prompt("Samples that the model was fine-tuned on", default="demo")

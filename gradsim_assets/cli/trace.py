@@ -29,12 +29,14 @@ if TYPE_CHECKING:
 def trace(model: str, prompt: str, answer: str | None, top: int, method: str, as_json: bool) -> None:
     """Rank all originals by how much they have to do with what MODEL answered, and say token by token why.
 
-    One gradient of the text and of every original is compared, exactly. Everything is kept under `traces` of the home, with a page that
-    colours the tokens; the same text is not computed again.
+    The gradient of the text is compared with that of every original, exactly. Everything is kept under `traces` of the home, with a page
+    that colours the tokens; the same text is not computed again.
 
     \b
-    gradsim trace demo --prompt "How do I boil an egg?"
-    gradsim trace demo --prompt "How do I boil an egg?" --answer "Put it into water." --method ekfac
+    Examples:
+      gradsim trace demo --prompt "How do I boil an egg?"
+      gradsim trace demo --prompt "How do I boil an egg?" --answer "Put it into water." --method ekfac
+      gradsim trace demo --prompt "How do I boil an egg?" --method "*.mlp.*" --json
     """
     import dagster as dg
 
