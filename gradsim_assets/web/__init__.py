@@ -1,1 +1,1 @@
-"""The pages that `gradsim ui` serves beside Dagster's UI: one router a concern; nothing here writes or ends anything."""
+"""The pages that `gradsim ui` serves beside Dagster's UI: one router a concern; nothing here ends anything, and nothing but traces is written."""
