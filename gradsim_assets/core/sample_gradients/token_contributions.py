@@ -54,10 +54,13 @@ def token_contributions(
 def _forward(
     model: torch.nn.Module, sample: EncodedSample, direction: Sequence[torch.Tensor], device: torch.device
 ) -> np.ndarray:
+    places = {
+        parameter: name for name, parameter in model.named_parameters()
+    }  # components of adapters have other names
     with torch.no_grad(), forward_ad.dual_level():
         duals = {
-            name: forward_ad.make_dual(parameter.detach(), tangent.to(parameter.dtype))
-            for (name, parameter), tangent in zip(trainable_components(model), direction, strict=True)
+            places[parameter]: forward_ad.make_dual(parameter.detach(), tangent.to(parameter.dtype))
+            for (_, parameter), tangent in zip(trainable_components(model), direction, strict=True)
         }
         derivatives = forward_ad.unpack_dual(_losses(model, sample, device, duals)).tangent
         if derivatives is None:

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from peft import LoraConfig, inject_adapter_in_model
 from transformers import AutoModelForCausalLM, MambaConfig, MixtralConfig
 
 from gradsim_assets.core.models.encoded_sample import IGNORED
@@ -31,6 +32,15 @@ def made(kind):
     return AutoModelForCausalLM.from_config(KINDS[kind]())
 
 
+def adapted(kind, use_dora):
+    """A model with an adapter in it, drawn so that it does something."""
+    model = made(kind)
+    config = LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False, use_dora=use_dora)
+    inject_adapter_in_model(config, model)
+    model.peft_config = {"default": config}
+    return model
+
+
 def one_token(whole, place):
     """The sample with the loss on one token alone."""
     labels = np.full_like(whole.labels, IGNORED)
@@ -38,9 +48,16 @@ def one_token(whole, place):
     return type(whole)(whole.id, whole.input_ids, labels)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_every_token_has_the_product_of_its_own_gradient_and_all_make_up_the_whole(kind):
-    model, variant, original = made(kind), drawn("a", 14), drawn("b", 17)
+MODELS = {
+    **{kind: lambda kind=kind: made(kind) for kind in KINDS},
+    "lora": lambda: adapted("llama", False),
+    "dora": lambda: adapted("llama", True),
+}
+
+
+@pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
+def test_every_token_has_the_product_of_its_own_gradient_and_all_make_up_the_whole(make):
+    model, variant, original = make(), drawn("a", 14), drawn("b", 17)
     parameters = [parameter for _, parameter in trainable_components(model)]
     (_, own), (_, direction) = (plain_gradient(model, one, parameters) for one in (variant, original))
     found = token_contributions(model, variant, direction)
