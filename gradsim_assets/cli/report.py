@@ -11,7 +11,7 @@ from gradsim_assets.configuration import Settings, load_settings
 from gradsim_assets.core.errors import InputError
 from gradsim_assets.core.home import Home
 from gradsim_assets.core.models.controls import trained_id
-from gradsim_assets.core.partition_keys import is_slug, model_id_of, model_slug
+from gradsim_assets.core.partition_keys import model_id_of, model_slug
 
 
 @click.command()
@@ -54,13 +54,7 @@ def report(model: str | None, opens: bool, path_only: bool, as_json: bool) -> No
 
 def _only_one(settings: Settings) -> str:
     """The one model that has a report and is no control; raises InputError where there are none or several."""
-    folder = Home(settings.home).reports
-    slugs = sorted(
-        one.name
-        for one in (folder.iterdir() if folder.is_dir() else ())
-        if is_slug(one.name) and (one / "index.html").is_file()
-    )
-    having = [model_id_of(slug) for slug in slugs]
+    having = [model_id_of(slug) for slug in Home(settings.home).reported]
     controls = {*settings.studied(having), *(one for one in having if trained_id(one))}
     models = [one for one in having if one not in controls]
     if len(models) == 1:

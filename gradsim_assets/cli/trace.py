@@ -48,7 +48,7 @@ def trace(model: str, prompt: str, answer: str | None, top: int, method: str, as
         click.echo(f"✗ {error.description}", err=True)
         sys.exit(FAILED)
     if as_json:
-        click.echo(_document(found))
+        click.echo(json.dumps({**found.document, "originals": found.originals.to_dicts()}, ensure_ascii=False))
         return
     if found.generated:
         click.echo(f"The model answers: {found.answer}\n")
@@ -72,10 +72,3 @@ def _table(found: "StoredTrace", top: int) -> str:
         for row in found.originals.head(top).iter_rows(named=True)
     ]
     return columns(["rank", "original", found.method, "explains", "text overlap", "BM25 rank"], rows)
-
-
-def _document(found: "StoredTrace") -> str:
-    document = {name: getattr(found, name) for name in ("id", "prompt", "answer", "generated", "method")}
-    return json.dumps(
-        {**document, "provenance": dict(found.provenance), "originals": found.originals.to_dicts()}, ensure_ascii=False
-    )

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from gradsim_assets.core.partition_keys import is_slug
+
 
 @dataclass(frozen=True)
 class Home:
@@ -46,6 +48,12 @@ class Home:
     def reports(self) -> Path:
         """The reports, a folder for every model."""
         return self.folder / "reports"
+
+    @property
+    def reported(self) -> list[str]:
+        """Partition keys of the models that have a report, in order."""
+        folders = self.reports.iterdir() if self.reports.is_dir() else ()
+        return sorted(one.name for one in folders if is_slug(one.name) and (one / "index.html").is_file())
 
     def report(self, model_slug: str) -> Path:
         """The report of a model, with its headline figures and plots."""

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ from gradsim_assets.defs.curvature.factors import preconditioners_of
 from gradsim_assets.orchestration.asset_keys import asset_key
 from gradsim_assets.orchestration.dagster_internals import BaseAssetGraph
 from gradsim_assets.orchestration.planner import targets
-from gradsim_assets.resources.by_name import resources
+from gradsim_assets.resources.by_name import Resources, resources
 from gradsim_assets.runs.environment import open_instance
 from gradsim_assets.runs.launcher import Launcher
 
@@ -69,6 +70,10 @@ class Tracing:
     instance: dg.DagsterInstance
     graph: BaseAssetGraph
 
+    @cached_property
+    def _resources(self) -> Resources:
+        return resources(self.settings)
+
     def trace(
         self,
         model_id: str,
@@ -97,7 +102,7 @@ class Tracing:
         query = checked_query(prompt, answer)
         how = Method.of(method, self.settings.preconditioners.methods)
         originals = self._originals()
-        hub = resources(self.settings).hub
+        hub = self._resources.hub
         revision = hub.resolve(model_id)
         made_from = self._provenance(model_id, revision, originals)
         root = Home(self.settings.home).traces(model_slug(model_id))
@@ -132,11 +137,11 @@ class Tracing:
             raise InputError(
                 "the originals are missing or out of date; `gradsim run MODEL --only datasets` makes them."
             )
-        return resources(self.settings).store.tables.read([LIMA.name])
+        return self._resources.store.tables.read([LIMA.name])
 
     def _provenance(self, model_id: str, revision: "Revision", originals: "pl.DataFrame") -> dict[str, str]:
         """What a trace is made from, beside the text."""
-        hub, tuning = resources(self.settings).hub, self.settings.preconditioners
+        hub, tuning = self._resources.hub, self.settings.preconditioners
         return {
             "revision": hub.version(model_id, revision),
             "originals": fingerprint(originals),
@@ -151,7 +156,7 @@ class Tracing:
         """What gradients are multiplied with, by its name: nothing for a method of plain gradients."""
         if method.preconditioner is None:
             return {}
-        found, slug = resources(self.settings), model_slug(model_id)
+        found, slug = self._resources, model_slug(model_id)
         stored, _ = preconditioners_of(
             [method.preconditioner], found.store, found.compute, slug, version, self.settings.preconditioners
         )
@@ -164,7 +169,7 @@ class Tracing:
         version = code_version("core.models.loading:load_model", "core.gradients.engine:run_pass")
 
         def run(request: "PassRequest") -> "AbstractContextManager[PassResult]":
-            compute = resources(self.settings).compute
+            compute = self._resources.compute
             return compute.run_pass(loaded, request, scratch, progress, log, version, preconditioners)
 
         return run

@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 from gradsim_assets.configuration import load_settings
 from gradsim_assets.core.home import Home
-from gradsim_assets.core.partition_keys import is_slug, model_id_of, model_slug
+from gradsim_assets.core.partition_keys import model_id_of, model_slug
 from gradsim_assets.runs.launcher import Launcher
 
 #: Looking at every partition takes seconds on a large home: it is done once for all who ask, and then not for a while, which is
@@ -74,7 +74,7 @@ class Site:
             NotThereError: there is neither.
         """
         found = next((one for one in self.models() if one.slug == slug), None)
-        if found is None and slug in self._with_reports():
+        if found is None and slug in self.home.reported:
             found = self._model(model_id_of(slug), None, None)
         if found is None:
             raise NotThereError(f"There is no model {slug} here; `gradsim models list` shows which there are.")
@@ -87,7 +87,7 @@ class Site:
             NotThereError: there is no such model, or it has no report yet.
         """
         # Compared with the names that are there: no text of a request becomes a part of a path.
-        if slug in self._with_reports():
+        if slug in self.home.reported:
             return self.home.report(slug)
         model = self.model(slug)
         raise NotThereError(f"{model.id} has no report yet; `gradsim run {model.id}` makes it.")
@@ -114,8 +114,3 @@ class Site:
         except (OSError, ValueError):
             summary = None
         return Model(model_id, slug, revision, control_of, summary)
-
-    def _with_reports(self) -> set[str]:
-        """Partition keys of the models that have a report."""
-        folders = self.home.reports.iterdir() if self.home.reports.is_dir() else ()
-        return {folder.name for folder in folders if is_slug(folder.name) and (folder / "index.html").is_file()}

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from gradsim_assets.core.datasets.sample_files import Source, read_rows
 from gradsim_assets.core.errors import InputError
@@ -68,11 +68,7 @@ def as_seen(sample: Sample, chat: "ChatTokenizer") -> list[tuple[str, bool]]:
     shown, tokens = "", 0
     for counted, group in groupby(encoded.labels.tolist(), lambda label: label != IGNORED):
         tokens += len(list(group))
-        text = _decoded(chat.tokenizer, encoded.input_ids[:tokens].tolist())
+        text = chat.decode(encoded.input_ids[:tokens].tolist(), special_tokens=True)
         pieces.append((text[len(shown) :], counted))
         shown = text
     return pieces
-
-
-def _decoded(tokenizer: Any, tokens: list[int]) -> str:
-    return str(tokenizer.decode(tokens, skip_special_tokens=False, clean_up_tokenization_spaces=False))

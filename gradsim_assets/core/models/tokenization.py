@@ -126,11 +126,15 @@ class ChatTokenizer:
 
         Tokenizers like Llama 2's leave out the space that a text begins with, so the answer is not decoded by itself.
         """
-        before, whole = (self._decode([*prompt, *tokens]) for tokens in ((), answer))
-        return whole[len(before) :] if whole.startswith(before) else self._decode(answer)
+        before, whole = (self.decode([*prompt, *tokens]) for tokens in ((), answer))
+        return whole[len(before) :] if whole.startswith(before) else self.decode(answer)
 
-    def _decode(self, tokens: Sequence[int]) -> str:
-        return self.tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    def decode(self, tokens: Sequence[int], special_tokens: bool = False) -> str:
+        """The text that tokens stand for, with special tokens or without."""
+        text: str = self.tokenizer.decode(
+            tokens, skip_special_tokens=not special_tokens, clean_up_tokenization_spaces=False
+        )
+        return text
 
     def _encode(self, sample: Sample, generated: bool = False) -> tuple[EncodedSample, bool]:
         """The sample, and whether its loss is for sure on what it should be on."""

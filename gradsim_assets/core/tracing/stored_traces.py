@@ -40,14 +40,20 @@ class StoredTrace:
     originals: pl.DataFrame
     tokens: pl.DataFrame
 
+    @property
+    def document(self) -> dict[str, Any]:
+        """All but the tables, as JSON holds it."""
+        named = {name: getattr(self, name) for name in ("id", "prompt", "answer", "generated", "method")}
+        return {**named, "provenance": dict(self.provenance)}
+
     def save(self, root: Path, page: str) -> Path:
         """Writes the trace with its page under `root`, unless one of its id is there, and returns its folder."""
         folder = root / self.id
         root.mkdir(parents=True, exist_ok=True)
         with whole_folder(folder) as unfinished:
-            document = {name: getattr(self, name) for name in ("id", "prompt", "answer", "generated", "method")}
-            document["provenance"] = dict(self.provenance)
-            (unfinished / DOCUMENT).write_text(json.dumps(document, ensure_ascii=False, indent=1), encoding="utf-8")
+            (unfinished / DOCUMENT).write_text(
+                json.dumps(self.document, ensure_ascii=False, indent=1), encoding="utf-8"
+            )
             TRACES.enforce(self.originals).write_parquet(unfinished / ORIGINALS)
             TRACE_TOKENS.enforce(self.tokens).write_parquet(unfinished / TOKENS)
             (unfinished / PAGE).write_text(page, encoding="utf-8")

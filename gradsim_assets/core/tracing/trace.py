@@ -53,6 +53,10 @@ class Method:
     #: Pattern of the names of components, as shells match them; None: all.
     components: str | None = None
 
+    def takes(self, component: str) -> bool:
+        """Whether the gradients of a component count."""
+        return self.components is None or fnmatchcase(component, self.components)
+
     @classmethod
     def of(cls, name: str, preconditioners: Sequence[str]) -> "Method":
         """The method of that name: "cosine", "dot_product", a preconditioner that is configured, or a pattern of components.
@@ -190,7 +194,7 @@ def _terms(result: PassResult, method: Method) -> tuple[np.ndarray, np.ndarray, 
 
 def _chosen(components: Sequence[str], method: Method) -> np.ndarray:
     """The components that count: bool [C]."""
-    chosen = np.array([method.components is None or fnmatchcase(name, method.components) for name in components])
+    chosen = np.array([method.takes(name) for name in components])
     if not chosen.any():
         raise InputError(
             f"no component is called {method.components}; the model has {components[0]}, {components[-1]} and "
@@ -254,9 +258,8 @@ class _Splitting:
         """The gradient in every component, zero in those that the method leaves out."""
         plain = PlainAutograd(self.loaded.model, [parameter for _, parameter in self._named], self.loaded.device)
         gradients = plain.gradient(sample, range(len(self._named)))
-        pattern = self.method.components
         return [
-            one if pattern is None or fnmatchcase(name, pattern) else torch.zeros_like(one)
+            one if self.method.takes(name) else torch.zeros_like(one)
             for (name, _), one in zip(self._named, gradients, strict=True)
         ]
 
@@ -332,9 +335,9 @@ def pieces(loaded: LoadedModel, token_ids: Sequence[int]) -> list[str]:
 
     A character of several tokens stands with the last of them.
     """
-    tokenizer, found, said = loaded.tokenizer.tokenizer, [], ""
+    found, said = [], ""
     for end in range(1, len(token_ids) + 1):
-        whole = tokenizer.decode(token_ids[:end], skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        whole = loaded.tokenizer.decode(token_ids[:end], special_tokens=True)
         unfinished = whole.endswith("\ufffd")
         found.append("" if unfinished else whole[len(said) :])
         said = said if unfinished else whole

@@ -222,11 +222,9 @@ def _leave_the_meta_device(model: torch.nn.Module) -> None:
 
 def shape_of_config(config: Any, dtype: torch.dtype = torch.float32) -> ModelShape:
     """The shape of a Hugging Face model of this configuration and dtype, without allocating its weights."""
-    from torch._subclasses.fake_tensor import FakeTensorMode
     from transformers import AutoModelForCausalLM
 
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        return measure(GradientHooks(AutoModelForCausalLM.from_config(config, dtype=dtype)))
+    return shape_of(lambda: AutoModelForCausalLM.from_config(config, dtype=dtype))
 
 
 def _vocabulary(hooks: GradientHooks) -> int:
