@@ -242,6 +242,8 @@ class _KeptBytes:
         self._sizes: dict[int, int] = {}
         self._of_blocks: Counter[int] = Counter()
         self._block: int | None = None
+        #: Inputs that the hooks of a pass keep: while they live, nothing else gets their place, under which bytes are counted.
+        self._inputs: list[torch.Tensor] = []
         with ExitStack() as stack:
             for use in hooks.uses:
                 if not use.labelled:
@@ -253,6 +255,7 @@ class _KeptBytes:
             with torch.enable_grad():
                 output = hooks.forward_only(torch.zeros(1, tokens, dtype=torch.int64, device=hooks.device))
             del output
+        self._inputs.clear()
         self.all = sum(self._sizes.values())
         self.largest_block = max(self._of_blocks.values(), default=0)
 
@@ -272,4 +275,4 @@ class _KeptBytes:
         if torch.is_grad_enabled():  # else it is computed again later
             for one in args:
                 if isinstance(one, torch.Tensor):
-                    self._pack(one)
+                    self._inputs.append(self._pack(one))
