@@ -18,6 +18,7 @@ from gradsim_assets.core.sample_gradients.precision import (
     widened,
     widening_bytes,
 )
+from gradsim_assets.core.sample_gradients.summing_order import OtherSummingOrder
 
 #: Bytes of plain gradients that are held at a time: this share of what is free, or so many where that is less.
 GROUP_SHARE, GROUP_BYTES = 1 / 8, 2**30
@@ -145,7 +146,7 @@ class PlainAutograd:
         """The gradients of some parameters as exactly as can be, and how they come out in `arithmetic`.
 
         Exactly is in wider arithmetic. Where there is no memory or no kernel for it, it is in `arithmetic` itself, and how
-        they come out is seen by another scale of the loss, at which all sums are rounded otherwise.
+        they come out is seen by another scale of the loss and another order of summing, which round everything otherwise.
         """
         wider = arithmetic.wider
         if wider is not None and self.without_wider is None:
@@ -153,7 +154,8 @@ class PlainAutograd:
                 return self.gradient(sample, numbers, wider), self.gradient(sample, numbers, arithmetic)
             except (RuntimeError, MemoryError) as error:
                 self.without_wider = f"{wider} is not possible ({str(error).partition(chr(10))[0]})"
-        scaled = self.gradient(sample, numbers, arithmetic, _OTHER_SCALE)
+        with OtherSummingOrder():
+            scaled = self.gradient(sample, numbers, arithmetic, _OTHER_SCALE)
         return self.gradient(sample, numbers, arithmetic), [one / _OTHER_SCALE for one in scaled]
 
     def groups(self, numbers: Sequence[int], bytes_per_number: int) -> Iterator[list[int]]:

@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, CTRLConfig, GemmaConfig, LlamaCon
 from gradsim_assets.core.errors import InputError
 from gradsim_assets.core.gradients.engine import GradientPass, PassOptions, PassRequest, run_pass
 from gradsim_assets.core.models.encoded_sample import IGNORED, EncodedSample
+from gradsim_assets.core.sample_gradients.reference import PlainAutograd
 from gradsim_assets_tests.support.engine_cases import SETTINGS, SIZES, brute_force, small_request, tiny
 
 IDS = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": None}
@@ -390,10 +391,14 @@ def test_a_model_that_changes_its_weights_as_it_reads_is_refused():
 
 
 class Mean(nn.Module):
-    """Adds the mean over the samples of a batch."""
+    """Adds a share of the mean over the samples of a batch."""
+
+    def __init__(self, share=0.1):
+        super().__init__()
+        self.share = share
 
     def forward(self, x):
-        return x + 0.1 * x.mean(0, keepdim=True)
+        return x + self.share * x.mean(0, keepdim=True)
 
 
 def test_samples_that_see_their_neighbours_go_one_by_one():
@@ -403,6 +408,41 @@ def test_samples_that_see_their_neighbours_go_one_by_one():
         return model
 
     result = assert_exact(build)
+    assert any("one by one" in note for note in result.report.notes)
+
+
+def without_float64(monkeypatch):
+    """Takes wider arithmetic away, as a device does on which the weights in float64 do not fit."""
+    gradient = PlainAutograd.gradient
+
+    def refused(self, sample, numbers, arithmetic=None, scale=1.0):
+        if arithmetic is not None and arithmetic.dtype == torch.float64:
+            raise MemoryError("weights in float64 need more than there is")
+        return gradient(self, sample, numbers, arithmetic, scale)
+
+    monkeypatch.setattr(PlainAutograd, "gradient", refused)
+
+
+def deep():
+    """A model that blows up what is rounded in its first layers to more than the tolerance."""
+    return llama(num_hidden_layers=24, initializer_range=0.5)
+
+
+def test_what_a_batch_only_rounds_otherwise_goes_in_batches_without_float64_too(monkeypatch):
+    without_float64(monkeypatch)
+    work = GradientPass(deep(), small_request(), PassOptions(check_pairs=0))
+    result = work.run()
+    assert "float64 is not possible" in result.report.verified
+    assert work.plan.batch_tokens > 0
+    assert not any("one by one" in note for note in result.report.notes)
+
+
+@pytest.mark.parametrize("share", [0.1, 1e-3])
+def test_neighbours_are_told_from_rounding_without_float64_too(share, monkeypatch):
+    without_float64(monkeypatch)
+    model = deep()
+    model.model.layers[1].input_layernorm = nn.Sequential(model.model.layers[1].input_layernorm, Mean(share))
+    result = run_pass(model, small_request(), PassOptions(check_pairs=0))
     assert any("one by one" in note for note in result.report.notes)
 
 
