@@ -61,7 +61,7 @@ def _paraphrasing(settings: Settings) -> str | None:
 def _gradients(model: str, settings: Settings, memory_gib: float | None, tflops: float | None) -> list[str]:
     import torch
 
-    from gradsim_assets.core.gradients.engine import PassGraph, PassOptions, plan_pass, shape_of
+    from gradsim_assets.core.gradients.engine import PassGraph, PassOptions, describe_turns, plan_turns, shape_of
     from gradsim_assets.core.memory import free_bytes
     from gradsim_assets.core.models.devices import pick_device
     from gradsim_assets.resources.by_name import resources
@@ -74,17 +74,21 @@ def _gradients(model: str, settings: Settings, memory_gib: float | None, tflops:
     rate = tflops * 1e12 if tflops else _measured_rate(device)
     graphs = {key: PassGraph.of(request) for key, request in shard_requests(model, revision, settings)}
     options = PassOptions(device=str(device))
-    plans = {key: plan_pass(shape, graph, memory, options) for key, graph in graphs.items() if graph.minimum}
-    if not plans:
+    turns = {key: plan_turns(shape, graph, memory, options) for key, graph in graphs.items() if graph.minimum}
+    if not turns:
         raise InputError(f'no pair of samples fits the context of {model}; set context = "truncate" for it.')
-    passes, floor = sum(plan.passes for plan in plans.values()), _distinct_samples(graphs.values())
+    plans = [turn.plan for of_shard in turns.values() for turn in of_shard]
+    passes, floor = sum(plan.passes for plan in plans), _distinct_samples(graphs.values())
     return [
-        *(f"shard {key}: {plans[key].describe() if key in plans else 'no pair fits the context'}" for key in graphs),
+        *(
+            f"shard {key}: {describe_turns(turns[key]) if key in turns else 'no pair fits the context'}"
+            for key in graphs
+        ),
         f"in all {passes} backward passes ({passes / floor:.2f} x the {floor} distinct samples) for "
-        f"{sum(plan.pairs for plan in plans.values())} pairs; "
-        f"{max(plan.memory_bytes for plan in plans.values()) / GIB:.2f} GiB at once of {memory / GIB:.2f} allowed; "
-        f"{sum(plan.disk_bytes for plan in plans.values()) / GIB:.3f} GiB of scratch and tables",
-        f"about {_duration(sum(plan.seconds(rate) for plan in plans.values()))} at {rate / 1e12:.2f} TFLOP/s on {device}",
+        f"{sum(of_shard[0].plan.pairs for of_shard in turns.values())} pairs; "
+        f"{max(plan.memory_bytes for plan in plans) / GIB:.2f} GiB at once of {memory / GIB:.2f} allowed; "
+        f"{sum(plan.disk_bytes for plan in plans) / GIB:.3f} GiB of scratch and tables",
+        f"about {_duration(sum(plan.seconds(rate) for plan in plans))} at {rate / 1e12:.2f} TFLOP/s on {device}",
     ]
 
 

@@ -4,7 +4,9 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, OlmoConfig
 
-from gradsim_assets.core.gradients.engine import PassRequest
+from gradsim_assets.core.gradients.engine import GradientPass, PassRequest, plan_pass
+from gradsim_assets.core.gradients.engine.planning.plan import TooLittleMemoryError
+from gradsim_assets.core.gradients.engine.planning.turns import plan_several_turns
 from gradsim_assets.core.models.encoded_sample import IGNORED, EncodedSample
 
 SIZES = {"vocab_size": 211, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -71,3 +73,17 @@ def relative_error(found, exact, variant_self, original_self):
     lengths = np.sqrt(variant_self * original_self)
     full = np.sqrt(variant_self.sum(1, keepdims=True) * original_self.sum(1, keepdims=True))
     return (np.abs(found - exact) / np.maximum(lengths, 1e-5 * full)).max()
+
+
+def too_little(model, request, options=None, preconditioners=None):
+    """Bytes that do not suffice for all components at a time, but for some."""
+    work = GradientPass(model, request, options, preconditioners)
+    shape, graph = work.shape, work.graph
+    memory = 2**30
+    while True:
+        memory = int(memory * 0.97)
+        try:
+            plan_pass(shape, graph, memory, options)
+        except TooLittleMemoryError:
+            plan_several_turns(shape, graph, memory, options)
+            return memory

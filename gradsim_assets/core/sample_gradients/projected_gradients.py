@@ -28,14 +28,19 @@ class ProjectedGradients:
         """Takes the lengths of rows whose components are all there."""
         self.squares[slots] = inner_products.squares(self.rows[slots])
 
-    def cosines(self, others: "ProjectedGradients", slots: np.ndarray, other_slots: np.ndarray) -> np.ndarray:
-        """Float64 [pairs]: cosines of one's slots with another's, pair by pair; NaN where one has no length."""
+    def products(self, others: "ProjectedGradients", slots: np.ndarray, other_slots: np.ndarray) -> np.ndarray:
+        """Float64 [pairs, 3]: products of one's slots with another's, pair by pair, and those of both with themselves."""
         found, cells = inner_products.of_pairs(
             self.rows[:, None], others.rows[:, None], slots, other_slots, self._grid_advantage
         )
         count = found.shape[1]
         fetched = torch.cat([found[0], self.squares, others.squares]).cpu().numpy()  # the device is waited for once
         mine, theirs = fetched[count : count + len(self.squares)], fetched[count + len(self.squares) :]
-        lengths = np.sqrt(mine[slots] * theirs[other_slots])
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return np.where(lengths > 0, fetched[:count][cells] / lengths, np.nan)
+        return np.stack([fetched[:count][cells], mine[slots], theirs[other_slots]], 1)
+
+
+def cosines(products: np.ndarray) -> np.ndarray:
+    """Float64 [pairs] of products [pairs, 3]; NaN where a gradient has no length."""
+    lengths = np.sqrt(products[:, 1] * products[:, 2])
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(lengths > 0, products[:, 0] / lengths, np.nan)

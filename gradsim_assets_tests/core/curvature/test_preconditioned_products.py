@@ -20,7 +20,7 @@ from gradsim_assets_tests.support.curvature_cases import (
     model_of,
     request,
 )
-from gradsim_assets_tests.support.engine_cases import SETTINGS, brute_force
+from gradsim_assets_tests.support.engine_cases import SETTINGS, brute_force, too_little
 
 #: What the issue allows of fp32, and what is left of a float64 model when it is stored and multiplied in float64.
 OPTIONS = PassOptions()
@@ -90,6 +90,20 @@ def test_factors_that_do_not_fit_are_brought_in_turn_and_change_nothing(tmp_path
     cut = work.run()
     assert not work.plan.preconditioners_kept and "layers are done in turn" in cut.report.plan
     assert work.plan.memory_bytes <= scarce.memory_bytes
+    for setting in SETTINGS:
+        for kind in ("adam", "ekfac"):
+            assert relative_error(products(cut, setting, kind), products(whole, setting, kind)) < 5e-6  # rounding
+
+
+def test_components_in_turn_have_the_same_preconditioned_products(tmp_path):
+    wanted = request(preconditioned=dict.fromkeys(SETTINGS, ("adam", "ekfac")))
+    model = model_of("tied")
+    stored = {kind: computed(model, wanted.originals, kind, tmp_path)[0] for kind in ("adam", "ekfac")}
+    whole = run_pass(model, wanted, preconditioners=stored)
+    options = PassOptions(profile=replace(CPU, work_bytes=2**10))
+    scarce = replace(options, memory_bytes=too_little(model, wanted, options, stored))
+    cut = run_pass(model, wanted, scarce, preconditioners=stored)
+    assert any("turns" in note for note in cut.report.notes)
     for setting in SETTINGS:
         for kind in ("adam", "ekfac"):
             assert relative_error(products(cut, setting, kind), products(whole, setting, kind)) < 5e-6  # rounding

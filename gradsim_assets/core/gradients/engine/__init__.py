@@ -28,11 +28,13 @@ the first has the same text and so the same gradient:
 (1.0, True)
 """
 
-from gradsim_assets.core.gradients.engine.gradient_pass import GradientPass, Progress, run_pass
+from gradsim_assets.core.gradients.engine.gradient_pass import GradientPass, Progress
 from gradsim_assets.core.gradients.engine.planning.model_shape import ModelShape, shape_of, shape_of_config
 from gradsim_assets.core.gradients.engine.planning.pass_graph import PassGraph
 from gradsim_assets.core.gradients.engine.planning.plan import Plan, plan_pass
+from gradsim_assets.core.gradients.engine.planning.turns import describe_turns, plan_turns
 from gradsim_assets.core.gradients.engine.request import PairBlock, PassOptions, PassReport, PassRequest, PassResult
+from gradsim_assets.core.gradients.engine.turns import run_pass
 from gradsim_assets.core.sample_gradients.reference import plain_gradient, sample_loss
 
 __all__ = [
@@ -46,8 +48,10 @@ __all__ = [
     "PassResult",
     "Plan",
     "Progress",
+    "describe_turns",
     "plain_gradient",
     "plan_pass",
+    "plan_turns",
     "run_pass",
     "sample_loss",
     "shape_of",

@@ -11,7 +11,7 @@ from gradsim_assets.core.gradients.engine.collecting import HooksChangedError
 from gradsim_assets.core.gradients.engine.distinct_samples import DistinctSamples
 from gradsim_assets.core.gradients.engine.pair_checks import PairChecks, WrongPair
 from gradsim_assets.core.gradients.engine.pair_index import PairIndex
-from gradsim_assets.core.gradients.engine.planning.model_shape import measure
+from gradsim_assets.core.gradients.engine.planning.model_shape import ModelShape, measure
 from gradsim_assets.core.gradients.engine.planning.pass_graph import PassGraph, VariantKey
 from gradsim_assets.core.gradients.engine.planning.plan import Plan, plan_pass
 from gradsim_assets.core.gradients.engine.recovery import fits_in_memory
@@ -96,6 +96,16 @@ class GradientPass:
         }
 
     @property
+    def names(self) -> list[str]:
+        """Of the components, in model order."""
+        return self._hooks.names
+
+    @property
+    def shape(self) -> ModelShape:
+        """What the model costs per token, as its hooks are at present."""
+        return measure(self._hooks)
+
+    @property
     def _sizes(self) -> list[int]:
         """Number of parameters of each component."""
         return [parameter.numel() for parameter in self._hooks.parameters]
@@ -104,13 +114,14 @@ class GradientPass:
         """Does the pass, or what is left of it where `scratch` holds finished blocks.
 
         Raises:
-            InputError: the memory does not suffice for one pair of samples, or the disk not for the results.
+            TooLittleMemoryError: the memory does not suffice for one pair of samples.
+            InputError: the disk does not suffice for the results.
             ArithmeticError: gradients or results differ from those of plain autograd by more than the tolerance. What was
                 found right stays in `scratch`.
         """
         started = time.perf_counter()
         self._progress, self._log = progress or _unheard, log or _unheard
-        scratch = self._open_scratch()
+        scratch = self.open_scratch()
         results = Results(self.request, len(self._hooks.names), scratch)
         if self.graph.minimum:
             self.plan = self._prepare(scratch)
@@ -131,14 +142,15 @@ class GradientPass:
             dot_products=results.of("dot_product"),
             variant_self=results.of("variant_self"),
             original_self=results.of("original_self"),
-            projected=results.projected,
+            projected_products=results.projected,
             preconditioned=results.preconditioned,
             dimensions={p: total_dimension(self._sizes, p) for p in self.graph.proportions},
             losses=self._distinct.losses(self._gradients.losses),
             report=self.report,
         )
 
-    def _open_scratch(self) -> Scratch | None:
+    def open_scratch(self) -> Scratch | None:
+        """The folder of this pass, if it is to have one."""
         if self.options.scratch is None:
             return None
         digests = {name: one.digest for name, one in self.preconditioners.items()}
@@ -178,7 +190,7 @@ class GradientPass:
         memory = self.options.memory_bytes
         while True:
             plan = plan_pass(
-                measure(self._hooks),
+                self.shape,
                 graph or self.graph,
                 free_bytes(self.device, "most") if memory is None else memory,
                 replace(self.options, profile=self.profile),
@@ -306,15 +318,3 @@ class GradientPass:
     def _note(self, note: str) -> None:
         self.report.notes.append(note)
         self._log(note)
-
-
-def run_pass(
-    model: torch.nn.Module,
-    request: PassRequest,
-    options: PassOptions | None = None,
-    progress: Progress | None = None,
-    log: Log | None = None,
-    preconditioners: Preconditioners | None = None,
-) -> PassResult:
-    """One pass over a request; raises as `GradientPass` and its `run`."""
-    return GradientPass(model, request, options, preconditioners).run(progress, log)

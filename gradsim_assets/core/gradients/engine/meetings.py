@@ -39,11 +39,11 @@ def pair_blocks(
     components = len(held.layout.shapes)
     wanted = [meeting.setting in request.products for meeting in meetings]
     products = _of_wanted(meetings, wanted, (components,), partial(held.products, streamed))
-    cosines = {}
+    under_projections = {}
     for proportion, projected in held.projected.items():
         wanted = [proportion in request.projections.get(meeting.setting, ()) for meeting in meetings]
-        take_cosines = partial(projected.cosines, streamed.projected[proportion])
-        cosines[proportion] = _of_wanted(meetings, wanted, (), take_cosines)
+        take_products = partial(projected.products, streamed.projected[proportion])
+        under_projections[proportion] = _of_wanted(meetings, wanted, (3,), take_products)
     products_under = {}
     for name, under in preconditioned.items():
         wanted = [name in request.preconditioned.get(meeting.setting, ()) for meeting in meetings]
@@ -59,7 +59,7 @@ def pair_blocks(
             dot_products=products[take] if exact else None,
             variant_self=held.self_products([meetings[place].held for place in take]) if exact else None,
             original_self=streamed.self_products([meetings[place].streamed for place in take]) if exact else None,
-            projected={p: cosines[p][take] for p in request.projections.get(setting, ())},
+            projected={p: under_projections[p][take] for p in request.projections.get(setting, ())},
             preconditioned={name: products_under[name][take] for name in request.preconditioned.get(setting, ())},
         )
 

@@ -16,6 +16,7 @@ from gradsim_assets.core.gradients.engine.verification import ZERO, Verification
 from gradsim_assets.core.models.encoded_sample import EncodedSample
 from gradsim_assets.core.sample_gradients.precision import Arithmetic
 from gradsim_assets.core.sample_gradients.preconditioning import Preconditioner, Preconditioners
+from gradsim_assets.core.sample_gradients.projected_gradients import cosines
 from gradsim_assets.core.sample_gradients.projections import Projector, projected_by_entry
 from gradsim_assets.core.sample_gradients.reference import NOISE_SLACK, PlainAutograd, noise_slack, norm
 from gradsim_assets.core.seeds import stable_seed
@@ -252,7 +253,7 @@ class PairChecks:
     def _check_projections(self, row: Row, results: Results, report: CheckReport) -> list[WrongPair]:
         pair = self._index.pair(*row)
         proportions = list(self._request.projections[row[0]])
-        found = np.array([results.projected[row[0]][proportion][row[1]] for proportion in proportions])
+        found = cosines(np.stack([results.projected[row[0]][proportion][row[1]] for proportion in proportions]))
         chosen = [self._projectors[proportion] for proportion in proportions]
         exact = plain_projected_cosines(self._plain, pair, chosen, self._strict)
         error = float(np.abs(found - exact).max())

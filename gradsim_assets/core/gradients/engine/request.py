@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -11,6 +12,7 @@ from gradsim_assets.core.errors import InputError
 from gradsim_assets.core.models.encoded_sample import EncodedSample
 from gradsim_assets.core.sample_gradients.device_profile import DeviceProfile
 from gradsim_assets.core.sample_gradients.precision import Precision
+from gradsim_assets.core.sample_gradients.projected_gradients import cosines
 from gradsim_assets.core.sample_gradients.projections import ProjectionKind, Weighting
 
 #: What the originals' losses stand under, where those of variants stand under their setting.
@@ -123,7 +125,7 @@ class PairBlock:
     #: [n, C]: products of the variants, and of the originals, with themselves.
     variant_self: np.ndarray | None
     original_self: np.ndarray | None
-    #: [n] by proportion: cosines of the projected full gradients.
+    #: [n, 3] by proportion: product of the projected full gradients, and those of both with themselves.
     projected: Mapping[float, np.ndarray]
     #: [n, 3, C] by preconditioner: product, and those of the variants and of the originals with themselves.
     preconditioned: Mapping[str, np.ndarray]
@@ -152,7 +154,7 @@ class CheckReport:
     largest_component_cost: float = 0.0
 
     def add(self, other: "CheckReport") -> None:
-        """Takes in the checks of another block."""
+        """Takes in the checks of another block, or of other components."""
         self.pairs += other.pairs
         self.projected_pairs += other.projected_pairs
         self.preconditioned_pairs += other.preconditioned_pairs
@@ -209,11 +211,20 @@ class PassResult:
     #: Products of the variants, and of the originals, with themselves.
     variant_self: dict[str, np.ndarray]
     original_self: dict[str, np.ndarray]
-    #: By setting, then proportion: cosines of the projected full gradients, float64 [pairs].
-    projected: dict[str, dict[float, np.ndarray]]
+    #: By setting, then proportion: products of the projected full gradients, and those of both with themselves, float64
+    #: [pairs, 3].
+    projected_products: dict[str, dict[float, np.ndarray]]
     #: By setting, then preconditioner: the three products by their names (see `results.TERMS`).
     preconditioned: dict[str, dict[str, dict[str, np.ndarray]]]
     #: By proportion: dimension of the projected full gradient.
     dimensions: dict[float, int]
     losses: Losses
     report: PassReport
+
+    @cached_property
+    def projected(self) -> dict[str, dict[float, np.ndarray]]:
+        """By setting, then proportion: cosines of the projected full gradients, float64 [pairs]."""
+        return {
+            setting: {p: cosines(products) for p, products in of_setting.items()}
+            for setting, of_setting in self.projected_products.items()
+        }

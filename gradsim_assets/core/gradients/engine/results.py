@@ -30,9 +30,9 @@ class Results:
             for s in request.settings
             if request.preconditioned.get(s)
         }
-        #: By setting, then proportion: float64 [pairs].
+        #: By setting, then proportion: float64 [pairs, terms].
         self.projected = {
-            s: {p: self._array(f"{s}-projected-{p!r}", (pairs[s],)) for p in request.projections[s]}
+            s: {p: self._array(f"{s}-projected-{p!r}", (pairs[s], len(TERMS))) for p in request.projections[s]}
             for s in request.settings
             if request.projections.get(s)
         }

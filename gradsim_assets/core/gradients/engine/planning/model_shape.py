@@ -1,9 +1,9 @@
 """What a pass costs per token, read off a model: sizes of factors, who shares an input, memory of activations."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -91,6 +91,15 @@ class ModelShape:
     model_bytes: int
     #: Multiply-adds for every token with matrices that are no components: one forward, and one backward where autograd goes.
     other_products: int = 0
+
+    def only(self, numbers: Collection[int]) -> "ModelShape":
+        """The shape where gradients are taken of some components alone; what then need not be kept is counted all the same."""
+        left = sum(c.size for number, c in enumerate(self.components) if number not in numbers and len(c.shape) > 1)
+        return replace(
+            self,
+            components=tuple(self.components[number] for number in sorted(numbers)),
+            other_products=self.other_products + 2 * left,  # forward and backward
+        )
 
     @property
     def factorable(self) -> frozenset[int]:

@@ -39,6 +39,10 @@ CHECKPOINTED_SHARES = (1 / 2, 1 / 4, 1 / 8, 0)
 FACTORED_SHARES = (0, 0.02, 0.1, 0.25, 0.5, 0.75, 1)
 
 
+class TooLittleMemoryError(InputError):
+    """The gradients of one pair of samples do not fit beside the model; those of some components may."""
+
+
 @dataclass(frozen=True)
 class Plan:
     """How a pass will go. Bytes are of device memory beside the model, FLOP as in `Work`."""
@@ -100,7 +104,7 @@ class Plan:
         Where nothing can be halved, activations are computed again, if the model's are `checkpointable`.
 
         Raises:
-            InputError: it is one sample at a time already.
+            TooLittleMemoryError: it is one sample at a time already.
         """
         if self.batch_tokens > 0:
             tokens = self.batch_tokens // 2 if self.batch_tokens > 2 * LEAST_BATCH_TOKENS else 0
@@ -118,7 +122,7 @@ class Plan:
         if checkpointable and self.checkpoint_beyond != 0:
             note("out of memory: activations are computed again on the way back")
             return replace(self, checkpoint_beyond=0)
-        raise InputError(
+        raise TooLittleMemoryError(
             "the device ran out of memory with one sample at a time; use a device with more memory, or shorten the "
             "longest samples."
         )
@@ -159,7 +163,7 @@ def plan_pass(
     """The cheapest plan that fits `memory_bytes` beside the model.
 
     Raises:
-        InputError: not even one variant and one original fit.
+        TooLittleMemoryError: not even one variant and one original fit.
     """
     options = options or PassOptions()
     profile = options.profile or profile_of(options.device, shape.dtype, options.precision)
@@ -180,7 +184,7 @@ def plan_pass(
     if not planned:
         beyond = 0 if wanted == "auto" else wanted
         least = min(memory.least_bytes() for memory in memories([beyond]))
-        raise InputError(
+        raise TooLittleMemoryError(
             f"the pass needs at least {least / 2**30:.2f} GiB beside the model for one pair of samples, but "
             f"{memory_bytes / 2**30:.2f} GiB are allowed; raise the memory limit or shorten the longest samples."
         )
