@@ -233,6 +233,8 @@ MEASURE = textwrap.dedent(
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(LlamaConfig(vocab_size=2000, hidden_size=192, intermediate_size=768,
         num_hidden_layers=4, num_attention_heads=4, bos_token_id=None, eos_token_id=None)).eval()
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(TURN is None or any(f".{layer}." in name for layer in TURN))
     random = np.random.default_rng(0)
 
     def samples(count, tokens=TOKENS):
@@ -273,10 +275,13 @@ MEASURE = textwrap.dedent(
 @pytest.mark.parametrize(
     "given",
     [
-        "TOKENS, COUNT, MEMORY, OPTIONS = 60, 40, 400, {}",
+        "TOKENS, COUNT, MEMORY, TURN, OPTIONS = 60, 40, 400, None, {}",
         # So long that activations are most of it: kept, and computed again.
-        "TOKENS, COUNT, MEMORY, OPTIONS = 1500, 5, 200, {'checkpoint_beyond': None}",
-        "TOKENS, COUNT, MEMORY, OPTIONS = 1500, 5, 120, {'checkpoint_beyond': 0}",
+        "TOKENS, COUNT, MEMORY, TURN, OPTIONS = 1500, 5, 200, None, {'checkpoint_beyond': None}",
+        "TOKENS, COUNT, MEMORY, TURN, OPTIONS = 1500, 5, 120, None, {'checkpoint_beyond': 0}",
+        # Some of the layers, as where components are done in turn.
+        "TOKENS, COUNT, MEMORY, TURN, OPTIONS = 60, 40, 160, (0, 1), {}",
+        "TOKENS, COUNT, MEMORY, TURN, OPTIONS = 1500, 5, 150, (2, 3), {'checkpoint_beyond': None}",
     ],
 )
 def test_predictions_agree_with_a_run_under_a_memory_limit(given):
