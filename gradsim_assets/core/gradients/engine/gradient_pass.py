@@ -179,7 +179,9 @@ class GradientPass:
         self.report.tolerance = self._checks.tolerance
         batch_tokens = self.options.batch_tokens
         most = max(self.profile.batch_tokens) if batch_tokens is None else batch_tokens
+        started = time.perf_counter()
         self._verification.verify(self._index.samples, most)
+        self.report.verification_seconds = time.perf_counter() - started
         self.report.verified = self._verification.describe()
         self._log(self.report.verified)
 

@@ -180,8 +180,9 @@ class PassReport:
     #: What was recomputed by plain autograd, and the error that was allowed.
     checks: CheckReport = field(default_factory=CheckReport)
     tolerance: float = 0.0
-    #: On what the hooks were verified.
+    #: On what the hooks were verified, and how long that took.
     verified: str = ""
+    verification_seconds: float = 0.0
     plan: str = ""
     #: What turned out otherwise than planned, a sentence each.
     notes: list[str] = field(default_factory=list)

@@ -157,6 +157,7 @@ def _together(reports: Sequence[PassReport], note: str) -> PassReport:
         peak_memory_bytes=max(report.peak_memory_bytes for report in reports),
         checks=checks,
         tolerance=max(report.tolerance for report in reports),
+        verification_seconds=sum(report.verification_seconds for report in reports),
         verified=_numbered(report.verified for report in reports),
         plan=_numbered(report.plan for report in reports),
         notes=[note, *dict.fromkeys(one for report in reports for one in report.notes)],
