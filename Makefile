@@ -9,7 +9,7 @@ PEERS  := build/peers
 export GRADSIM_HOME ?= $(CURDIR)/.gradsim
 
 .DEFAULT_GOAL := help
-.PHONY: help demo ui test test-slow test-architectures test-ui e2e-k8s bench bench-peers golden-numbers lint format constraints clean
+.PHONY: help demo ui docs test test-slow test-architectures test-ui e2e-k8s bench bench-peers golden-numbers lint format constraints clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-18s %s\n", $$1, $$2}'
@@ -27,6 +27,12 @@ demo: $(STAMP) ## Run the main job on the embedded default and say where the rep
 
 ui: $(STAMP) ## Open the Dagster UI
 	@$(BIN)/gradsim ui
+
+# The theme's notice of its makers' next tool is no finding of ours.
+MKDOCS = NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs
+
+docs: $(STAMP) ## Serve the documentation on this machine, and build it anew while it is written
+	@$(MKDOCS) serve --livereload
 
 test: $(STAMP) ## Run the tests
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
@@ -66,11 +72,12 @@ golden-numbers: $(STAMP) ## Record what the engine computes, after its declared 
 DG = GRADSIM_HOME=$(CURDIR)/build/dg GRADSIM_CONFIG=gradsim.example.toml DAGSTER_DISABLE_TELEMETRY=yes \
      VIRTUAL_ENV=$(CURDIR)/$(VENV) PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dg
 
-lint: $(STAMP) ## Check style, types and definitions
+lint: $(STAMP) ## Check style, types, definitions and the documentation's links
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(DG) check defs
+	@$(MKDOCS) build --quiet
 
 format: $(STAMP) ## Format the code
 	@$(BIN)/ruff check --fix .
