@@ -66,7 +66,7 @@ bench-peers: $(PEERS)/.installed ## Measure the engine beside kronfluence and da
 	@TQDM_DISABLE=1 $(PEERS)/bin/python -W ignore -m bench.peers_ekfac
 
 demo-weights: $(STAMP) ## Train the demo's models as their recipes say; their weights come with the package
-	@$(BIN)/python -m gradsim_assets.demo.trained
+	@$(BIN)/python -m gradsim_assets.demo.train
 
 golden-numbers: $(STAMP) ## Record what the engine computes, after its declared numerics version was raised
 	@$(BIN)/python -m gradsim_assets_tests.support.golden_numbers

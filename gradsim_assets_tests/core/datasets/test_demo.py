@@ -202,7 +202,7 @@ def test_the_recipe_gives_the_weights_that_come_with_the_package(tmp_path, monke
     from safetensors.torch import load_file
 
     shipped = load_file(weights_of(content_hash())["model.safetensors"])
-    monkeypatch.setattr("gradsim_assets.demo.trained._FOLDER", tmp_path / "none")
+    monkeypatch.setattr("gradsim_assets.demo.trained.FOLDER", tmp_path / "none")
     trained = load_file(build_demo_model(tmp_path) / "model.safetensors")
     for (
         name,
