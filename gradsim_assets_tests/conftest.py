@@ -50,6 +50,13 @@ def gradsim(
     return subprocess.run(command, env=environment_of(home, **environment), capture_output=True, text=True, timeout=900)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Sends the tests of a file to one process (`--dist loadgroup`), and all files that share the demo run to the same one."""
+    sharing = {item.path for item in items if "demo" in getattr(item, "fixturenames", ())}
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("demo" if item.path in sharing else str(item.path)))
+
+
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """The home of a whole demo run with 4 shards, and what it printed."""

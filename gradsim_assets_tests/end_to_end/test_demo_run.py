@@ -151,7 +151,7 @@ def figures(frame: pl.DataFrame) -> pl.DataFrame:
     return frame.select(counted)
 
 
-@pytest.mark.parametrize("shards", [1, 10])
+@pytest.mark.parametrize("shards", [1, pytest.param(10, marks=pytest.mark.slow)])
 def test_shards_change_no_figure(shards: int, demo: tuple[Path, str], tmp_path: Path) -> None:
     home, _ = demo
     shutil.copytree(home / "models", tmp_path / "models")  # the same model, built once
