@@ -18,6 +18,7 @@ from gradsim_assets.cli import (
     report,
     run,
     scripts,
+    slurm,
     status,
     trace,
 )
@@ -33,7 +34,7 @@ _COMPUTE = ("torch", "transformers", "datasets", "trak")
 #: What commands are for, in the order in which a person comes to need them.
 TASKS = {
     "Begin": ("demo", "init", "check", "doctor"),
-    "Run an experiment": ("models", "plan", "run", "backfill", "status"),
+    "Run an experiment": ("models", "plan", "run", "slurm", "backfill", "status"),
     "See what came out": ("ui", "report", "trace", "explain"),
     "Bring results elsewhere": ("export", "export-scripts", "import-scripts"),
 }
@@ -141,6 +142,7 @@ for command in (
     init.init,
     check.check,
     run.run,
+    slurm.slurm,
     trace.trace,
     ui,
     models.models,
