@@ -19,6 +19,7 @@ from gradsim_assets.cli import (
     run,
     scripts,
     slurm,
+    spent,
     status,
     trace,
 )
@@ -34,7 +35,7 @@ _COMPUTE = ("torch", "transformers", "datasets", "trak")
 #: What commands are for, in the order in which a person comes to need them.
 TASKS = {
     "Begin": ("demo", "init", "check", "doctor"),
-    "Run an experiment": ("models", "plan", "run", "slurm", "backfill", "status"),
+    "Run an experiment": ("models", "plan", "run", "slurm", "backfill", "status", "spent"),
     "See what came out": ("ui", "report", "trace", "explain"),
     "Bring results elsewhere": ("export", "export-scripts", "import-scripts"),
 }
@@ -147,6 +148,7 @@ for command in (
     ui,
     models.models,
     status.status,
+    spent.spent,
     report.report,
     doctor.doctor,
     plan.plan,

@@ -33,6 +33,7 @@ from dagster._core.event_api import EventLogRecord
 from dagster._core.events import DagsterEventType
 from dagster._core.execution.api import execute_job
 from dagster._core.execution.backfill import BulkActionsFilter, BulkActionStatus, PartitionBackfill
+from dagster._core.execution.stats import RunStepKeyStatsSnapshot, StepEventStatus
 from dagster._core.executor.step_delegating import (
     CheckStepHealthResult,
     StepDelegatingExecutor,
@@ -74,7 +75,9 @@ __all__ = [
     "OpenResolver",
     "PartitionBackfill",
     "ReconstructableRepository",
+    "RunStepKeyStatsSnapshot",
     "StaleStatus",
+    "StepEventStatus",
     "StepHandler",
     "StepHandlerContext",
     "UnresolvedAssetJobDefinition",
