@@ -9,7 +9,7 @@ PEERS  := build/peers
 export GRADSIM_HOME ?= $(CURDIR)/.gradsim
 
 .DEFAULT_GOAL := help
-.PHONY: help demo ui docs test test-slow test-architectures test-ui e2e-k8s bench bench-peers demo-weights golden-numbers lint format constraints clean
+.PHONY: help demo ui docs test test-slow test-slurm test-architectures test-ui e2e-k8s bench bench-peers demo-weights golden-numbers lint format constraints clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-18s %s\n", $$1, $$2}'
@@ -45,6 +45,9 @@ test-architectures: $(STAMP) ## Run the tests on every causal language model of 
 
 test-ui: $(STAMP) ## Run the tests that drive a browser (needs Chromium)
 	@$(BIN)/python -m pytest -m ui
+
+test-slurm: $(STAMP) ## Run the tests on a SLURM cluster of this machine alone (needs slurm-wlm and munge)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slurm -rs
 
 e2e-k8s: $(STAMP) ## Run the end-to-end test on the cluster of the current kubectl context
 	@$(BIN)/python -m pytest -m cluster

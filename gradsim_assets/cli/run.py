@@ -31,7 +31,7 @@ def demo() -> None:
       gradsim report demo --open
     """
     launcher(writes=True).add_model(untrained_id(DEMO))
-    _run(DEMO, "all", force=False, settings=load_settings(), requested=("evaluation",))
+    run_part(DEMO, "all", force=False, settings=load_settings(), requested=("evaluation",))
 
 
 #: What `--only` leaves of the stages. The evaluation is made on request; what was once asked for is kept up to date by "all".
@@ -68,7 +68,7 @@ def run(model: str, only: str | None, force: bool) -> None:
     """
     settings = load_settings()
     requested = _requested(model, settings) if only == "evaluation" else ()
-    _run(model, only or "all", force, settings, requested)
+    run_part(model, only or "all", force, settings, requested)
 
 
 def _requested(model_id: str, settings: Settings) -> tuple[str, ...]:
@@ -79,14 +79,23 @@ def _requested(model_id: str, settings: Settings) -> tuple[str, ...]:
     return ("evaluation", "retraining", "counterfactuals")
 
 
-def _run(model_id: str, part: str, force: bool, settings: Settings, requested: tuple[str, ...]) -> None:
+def run_part(model_id: str, part: str, force: bool, settings: Settings, requested: tuple[str, ...]) -> None:
+    """Computes a part of what is missing or stale for a model and its registered controls, and tells the figures.
+
+    Args:
+        model_id: the model.
+        part: one of PARTS.
+        force: also what is up to date.
+        settings: the configuration.
+        requested: stages made on request that are asked for.
+    """
     from gradsim_assets.cli.summary import print_summary
     from gradsim_assets.defs.stages import STAGES
 
     runs = launcher(launches=True)
     stages = [stage for stage in STAGES if stage.job in PARTS[part]]
     # Controls first, for the report of the model shows their figures; all models are compared once, behind it.
-    for control in _controls(runs, model_id, part, settings):
+    for control in controls_of(runs, model_id, part, settings):
         click.echo(f"control {control}:")
         own = [stage for stage in stages if stage.job != "comparison"]
         _up_to_date(runs, own, control, part, force, settings, requested=())
@@ -101,7 +110,7 @@ def _run(model_id: str, part: str, force: bool, settings: Settings, requested: t
         _refuse_stale_inputs(runs, [stage for stage in STAGES if stage not in stages], model_id, settings)
 
 
-def _controls(runs: "Launcher", model_id: str, part: str, settings: Settings) -> list[str]:
+def controls_of(runs: "Launcher", model_id: str, part: str, settings: Settings) -> list[str]:
     """The registered controls of a model; for analyses alone those that have gradient tables."""
     from gradsim_assets.core.tables.schemas import SETTINGS
 

@@ -21,7 +21,7 @@ from gradsim_assets.core.tables.schemas import DOT_PRODUCTS, LIMA, PARAPHRASED
 from gradsim_assets.core.tables.storage import Partition
 from gradsim_assets.core.tables.table_schema import TableSchema
 from gradsim_assets.defs.code_version import Root, code_version
-from gradsim_assets.defs.models.hf_model import HF_MODEL, check_version, revision_for_run, revision_tags
+from gradsim_assets.defs.models.hf_model import HF_MODEL, check_version, loaded_model, revision_for_run, revision_tags
 from gradsim_assets.defs.progress import progress
 from gradsim_assets.defs.table_results import column_schema, model_provenance, plot_metadata, saved_table_result
 from gradsim_assets.orchestration.asset_keys import asset_key
@@ -159,7 +159,7 @@ def build_evaluation(
                 dot_products,
                 _variants(store, setting, slug, shards),
                 store.tables.read([LIMA.name]),
-                hub.load(model_id, revision, context.log.info),
+                loaded_model(context, hub, model_id, revision),
                 hub.settings(model_id).context,
                 store,
                 scratch,
