@@ -35,7 +35,7 @@ docs: $(STAMP) ## Serve the documentation on this machine, and build it anew whi
 	@$(MKDOCS) serve --livereload
 
 test: $(STAMP) ## Run the tests
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: $(STAMP) ## Run the tests that take minutes
 	@$(BIN)/python -m pytest -m slow

@@ -172,7 +172,7 @@ EDITS: Mapping[str, tuple[Edit, set[str]]] = {
     "the comparison": (inserted("core/analysis/model_comparison.py", "model_comparison"), {"model_comparison"}),
     # The engine's code does not count: what its numbers are is declared, and held by the test of the golden numbers.
     "a constant of inner products": (replaced("core/sample_gradients/inner_products.py", r"2\*\*11", "2**12"), set()),
-    "the code of the pass": (inserted(f"{ENGINE}/gradient_pass.py", "run_pass"), set()),
+    "the code of the pass": (inserted(f"{ENGINE}/turns.py", "run_pass"), set()),
     "the code of the projections": (inserted("core/sample_gradients/projections.py", "total_dimension"), set()),
     "how seeds are made": (
         inserted("core/seeds.py", "stable_seed"),
@@ -224,7 +224,7 @@ EDITS: Mapping[str, tuple[Edit, set[str]]] = {
     "the wording of the plan": (inserted(f"{ENGINE}/planning/plan.py", "describe"), set()),
     "a constant of the plan": (appended(f"{ENGINE}/planning/plan.py", "\nMORE = 2\n"), set()),
     "how much memory is free": (inserted("core/memory.py", "free_bytes"), set()),
-    "a log line of the engine": (inserted(f"{ENGINE}/gradient_pass.py", "run_pass", 'log("at work")'), set()),
+    "a log line of the engine": (inserted(f"{ENGINE}/turns.py", "run_pass", 'log("at work")'), set()),
     "a log line of an asset": (
         inserted("defs/candidates/bm25_candidates.py", "bm25_candidates", "context.log.info('!')"),
         set(),
