@@ -10,6 +10,7 @@ import dagster as dg
 
 from gradsim_assets.configuration import HEAVY, Settings, load_settings
 from gradsim_assets.core.partition_keys import model_slug
+from gradsim_assets.core.tables.schemas import MODEL_GENERATED
 from gradsim_assets.defs import stages
 from gradsim_assets.defs.analysis import (
     accuracy_per_component,
@@ -41,6 +42,7 @@ from gradsim_assets.defs.observe_sources import build as watching
 from gradsim_assets.defs.observe_sources import watches_optimizers
 from gradsim_assets.defs.similarity import gradient_similarity
 from gradsim_assets.orchestration.automation import automated, automation_sensor
+from gradsim_assets.orchestration.groups import ON_GPU
 from gradsim_assets.orchestration.partitions import Partitions
 from gradsim_assets.resources.by_name import resources
 from gradsim_assets.runs.compute_profiles import Profile, load_profiles, tags_for
@@ -91,7 +93,7 @@ def _build(settings: Settings, partitions: Partitions, profiles: Mapping[str, Pr
             originals_source.build(),
             *([optimizer_states.build()] if watches_optimizers(settings) else []),
             *paraphrases_source.build(settings, partitions),
-            *dg.map_asset_specs(automated, tables),
+            *dg.map_asset_specs(tagged, dg.map_asset_specs(automated, tables)),
         ],
         asset_checks=[*build_tables(settings, partitions), *build_status()],
         jobs=[
@@ -104,6 +106,12 @@ def _build(settings: Settings, partitions: Partitions, profiles: Mapping[str, Pr
         resources=resources(settings)._asdict(),
         executor=executor(settings, profiles),
     )
+
+
+def tagged(spec: dg.AssetSpec) -> dg.AssetSpec:
+    """Tags that one can search the catalogue by: what it is about, and whether it wants a GPU."""
+    on_gpu = spec.group_name in ON_GPU or spec.key == dg.AssetKey(MODEL_GENERATED.name)
+    return spec.merge_attributes(tags={"domain": "data-attribution", "cost": "gpu" if on_gpu else "cpu"})
 
 
 @contextmanager

@@ -9,5 +9,8 @@ SIMILARITY = "similarity"
 ANALYSIS = "analysis"
 EVALUATION = "evaluation"
 
+#: What GPUs are for, besides the model's answers, whose group is that of texts.
+ON_GPU = frozenset({CURVATURE, GRADIENTS, EVALUATION})
+
 #: What analyses are made with, as tags of the UI.
 TABLE_KINDS = {"polars", "parquet"}

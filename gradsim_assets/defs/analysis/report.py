@@ -44,6 +44,7 @@ from gradsim_assets.defs.code_version import code_version
 from gradsim_assets.defs.web_links import front_page_link, report_address
 from gradsim_assets.orchestration.asset_keys import asset_key
 from gradsim_assets.orchestration.failures import fails_in_one_sentence
+from gradsim_assets.orchestration.file_sizes import SIZE, size_shown
 from gradsim_assets.orchestration.groups import ANALYSIS
 from gradsim_assets.orchestration.partitions import ALL, BY_MODEL, MODELS, Partitions
 from gradsim_assets.resources.compute import Compute
@@ -244,9 +245,9 @@ def _write(
     return dg.MaterializeResult(
         metadata={
             **link,
-            "path": dg.MetadataValue.path(str(folder / "index.html")),
             "summary": dg.MetadataValue.json(headline),
-            "size_bytes": len(page.encode()),
+            "path": dg.MetadataValue.path(str(folder / "index.html")),
+            SIZE: size_shown(len(page.encode())),
         }
     )
 
