@@ -21,6 +21,7 @@ from gradsim_assets.core.gradients.engine import PassRequest, PassResult
 from gradsim_assets.core.gradients.pass_inputs import pass_inputs
 from gradsim_assets.core.models.encoded_sample import IGNORED, EncodedSample
 from gradsim_assets.core.models.loading import LoadedModel
+from gradsim_assets.core.models.token_texts import token_texts
 from gradsim_assets.core.models.tokenization import ContextPolicy
 from gradsim_assets.core.sample_gradients.components import trainable_components
 from gradsim_assets.core.sample_gradients.precision import wide
@@ -322,26 +323,12 @@ def _token_rows(
                 "original_id": original_id,
                 "side": side,
                 "position": np.arange(sample.length),
-                "text": pieces(loaded, sample.input_ids.tolist()),
+                "text": token_texts(loaded.tokenizer, sample.input_ids.tolist()),
                 "counted": sample.labels != IGNORED,
                 "contribution": contributions,
             }
         )
     )
-
-
-def pieces(loaded: LoadedModel, token_ids: Sequence[int]) -> list[str]:
-    """The text of every token, such that all of them together are the text of the whole.
-
-    A character of several tokens stands with the last of them.
-    """
-    found, said = [], ""
-    for end in range(1, len(token_ids) + 1):
-        whole = loaded.tokenizer.decode(token_ids[:end], special_tokens=True)
-        unfinished = whole.endswith("\ufffd")
-        found.append("" if unfinished else whole[len(said) :])
-        said = said if unfinished else whole
-    return found
 
 
 def _shares(ids: Sequence[str], contributions: Sequence[np.ndarray]) -> pl.DataFrame:
