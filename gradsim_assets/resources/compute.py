@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from gradsim_assets.core.models.encoded_sample import EncodedSample
     from gradsim_assets.core.sample_gradients.preconditioning import Preconditioners
     from gradsim_assets.core.tracing.attributed_pairs import AttributedPair
+    from gradsim_assets.core.tracing.held_originals import HeldOriginals
     from gradsim_assets.core.tracing.token_attribution import Attributed
 
 
@@ -120,6 +121,21 @@ class Compute(dg.ConfigurableResource):
         try:
             made = TokenAttribution(loaded.model, loaded.tokenizer, variants, originals, options, log)
             return made.of(pairs, progress)
+        except ArithmeticError as error:
+            raise dg.Failure(str(error), allow_retries=False) from error
+
+    def held_originals(
+        self,
+        loaded: LoadedModel,
+        originals: "Sequence[EncodedSample]",
+        progress: Callable[[int, int, str], None],
+        log: Callable[[str], None],
+    ) -> "HeldOriginals":
+        """The gradients of all originals in memory."""
+        from gradsim_assets.core.tracing.held_originals import HeldOriginals
+
+        try:
+            return HeldOriginals.of(loaded.model, originals, self._options(loaded.device, ""), progress, log)
         except ArithmeticError as error:
             raise dg.Failure(str(error), allow_retries=False) from error
 

@@ -107,7 +107,8 @@ class _Tracer:
         settings = load_settings()
         if self._tracing is None or self._tracing.settings != settings:  # building the graph takes most of a second
             launcher = self._site.launcher
-            self._tracing = Tracing(settings, launcher.instance, launcher.repository.asset_graph)
+            graph, memory_bytes = launcher.repository.asset_graph, settings.trace.memory_bytes
+            self._tracing = Tracing(settings, launcher.instance, graph, memory_bytes)
         return self._tracing.trace(question.model, question.prompt, question.answer, question.method, progress=progress)
 
 

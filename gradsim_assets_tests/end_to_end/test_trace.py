@@ -6,11 +6,17 @@ import shutil
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
 
 import gradsim_assets
+from gradsim_assets.configuration import load_settings
+from gradsim_assets.resources.compute import Compute
+from gradsim_assets.runs.environment import open_instance
+from gradsim_assets.runs.launcher import Launcher
+from gradsim_assets.runs.tracing import Tracing
 from gradsim_assets_tests.conftest import gradsim
 from gradsim_assets_tests.support.web_home import PagesServer
 
@@ -58,6 +64,49 @@ def test_the_models_own_answer_is_traced_where_none_is_given(home: Path, monkeyp
     assert found["original_id"].head(3).to_list() == ranked and found["dot_product"].is_sorted(descending=True)
 
 
+def tracing_of(home: Path, monkeypatch: pytest.MonkeyPatch, memory_bytes: int) -> Tracing:
+    monkeypatch.setenv("GRADSIM_HOME", str(home))
+    monkeypatch.setenv("GRADSIM_CONFIG", str(home / "gradsim.toml"))
+    monkeypatch.delenv("DAGSTER_HOME", raising=False)
+    launcher = Launcher(open_instance(writes=False))
+    return Tracing(load_settings(), launcher.instance, launcher.repository.asset_graph, memory_bytes)
+
+
+def _heard(name: str, work: list[str]) -> Any:
+    """A method of `Compute` that says that it was called."""
+    own = getattr(Compute, name)
+
+    def heard(compute: Compute, *given: object) -> Any:
+        work.append(name)
+        return own(compute, *given)
+
+    return heard
+
+
+def test_a_text_costs_its_own_gradient_alone_where_those_of_the_originals_are_kept(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work: list[str] = []
+    for name in ("run_pass", "held_originals"):
+        monkeypatch.setattr(Compute, name, _heard(name, work))
+    asked = ("demo", "How do I warm milk?", "In a pot, slowly.")
+    keeping = tracing_of(home, monkeypatch, 2**30)
+    keeping.trace("demo", "How do I boil water?", "In a pot.")
+    assert work == ["held_originals"]
+    found, folder = keeping.trace(*asked)
+    assert work == ["held_originals"], "nothing but the text went through the model"
+    for memory_bytes in (0, 1):
+        shutil.rmtree(folder)
+        work.clear()
+        alone, _ = tracing_of(home, monkeypatch, memory_bytes).trace(*asked)
+        assert work == ["run_pass"] and alone.id == found.id
+        assert alone.originals["original_id"].to_list() == found.originals["original_id"].to_list()
+        # fp32: other ways of summing the same products.
+        assert alone.originals["similarity"].to_numpy() == pytest.approx(
+            found.originals["similarity"].to_numpy(), abs=1e-5
+        )
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -72,6 +121,32 @@ def test_the_models_own_answer_is_traced_where_none_is_given(home: Path, monkeyp
 def test_what_cannot_be_traced_is_refused_in_a_sentence(arguments: tuple[str, ...], said: str, home: Path) -> None:
     refused = gradsim(home, *arguments)
     assert refused.returncode == 2 and said in refused.stderr and "Traceback" not in refused.stderr
+
+
+def test_many_texts_of_a_file_are_traced_and_those_that_cannot_be_are_named(home: Path, tmp_path: Path) -> None:
+    (sample, (prompt, answer)), *_ = texts(home).items()
+    file = tmp_path / "texts.jsonl"
+    asked = [{"prompt": prompt, "answer": answer}, {"prompt": "egg " * 5000, "answer": "Yes."}, {"prompt": "Tea?"}]
+    file.write_text("\n".join(map(json.dumps, asked)))
+    found = gradsim(home, "trace", "demo", "--file", str(file), "--top", "2")
+    assert found.returncode == 1
+    told = rf"^✗ {re.escape(str(file))}, line 2: the text has \d+ tokens, which is more than the model's context of 384; shorten it"
+    assert re.search(told, found.stderr, re.MULTILINE), found.stderr
+    assert (
+        f"{file}, line 1: {prompt}"[:60] in found.stdout
+        and f"\n{file}, line 3: Tea?\nThe model answers: " in found.stdout
+    )
+    ranked = re.findall(r"^(\d+) +(demo_\d+)", found.stdout, re.MULTILINE)
+    assert [place for place, _ in ranked] == ["1", "2", "1", "2"] and ranked[0][1] == sample
+    assert found.stdout.count("\nPage: ") == 2
+    file.write_text(json.dumps(asked[0]) + '\n{"answer": "Yes."}')
+    refused = gradsim(home, "trace", "demo", "--file", str(file))
+    assert refused.returncode == 2 and "line 2 has no `prompt`" in refused.stderr and refused.stdout == ""
+    for arguments in ((), ("--prompt", "Why?", "--file", str(file)), ("--answer", "Yes.", "--file", str(file))):
+        refused = gradsim(home, "trace", "demo", *arguments)
+        assert (
+            refused.returncode == 2 and "give a text by --prompt (and --answer), or many by --file." in refused.stderr
+        )
 
 
 def test_originals_that_have_changed_are_not_traced_to(tmp_path: Path) -> None:
