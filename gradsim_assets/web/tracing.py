@@ -1,6 +1,8 @@
 """Traces over HTTP: a page to ask on, a call for programs, and the pages of what was found."""
 
+import asyncio
 import json
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +26,9 @@ MOST_BYTES = 2**20
 
 #: Traces that the page lists, and originals that an answer to a program holds.
 _LISTED, _TOLD = 20, 20
+
+#: How often a call that waits looks whether its trace is there.
+_LOOK_SECONDS = 0.05
 
 
 class Asked(BaseModel):
@@ -55,7 +60,7 @@ def router(site: Site, pages: Pages) -> APIRouter:
         return FileResponse(_folder(site, slug, trace_id) / PAGE, headers={"Cache-Control": "no-cache"})
 
     @routes.post("/api/trace")
-    async def ask(asked: Asked) -> JSONResponse:
+    async def ask(asked: Asked, request: Request) -> JSONResponse:
         """Traces a text: 200 with what was found, 202 where that takes longer, and 503 where too many are waiting."""
         known = {one.id for one in await run_in_threadpool(site.models)}
         if asked.model not in known:
@@ -64,7 +69,7 @@ def router(site: Site, pages: Pages) -> APIRouter:
             job = queue.ask(Question(asked.model, asked.prompt, asked.answer, asked.method))
         except FullError as error:
             return JSONResponse({"error": str(error)}, 503, {"Retry-After": str(error.seconds)})
-        await run_in_threadpool(job.ended.wait, asked.wait)
+        await _until_ended(job, request, asked.wait)
         return _told(job, queue)
 
     @routes.get("/api/trace/{job_id}")
@@ -92,6 +97,13 @@ def too_large(request: Request) -> JSONResponse | None:
     if int(length) > MOST_BYTES:
         return JSONResponse({"error": f"the request has {length} bytes, and {MOST_BYTES} are the most."}, 413)
     return None
+
+
+async def _until_ended(job: Job, request: Request, seconds: float) -> None:
+    """Waits for a job, so long as it is waited for; no thread does, for there are fewer of them than may wait."""
+    deadline = time.monotonic() + seconds
+    while not job.ended.is_set() and time.monotonic() < deadline and not await request.is_disconnected():
+        await asyncio.sleep(_LOOK_SECONDS)
 
 
 class _Tracer:

@@ -3,7 +3,7 @@
 import json
 import re
 import shutil
-import urllib.request
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import pytest
 
 import gradsim_assets
 from gradsim_assets.configuration import load_settings
+from gradsim_assets.core.tracing.stored_traces import StoredTrace, traces_in
 from gradsim_assets.resources.compute import Compute
 from gradsim_assets.runs.environment import open_instance
 from gradsim_assets.runs.launcher import Launcher
@@ -170,8 +171,56 @@ def test_texts_are_traced_over_http_for_many_at_once(home: Path) -> None:
         assert trace["page"] in site.get("/trace")[1]
         status, told = site.post("/api/trace", {"model": "demo", "prompt": "How do I boil milk?", "wait": 0})
         assert status == 202 and told["state"] in ("waiting", "running")
-        cancelled = urllib.request.Request(f"{site.address}/api/trace/{told['job']}", method="DELETE")
-        with urllib.request.urlopen(cancelled, timeout=60) as answer:
+        with site.deleting(f"/api/trace/{told['job']}") as answer:
             assert json.loads(answer.read())["state"] in ("cancelled", "done")
     from_python = gradsim(home, "trace", "demo", "--prompt", questions[0]["prompt"], "--json")
     assert json.loads(from_python.stdout)["id"] == trace["id"], "the command finds what the server has traced"
+
+
+KILLS = 20
+
+
+@pytest.mark.slow
+def test_kills_of_the_server_lose_no_trace_that_was_told(home: Path, tmp_path: Path) -> None:
+    told: dict[str, list[str]] = {}
+    copy = tmp_path / "home"
+    shutil.copytree(home, copy)
+
+    def ask(site: PagesServer, kill: int) -> None:
+        for number in range(100):
+            asked = {"model": "demo", "prompt": f"Why {kill} {number}?", "answer": "So.", "wait": 300}
+            try:
+                status, found = site.post("/api/trace", asked)
+            except OSError:
+                return  # the server is gone
+            assert status == 200, found
+            told[found["trace"]["id"]] = [one["original_id"] for one in found["trace"]["originals"]]
+
+    for kill in range(KILLS):
+        before = len(told)
+        with PagesServer(copy) as site, ThreadPoolExecutor(1) as pool:
+            asking = pool.submit(ask, site, kill)
+            while len(told) == before and not asking.done():
+                time.sleep(0.02)
+            time.sleep(0.05 * (kill % 7))  # at another moment of the next one's making
+            site.kill()
+            asking.result()
+    folders = {folder.name: folder for folder in traces_in(copy / "traces" / "demo")}
+    assert len(told) >= KILLS and set(told) <= set(folders)
+    for name, folder in folders.items():
+        found = StoredTrace.load(folder)  # whole, whether it was told or not
+        assert found.originals.height and (folder / "index.html").read_text().endswith("</html>\n")
+        assert name not in told or found.originals["original_id"].head(20).to_list() == told[name]
+
+
+def test_many_who_wait_keep_nobody_from_the_pages(home: Path) -> None:
+    asked = {"model": "demo", "prompt": "How do I boil a hundred eggs?", "wait": 300}
+    with PagesServer(home) as site, ThreadPoolExecutor(100) as pool:
+        waiting = [pool.submit(site.post, "/api/trace", asked) for _ in range(100)]
+        # More wait than a server has threads. None of them may be needed for a page.
+        while site.post("/api/trace", {**asked, "wait": 0})[1]["state"] == "waiting":
+            time.sleep(0.01)
+        assert site.get("/health")[0] == 200 and site.get("/trace")[0] == 200
+        answers = [one.result() for one in waiting]
+    assert {status for status, _ in answers} == {200}
+    assert len({told["trace"]["id"] for _, told in answers}) == 1
