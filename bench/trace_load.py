@@ -170,16 +170,19 @@ def main() -> None:
         shutil.copytree(given.home, home)
         with PagesServer(home) as site:
             asker = Asker(site, given.model)
-            found = {
-                "alone": alone(asker, given.times),
-                "badly": badly(asker, site),
-                "together": together(asker, given.users, given.seconds),
-                "at_once": at_once(asker, site, given.requests),
+            parts: dict[str, Callable[[], dict[str, Any]]] = {
+                "alone": lambda: alone(asker, given.times),
+                "badly": lambda: badly(asker, site),
+                "together": lambda: together(asker, given.users, given.seconds),
+                "at_once": lambda: at_once(asker, site, given.requests),
             }
+            found = {}
+            for part, measure in parts.items():
+                found[part] = measure()
+                print(part, json.dumps(found[part], indent=1), flush=True)
     out = Path("build/bench/trace_load.json")
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(found, indent=1))
-    print(out.read_text())
 
 
 if __name__ == "__main__":

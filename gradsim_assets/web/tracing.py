@@ -62,11 +62,12 @@ def router(site: Site, pages: Pages) -> APIRouter:
     @routes.post("/api/trace")
     async def ask(asked: Asked, request: Request) -> JSONResponse:
         """Traces a text: 200 with what was found, 202 where that takes longer, and 503 where too many are waiting."""
-        known = {one.id for one in await run_in_threadpool(site.models)}
-        if asked.model not in known:
-            return JSONResponse({"error": f"{asked.model} is not registered here."}, 404)
+        question = Question(asked.model, asked.prompt, asked.answer, asked.method)
         try:
-            job = queue.ask(Question(asked.model, asked.prompt, asked.answer, asked.method))
+            queue.check_room(question)  # first, for a thousand who ask at once
+            if not await run_in_threadpool(site.is_registered, asked.model):
+                return JSONResponse({"error": f"{asked.model} is not registered here."}, 404)
+            job = queue.ask(question)
         except FullError as error:
             return JSONResponse({"error": str(error)}, 503, {"Retry-After": str(error.seconds)})
         await _until_ended(job, request, asked.wait)
