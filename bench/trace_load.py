@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from email.message import Message
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -52,13 +53,13 @@ class Asker:
                 return status, time.perf_counter() - started
             time.sleep(float(headers["Retry-After"]))
 
-    def post(self, document: dict[str, Any]) -> tuple[int, dict[str, Any], dict[str, str]]:
+    def post(self, document: dict[str, Any]) -> tuple[int, dict[str, Any], Message]:
         """Status, JSON and headers of an answer."""
         connection = http.client.HTTPConnection("127.0.0.1", self._site.port, timeout=600)
         try:
             connection.request("POST", "/api/trace", json.dumps(document), {"Content-Type": "application/json"})
             answer = connection.getresponse()
-            return answer.status, json.loads(answer.read()), dict(answer.getheaders())
+            return answer.status, json.loads(answer.read()), answer.headers
         finally:
             connection.close()
 
