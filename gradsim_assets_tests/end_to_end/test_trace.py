@@ -209,7 +209,7 @@ def test_kills_of_the_server_lose_no_trace_that_was_told(home: Path, tmp_path: P
     assert len(told) >= KILLS and set(told) <= set(folders)
     for name, folder in folders.items():
         found = StoredTrace.load(folder)  # whole, whether it was told or not
-        assert found.originals.height and (folder / "index.html").read_text().endswith("</html>\n")
+        assert found.originals.height and (folder / "index.html").read_text().endswith("</html>")
         assert name not in told or found.originals["original_id"].head(20).to_list() == told[name]
 
 
