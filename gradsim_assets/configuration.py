@@ -176,6 +176,17 @@ class SlurmSettings(_Section):
     at_once: int = Field(default=0, ge=0)
 
 
+class TraceSettings(_Section):
+    """How texts are traced over HTTP."""
+
+    memory_gib: float = Field(default=1.0, ge=0, allow_inf_nan=False)
+
+    @property
+    def memory_bytes(self) -> int:
+        """The same in bytes."""
+        return int(self.memory_gib * 2**30)
+
+
 class AutomationSettings(_Section):
     """How often models are looked at, once a user has switched the sensor and the schedules on."""
 
@@ -233,6 +244,7 @@ class Settings(_Section):
     compute: ComputeSettings = ComputeSettings()
     preconditioners: PreconditionerSettings = PreconditionerSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
+    trace: TraceSettings = TraceSettings()
     training: TrainingRecipe | None = None
     slurm: SlurmSettings = SlurmSettings()
     automation: AutomationSettings = AutomationSettings()

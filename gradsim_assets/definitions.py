@@ -41,6 +41,7 @@ from gradsim_assets.defs.models import hf_model
 from gradsim_assets.defs.observe_sources import build as watching
 from gradsim_assets.defs.observe_sources import watches_optimizers
 from gradsim_assets.defs.similarity import gradient_similarity
+from gradsim_assets.defs.tracing import token_attribution
 from gradsim_assets.orchestration.automation import automated, automation_sensor
 from gradsim_assets.orchestration.groups import ON_GPU
 from gradsim_assets.orchestration.partitions import Partitions
@@ -76,6 +77,7 @@ def _build(settings: Settings, partitions: Partitions, profiles: Mapping[str, Pr
         all_pairs.build(settings, heavy),
         *linear_datamodeling_score.build(settings, heavy),
         *removal.build(settings, heavy),
+        *token_attribution.build(settings, partitions, heavy),
         parameters_per_component.build(light),
         *accuracy_per_component.build(),
         *agreement.build(),

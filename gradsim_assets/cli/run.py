@@ -31,14 +31,14 @@ def demo() -> None:
       gradsim report demo --open
     """
     launcher(writes=True).add_model(untrained_id(DEMO))
-    run_part(DEMO, "all", force=False, settings=load_settings(), requested=("evaluation",))
+    run_part(DEMO, "all", force=False, settings=load_settings(), requested=("evaluation", "tokens"))
 
 
-#: What `--only` leaves of the stages. The evaluation is made on request; what was once asked for is kept up to date by "all".
+#: What `--only` leaves of the stages. The evaluation and tokens are made on request; what was once asked for is kept up to date by "all".
 PARTS = {
     "all": (
         *("originals", "variants", "curvature", "gradients"),
-        *("evaluation", "retraining", "counterfactuals"),
+        *("evaluation", "retraining", "counterfactuals", "tokens"),
         *("analyses", "comparison"),
     ),
     "datasets": ("originals", "variants"),
@@ -48,6 +48,7 @@ PARTS = {
         *("evaluation", "retraining", "counterfactuals"),
         "analyses",
     ),
+    "tokens": ("originals", "variants", "curvature", "gradients", "tokens", "analyses"),
     "analyses": ("analyses", "comparison"),
 }
 
@@ -65,14 +66,18 @@ def run(model: str, only: str | None, force: bool) -> None:
       gradsim run amd/AMD-OLMo-1B-SFT@main --only gradients     the part that needs a GPU
       gradsim run ./my_model --only analyses                   the part that does not
       gradsim run demo --only evaluation                       what the scores mean
+      gradsim run demo --only tokens                           the report's texts coloured by token
     """
     settings = load_settings()
-    requested = _requested(model, settings) if only == "evaluation" else ()
+    requested = _requested(model, only, settings)
     run_part(model, only or "all", force, settings, requested)
 
 
-def _requested(model_id: str, settings: Settings) -> tuple[str, ...]:
-    """The stages made on request that can be made of a model: it is retrained where the configuration says how."""
+def _requested(model_id: str, part: str | None, settings: Settings) -> tuple[str, ...]:
+    """The stages made on request that a part asks for and that can be made of a model: it is retrained where the configuration
+    says how."""
+    if part != "evaluation":
+        return (part,) if part == "tokens" else ()
     if settings.training_of(model_id) is None:
         click.echo(f"{model_id} is not retrained: nothing under [training] says how it was made from the originals")
         return ("evaluation",)

@@ -8,6 +8,7 @@ GRADIENTS = "gradients"
 SIMILARITY = "similarity"
 ANALYSIS = "analysis"
 EVALUATION = "evaluation"
+TRACING = "tracing"
 
 #: What GPUs are for, besides the model's answers, whose group is that of texts.
 ON_GPU = frozenset({CURVATURE, GRADIENTS, EVALUATION})

@@ -545,6 +545,25 @@ REMOVAL = TableSchema(
     parts=SETTINGS,
 )
 
+TOKEN_ATTRIBUTION = TableSchema(
+    "token_attribution",
+    {
+        **_pair_columns(),
+        "side": Column(pl.String(), "whose token it is: that of the `variant` or of the `original`"),
+        "position": Column(pl.Int64(), "place of the token, prompt and template included, from 0"),
+        "token": Column(pl.String(), "the token as text; a character of several tokens stands with the last of them"),
+        "contribution": Column(
+            pl.Float64(),
+            "what the use of the weights at the token adds to the product of the two full gradients; all of a side make it up",
+        ),
+        "linked": Column(
+            pl.Int64(), "place of the other text's token that adds most to the contribution, in its direction"
+        ),
+    },
+    key=("variant_id", "original_id", "side", "position"),
+    parts=SETTINGS,
+)
+
 TRACES = TableSchema(
     "traces",
     {
@@ -622,5 +641,6 @@ TABLES: dict[str, TableSchema] = {
         SUBSET_LOSSES,
         LINEAR_DATAMODELING_SCORE,
         REMOVAL,
+        TOKEN_ATTRIBUTION,
     )
 }

@@ -38,6 +38,7 @@ from gradsim_assets.core.tables.schemas import (
     SELF_SIMILARITY,
     SETTINGS,
     TAIL_PATCH,
+    TOKEN_ATTRIBUTION,
 )
 from gradsim_assets.core.tables.storage import Partition, Tables, fingerprint
 from gradsim_assets.defs.code_version import code_version
@@ -76,7 +77,11 @@ def build(settings: Settings, partitions: Partitions) -> list[dg.AssetsDefinitio
         partitions_def=MODELS,
         deps=[
             PARAMETERS_PER_COMPONENT.name,
-            *(dg.AssetDep(asset_key(table, setting)) for setting in SETTINGS for table in _SHOWN.values()),
+            *(
+                dg.AssetDep(asset_key(table, setting))
+                for setting in SETTINGS
+                for table in (*_SHOWN.values(), TOKEN_ATTRIBUTION.name)
+            ),
             *(dg.AssetDep(table.name, partition_mapping=ALL) for table in (LIMA, PARAPHRASED, BM25_CANDIDATES)),
             dg.AssetDep(MODEL_GENERATED.name, partition_mapping=BY_MODEL),
         ],
@@ -129,6 +134,7 @@ class Sources:
                 linear_datamodeling_score=self.retrained(LINEAR_DATAMODELING_SCORE.name, setting),
                 removal=self.retrained(REMOVAL.name, setting),
                 controls=self.of_same_products(CONTROL_COMPARISON.name, setting),
+                token_attribution=self.of_same_products(TOKEN_ATTRIBUTION.name, setting),
                 bm25=self.candidates(setting),
                 variants=self.variants(setting),
                 prompt_no_prefix=self.prompt_no_prefix(setting),
