@@ -89,7 +89,7 @@ def test_steps_count_on_the_gpu_that_they_had(instance: dg.DagsterInstance) -> N
 
 
 def test_a_step_without_an_end_is_said_to_be_unknown(instance: dg.DagsterInstance) -> None:
-    run_id, seconds = make(instance, gradients, "demo|00")
+    run_id, _ = make(instance, gradients, "demo|00")
     killed = instance.create_run_for_job(
         dg.define_asset_job("killed", [gradients]).resolve(asset_graph=GRAPH), tags={"dagster/partition": "demo|00"}
     )
