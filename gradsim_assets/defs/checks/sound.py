@@ -207,6 +207,7 @@ def _pass_findings(
     """What is wrong with a table of a pass that should hold the expected pairs."""
     dropped = int(provenance.get("dropped") or 0) > 0
     if "proportion" in frame.columns:
+        expected = expected if provenance.get("proportions") != [] else expected.clear()  # none was asked for
         found = soundness.pair_findings(frame, expected, "proportion", dropped)
         return found + soundness.cosine_findings(frame)
     by_preconditioner = _by_preconditioner(frame)
