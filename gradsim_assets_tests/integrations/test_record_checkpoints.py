@@ -11,12 +11,13 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainingArguments
 
-from gradsim_assets.core.curvature.optimizer_states import second_moments
+from gradsim_assets.core.curvature.optimizer_states import moments_of, second_moments
 from gradsim_assets.core.errors import InputError
 from gradsim_assets.core.models.learning_rates import learning_rates
 from gradsim_assets.core.models.loading import load_skeleton
 from gradsim_assets.core.models.revisions import Revision, resolve
 from gradsim_assets.core.partition_keys import model_slug
+from gradsim_assets.core.sample_gradients.components import trainable_components
 from gradsim_assets.core.tables.storage import Partition, Tables
 from gradsim_assets.integrations import RecordCheckpoints
 from gradsim_assets_tests.conftest import gradsim
@@ -126,10 +127,14 @@ def test_second_moments_are_the_optimizers_own(adapter: bool, base: Path, tmp_pa
         second_moments(path, model)
         for path in (place / "second_moments.pt", tmp_path / "with/checkpoint-4/optimizer.pt")
     )
-    assert ours.keys() == theirs.keys() == {name for name, one in model.named_parameters() if one.requires_grad}
+    assert list(ours) == list(theirs) == [name for name, _ in trainable_components(model)]
     for name, one in ours.items():
         assert torch.equal(one.moments, theirs[name].moments) and one.epsilon == theirs[name].epsilon
     assert any(float(one.moments.max()) > 0 for one in ours.values())
+    some = list(ours)[1:3]
+    assert list(moments_of(ours, some)) == some
+    with pytest.raises(InputError, match="no second moments of model.norm.bias, which it has not trained"):
+        moments_of(ours, [*some, "model.norm.bias"])
 
 
 def test_what_would_delete_checkpoints_or_is_no_step_is_refused(base: Path, tmp_path: Path) -> None:
