@@ -272,8 +272,11 @@ OVER_STEPS = ("accuracy", "mrr", "lds")
 def trajectories(comparison: pl.DataFrame) -> dict[tuple[str, str], pl.DataFrame]:
     """The rows of a table `model_comparison` of each run with two checkpoints or more, by (run, setting), by step."""
     found = comparison.filter(pl.col("run").is_not_null()).sort("step", maintain_order=True)
-    parts = found.partition_by("run", "setting", as_dict=True, maintain_order=True)
-    return {(run, setting): part for (run, setting), part in sorted(parts.items()) if part["step"].n_unique() > 1}
+    parts = found.partition_by("run", "setting", as_dict=True)
+    ordered = sorted(parts, key=lambda key: (key[0], schemas.SETTINGS.index(key[1])))
+    return {
+        (run, setting): parts[run, setting] for run, setting in ordered if parts[run, setting]["step"].n_unique() > 1
+    }
 
 
 def without_earlier(comparison: pl.DataFrame) -> pl.DataFrame:

@@ -81,9 +81,9 @@ PLOTS = {
     ),
     "over_steps": Words(
         "When it was learned",
-        "Every figure of the checkpoints of a run over their steps, with its 95 % interval as an area. What does not look at the "
-        "model (BM25, text overlap, chance) stays where it is in the paraphrased setting; where the gradients' lines rise above it, "
-        "the model has learned from whom.",
+        "Every figure of the checkpoints of a run over their steps, with its 95 % interval as an area. Text methods do not "
+        "look at the model: BM25 compares prompts and stays where it is, as does the overlap of paraphrased answers; that of the "
+        "model's own answers grows as it learns them by heart.",
     ),
     "accuracy_over_depth": Words("Accuracy over depth", _ACCURACY),
     "accuracy_bars": Words("Accuracy of every component", _ACCURACY),
