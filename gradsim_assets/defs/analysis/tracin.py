@@ -58,7 +58,7 @@ def _build(setting: str, settings: Settings, partitions: Partitions) -> dg.Asset
         checkpoints = [one for key in keys if (one := settings.checkpoint_of(model_id_of(key)))]
         why, rates = _rates(model_id, checkpoints, setting, hub, store)
         if why:
-            context.log.info(why) if not checkpoints else context.log.warning(why)
+            (context.log.warning if checkpoints else context.log.info)(why)
             return table_result(TRACIN, TRACIN.empty(), metadata={"left out": why}, provenance={"model": model_id})
         frames = {
             one.model_id: store.tables.scan(
