@@ -14,12 +14,10 @@ from gradsim_assets.core.tables.table_schema import TableSchema
 def projection_frame(
     result: PassResult, setting: str, pairs: Sequence[tuple[str, str]], schema: TableSchema = PROJECTED_SIMILARITY
 ) -> pl.DataFrame:
-    """The table `projected_similarity/<setting>`, or another one of its columns: pairs in order, proportions ascending (no rows
-    where there are none); undefined cosines are null."""
-    projected = result.projected.get(setting, {})
-    proportions = sorted(projected)
-    cosines = [projected[proportion] for proportion in proportions]
-    similarity = np.array(cosines).reshape(len(proportions), len(pairs)).T
+    """The table `projected_similarity/<setting>`, or another one of its columns: pairs in order, proportions ascending; undefined
+    cosines are null."""
+    proportions = sorted(result.projected[setting])
+    similarity = np.stack([result.projected[setting][proportion] for proportion in proportions], axis=1)
     return schema.enforce(
         pair_columns(pairs, len(proportions)).with_columns(
             proportion=pl.Series(proportions * len(pairs), dtype=pl.Float64()),

@@ -132,6 +132,11 @@ def is_projected(table: str) -> bool:
     return table in _PROJECTED
 
 
+def holds_nothing(table: str, result: "PassResult", setting: str) -> bool:
+    """Whether a pass has made nothing of a table: one of projections, where no size of them is configured."""
+    return is_projected(table) and setting not in result.projected
+
+
 def made_of(table: str, curvature: Mapping[str, str]) -> Mapping[str, str]:
     """By kind the data versions of the curvature that a table was made from, out of those that its pass was given."""
     return curvature if table in _PRECONDITIONED else {}

@@ -9,9 +9,8 @@ import torch
 
 from gradsim_assets.core.errors import InputError
 from gradsim_assets.core.gradients.engine import GradientPass, PassOptions, PassRequest, run_pass
-from gradsim_assets.core.gradients.projected_similarity import projection_frame
 from gradsim_assets.core.sample_gradients.held_gradients import HeldGradients
-from gradsim_assets.core.tables.schemas import PROJECTED_SIMILARITY
+from gradsim_assets.defs.gradients.pass_tables import holds_nothing
 from gradsim_assets_tests.support.engine_cases import SETTINGS, relative_error, sample, small_request, tiny
 
 #: Matrix products of other shapes sum in another order: some 1e-7 of the gradients' lengths each.
@@ -221,12 +220,11 @@ def test_projections_alone_hold_no_products():
 
 
 @pytest.mark.parametrize("products", [frozenset(), frozenset(SETTINGS)], ids=["alone", "beside products"])
-def test_projections_of_no_size_are_a_table_without_rows(products):
+def test_projections_of_no_size_are_none_and_cost_nothing(products):
     request = replace(small_request(), products=products, projections=dict.fromkeys(SETTINGS, ()))
     result = run_pass(tiny("llama"), request)
-    for setting in SETTINGS:
-        frame = projection_frame(result, setting, request.pairs[setting])
-        assert frame.is_empty() and frame.columns == list(PROJECTED_SIMILARITY.columns)
+    assert all(holds_nothing("projected_similarity", result, setting) for setting in SETTINGS)
+    assert not any(holds_nothing("dot_products", result, setting) for setting in SETTINGS)
     assert (result.report.gradients_computed > 0) is bool(products)
 
 
