@@ -5,7 +5,7 @@ import hashlib
 import os
 import re
 import tomllib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -30,8 +30,9 @@ from gradsim_assets.core.evaluation.step import Optimizer
 from gradsim_assets.core.home import gradsim_home
 from gradsim_assets.core.models.answer_spans import LossOn
 from gradsim_assets.core.models.controls import trained_id, untrained_id
-from gradsim_assets.core.models.revisions import whole_id
+from gradsim_assets.core.models.revisions import is_folder, whole_id
 from gradsim_assets.core.models.tokenization import ContextPolicy
+from gradsim_assets.core.models.trajectories import Checkpoint, checkpoint_of
 from gradsim_assets.core.partition_keys import MAX_SHARDS
 from gradsim_assets.core.training.recipe import TrainingRecipe
 from gradsim_assets.demo import DEMO, EMBEDDED
@@ -207,14 +208,16 @@ class ModelSettings(_Section):
     components: Literal["adapter", "merged"] | tuple[Annotated[str, Field(min_length=1)], ...] = ()
     profile: str = Field(default=HEAVY, min_length=1)
     base: str = ""
+    # What the names of a run's checkpoints look like: the entry stands for each of them, and not for a model of its own.
+    checkpoints: str = Field(default="", pattern=r"^([^/@.][^@]*)?$")
     controls: bool = False
     optimizer_state: str = ""
     training: TrainingRecipe | None = None  # what it names goes before what [training] names
 
     @property
     def shared(self) -> dict[str, Any]:
-        """The settings that controls of the model have, too; what says how it was trained is not theirs."""
-        own = {"id", "base", "controls", "optimizer_state", "training"}
+        """The settings that controls of the model, or its checkpoints, have, too; what says how it was trained is not theirs."""
+        own = {"id", "base", "checkpoints", "controls", "optimizer_state", "training"}
         return self.model_dump(exclude=own, exclude_none=True)
 
     @property
@@ -263,17 +266,47 @@ class Settings(_Section):
 
     @property
     def configured(self) -> list[str]:
-        """Ids of the models that the configuration asks for: those listed, and their controls where it says so."""
+        """Ids of the models that the configuration asks for: those listed, and their controls where it says so.
+
+        Not those of `trajectories`, whose names it does not know.
+        """
         asked = [
-            one for model in self.models for one in (model.id, *(self.controls_of(model.id) if model.controls else ()))
+            one
+            for model in self.models
+            if not model.checkpoints
+            for one in (model.id, *(self.controls_of(model.id) if model.controls else ()))
         ]
         return list(dict.fromkeys(asked))
+
+    @property
+    def trajectories(self) -> dict[str, str]:
+        """What the names of checkpoints look like, by the id of the run that they are of."""
+        return {model.id: model.checkpoints for model in self.models if model.checkpoints}
+
+    def checkpoint_of(self, model_id: str) -> Checkpoint | None:
+        """The checkpoint of a trajectory that a model is; None for others."""
+        return checkpoint_of(model_id, self.trajectories)
+
+    def ordered(self, model_ids: Iterable[str]) -> list[str]:
+        """Ids of models by name, checkpoints of a run by their steps."""
+
+        def place(model_id: str) -> tuple[str, int, str]:
+            one = self.checkpoint_of(trained_id(model_id) or model_id)
+            return (one.run, one.step, model_id) if one else (model_id, 0, model_id)
+
+        return sorted(model_ids, key=place)
+
+    def base_of(self, model_id: str) -> str | None:
+        """The base of a model, as its entry or that of the run whose checkpoint it is names it; None where neither does."""
+        one = self.checkpoint_of(model_id)
+        return self.bases.get(model_id) or (self.bases.get(one.run) if one else None)
 
     def controls_of(self, model_id: str) -> list[str]:
         """Ids of the controls that a model can have: with random weights, and its base where one is named; a control has none."""
         if trained_id(model_id) is not None:
             return []
-        return [untrained_id(model_id), *([self.bases[model_id]] if model_id in self.bases else [])]
+        base = self.base_of(model_id)
+        return [untrained_id(model_id), *([base] if base else [])]
 
     def studied(self, model_ids: Collection[str]) -> dict[str, str]:
         """By the id of each control among some models the one of them that it is a control of."""
@@ -311,10 +344,13 @@ class Settings(_Section):
         """How a model was made from the originals; None where nobody says, or where they are others than it was made from.
 
         The demo's recipe is known, and holds for its own data alone. A control has seen no originals: neither random weights nor
-        the base that another model was made from.
+        the base that another model was made from. A recipe is that of a whole training, which no checkpoint of it has behind it,
+        unless an entry of its own says so.
         """
         own = next((model.training for model in self.models if model.id == model_id), None)
         if trained_id(model_id) is not None or (own is None and model_id in self.bases.values()):
+            return None
+        if own is None and self.checkpoint_of(model_id) is not None:
             return None
         if model_id not in EMBEDDED:
             general = self.training or (TrainingRecipe() if own else None)
@@ -380,6 +416,7 @@ def load_settings(environment: Mapping[str, str] = os.environ) -> Settings:
     try:
         _ = settings.retriever_model
         _check_bases(settings)
+        _check_trajectories(settings)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     return settings
@@ -412,8 +449,10 @@ def _with_whole_ids(settings: Settings) -> Settings:
                     for name in ("id", "base")
                     if (value := getattr(one, name))
                 },
+                # Of checkpoints it is a file in the folder of each.
                 "optimizer_state": one.optimizer_state
-                and str(settings.folder / Path(one.optimizer_state).expanduser()),
+                if one.checkpoints or not one.optimizer_state
+                else str(settings.folder / Path(one.optimizer_state).expanduser()),
             }
         )
         for one in settings.models
@@ -440,6 +479,28 @@ def _check_bases(settings: Settings) -> None:
             raise InputError(
                 f"{model.base} is the base of {model.id} and of {others[0].id}, whose settings differ, and would have those of "
                 "both; list it under [[models]] with its own."
+            )
+
+
+def _check_trajectories(settings: Settings) -> None:
+    """Raises InputError where an entry with checkpoints says what only a model of its own can have."""
+    for model in settings.models:
+        if not model.checkpoints:
+            continue
+        if model.id in EMBEDDED or trained_id(model.id) is not None:
+            raise InputError(
+                f"{model.id} is no training run and has no checkpoints; leave checkpoints out of its entry."
+            )
+        named = next((name for name in ("controls", "training") if getattr(model, name)), None)
+        if named:
+            raise InputError(
+                f"{named} of {model.id} is that of one model, and the entry stands for all checkpoints of a run; give it in an entry of "
+                f'the checkpoint that is meant (id = "{model.id}@NAME").'
+            )
+        if model.optimizer_state and not is_folder(model.id):
+            raise InputError(
+                f"optimizer_state of {model.id} is a file in the folder of each checkpoint, which branches and tags of the hub do not "
+                "have here; leave it out, or download the run and give its folder."
             )
 
 

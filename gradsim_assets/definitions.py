@@ -8,8 +8,9 @@ from contextlib import contextmanager
 
 import dagster as dg
 
-from gradsim_assets.configuration import HEAVY, Settings, load_settings
-from gradsim_assets.core.partition_keys import model_slug
+from gradsim_assets.configuration import HEAVY, ModelSettings, Settings, load_settings
+from gradsim_assets.core.models.controls import trained_id, untrained_id
+from gradsim_assets.core.partition_keys import keys_pattern, model_slug
 from gradsim_assets.core.tables.schemas import MODEL_GENERATED
 from gradsim_assets.defs import stages
 from gradsim_assets.defs.analysis import (
@@ -22,6 +23,7 @@ from gradsim_assets.defs.analysis import (
     report,
     retrieval,
     self_similarity,
+    tracin,
 )
 from gradsim_assets.defs.candidates import bm25_candidates
 from gradsim_assets.defs.checks import build_status, build_tables
@@ -83,6 +85,7 @@ def _build(settings: Settings, partitions: Partitions, profiles: Mapping[str, Pr
         *agreement.build(),
         *greedy_selection.build(),
         *self_similarity.build(),
+        *tracin.build(settings, partitions),
         *retrieval.build(settings, partitions),
         *control_comparison.build(settings),
         model_comparison.build(settings),
@@ -134,18 +137,26 @@ def executor(settings: Settings, profiles: Mapping[str, Profile]) -> dg.Executor
     Raises:
         InputError: a model chose a compute profile that there is not.
     """
-    chosen = [model for model in settings.models if model.profile != HEAVY]
-    listed = {model.id for model in settings.models}
+    # A checkpoint with an entry of its own would else have the profile of its run.
+    chosen = [model for model in settings.models if model.profile != HEAVY or settings.checkpoint_of(model.id)]
     by_model = {
-        model_slug(one): tags_for(profiles, model.profile, model.id)
-        for model in chosen
-        for one in (model.id, *(one for one in settings.controls_of(model.id) if one not in listed))
+        key: tags_for(profiles, model.profile, model.id) for model in chosen for key in _keys_of(model, settings)
     }
     if settings.compute.executor == "k8s":
         from gradsim_assets.runs.k8s_executor import k8s_executor
 
         return k8s_executor(HEAVY, by_model)
     return dg.in_process_executor if settings.compute.executor == "in_process" else dg.multiprocess_executor
+
+
+def _keys_of(model: ModelSettings, settings: Settings) -> list[str]:
+    """What the partition keys of a model, and of those of its controls that have no entry of their own, look like."""
+    listed = {one.id for one in settings.models}
+    own = keys_pattern(model.id, model.checkpoints)
+    controls = {model.base: model_slug(model.base)}
+    if trained_id(model.id) is None:
+        controls[untrained_id(model.id)] = untrained_id(own)
+    return [own, *(key for control, key in controls.items() if control and control not in listed)]
 
 
 @dg.definitions

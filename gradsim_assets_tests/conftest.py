@@ -12,7 +12,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from gradsim_assets.core.tables.schemas import PRECONDITIONED_PRODUCTS
-from gradsim_assets.orchestration.asset_keys import BY_RETRAINING, COUNTERFACTUAL, CURVATURES, of_each_setting
+from gradsim_assets.orchestration.asset_keys import (
+    BY_RETRAINING,
+    COUNTERFACTUAL,
+    CURVATURES,
+    OVER_CHECKPOINTS,
+    of_each_setting,
+)
 from gradsim_assets_tests.support.browser import CHROMIUM, launch_chromium
 
 if TYPE_CHECKING:
@@ -21,10 +27,17 @@ if TYPE_CHECKING:
 #: The console script, of whatever environment the tests run in.
 COMMAND = (sys.executable, "-c", "from gradsim_assets.cli import main; main()")
 
-#: Names of the tables that a demo run leaves out: they are made where preconditioners are configured, or retraining is asked for.
+#: Names of the tables that a demo run leaves out: they are made where preconditioners or checkpoints are configured, or retraining is
+#: asked for.
 NOT_OF_THE_DEMO = {
     key.to_user_string()
-    for key in (*CURVATURES, *of_each_setting(PRECONDITIONED_PRODUCTS), *BY_RETRAINING, *COUNTERFACTUAL)
+    for key in (
+        *CURVATURES,
+        *of_each_setting(PRECONDITIONED_PRODUCTS),
+        *BY_RETRAINING,
+        *COUNTERFACTUAL,
+        *OVER_CHECKPOINTS,
+    )
 }
 
 

@@ -7,6 +7,8 @@ import pytest
 
 from gradsim_assets.configuration import Settings, load_settings, registered_id
 from gradsim_assets.core.errors import InputError
+from gradsim_assets.definitions import build_definitions
+from gradsim_assets.resources.by_name import resources
 
 ROOT = Path(__file__).parent.parent
 
@@ -199,3 +201,15 @@ def test_a_control_is_never_retrained_as_if_it_had_seen_the_originals(tmp_path: 
     assert {"training", "optimizer_state", "base"}.isdisjoint(settings.models[0].shared)
     own = f'{text}[[models]]\nid = "org/base"\ntraining = {{ steps = 5 }}\n'  # a base that says itself how it was made
     assert getattr(settings_of(own, tmp_path).training_of("org/base"), "steps", None) == 5
+
+
+def test_every_optional_list_may_be_empty(tmp_path: Path) -> None:
+    text = "models = []\n[compute]\nprojections = []\n[preconditioners]\nmethods = []\n[paraphraser]\nprices = {}\nfields = {}\n"
+    settings = settings_of(f"{text}[data]\ncolumns = {{}}\nfilter = {{}}\n", tmp_path)
+    assert settings.configured == [] and settings.trajectories == {} and settings.bases == {}
+    graph = build_definitions(settings).get_repository_def().asset_graph
+    assert "tracin_paraphrased" not in {key.to_user_string() for key in graph.get_all_asset_keys()}
+    (tmp_path / "data.jsonl").write_text('{"prompt": "Say a.", "completion": "a", "source": "x"}\n')
+    none = settings_of('[data]\noriginals = "data.jsonl"\nfilter = { source = [] }\n', tmp_path)
+    with pytest.raises(InputError, match=r"data\.jsonl holds no samples of data\.filter"):
+        resources(none).sources.load_originals()

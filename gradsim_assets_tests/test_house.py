@@ -11,7 +11,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from gradsim_assets.configuration import PreconditionerSettings, Settings
+from gradsim_assets.configuration import ModelSettings, PreconditionerSettings, Settings
 from gradsim_assets.core.tables.schemas import PRECONDITIONERS, TABLES
 from gradsim_assets.core.tables.table_names import PATHS
 from gradsim_assets.definitions import build_definitions
@@ -19,7 +19,7 @@ from gradsim_assets.orchestration.partitions import Partitions
 from gradsim_assets_tests.support.source import PACKAGE, imports, modules
 
 #: The layers, top to bottom: a module imports from its own layer and from those below it. The demo's data and model stand
-#: beside the core, which reads samples and is what makes a model of them.
+#: beside the core, which reads samples and is what makes a model of them. What users put into their own scripts needs the core alone.
 LAYERS = (
     {"cli"},
     {"web"},
@@ -29,6 +29,7 @@ LAYERS = (
     {"resources"},
     {"orchestration"},
     {"configuration"},
+    {"integrations"},
     {"core", "demo"},
 )
 
@@ -48,7 +49,10 @@ NO_TABLES = {"hf_model", "originals_source", "paraphrases_source", "optimizer_st
 
 #: With all that can be switched on.
 SETTINGS = Settings(
-    home=Path("/nowhere"), tables="/nowhere", preconditioners=PreconditionerSettings(methods=PRECONDITIONERS)
+    home=Path("/nowhere"),
+    tables="/nowhere",
+    preconditioners=PreconditionerSettings(methods=PRECONDITIONERS),
+    models=(ModelSettings(id="org/run", checkpoints="step-*"),),
 )
 GRAPH = build_definitions(SETTINGS).get_repository_def().asset_graph
 

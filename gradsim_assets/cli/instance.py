@@ -6,6 +6,7 @@ import click
 
 from gradsim_assets.configuration import Settings, load_settings
 from gradsim_assets.core.errors import InputError, ServiceError
+from gradsim_assets.core.models.revisions import is_folder
 
 if TYPE_CHECKING:
     from gradsim_assets.runs.launcher import Launcher
@@ -40,7 +41,10 @@ def bare_launcher(launches: bool = False, writes: bool = False) -> "Launcher":
 
 
 def _register_configured(launcher: "Launcher", settings: Settings) -> None:
-    """Registers the models of gradsim.toml that are there, and says which are not: they must not hold up the others."""
+    """Registers the models of gradsim.toml that are there, and says which are not: they must not hold up the others.
+
+    Of a trajectory these are its checkpoints.
+    """
     from gradsim_assets.orchestration.model_registry import put_right
     from gradsim_assets.resources.by_name import resources
 
@@ -48,11 +52,14 @@ def _register_configured(launcher: "Launcher", settings: Settings) -> None:
     for sentence in put_right(launcher.instance, hub.check):
         click.echo(f"! {sentence}", err=True)
     known = launcher.models()
-    for model_id in settings.configured:
-        if model_id in known:
-            continue
+    # The hub is not asked with every command: those of its checkpoints that come later are registered by `gradsim models add`.
+    begun = {one.run for model in known if (one := settings.checkpoint_of(model))}
+    runs = [run for run in settings.trajectories if is_folder(run) or run not in begun]
+    for entry in (*settings.configured, *runs):
         try:
-            hub.check(model_id)
-            launcher.add_model(model_id)
+            for model_id in hub.checkpoints(entry) if entry in runs else [entry]:
+                if model_id not in known:
+                    hub.check(model_id)
+                    launcher.add_model(model_id)
         except (InputError, ServiceError) as error:
-            click.echo(f"! {model_id} under [[models]] is not registered: {error}", err=True)
+            click.echo(f"! {entry} under [[models]] is not registered: {error}", err=True)

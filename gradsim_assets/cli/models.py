@@ -35,7 +35,7 @@ def models_add(model: str, controls: bool) -> None:
     """Register MODEL: a hub id, `id@revision`, or a local folder. Prints its partition key and what it is.
 
     Its controls are MODEL+untrained, the same configuration with random weights, and the model before its fine-tuning, where
-    gradsim.toml names it: `base` of its entry under [[models]].
+    gradsim.toml names it: `base` of its entry under [[models]]. Of a run with `checkpoints` there, each of them is registered.
 
     \b
     Examples:
@@ -47,15 +47,20 @@ def models_add(model: str, controls: bool) -> None:
     settings, found = load_settings(), launcher(writes=True)
     if controls and trained_id(model) is not None:
         raise InputError(f"{model} is a control itself; give the model that it is one of: {trained_id(model)}.")
-    wanted = [model, *(settings.controls_of(model) if controls else ())]
+    hub, is_run = resources(settings).hub, model in settings.trajectories
+    if controls and is_run:
+        raise InputError(f"{model} is a run with checkpoints; give the one whose controls are meant ({model}@NAME).")
+    wanted = hub.checkpoints(model) if is_run else [model, *(settings.controls_of(model) if controls else ())]
     for one in wanted:
-        resources(settings).hub.check(one)  # all of them before any is registered
+        hub.check(one)  # all of them before any is registered
     for one in wanted:
         click.echo(found.add_model(one))
-        if one != model:
+        if checkpoint := settings.checkpoint_of(one):
+            click.echo(f"  step {checkpoint.step} of {checkpoint.run}")
+        if one != model and not is_run:
             click.echo(f"  control of {model}: {_CONTROLS[control_kind(one)]}")
         _describe(found, one, settings)
-    if controls and model not in settings.bases:
+    if controls and settings.base_of(model) is None:
         click.echo(f"no base is named for {model} under [[models]] (base = ...), so its base is no control")
 
 
@@ -75,7 +80,8 @@ def _describe(found: "Launcher", model: str, settings: Settings) -> None:
 @models.command("list")
 @click.option("--json", "as_json", is_flag=True, help="JSON on one line instead of a table.")
 def models_list(as_json: bool) -> None:
-    """Show the registered models: partition key, revision (as observed last), how their tables stand, whose controls they are.
+    """Show the registered models: partition key, revision (as observed last), how their tables stand, whose controls or checkpoints
+    they are.
 
     \b
     Examples:
@@ -86,8 +92,10 @@ def models_list(as_json: bool) -> None:
     from gradsim_assets.orchestration.model_registry import wrong_keys
 
     found = launcher()
-    versions, states, known = found.versions(), found.states(), found.models()
-    studied = load_settings().studied(known)
+    versions, states, settings = found.versions(), found.states(), load_settings()
+    known = found.models()
+    known = settings.ordered(known) if settings.trajectories else known
+    studied = settings.studied(known)
     found_models = [
         {
             "model": model,
@@ -95,15 +103,18 @@ def models_list(as_json: bool) -> None:
             "revision": versions.get(model),
             "status": states[model],
             "control_of": studied.get(model),
+            "checkpoint_of": checkpoint.run if (checkpoint := settings.checkpoint_of(model)) else None,
+            "step": checkpoint.step if checkpoint else None,
         }
         for model in known
     ]
     if as_json:
         click.echo(json.dumps(found_models))
     else:
-        header = ["model", "key", "revision", "status", *(["control_of"] if studied else [])]
-        missing = {"revision": "-", "control_of": ""}
-        rows = [[one[name] or missing[name] for name in header] for one in found_models]
+        optional = [name for name in ("control_of", "step") if any(one[name] is not None for one in found_models)]
+        header = ["model", "key", "revision", "status", *optional]
+        missing = {"revision": "-", **dict.fromkeys(optional, "")}
+        rows = [[str(missing[name] if one[name] is None else one[name]) for name in header] for one in found_models]
         click.echo(columns([name.replace("_", " ") for name in header], rows))
     for key in wrong_keys(found.instance):
         click.echo(f"! {key} is no model's key; remove it with `gradsim models remove '{key}'`", err=True)

@@ -58,7 +58,8 @@ PARTS = {
 @click.option("--only", type=click.Choice([part for part in PARTS if part != "all"]), help="A part of the work alone.")
 @click.option("--force", is_flag=True, help="Compute also what is there and up to date.")
 def run(model: str, only: str | None, force: bool) -> None:
-    """Materialise what is missing or stale for MODEL: datasets, gradients, analyses, report.
+    """Materialise what is missing or stale for MODEL: datasets, gradients, analyses, report. Of a run with `checkpoints` under
+    [[models]] for each of its checkpoints, the earliest first.
 
     \b
     Examples:
@@ -69,8 +70,18 @@ def run(model: str, only: str | None, force: bool) -> None:
       gradsim run demo --only tokens                           the report's texts coloured by token
     """
     settings = load_settings()
-    requested = _requested(model, only, settings)
-    run_part(model, only or "all", force, settings, requested)
+    part = only or "all"
+    for one in _models_of(model, settings):
+        if one != model:
+            click.echo(f"checkpoint {one}:")
+        run_part(one, part, force, settings, _requested(one, only, settings))
+
+
+def _models_of(model: str, settings: Settings) -> list[str]:
+    """The model itself, or the checkpoints of a run in the order of their steps."""
+    from gradsim_assets.resources.by_name import resources
+
+    return resources(settings).hub.checkpoints(model) if model in settings.trajectories else [model]
 
 
 def _requested(model_id: str, part: str | None, settings: Settings) -> tuple[str, ...]:

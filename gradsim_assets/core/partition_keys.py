@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from gradsim_assets.core.errors import InputError
 from gradsim_assets.core.models.controls import UNTRAINED_SUFFIX, trained_id, untrained_id
+from gradsim_assets.core.models.revisions import checkpoint_id
 
 #: Dagster's stale status ignores a dependency on 100 or more upstream partitions.
 MAX_SHARDS = 99
@@ -34,6 +35,11 @@ def model_slug(model_id: str) -> str:
         part = re.sub(r"(?<=-)-|^-|-$", "\0", part)
         parts.append("".join(c if _PLAIN.fullmatch(c) else _escape("-" if c == "\0" else c) for c in part))
     return "--".join(parts)
+
+
+def keys_pattern(model_id: str, checkpoints: str) -> str:
+    """What the partition keys of an entry under [[models]] look like: that of the model, or those of all checkpoints of a run."""
+    return checkpoint_id(model_slug(model_id), checkpoints) if checkpoints else model_slug(model_id)
 
 
 def checked_slug(model_id: str) -> str:

@@ -104,12 +104,14 @@ def _observe(settings: Settings, partitions: Partitions) -> dg.SensorDefinition:
     ) -> dg.SensorResult | dg.SkipReason:
         healed = put_right(context.instance, hub.check)
         slugs = context.instance.get_dynamic_partitions(str(MODELS.name))
-        new = [slug for slug in map(model_slug, configured) if slug not in slugs]
+        found_checkpoints, unfound = checkpoints_now(hub)
+        asked = map(model_slug, (*configured, *found_checkpoints))
+        new = [slug for slug in asked if slug not in slugs]
         watched = [*models(hub, [*slugs, *new]), *samples(sources, store, partitions.shard_count)]
         if watches_optimizers(settings):
             watched += optimizer_states(hub, [*slugs, *new])
         found = observations(watched, last_observed(context.instance, watched), context.cursor, time.time())
-        for sentence in (*healed, *found.problems):
+        for sentence in (*healed, *unfound, *found.problems):
             context.log.warning(sentence)
         added = [slug for slug in new if slug not in found.failures]  # what cannot be resolved is not registered
         return dg.SensorResult(
@@ -119,6 +121,18 @@ def _observe(settings: Settings, partitions: Partitions) -> dg.SensorDefinition:
         )
 
     return observe_sources
+
+
+def checkpoints_now(hub: ModelHub) -> tuple[list[str], list[str]]:
+    """Ids of the checkpoints that all trajectories have now, and a sentence for each trajectory that does not tell."""
+    found: list[str] = []
+    problems: list[str] = []
+    for run in hub.trajectories:
+        try:
+            found += hub.checkpoints(run)
+        except (InputError, ServiceError) as error:
+            problems.append(f"{run}: {error}")
+    return found, problems
 
 
 #: A source, or one of its partitions.

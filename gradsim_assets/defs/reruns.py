@@ -7,7 +7,7 @@ from gradsim_assets.core.tables.table_names import PATHS
 from gradsim_assets.orchestration.backfills import launch_backfill, unfinished_backfills
 from gradsim_assets.orchestration.failures import fails_in_one_sentence
 from gradsim_assets.orchestration.lost_files import LostFiles
-from gradsim_assets.orchestration.model_registry import registered
+from gradsim_assets.orchestration.partitions import registered
 from gradsim_assets.orchestration.planner import targets
 from gradsim_assets.resources.compute import Compute
 from gradsim_assets.resources.table_store import TableStore

@@ -22,6 +22,7 @@ from gradsim_assets.core.tables.schemas import (
     SUBSET_LOSSES,
     TAIL_PATCH,
     TOKEN_ATTRIBUTION,
+    TRACIN,
 )
 from gradsim_assets.core.tables.table_names import PATHS, asset_name
 from gradsim_assets.core.tables.table_schema import TableSchema
@@ -53,8 +54,9 @@ ON_REQUEST = (*BY_STEPS, *BY_RETRAINING, *COUNTERFACTUAL, *BY_TOKENS)
 #: The curvature tables.
 CURVATURES = tuple(asset_key(CURVATURE.name, kind) for kind in PRECONDITIONERS)
 
-#: Tables of a model that are made from those of its controls as well.
-READS_CONTROLS = tuple(asset_key(CONTROL_COMPARISON.name, setting) for setting in SETTINGS)
+#: Tables of a model that are made from those of its controls, or of the checkpoints before it, as well.
+OVER_CHECKPOINTS = tuple(asset_key(TRACIN.name, setting) for setting in TRACIN.parts)
+READS_OTHER_MODELS = (*(asset_key(CONTROL_COMPARISON.name, setting) for setting in SETTINGS), *OVER_CHECKPOINTS)
 
 
 def _waiting() -> dict[dg.AssetKey, tuple[dg.AssetKey, ...]]:

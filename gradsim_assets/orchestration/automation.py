@@ -17,7 +17,7 @@ from gradsim_assets.core.tables.schemas import (
     SETTINGS,
 )
 from gradsim_assets.orchestration import groups
-from gradsim_assets.orchestration.asset_keys import ON_REQUEST, READS_CONTROLS, WAITS_FOR, asset_key, waits_only
+from gradsim_assets.orchestration.asset_keys import ON_REQUEST, READS_OTHER_MODELS, WAITS_FOR, asset_key, waits_only
 from gradsim_assets.orchestration.dagster_internals import AssetGraphView, AssetKeyPartitionKey, StaleStatus
 from gradsim_assets.orchestration.stale_status import StatusResolver
 
@@ -111,7 +111,7 @@ def on_model_revision(key: dg.AssetKey) -> dg.AutomationCondition:
     changed = condition.any_deps_match(condition.data_version_changed())
     up_to_date = condition.newly_updated() & ~OutOfDate()
     ready: dg.AutomationCondition = ~condition.in_progress() & ~condition.any_deps_in_progress()
-    if key in READS_CONTROLS:
+    if key in READS_OTHER_MODELS:
         ready &= ~LacksItsOwn() & ~Early()
     elif key != asset_key(MODEL_COMPARISON.name):  # which leaves out the models that have no results yet
         optional = dg.AssetSelection.assets(
@@ -131,7 +131,7 @@ def on_model_revision(key: dg.AssetKey) -> dg.AutomationCondition:
     )
     healthy = ~(condition.execution_failed() & ~ChangedSincePlanned())
     not_followed = [*WAITS_FOR.get(key, ())]
-    if key in READS_CONTROLS:  # what is to be computed for any model is not for this one
+    if key in READS_OTHER_MODELS:  # what is to be computed for any model is not for this one
         not_followed += [asset_key(GRADIENT_SIMILARITY.name, setting) for setting in SETTINGS]
     follows = condition.any_deps_match(condition.will_be_requested()).ignore(dg.AssetSelection.assets(*not_followed))
     # What is wanted comes first: as a rule nothing is, and the rest then has no partition to look at.

@@ -1,6 +1,6 @@
 """Which models are registered: the keys of the partition `model`, which Dagster's instance keeps and its dialog does not check."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 
 import dagster as dg
 
@@ -8,17 +8,12 @@ from gradsim_assets.core.errors import InputError, ServiceError
 from gradsim_assets.core.partition_keys import checked_slug, is_slug, model_slug
 from gradsim_assets.orchestration.backfills import unfinished_backfills, works_on
 from gradsim_assets.orchestration.dagster_internals import NOT_FINISHED_STATUSES
-from gradsim_assets.orchestration.partitions import MODELS
-
-
-def registered(instance: dg.DagsterInstance) -> list[str]:
-    """Keys of the registered models."""
-    return [key for key in _keys(instance) if is_slug(key)]
+from gradsim_assets.orchestration.partitions import MODELS, model_keys
 
 
 def wrong_keys(instance: dg.DagsterInstance) -> list[str]:
     """What was typed into the dialog and is the key of no model."""
-    return [key for key in _keys(instance) if not is_slug(key)]
+    return [key for key in model_keys(instance) if not is_slug(key)]
 
 
 def register(instance: dg.DagsterInstance, model_id: str) -> str:
@@ -38,7 +33,7 @@ def remove(instance: dg.DagsterInstance, model: str) -> None:
     Raises:
         InputError: the model is not registered, or its runs are in flight (their work would be discarded).
     """
-    keys = _keys(instance)
+    keys = model_keys(instance)
     key = model if model in keys else model_slug(model)
     if key not in keys:
         raise InputError(f"{model} is not registered; `gradsim models list` shows what is.")
@@ -67,10 +62,6 @@ def put_right(instance: dg.DagsterInstance, check: Callable[[str], object]) -> l
             continue
         told.append(f"{key} is the id of a model; its partition key {slug} was put in its place.")
     return told
-
-
-def _keys(instance: dg.DagsterInstance) -> Collection[str]:
-    return instance.get_dynamic_partitions(str(MODELS.name))
 
 
 def _model_tags(tags: Mapping[str, str]) -> set[str]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import dagster as dg
 
-from gradsim_assets.core.partition_keys import shard_keys
+from gradsim_assets.core.partition_keys import is_slug, shard_keys
 from gradsim_assets.core.tables.storage import Partition
 
 #: One key per model under study. Keys are slugs, because Dagster gives `|`, `,` and `/` meanings of their own.
@@ -50,6 +50,16 @@ with warnings.catch_warnings():
         {"model": dg.DimensionPartitionMapping("model", dg.IdentityPartitionMapping())}
     )
 ALL = dg.AllPartitionMapping()
+
+
+def model_keys(instance: dg.DagsterInstance) -> list[str]:
+    """All keys of the partition `model`, those among them that somebody typed into the dialog and that are of no model."""
+    return list(instance.get_dynamic_partitions(str(MODELS.name)))
+
+
+def registered(instance: dg.DagsterInstance) -> list[str]:
+    """Keys of the registered models."""
+    return [key for key in model_keys(instance) if is_slug(key)]
 
 
 def partition_of(partition_key: str | dg.MultiPartitionKey | None, dimension: str | None = None) -> Partition:

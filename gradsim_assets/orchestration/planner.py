@@ -11,7 +11,7 @@ from gradsim_assets.orchestration.asset_keys import on_request, waits_only
 from gradsim_assets.orchestration.controls import places_read
 from gradsim_assets.orchestration.dagster_internals import AssetKeyPartitionKey, BaseAssetGraph, StaleStatus
 from gradsim_assets.orchestration.lost_files import LostFiles
-from gradsim_assets.orchestration.partitions import place_of
+from gradsim_assets.orchestration.partitions import place_of, registered
 from gradsim_assets.orchestration.stale_status import StatusResolver, without_collecting
 
 Target = AssetKeyPartitionKey
@@ -45,6 +45,7 @@ def targets(
     """
     resolver = StatusResolver(instance, graph, _few(models, shards, subsets), files)
     found: list[Target] = []
+    known = registered(instance)
     changing: dict[dg.AssetKey, list[Partition]] = {}  # whose content may become another one
     for key in graph.toposorted_asset_keys:
         node = graph.get(key)
@@ -56,7 +57,7 @@ def targets(
         for target, where in partitions:
             if not _within(where, None, shards, subsets) or (asked is not None and where.model not in asked):
                 continue
-            if force or _changes(resolver, target, places_read(graph, key, where), above, missing):
+            if force or _changes(resolver, target, places_read(graph, key, where, known), above, missing):
                 changing.setdefault(key, []).append(where)
                 found.append(target)
             elif resolver.why_lost(key, target.partition_key):

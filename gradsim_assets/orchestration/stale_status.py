@@ -10,7 +10,7 @@ from typing import Any
 
 import dagster as dg
 
-from gradsim_assets.orchestration.asset_keys import READS_CONTROLS, waits_only
+from gradsim_assets.orchestration.asset_keys import READS_OTHER_MODELS, waits_only
 from gradsim_assets.orchestration.controls import places_read
 from gradsim_assets.orchestration.dagster_internals import (
     SKIP_PARTITION_DATA_VERSION_DEPENDENCY_THRESHOLD,
@@ -27,7 +27,7 @@ from gradsim_assets.orchestration.dagster_internals import (
 )
 from gradsim_assets.orchestration.latest_records import latest_records
 from gradsim_assets.orchestration.lost_files import LostFiles
-from gradsim_assets.orchestration.partitions import dimensions_of, place_of
+from gradsim_assets.orchestration.partitions import dimensions_of, place_of, registered
 
 #: Up to so many partitions, asking for each costs less than reading the records of all.
 _FEW = 50
@@ -88,6 +88,7 @@ class StatusResolver(OpenResolver):
         self._version_at = cache(self._fetch_version_at)
         self._by_levels = cache(self._sort_by_levels)
         self._newest = cache(self._newest_event)
+        self._models = cache(lambda: registered(instance))
 
     @use_partition_loading_context
     def changed_since_planned(self, key: AssetKeyPartitionKey) -> bool:
@@ -123,7 +124,7 @@ class StatusResolver(OpenResolver):
                     continue
                 stale = self.get_status(one.asset_key, one.partition_key) == StaleStatus.STALE
                 # A run has one partition, and no other model's table is made in it.
-                with_it = in_run and stale and node.partitions_def == run and target.asset_key not in READS_CONTROLS
+                with_it = in_run and stale and node.partitions_def == run and target.asset_key not in READS_OTHER_MODELS
                 if (stale and not with_it) or waits(one, with_it):
                     return True
             return False
@@ -162,7 +163,8 @@ class StatusResolver(OpenResolver):
 
     def _dependencies(self, key: AssetKeyPartitionKey, parents: Iterable[dg.AssetKey]) -> list[AssetKeyPartitionKey]:
         node = self.asset_graph.get(key.asset_key)
-        read = places_read(self.asset_graph, key.asset_key, place_of(key.partition_key, node.partitions_def))
+        place = place_of(key.partition_key, node.partitions_def)
+        read = places_read(self.asset_graph, key.asset_key, place, self._models())
         places = [dict(place.levels) for place in read]
         found = []
         for parent in parents:

@@ -70,10 +70,11 @@ def with_what_follows(found: Sequence[Standing], graph: BaseAssetGraph) -> list[
     """As `standings` found them, but stale, too, is what is made from something stale: its figures are of yesterday."""
     stale: dict[dg.AssetKey, list[Partition]] = {}
     told: list[Standing] = []
+    known = {one.place.model for one in found if one.place.model is not None}
     for key, of_table in groupby(found, key=lambda one: one.table):
         above = Above(graph, key, stale)
         for one in of_table:
-            cause = above.table_of(places_read(graph, key, one.place)) if one.status == DONE else None
+            cause = above.table_of(places_read(graph, key, one.place, known)) if one.status == DONE else None
             if cause:
                 one = replace(one, status=STALE, why=f"{cause.to_user_string()} is stale")
             if one.status == STALE:

@@ -16,6 +16,7 @@ from gradsim_assets.core.models.answer_spans import LossOn
 from gradsim_assets.core.models.controls import trained_id
 from gradsim_assets.core.models.description import ModelDescription, describe
 from gradsim_assets.core.models.devices import own_device
+from gradsim_assets.core.models.learning_rates import learning_rates
 from gradsim_assets.core.models.loading import (
     LoadedModel,
     blank_model,
@@ -26,8 +27,10 @@ from gradsim_assets.core.models.loading import (
     load_tokenizer,
 )
 from gradsim_assets.core.models.revisions import (
+    OVER,
     Revision,
     content_hash,
+    folder_of,
     is_folder,
     named_revision,
     resolve,
@@ -35,6 +38,7 @@ from gradsim_assets.core.models.revisions import (
     untrained_revision,
 )
 from gradsim_assets.core.models.tokenization import ChatTokenizer
+from gradsim_assets.core.models.trajectories import Checkpoint, checkpoint_of, checkpoints
 from gradsim_assets.core.partition_keys import checked_slug
 from gradsim_assets.demo import DEMO, DEMO_LORA, EMBEDDED
 
@@ -55,14 +59,31 @@ class ModelHub(dg.ConfigurableResource):
     def settings(self, model_id: str) -> ModelSettings:
         """The settings of one model; defaults for what it does not name, and for a model without an entry under [[models]].
 
-        A control without an entry has those of the model that it is a control of.
+        A control without an entry has those of the model that it is a control of, and a checkpoint those of its run.
         """
         entry = next((entry for entry in self.models if entry["id"] == model_id), {})
-        if not entry and (studied := self._studied(model_id)):
+        if not entry and (checkpoint := checkpoint_of(model_id, self.trajectories)):
+            entry = self._of_checkpoint(checkpoint)
+        elif not entry and (studied := self._studied(model_id)):
             entry = self.settings(studied).shared
             if trained_id(model_id) is None and isinstance(entry["components"], str):
                 entry["components"] = ()  # an adapter's, of which the base has nothing
         return ModelSettings.model_validate({**self.defaults, "id": model_id, **entry})
+
+    @property
+    def trajectories(self) -> dict[str, str]:
+        """As `Settings.trajectories`."""
+        return {entry["id"]: entry["checkpoints"] for entry in self.models if entry.get("checkpoints")}
+
+    def checkpoints(self, run: str) -> list[str]:
+        """Ids of the checkpoints of a trajectory that there are now, in the order of their steps; raises as `checkpoints`."""
+        return [one.model_id for one in checkpoints(run, self.trajectories[run])]
+
+    def _of_checkpoint(self, checkpoint: Checkpoint) -> dict[str, Any]:
+        """The settings of a checkpoint without an entry of its own."""
+        run = self.settings(checkpoint.run)
+        state = run.optimizer_state and str(folder_of(Path(checkpoint.model_id)) / run.optimizer_state)
+        return {**run.shared, "base": run.base, "optimizer_state": state}
 
     def _studied(self, control: str) -> str | None:
         """The model under study that a model is a control of; None where it is none."""
@@ -126,6 +147,11 @@ class ModelHub(dg.ConfigurableResource):
             from gradsim_assets.demo.adapter import build_demo_adapter
 
             return resolve(str(build_demo_adapter(Home(Path(self.home)).models / DEMO_LORA)))
+        if model_id in self.trajectories:
+            raise InputError(
+                f"{model_id} is a run with checkpoints, not one model; give one of them ({model_id}@NAME), which `gradsim models list` "
+                "shows."
+            )
         return resolve(model_id, fallback, self.settings(model_id).base)
 
     def check(self, model_id: str) -> None:
@@ -152,6 +178,13 @@ class ModelHub(dg.ConfigurableResource):
                 f"{model_id} changed while this run worked on it ({name} became {revision.name}); start a new run."
             )
         return revision
+
+    def learning_rates(self, model_id: str, name: str) -> dict[int, float]:
+        """As `core.models.learning_rates.learning_rates`, of the revision of that name."""
+        if is_folder(model_id):
+            return learning_rates(Revision(name, str(folder_of(Path(model_id)))))
+        commit = name.partition(OVER)[0]
+        return learning_rates(Revision(name, split_revision(model_id)[0], commit))
 
     def tokenizer(self, model_id: str, revision: Revision) -> ChatTokenizer:
         """The tokenizer of that revision with the model's chat template, without the model."""

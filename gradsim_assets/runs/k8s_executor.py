@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping
+from fnmatch import fnmatchcase
 from typing import Any
 
 import dagster as dg
@@ -20,7 +21,9 @@ _MODEL = "dagster/partition/model"
 
 
 def k8s_executor(profile: str, by_model: Mapping[str, Mapping[str, Any]]) -> dg.ExecutorDefinition:
-    """`k8s_job_executor`, whose steps of the named profile take their model's tags where `by_model` (by slug) has some."""
+    """`k8s_job_executor`, whose steps of the named profile take their model's tags where `by_model` (by slug, or by a pattern of
+    slugs) has some.
+    """
     from dagster_k8s import k8s_job_executor
 
     if not by_model:
@@ -76,7 +79,9 @@ class ModelProfiles(StepHandler):
         return self._inner.terminate_step(self._exchanged(step_handler_context))
 
     def _exchanged(self, context: StepHandlerContext) -> StepHandlerContext:
-        tags = self._by_model.get(context.dagster_run.tags.get(_MODEL, ""))
+        model = context.dagster_run.tags.get(_MODEL, "")
+        patterns = (tags for pattern, tags in self._by_model.items() if fnmatchcase(model, pattern))
+        tags = self._by_model.get(model) or next(patterns, None)
         return context if tags is None else _Tagged(context, self._profile, tags)
 
 

@@ -23,9 +23,9 @@ from gradsim_assets.defs.progress import draw_progress_on_terminal
 from gradsim_assets.defs.stages import Stage
 from gradsim_assets.orchestration.dagster_internals import ReconstructableRepository, execute_job
 from gradsim_assets.orchestration.lost_files import LostFiles
-from gradsim_assets.orchestration.model_registry import register, registered, remove
+from gradsim_assets.orchestration.model_registry import register, remove
 from gradsim_assets.orchestration.observations import observed_versions, record
-from gradsim_assets.orchestration.partitions import place_of
+from gradsim_assets.orchestration.partitions import place_of, registered
 from gradsim_assets.orchestration.planner import Target, targets
 from gradsim_assets.orchestration.standings import (
     DONE,

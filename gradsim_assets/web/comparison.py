@@ -8,8 +8,9 @@ from fastapi import APIRouter, Query, Response
 from gradsim_assets.configuration import load_settings
 from gradsim_assets.core.analysis.model_comparison import paired_differences
 from gradsim_assets.core.analysis.report.headline import BESIDE
-from gradsim_assets.core.tables.schemas import FULL_GRADIENT, GRADIENT_SIMILARITY, SETTINGS
+from gradsim_assets.core.tables.schemas import FULL_GRADIENT, GRADIENT_SIMILARITY, MODEL_COMPARISON, SETTINGS
 from gradsim_assets.core.tables.storage import Partition, Tables
+from gradsim_assets.web.over_steps import Trajectory, trajectories
 from gradsim_assets.web.rendering import Pages
 from gradsim_assets.web.site import Model, Site
 
@@ -25,6 +26,7 @@ def router(site: Site, pages: Pages) -> APIRouter:
             "comparison.html.j2",
             models=chosen,
             differences={setting: _differences(chosen, setting) for setting in SETTINGS},
+            trajectories=_trajectories(chosen),
             settings=SETTINGS,
             beside=BESIDE,
             table=site.dagster_page("model_comparison"),
@@ -40,6 +42,13 @@ def _chosen(site: Site, slugs: list[str]) -> list[Model]:
     if len(chosen) == 1:
         chosen += [one for one in site.models() if one.control_of == chosen[0].id]
     return chosen
+
+
+def _trajectories(models: list[Model]) -> list[Trajectory]:
+    tables = Tables(load_settings().tables)
+    if not any(one.checkpoint for one in models) or not tables.exists([MODEL_COMPARISON.name]):
+        return []
+    return trajectories(tables.read([MODEL_COMPARISON.name]), [one.id for one in models])
 
 
 def _differences(models: list[Model], setting: str) -> list[dict[str, Any]]:

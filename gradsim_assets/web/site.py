@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 from gradsim_assets.configuration import load_settings
 from gradsim_assets.core.home import Home
+from gradsim_assets.core.models.trajectories import Checkpoint
 from gradsim_assets.core.partition_keys import model_id_of, model_slug
 from gradsim_assets.runs.launcher import Launcher
 
@@ -31,6 +32,7 @@ class Model:
     revision: str | None = None
     control_of: str | None = None
     summary: dict[str, Any] | None = None
+    checkpoint: Checkpoint | None = None
 
     @property
     def headlines(self) -> dict[str, dict[str, Any]]:
@@ -58,9 +60,10 @@ class Site:
         return model_id in self.launcher.models()
 
     def models(self) -> list[Model]:
-        """The registered models by name, each before its controls."""
-        known, versions = sorted(self.launcher.models()), self.launcher.versions()
-        studied = load_settings().studied(known)
+        """The registered models by name (checkpoints of a run by their steps), each before its controls."""
+        settings, versions = load_settings(), self.launcher.versions()
+        known = settings.ordered(self.launcher.models())
+        studied = settings.studied(known)
         ordered = [
             one
             for model in known
@@ -69,7 +72,10 @@ class Site:
         ]
         # A base may be a control of several models, or have one itself.
         ordered = list(dict.fromkeys([*ordered, *known]))
-        return [self._model(model, versions.get(model), studied.get(model)) for model in ordered]
+        return [
+            self._model(model, versions.get(model), studied.get(model), settings.checkpoint_of(model))
+            for model in ordered
+        ]
 
     def model(self, slug: str) -> Model:
         """One model by its partition key, registered or with a report of before.
@@ -111,10 +117,12 @@ class Site:
         chosen = f"?view=partitions&partition={quote(partition, safe='')}" if partition else ""
         return f"{self.dagster}/assets/{quote(asset)}{chosen}"
 
-    def _model(self, model_id: str, revision: str | None, control_of: str | None) -> Model:
+    def _model(
+        self, model_id: str, revision: str | None, control_of: str | None, checkpoint: Checkpoint | None = None
+    ) -> Model:
         slug = model_slug(model_id)
         try:
             summary = json.loads((self.home.report(slug) / "summary.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
             summary = None
-        return Model(model_id, slug, revision, control_of, summary)
+        return Model(model_id, slug, revision, control_of, summary, checkpoint)

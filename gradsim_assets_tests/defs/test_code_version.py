@@ -37,13 +37,13 @@ def package(copy: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     forget()
 
 
-def code_versions() -> Mapping[str, str]:
-    """Of every asset that has one, by its name."""
+def code_versions(*more: ModelSettings) -> Mapping[str, str]:
+    """Of every asset that has one, by its name, in a configuration with the demo and whatever more models."""
     forget()
     settings = Settings(
         home=Path("/nowhere"),
         tables="/nowhere",
-        models=(ModelSettings(id="demo"),),
+        models=(ModelSettings(id="demo"), *more),
         preconditioners=PreconditionerSettings(methods=PRECONDITIONERS),
     )
     graph = build_definitions(settings).get_repository_def().asset_graph
@@ -286,6 +286,7 @@ DECIDES_NOTHING_THERE = {
     "core.tables": "where tables lie; the schema of an asset's own table is looked for by itself",
     "core.partition_keys:model_id_of": "another id is another partition",
     "core.partition_keys:model_slug": "another id is another partition",
+    "core.partition_keys:keys_pattern": "which keys are meant is part of the configuration that is followed",
     "core.analysis.plots.of_table:plots_of": "shown beside a table in the UI; the report's are its own",
     "core.datasets.lima:hub_repo": "for the version of the source; whether it is asked again",
     "core.candidates.bm25_candidates:top_candidates": "for the data version",
@@ -314,7 +315,7 @@ def followed(monkeypatch: pytest.MonkeyPatch) -> dict[str, set[str]]:
         return answer
 
     monkeypatch.setattr(versions, "followed", recorded)
-    code_versions()
+    code_versions(ModelSettings(id="org/run", checkpoints="step-*"))
     return {name.removeprefix("gradsim_assets."): names for name, names in found.items() if ".defs." in name}
 
 

@@ -11,7 +11,8 @@ from gradsim_assets.core.partition_keys import model_slug
 from gradsim_assets.definitions import build_definitions
 from gradsim_assets.defs.models.hf_model import build
 from gradsim_assets.orchestration.backfills import launch_backfill
-from gradsim_assets.orchestration.model_registry import put_right, register, registered, wrong_keys
+from gradsim_assets.orchestration.model_registry import put_right, register, wrong_keys
+from gradsim_assets.orchestration.partitions import registered
 from gradsim_assets.orchestration.planner import targets
 from gradsim_assets.resources.model_hub import ModelHub
 

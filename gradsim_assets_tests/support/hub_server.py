@@ -90,6 +90,8 @@ class HubServer:
             return status, {"X-Error-Code": code} if code else {}, b"{}"
         if repo not in self._commits:
             return 404, {"X-Error-Code": "RepoNotFound"}, b"{}"
+        if api and rest == ["refs"]:
+            return _json(self._refs(repo))
         wanted = rest[1] if len(rest) > 1 and rest[0] in ("revision", "resolve", "tree") else "main"
         sha = self._names[repo].get(wanted, wanted)
         if sha not in self._commits[repo]:
@@ -103,6 +105,17 @@ class HubServer:
         return (
             (503, {}, b"") if self.files_busy else _file(folder.joinpath(*rest[2:]), sha, known=bool(rest) and not api)
         )
+
+    def _refs(self, repo: str) -> dict[str, Any]:
+        """The branch `main`, and tags."""
+        found = [
+            {"name": name, "ref": f"refs/tags/{name}", "targetCommit": sha} for name, sha in self._names[repo].items()
+        ]
+        return {
+            "branches": [one for one in found if one["name"] == "main"],
+            "tags": [one for one in found if one["name"] != "main"],
+            "converts": [],
+        }
 
     def post(self, path: str, body: bytes, token: str | None) -> Answer:
         """The answer to what is sent to datasets."""

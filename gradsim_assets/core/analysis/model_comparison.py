@@ -7,24 +7,29 @@ import polars as pl
 
 from gradsim_assets.core.analysis.control_comparison import control_comparison, of_full_gradient
 from gradsim_assets.core.models.controls import BASE, UNTRAINED
+from gradsim_assets.core.models.trajectories import Checkpoint
 from gradsim_assets.core.tables import schemas
 
 
 def model_comparison(
     retrievals: Mapping[tuple[str, str], pl.DataFrame],
     controls: Mapping[tuple[str, str], pl.DataFrame] | None = None,
+    scores: Mapping[tuple[str, str], pl.DataFrame] | None = None,
+    checkpoints: Mapping[str, Checkpoint] | None = None,
 ) -> pl.DataFrame:
     """The table `model_comparison` from the `retrieval` tables by (model id, setting), in that order.
 
     A recall column that a model's table does not have (it had fewer candidates) is null for it. `controls` are the tables
-    `control_comparison`, which say how the full gradient of a model differs from that of its controls.
+    `control_comparison`, which say how the full gradient of a model differs from that of its controls; `scores` are the tables
+    `linear_datamodeling_score`; `checkpoints` says which models are checkpoints of a run, by their ids.
     """
     frames = [
         frame.with_columns(
             pl.lit(model).alias("model"),
             pl.lit(setting).alias("setting"),
+            *_of_run((checkpoints or {}).get(model)),
             *_of_controls((controls or {}).get((model, setting))),
-        )
+        ).join(_scores((scores or {}).get((model, setting))), on="method", how="left", maintain_order="left")
         for (model, setting), frame in retrievals.items()
     ]
     if not frames:
@@ -46,6 +51,21 @@ def paired_differences(
     """
     rows = of_full_gradient(control_comparison(similarity, others))
     return [{**row, "model": row["control_model"]} for row in rows if row["variants"]]
+
+
+def _of_run(checkpoint: Checkpoint | None) -> list[pl.Expr]:
+    """The columns that say of which run a model is a checkpoint, and of which step."""
+    run, step = (checkpoint.run, checkpoint.step) if checkpoint else (None, None)
+    return [pl.lit(run, pl.String).alias("run"), pl.lit(step, pl.Int64).alias("step")]
+
+
+def _scores(linear_datamodeling_score: pl.DataFrame | None) -> pl.DataFrame:
+    """The scores of whole methods; single components have no row in a comparison."""
+    frame = (
+        schemas.LINEAR_DATAMODELING_SCORE.empty() if linear_datamodeling_score is None else linear_datamodeling_score
+    )
+    whole = pl.col("component").is_null()
+    return frame.filter(whole).select("method", "lds", "lds_low", "lds_high")
 
 
 def _of_controls(comparison: pl.DataFrame | None) -> list[pl.Expr]:

@@ -83,6 +83,7 @@ def methods(
     parameters: pl.DataFrame | None = None,
     overlap: np.ndarray | None = None,
     preconditioned: pl.DataFrame | None = None,
+    tracin: pl.DataFrame | None = None,
 ) -> list[Method]:
     """The methods of the retrieval table in order, without chance; those whose scores are None are left out."""
     result = [Method(schemas.FULL_GRADIENT, pairs.full_similarity)]
@@ -93,6 +94,9 @@ def methods(
         result.append(Method("bm25", pairs.candidates.align(bm25, "score"), is_cosine=False))
     if overlap is not None:
         result.append(Method(schemas.TEXT_OVERLAP, overlap, is_cosine=False))
+    if tracin is not None and len(tracin):
+        result.append(Method("tracin", pairs.candidates.align(tracin, "score"), is_cosine=False))
+        result.append(Method("tracin_normalised", pairs.candidates.align(tracin, "normalised")))
     best = best_component(pairs, parameters)
     if best is not None:
         result.append(Method("best_component", pairs.similarity[best], component=pairs.components[best]))
@@ -118,16 +122,18 @@ def retrieval(
     verbatim: Mapping[str, bool] | None = None,
     overlap: np.ndarray | None = None,
     preconditioned: pl.DataFrame | None = None,
+    tracin: pl.DataFrame | None = None,
 ) -> pl.DataFrame:
-    """The table `retrieval`: full gradient, preconditioners, projections, BM25, text overlap, best component and chance.
+    """The table `retrieval`: full gradient, preconditioners, projections, BM25, text overlap, sums over checkpoints, best component
+    and chance.
 
     All methods are scored on the variants and candidates of the dot products. `bm25` is the table `bm25_candidates`;
     `overlap` is that of `text_overlap`; `verbatim` says by variant whether its answer is a copy of its original's, None
-    where that is not known, `preconditioned` is the table `preconditioned_products`. For chance
+    where that is not known, `preconditioned` is the table `preconditioned_products`, `tracin` the one of that name. For chance
     all figures are expectations, and its intervals and test are null. The best component is chosen on the same variants
     that it is scored on, so its accuracy is optimistic (see `greedy_selection` for held-out figures).
     """
-    rows = methods(pairs, projected, bm25, parameters, overlap, preconditioned)
+    rows = methods(pairs, projected, bm25, parameters, overlap, preconditioned, tracin)
     candidates = pairs.candidates
     ranks = np.array([candidates.ranks(method.similarity) for method in rows])
     recall_at = recall_columns(candidates)

@@ -5,7 +5,7 @@ names. transformers' Trainer makes two groups, of parameters with and without we
 training (FSDP, torch.distributed.checkpoint) have the parameters' names for keys.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch
 
 from gradsim_assets.core.curvature.component_curvature import ComponentCurvature
 from gradsim_assets.core.errors import InputError, first_line
+from gradsim_assets.core.sample_gradients.components import trainable_components
 
 #: What wrappers put before or into the names of parameters.
 _WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.", "_forward_module.")
@@ -22,7 +23,7 @@ _NESTED = ("optimizer", "optimizer_state_dict", "optim")
 
 
 def second_moments(path: Path, model: torch.nn.Module) -> dict[str, ComponentCurvature]:
-    """v of every trainable parameter, as the optimizer divides by it at its last step, by name.
+    """v of every trainable parameter, as the optimizer divides by it at its last step, by the name of the component.
 
     Bias correction is that of torch's Adam and AdamW: v = exp_avg_sq / (1 - beta2^step), with max_exp_avg_sq in the place of
     exp_avg_sq where it was trained with amsgrad.
@@ -34,11 +35,28 @@ def second_moments(path: Path, model: torch.nn.Module) -> dict[str, ComponentCur
     state, groups = document["state"], document["param_groups"]
     keys = _keys_by_name(path, state, groups, model)
     options = {key: group for group in groups for key in group["params"]}
+    names = {parameter: name for name, parameter in model.named_parameters()}  # components of adapters have other ones
     found = {}
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            entry = state.get(keys[name])
-            found[name] = _curvature(path, name, parameter, entry, options.get(keys[name], groups[0]))
+    for component, parameter in trainable_components(model):
+        key = keys[names[parameter]]
+        found[component] = _curvature(path, names[parameter], parameter, state.get(key), options.get(key, groups[0]))
+    return found
+
+
+def moments_of(moments: Mapping[str, ComponentCurvature], components: Iterable[str]) -> dict[str, ComponentCurvature]:
+    """Those of `second_moments` that components ask for.
+
+    Raises:
+        InputError: the optimizer has not trained one of them, as where an adapter is studied merged into its base.
+    """
+    found = {}
+    for name in components:
+        if name not in moments:
+            raise InputError(
+                f"the optimizer state has no second moments of {name}, which it has not trained (but {next(iter(moments))}); leave "
+                "optimizer_state out, or components of its entry under [[models]]."
+            )
+        found[name] = moments[name]
     return found
 
 

@@ -194,7 +194,7 @@ def changes_by_method(frame: pl.DataFrame) -> tuple[list[str], np.ndarray]:
     """The M methods of a table `tail_patch`, and their changes (float64 [M, V]) for the V variants that all have a row of."""
     methods = frame["method"].unique(maintain_order=True).to_list()
     wide = frame.pivot("method", index="variant_id", values="log_probability_change", maintain_order=True).drop_nulls()
-    return methods, wide.select(methods).to_numpy().T.reshape(len(methods), -1)
+    return methods, wide.select(methods).to_numpy().T.reshape(len(methods), wide.height)
 
 
 def tail_patch_summary(frame: pl.DataFrame) -> pl.DataFrame:

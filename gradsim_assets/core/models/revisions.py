@@ -20,9 +20,12 @@ _WEIGHT_FILES = ("*.safetensors", "*.bin", "*.safetensors.index.json", "*.bin.in
 #: Files that make a model what it is; anything else (logs, optimizer states) leaves its revision alone.
 _MODEL_FILES = (*_WEIGHT_FILES, *_CONFIGURATION_FILES)
 
+#: What transformers' Trainer writes of a training beside every checkpoint, and what our own callback does.
+TRAINER_STATE, TRAINING_RECORD = "trainer_state.json", "training_record.json"
+
 #: Files that trainers (transformers, accelerate) leave beside a model, though they are named as its own are.
 _OF_TRAINERS = (
-    *("trainer_state.json", "*_results.json", "training_args.bin"),
+    *(TRAINER_STATE, TRAINING_RECORD, "*_results.json", "training_args.bin"),
     *("optimizer*.bin", "optimizer*.safetensors", "scheduler*.bin", "sampler*.bin"),
 )
 
@@ -30,14 +33,20 @@ _OF_TRAINERS = (
 #: The file that says that a folder holds an adapter.
 ADAPTER = "adapter_config.json"
 
+#: One of these files is in every folder of a model.
+_OF_MODELS = ("config.json", ADAPTER)
+
 #: Names of the weights of a model that is no adapter.
 _WHOLE = ("model*.safetensors", "pytorch_model*.bin")
 
 #: A tokenizer is there where one of these files is.
 _TOKENIZERS = ("tokenizer.json", "tokenizer_config.json")
 
+#: What stands between a run, or a model of the hub, and the name of one of its checkpoints.
+_AT = "@"
+
 #: What stands between the versions of an adapter and of its base.
-_OVER = "+"
+OVER = "+"
 
 #: How a file begins that git-lfs put in the place of the one that was asked for.
 _POINTER = b"version https://git-lfs.github.com/spec/"
@@ -74,7 +83,7 @@ def whole_id(model_id: str, base: Path) -> str:
         InputError: a path begins at the home of a user whom there is not.
     """
     path = base / _at_home(model_id)
-    return os.path.abspath(path) if is_folder(model_id) or path.is_dir() else model_id
+    return os.path.abspath(path) if is_folder(model_id) or folder_of(path).is_dir() else model_id
 
 
 def _at_home(model_id: str) -> Path:
@@ -86,8 +95,40 @@ def _at_home(model_id: str) -> Path:
 
 def split_revision(model_id: str) -> tuple[str, str | None]:
     """A hub id and the branch, tag or commit behind its `@`."""
-    repo, _, revision = model_id.partition("@")
+    repo, _, revision = model_id.partition(_AT)
     return repo, revision or None
+
+
+def checkpoint_id(run: str, name: str) -> str:
+    """The id of a checkpoint: of a branch or tag of a model on the hub, or of a folder in the one of a training run."""
+    return f"{run}{_AT}{name}"
+
+
+def folder_of(path: Path) -> Path:
+    """The folder that a path names: itself, or in place of `RUN@NAME` the folder NAME in that of the run."""
+    run, found, name = str(path).rpartition(_AT)
+    return path if not found or path.exists() else Path(run, name)
+
+
+def model_folders(folder: str, pattern: str) -> list[str]:
+    """Names of the folders in another one that fit a pattern and hold a model; raises InputError where there is no such folder."""
+    place = _at_home(folder)
+    if not place.is_dir():
+        raise InputError(f"there is no folder {folder}; correct the id of its entry under [[models]].")
+    found = (path for path in place.glob(pattern) if any((path / name).is_file() for name in _OF_MODELS))
+    return [path.relative_to(place).as_posix() for path in found]
+
+
+def names_on_hub(repo: str) -> list[str]:
+    """Names of the branches and tags of a model on the hub; raises as `resolve`."""
+    from huggingface_hub import HfApi
+
+    _check_repo(repo)
+    try:
+        found = HfApi().list_repo_refs(repo)
+    except Exception as error:  # the client's errors have no common kind
+        raise _refusal(error, repo, None) from error
+    return [one.name for one in (*found.branches, *found.tags)]
 
 
 def resolve(model_id: str, fallback: bool = True, base: str = "") -> Revision:
@@ -108,7 +149,7 @@ def _without_base(model_id: str, fallback: bool) -> tuple[Revision, bool]:
     """As `resolve`, of an adapter what it is without its base; and whether it is one."""
     if not is_folder(model_id):
         return _hub_revision(model_id, fallback)
-    folder = _at_home(model_id)
+    folder = folder_of(_at_home(model_id))
     if not folder.is_absolute():
         raise InputError(
             f"{model_id} is a relative path, which is another folder for each process; in the place where it holds run "
@@ -131,7 +172,7 @@ def _is_adapter(files: Iterable[str], model_id: str) -> bool:
 
 def _check_folder(folder: Path, model_id: str) -> None:
     """Raises InputError for a folder that holds no whole model, as far as its files tell without being read."""
-    if not any((folder / name).is_file() for name in ("config.json", ADAPTER)):
+    if not any((folder / name).is_file() for name in _OF_MODELS):
         raise InputError(
             f"{model_id} is no model folder (it holds no config.json, and no {ADAPTER}); give the folder of a saved model."
         )
@@ -155,7 +196,7 @@ def over_base(adapter: Revision, model_id: str, fallback: bool = True, base: str
             f"the base of the adapter {model_id} is an adapter itself ({base_id}); merge that into its own base (PEFT: "
             "merge_and_unload), and give the merged model as `base` of this entry under [[models]]."
         )
-    return replace(adapter, name=f"{adapter.name}{_OVER}{found.name}", base=found)
+    return replace(adapter, name=f"{adapter.name}{OVER}{found.name}", base=found)
 
 
 def named_revision(repo: str, name: str, base: str = "") -> Revision:
@@ -165,7 +206,7 @@ def named_revision(repo: str, name: str, base: str = "") -> Revision:
         InputError: the base of an adapter is a folder that has changed since, so that its old content is gone.
         ServiceError: the hub does not hand it out now.
     """
-    commit, over, base_name = name.partition(_OVER)
+    commit, over, base_name = name.partition(OVER)
     plain = _commit(repo, commit)
     if not over:
         return plain
@@ -273,7 +314,7 @@ def untrained_revision(revision: Revision) -> Revision:
     if revision.base is None:
         return own
     base = untrained_revision(revision.base)
-    return replace(own, name=f"{own.name}{_OVER}{base.name}", base=base)
+    return replace(own, name=f"{own.name}{OVER}{base.name}", base=base)
 
 
 def _downloaded_configuration(revision: Revision) -> Path:
@@ -309,7 +350,7 @@ def _file_hash(path: str, size: int, mtime_ns: int) -> bytes:
 
 def _hub_revision(model_id: str, fallback: bool) -> tuple[Revision, bool]:
     from huggingface_hub import HfApi, constants
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError
 
     repo, wanted = split_revision(model_id)
     _check_repo(repo)
@@ -317,26 +358,32 @@ def _hub_revision(model_id: str, fallback: bool) -> tuple[Revision, bool]:
         return _cached_revision(repo, wanted)
     try:
         found = HfApi().model_info(repo, revision=wanted, timeout=30)
-    except GatedRepoError as error:
-        raise InputError(f"{repo} is gated on the hub; accept its terms there and set HF_TOKEN.") from error
-    except RepositoryNotFoundError as error:
-        raise InputError(
-            f"there is no model {repo} on the hub (or HF_TOKEN may not see it); correct its id."
-        ) from error
-    except RevisionNotFoundError as error:
-        raise InputError(f"{repo} has no revision {wanted} on the hub; correct what stands behind the @.") from error
-    except Exception as error:
-        if not may_pass(error):
-            raise InputError(f"the hub refuses {repo} ({first_line(error)}); correct its id or HF_TOKEN.") from error
+    except Exception as error:  # the client's errors have no common kind
+        refusal = _refusal(error, repo, wanted)
         answered = isinstance(error, HfHubHTTPError)
-        if fallback and not answered:  # what was downloaded before is still good
+        if fallback and isinstance(refusal, ServiceError) and not answered:  # what was downloaded before is still good
             with suppress(InputError):
                 return _cached_revision(repo, wanted)
-        raise ServiceError(
-            f"the hub cannot be asked for {repo} ({first_line(error)}); try again later, check the network, or give the "
-            "folder of a saved model."
-        ) from error
+        raise refusal from error
     return _commit(repo, str(found.sha)), _is_adapter((file.rfilename for file in found.siblings or ()), repo)
+
+
+def _refusal(error: Exception, repo: str, wanted: str | None) -> InputError | ServiceError:
+    """What an error of the hub's client says of a model (and of its revision, if one was asked for)."""
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+
+    if isinstance(error, GatedRepoError):
+        return InputError(f"{repo} is gated on the hub; accept its terms there and set HF_TOKEN.")
+    if isinstance(error, RepositoryNotFoundError):
+        return InputError(f"there is no model {repo} on the hub (or HF_TOKEN may not see it); correct its id.")
+    if isinstance(error, RevisionNotFoundError):
+        return InputError(f"{repo} has no revision {wanted} on the hub; correct what stands behind the @.")
+    if not may_pass(error):
+        return InputError(f"the hub refuses {repo} ({first_line(error)}); correct its id or HF_TOKEN.")
+    return ServiceError(
+        f"the hub cannot be asked for {repo} ({first_line(error)}); try again later, check the network, or give the "
+        "folder of a saved model."
+    )
 
 
 def _check_repo(repo: str) -> None:
@@ -373,12 +420,11 @@ def _commit(repo: str, sha: str) -> Revision:
 def _cached_revision(repo: str, wanted: str | None) -> tuple[Revision, bool]:
     from huggingface_hub import constants, try_to_load_from_cache
 
-    names = ("config.json", ADAPTER)
-    cached = (try_to_load_from_cache(repo, name, revision=wanted) for name in names)
+    cached = (try_to_load_from_cache(repo, name, revision=wanted) for name in _OF_MODELS)
     config = next((path for path in cached if isinstance(path, str)), None)
     if config is None and wanted is None:  # models are loaded by commit, which leaves no name in the cache
         snapshots = Path(constants.HF_HUB_CACHE, f"models--{repo.replace('/', '--')}", "snapshots")
-        files = (path for name in names for path in snapshots.glob(f"*/{name}"))
+        files = (path for name in _OF_MODELS for path in snapshots.glob(f"*/{name}"))
         found = sorted(files, key=lambda path: path.parent.stat().st_mtime)
         config = str(found[-1]) if found else None
     if config is None:

@@ -32,6 +32,7 @@ from gradsim_assets.core.tables.schemas import (
     TABLES,
     TAIL_PATCH,
     TOKEN_ATTRIBUTION,
+    TRACIN,
 )
 
 #: Stands for the dataset of a table's own setting, paraphrased or model_generated. Shown as it is (the UI takes <...> for a tag).
@@ -106,6 +107,12 @@ _SOURCES: Mapping[str, Mapping[str, tuple[Source, ...]]] = {
         "parameter_share": ((PARAMETERS_PER_COMPONENT.name, "parameters"),),
     },
     SELF_SIMILARITY.name: {**_COMPONENTS, "variant_id": ((DOT_PRODUCTS.name, "variant_id"),), "*": _COSINES},
+    TRACIN.name: {
+        **{name: ((GRADIENT_SIMILARITY.name, name),) for name in ("variant_id", "original_id")},
+        "*": (
+            (GRADIENT_SIMILARITY.name, "similarity"),
+        ),  # made of the same products, which stand behind it in the graph
+    },
     RETRIEVAL.name: {
         "component": ((DOT_PRODUCTS.name, "component"),),
         "variants": ((DOT_PRODUCTS.name, "variant_id"),),
@@ -172,7 +179,7 @@ def sources(
         return {
             column: [_compared(column, setting) for setting in SETTINGS]
             for column in columns
-            if column not in ("model", "setting")
+            if column not in ("model", "run", "step", "setting")
         }
     rules = _SOURCES.get(name, {})
     lacking = () if preconditioned else (PRECONDITIONED_PRODUCTS.name, ALL_PAIRS_PRECONDITIONED.name)
@@ -186,6 +193,8 @@ def sources(
 def _compared(column: str, setting: str) -> tuple[list[str], str]:
     """What a column of `model_comparison` is made from in one setting."""
     kind, _, figure = column.partition("_")
+    if kind == "lds":
+        return [LINEAR_DATAMODELING_SCORE.name, setting], column
     if kind not in (UNTRAINED, BASE):
         return [RETRIEVAL.name, setting], column
     return [CONTROL_COMPARISON.name, setting], f"control_{figure}" if figure == "accuracy" else figure

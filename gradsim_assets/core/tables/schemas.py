@@ -347,8 +347,7 @@ RETRIEVAL = TableSchema(
         "method": Column(
             pl.String(),
             f"{FULL_GRADIENT}, a preconditioner (of the full gradient), projection_P (P the proportion), bm25, {TEXT_OVERLAP} "
-            "(chrF2 of the answers), best_component "
-            "or chance",
+            "(chrF2 of the answers), tracin and tracin_normalised (of the checkpoints of a run up to this one), best_component or chance",
         ),
         **_retrieval_columns(),
         "mean_best_similarity": Column(pl.Float64(), "mean over variants of the highest similarity", "cosine", True),
@@ -383,6 +382,24 @@ RETRIEVAL = TableSchema(
     open=True,
 )
 
+TRACIN = TableSchema(
+    "tracin",
+    {
+        **_pair_columns(),
+        "score": Column(
+            pl.Float64(),
+            "sum over the checkpoints of the run up to this one: learning rate x product of the full gradients",
+            "(nats/parameter)²",
+            True,
+        ),
+        "normalised": Column(
+            pl.Float64(), "mean over them of the cosine, weighted by the learning rates", "cosine", True
+        ),
+    },
+    key=("variant_id", "original_id"),
+    parts=SETTINGS[:1],  # answers are another text at every checkpoint
+)
+
 CONTROL_COMPARISON = TableSchema(
     "control_comparison",
     {
@@ -414,9 +431,18 @@ MODEL_COMPARISON = TableSchema(
     "model_comparison",
     {
         "model": Column(pl.String(), "model id"),
+        "run": Column(
+            pl.String(), "the training run that the model is a checkpoint of; null for other models", None, True
+        ),
+        "step": Column(pl.Int64(), "the step of the run that it was saved at", "optimizer steps", True),
         "setting": Column(pl.String(), "paraphrased or model_generated"),
         "method": Column(pl.String(), "method of the retrieval table"),
         **_retrieval_columns(),
+        "lds": Column(
+            pl.Float64(), "the method's linear datamodelling score; null where it was not measured", None, True
+        ),
+        "lds_low": Column(pl.Float64(), "lower end of its 95 % bootstrap interval", None, True),
+        "lds_high": Column(pl.Float64(), "upper end of its 95 % bootstrap interval", None, True),
         **_of_controls(),
     },
     key=("model", "setting", "method"),
@@ -630,6 +656,7 @@ TABLES: dict[str, TableSchema] = {
         AGREEMENT,
         GREEDY_SELECTION,
         SELF_SIMILARITY,
+        TRACIN,
         RETRIEVAL,
         CONTROL_COMPARISON,
         MODEL_COMPARISON,

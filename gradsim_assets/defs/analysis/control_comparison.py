@@ -8,7 +8,7 @@ import polars as pl
 from gradsim_assets.configuration import Settings
 from gradsim_assets.core.analysis.control_comparison import control_comparison, of_full_gradient
 from gradsim_assets.core.analysis.plots.of_table import plots_of
-from gradsim_assets.core.partition_keys import model_id_of, model_slug
+from gradsim_assets.core.partition_keys import keys_pattern, model_id_of, model_slug
 from gradsim_assets.core.tables.schemas import CONTROL_COMPARISON, DOT_PRODUCTS, GRADIENT_SIMILARITY, SETTINGS
 from gradsim_assets.core.tables.storage import Partition, fingerprint
 from gradsim_assets.defs.code_version import code_version
@@ -17,14 +17,13 @@ from gradsim_assets.orchestration.asset_keys import asset_key
 from gradsim_assets.orchestration.controls import BASES, control_keys
 from gradsim_assets.orchestration.failures import fails_in_one_sentence
 from gradsim_assets.orchestration.groups import ANALYSIS, TABLE_KINDS
-from gradsim_assets.orchestration.model_registry import registered
-from gradsim_assets.orchestration.partitions import ALL, MODELS
+from gradsim_assets.orchestration.partitions import ALL, MODELS, registered
 from gradsim_assets.resources.table_store import TableStore
 
 
 def build(settings: Settings) -> list[dg.AssetsDefinition]:
     """One asset a setting."""
-    bases = {model_slug(model): model_slug(base) for model, base in settings.bases.items()}
+    bases = {keys_pattern(one.id, one.checkpoints): model_slug(one.base) for one in settings.models if one.base}
     return [_build(setting, bases) for setting in SETTINGS]
 
 

@@ -22,6 +22,7 @@ from gradsim_assets.core.tables.schemas import (
     PROJECTED_SIMILARITY,
     RETRIEVAL,
     SETTINGS,
+    TRACIN,
 )
 from gradsim_assets.core.tables.storage import Partition
 from gradsim_assets.defs.code_version import code_version
@@ -41,11 +42,15 @@ from gradsim_assets.resources.table_store import TableStore
 
 def build(settings: Settings, partitions: Partitions) -> list[dg.AssetsDefinition]:
     """One asset a setting."""
-    return [_build(setting, partitions, settings.preconditioners.methods) for setting in SETTINGS]
+    over_checkpoints = TRACIN.parts if settings.trajectories else ()
+    methods = settings.preconditioners.methods
+    return [_build(setting, partitions, methods, setting in over_checkpoints) for setting in SETTINGS]
 
 
-def _build(setting: str, partitions: Partitions, preconditioners: Sequence[str]) -> dg.AssetsDefinition:
-    under = [PRECONDITIONED_PRODUCTS.name, setting]
+def _build(
+    setting: str, partitions: Partitions, preconditioners: Sequence[str], over_checkpoints: bool
+) -> dg.AssetsDefinition:
+    under, summed = [PRECONDITIONED_PRODUCTS.name, setting], [TRACIN.name, setting]
 
     @dg.asset(
         key=asset_key(RETRIEVAL.name, setting),
@@ -59,11 +64,17 @@ def _build(setting: str, partitions: Partitions, preconditioners: Sequence[str])
             dg.AssetDep(asset_key(PROJECTED_SIMILARITY.name, setting), partition_mapping=BY_MODEL),
             *(dg.AssetDep(table.name, partition_mapping=ALL) for table in (LIMA, BM25_CANDIDATES)),
             *([dg.AssetDep(asset_key(*under), partition_mapping=BY_MODEL)] if preconditioners else []),
+            *([dg.AssetDep(asset_key(*summed))] if over_checkpoints else []),
             dg.AssetDep(setting, partition_mapping=ALL if setting == PARAPHRASED.name else BY_MODEL),
         ],
         kinds=TABLE_KINDS,
         metadata=column_schema(RETRIEVAL),
-        code_version=code_version(retrieval, order_as_bm25, text_overlap, config=" ".join(preconditioners)),
+        code_version=code_version(
+            retrieval,
+            order_as_bm25,
+            text_overlap,
+            config=" ".join((*preconditioners, *(summed if over_checkpoints else ()))),
+        ),
         description=(
             f"Which method finds the right original ({setting}): full gradient, preconditioners, random projections, BM25, the "
             "overlap of the answers' texts, the best component, chance. Differences whose intervals overlap widely, or with a "
@@ -85,7 +96,8 @@ def _build(setting: str, partitions: Partitions, preconditioners: Sequence[str])
         overlap = None if variants is None else _overlap(pairs, variants, store)
         preconditioned = store.optional(under, [Partition(model, s) for s in shards]) if preconditioners else None
         ranked = order_as_bm25(pairs) if bm25 is None else bm25
-        frame = retrieval(pairs, projected, ranked, parameters, verbatim, overlap, preconditioned)
+        tracin = store.optional(summed, [Partition(model)]) if over_checkpoints else None
+        frame = retrieval(pairs, projected, ranked, parameters, verbatim, overlap, preconditioned, tracin)
         paraphrased = store.optional([PARAPHRASED.name], [Partition(shard=s) for s in shards])
         metadata = {
             **figure_metadata(headline_figures(RETRIEVAL.name, frame)),

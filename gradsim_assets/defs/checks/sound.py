@@ -102,7 +102,7 @@ def build_tables(settings: Settings, partitions: Partitions) -> list[dg.AssetChe
             "counterfactuals_sound",
             _paths([LINEAR_DATAMODELING_SCORE, REMOVAL]),
             MODELS,
-            _counterfactual_rules,
+            _counterfactual_rules(shards),
         ),
     ]
     return [*map(_checks, groups), flags(partitions), zero_scores(partitions, settings.data.candidates), drift()]
@@ -208,6 +208,7 @@ def _pass_findings(
     """What is wrong with a table of a pass that should hold the expected pairs."""
     dropped = int(provenance.get("dropped") or 0) > 0
     if "proportion" in frame.columns:
+        expected = expected if provenance.get("proportions") != [] else expected.clear()  # none was asked for
         found = soundness.pair_findings(frame, expected, "proportion", dropped)
         return found + soundness.cosine_findings(frame)
     by_preconditioner = _by_preconditioner(frame)
@@ -272,10 +273,10 @@ def _shard_rules(store: TableStore, key: Sequence[str], parts: Sequence[Partitio
 
 def _evaluation_rules(shards: Sequence[str]) -> Rules:
     def rules(store: TableStore, key: Sequence[str], partition: Partition, frame: pl.DataFrame) -> soundness.Findings:
-        if frame.is_empty():
-            return ["no variant was evaluated"]
         source, parts = [DOT_PRODUCTS.name, key[1]], [Partition(partition.model, shard) for shard in shards]
         known = store.tables.scan(source, parts).select("variant_id", "original_id").unique().collect()
+        if frame.is_empty():
+            return ["no variant was evaluated"] if known.height else []
         if "original_id" not in frame.columns:  # random originals are out of all
             known = known.select("variant_id").unique()
         strange = frame.join(known, on=known.columns, how="anti")
@@ -296,7 +297,7 @@ def _subset_rules(shards: Sequence[str]) -> Rules:
             if known is None:
                 return [f"not all texts of {setting} are at hand"]
             strange = here.join(present(known), on="id", how="anti")
-            if strange.height or here.is_empty():
+            if strange.height or (here.is_empty() and present(known).height):
                 found.append(f"{setting}: {strange.height} of {here.height} samples are not among the texts")
         originals = frame.filter(setting="original")
         if originals["in_subset"].sum() != originals.height // 2:
@@ -318,15 +319,17 @@ def _all_pairs_rules(shards: Sequence[str]) -> Rules:
     return rules
 
 
-def _counterfactual_rules(
-    store: TableStore, key: Sequence[str], partition: Partition, frame: pl.DataFrame
-) -> soundness.Findings:
-    if frame.is_empty() or frame["variants"].min() == 0:
-        return ["no variant was evaluated"]
-    if key[0] != LINEAR_DATAMODELING_SCORE.name:
-        return []
-    beyond = frame.filter(pl.any_horizontal(pl.col("lds", "lds_low", "lds_high").abs() > 1))
-    return [f"{beyond.height} rows hold no correlations, such as {beyond.row(0)}"] if beyond.height else []
+def _counterfactual_rules(shards: Sequence[str]) -> Rules:
+    def rules(store: TableStore, key: Sequence[str], partition: Partition, frame: pl.DataFrame) -> soundness.Findings:
+        if frame.is_empty() or frame["variants"].min() == 0:
+            texts = store.variants(key[1], str(partition.model), shards)
+            return [] if texts is not None and present(texts).is_empty() else ["no variant was evaluated"]
+        if key[0] != LINEAR_DATAMODELING_SCORE.name:
+            return []
+        beyond = frame.filter(pl.any_horizontal(pl.col("lds", "lds_low", "lds_high").abs() > 1))
+        return [f"{beyond.height} rows hold no correlations, such as {beyond.row(0)}"] if beyond.height else []
+
+    return rules
 
 
 def _similarity_rules(shards: Sequence[str]) -> Rules:

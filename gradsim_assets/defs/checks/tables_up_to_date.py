@@ -11,7 +11,7 @@ from gradsim_assets.orchestration.asset_keys import asset_key
 from gradsim_assets.orchestration.dagster_internals import BaseAssetGraph
 from gradsim_assets.orchestration.failures import fails_in_one_sentence
 from gradsim_assets.orchestration.lost_files import LostFiles
-from gradsim_assets.orchestration.model_registry import registered
+from gradsim_assets.orchestration.partitions import registered
 from gradsim_assets.orchestration.standings import DONE, Standing, standings
 from gradsim_assets.resources.compute import Compute
 from gradsim_assets.resources.table_store import TableStore

@@ -177,7 +177,7 @@ class _Work:
 
     def _of_optimizer(self, loaded: LoadedModel, state: str) -> tuple[list[Path], str, dict[str, Any]]:
         from gradsim_assets.core.curvature.factor_files import save
-        from gradsim_assets.core.curvature.optimizer_states import second_moments
+        from gradsim_assets.core.curvature.optimizer_states import moments_of, second_moments
         from gradsim_assets.core.sample_gradients.components import trainable_components
 
         version = self.hub.optimizer_version(self.model_id)
@@ -185,7 +185,7 @@ class _Work:
         self.scratch.mkdir(parents=True, exist_ok=True)
         trained = self.hub.skeleton(self.model_id, loaded.revision, whole=True)
         moments = second_moments(Path(state), trained)
-        save(path, {name: moments[name] for name, _ in trainable_components(loaded.model)})
+        save(path, moments_of(moments, (name for name, _ in trainable_components(loaded.model))))
         self.hub.check_optimizer_version(self.model_id, version)
         return [path], "optimizer_state", {"optimizer_state": dg.MetadataValue.path(state)}
 

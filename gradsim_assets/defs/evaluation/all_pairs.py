@@ -154,4 +154,8 @@ def _frame(
         ALL_PAIRS_PROJECTED.name: all_pairs_projected,
         ALL_PAIRS_PRECONDITIONED.name: all_pairs_preconditioned,
     }
-    return made[table](result, setting, pairs)
+    return (
+        TABLES[table].empty()
+        if pass_tables.holds_nothing(table, result, setting)
+        else made[table](result, setting, pairs)
+    )

@@ -27,9 +27,18 @@ from gradsim_assets.core.tables.schemas import (
 from gradsim_assets.core.tables.storage import Partition, fingerprint
 from gradsim_assets.core.tables.table_schema import TableSchema
 from gradsim_assets.defs.code_version import Root
+from gradsim_assets.defs.evaluation.evaluation import left_out
 from gradsim_assets.defs.evaluation.retrainings import MADE_BY, RetrainingPlan
 from gradsim_assets.defs.gradients.pass_tables import configured
-from gradsim_assets.defs.models.hf_model import HF_MODEL, check_version, loaded_model, provenance_of, revision_for_run
+from gradsim_assets.defs.models.hf_model import (
+    HF_MODEL,
+    check_version,
+    loaded_model,
+    provenance_of,
+    revision_for_run,
+    revision_tags,
+)
+from gradsim_assets.defs.table_results import saved_table_result
 from gradsim_assets.orchestration.asset_keys import asset_key
 from gradsim_assets.orchestration.partitions import ALL, BY_MODEL
 from gradsim_assets.resources.compute import Compute
@@ -125,6 +134,11 @@ class Counterfactual:
         return self.plan.variants(self.store, self.setting, self.model_id)
 
     @property
+    def has_variants(self) -> bool:
+        """Whether there is any variant to score originals for: plain texts have no answers by the model."""
+        return bool(self.retrainings.training.variants[self.setting])
+
+    @property
     def ids(self) -> tuple[list[str], list[str]]:
         """Ids of the variants and of the originals that are scored, in the order of the scores."""
         return [one.id for one in self.scored.variants], [one.id for one in self.scored.originals]
@@ -166,6 +180,19 @@ class Counterfactual:
             **{name: fingerprint(frame) for name, frame in self.products.items()},
             self.setting: fingerprint(self.variants),
         }
+
+    def without_rows(self, context: dg.AssetExecutionContext, schema: TableSchema) -> dg.MaterializeResult:
+        """A table of the setting where there is nothing to evaluate."""
+        return saved_table_result(
+            context,
+            self.store,
+            asset_key(schema.name, self.setting),
+            schema.empty(),
+            self.place,
+            metadata=left_out(self.model_id, self.setting),
+            provenance=self.provenance,
+            tags=revision_tags(context),
+        )
 
 
 def _texts(frame: pl.DataFrame) -> dict[str, Sample]:

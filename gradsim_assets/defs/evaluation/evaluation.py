@@ -155,6 +155,12 @@ def build_evaluation(
         revision = revision_for_run(context, hub, model_id)
         now = hub.version(model_id, revision)
         check_version(f"{DOT_PRODUCTS.name}/{setting}", provenance, model_id, now)
+        key, place = asset_key(schema.name, setting), Partition(slug)
+        if dot_products.head(1).collect().is_empty():
+            why, tags = left_out(model_id, setting), revision_tags(context)
+            return saved_table_result(
+                context, store, key, schema.empty(), place, metadata=why, provenance=provenance, tags=tags
+            )
         shards = partitions.shards.get_partition_keys()
         scratch = compute.places.scratch(group, schema.name, setting, slug)
         with progress(context, f"{schema.name} {setting} {slug}", "originals") as report:
@@ -181,7 +187,6 @@ def build_evaluation(
             **metadata,
             **plot_metadata(plots_of(schema.name, frame, setting)),
         }
-        key, place = asset_key(schema.name, setting), Partition(slug)
         result = saved_table_result(
             context, store, key, frame, place, metadata=shown, provenance=provenance, tags=revision_tags(context)
         )
@@ -189,6 +194,13 @@ def build_evaluation(
         return result
 
     return run_evaluation
+
+
+def left_out(model_id: str, setting: str) -> dict[str, str]:
+    """What the UI shows of a table without rows."""
+    return {
+        "left out": f"{model_id} has no {setting} variants (plain texts have no answers), so that none is evaluated."
+    }
 
 
 def _variants(store: TableStore, setting: str, slug: str, shards: Sequence[str]) -> pl.DataFrame:

@@ -69,6 +69,8 @@ def _build(setting: str, settings: Settings, op_tags: Mapping[str, Any] | None) 
 
         started = time.monotonic()
         work = Counterfactual.of(context, settings, setting, hub, store, compute)
+        if not work.has_variants:
+            return work.without_rows(context, LINEAR_DATAMODELING_SCORE)
         subsets = work.plan.subsets()
         places = [Partition(context.partition_key, subset=subset) for subset in subsets]
         losses = store.tables.scan([SUBSET_LOSSES.name], places).collect()

@@ -62,6 +62,8 @@ def _build(setting: str, settings: Settings, op_tags: Mapping[str, Any] | None) 
     ) -> dg.MaterializeResult:
         started = time.monotonic()
         work = Counterfactual.of(context, settings, setting, hub, store, compute)
+        if not work.has_variants:
+            return work.without_rows(context, REMOVAL)
         variants, originals = work.ids
         chosen = removed_variants(variants, asked.removal_variants)
         planned = removals(work.methods, variants, originals, chosen, asked.removal_draws)

@@ -181,7 +181,11 @@ def _frame(
         PROJECTED_SIMILARITY.name: projection_frame,
         PRECONDITIONED_PRODUCTS.name: preconditioned_frame,
     }
-    return made[table](result, setting, pairs)
+    return (
+        TABLES[table].empty()
+        if pass_tables.holds_nothing(table, result, setting)
+        else made[table](result, setting, pairs)
+    )
 
 
 def _sources(

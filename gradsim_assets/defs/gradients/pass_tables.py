@@ -76,6 +76,7 @@ class FinishedPass:
 
         table, setting = table_path(key)
         used, code = made_of(table, self.curvature), self.context.assets_def.specs_by_key[key].code_version
+        sizes = {"proportions": list(self.inputs.request.projections[setting])} if is_projected(table) else {}
         made_from = (*self.made_from, self.compute.libraries(is_projected(table), self.device), *used.values())
         return saved_table_result(
             self.context,
@@ -86,6 +87,7 @@ class FinishedPass:
             metadata=self.metadata,
             provenance={
                 **provenance,
+                **sizes,
                 "numerics": numerics(table),
                 **{f"curvature/{kind}": made for kind, made in used.items()},
             },
@@ -128,6 +130,11 @@ def curvature_deps(settings: Settings, mapping: dg.PartitionMapping | None = Non
 def is_projected(table: str) -> bool:
     """Whether a table is of projections."""
     return table in _PROJECTED
+
+
+def holds_nothing(table: str, result: "PassResult", setting: str) -> bool:
+    """Whether a pass has made nothing of a table: one of projections, where no size of them is configured."""
+    return is_projected(table) and setting not in result.projected
 
 
 def made_of(table: str, curvature: Mapping[str, str]) -> Mapping[str, str]:

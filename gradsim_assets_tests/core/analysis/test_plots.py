@@ -19,6 +19,7 @@ from gradsim_assets.core.analysis.parameters_per_component import parameters_per
 from gradsim_assets.core.analysis.plots import interactive, palette, panels, series, static, wording
 from gradsim_assets.core.analysis.retrieval import retrieval
 from gradsim_assets.core.analysis.self_similarity import self_similarity
+from gradsim_assets.core.models.trajectories import Checkpoint
 from gradsim_assets.core.similarity.gradient_similarity import gradient_similarity
 from gradsim_assets.core.similarity.pair_products import PairProducts
 from gradsim_assets_tests.support.analysis_data import (
@@ -32,6 +33,7 @@ from gradsim_assets_tests.support.analysis_data import (
 
 FIRST_ORDER, TAIL_PATCH = evaluation(30)
 LDS, REMOVAL = counterfactuals(36)
+STEPS = (10, 200)
 
 
 class Tables:
@@ -64,7 +66,13 @@ class Tables:
             *static.controls(self.controls, "paraphrased"),
             *static.linear_datamodeling_score(LDS, "paraphrased"),
             *static.removal(REMOVAL, "model_generated"),
-            *static.comparison(model_comparison({("a/b", "paraphrased"): self.retrieval})),
+            *static.comparison(
+                model_comparison(
+                    {(f"a/b@step-{step}", "paraphrased"): self.retrieval for step in STEPS},
+                    scores={(f"a/b@step-{step}", "paraphrased"): LDS for step in STEPS},
+                    checkpoints={f"a/b@step-{step}": Checkpoint("a/b", f"step-{step}", step) for step in STEPS},
+                )
+            ),
         ]
         return {plot.name: plot for plot in found}
 
@@ -104,6 +112,7 @@ NAMES = {
     "single_samples",
     "retrieval",
     "model_comparison",
+    "over_steps",
     *(f"{w}_{k}" for w in ("accuracy", "agreement") for k in ("over_depth", "bars", "attention_mlp", "by_parameters")),
 }
 

@@ -10,6 +10,7 @@ import torch
 from gradsim_assets.core.errors import InputError
 from gradsim_assets.core.gradients.engine import GradientPass, PassOptions, PassRequest, run_pass
 from gradsim_assets.core.sample_gradients.held_gradients import HeldGradients
+from gradsim_assets.defs.gradients.pass_tables import holds_nothing
 from gradsim_assets_tests.support.engine_cases import SETTINGS, relative_error, sample, small_request, tiny
 
 #: Matrix products of other shapes sum in another order: some 1e-7 of the gradients' lengths each.
@@ -216,6 +217,15 @@ def test_projections_alone_hold_no_products():
     assert result.dot_products == {}
     both = run_pass(tiny("olmo"), small_request(projections={SETTINGS[0]: (0.05,)}))
     np.testing.assert_allclose(result.projected[SETTINGS[0]][0.05], both.projected[SETTINGS[0]][0.05], atol=ROUNDING)
+
+
+@pytest.mark.parametrize("products", [frozenset(), frozenset(SETTINGS)], ids=["alone", "beside products"])
+def test_projections_of_no_size_are_none_and_cost_nothing(products):
+    request = replace(small_request(), products=products, projections=dict.fromkeys(SETTINGS, ()))
+    result = run_pass(tiny("llama"), request)
+    assert all(holds_nothing("projected_similarity", result, setting) for setting in SETTINGS)
+    assert not any(holds_nothing("dot_products", result, setting) for setting in SETTINGS)
+    assert (result.report.gradients_computed > 0) is bool(products)
 
 
 def test_repeated_pairs_get_a_row_each():

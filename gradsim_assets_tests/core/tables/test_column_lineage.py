@@ -5,14 +5,17 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from gradsim_assets.configuration import DataSettings, PreconditionerSettings, Settings
+from gradsim_assets.configuration import DataSettings, ModelSettings, PreconditionerSettings, Settings
 from gradsim_assets.core.tables.column_lineage import sources
 from gradsim_assets.core.tables.schemas import PRECONDITIONERS, TABLES
 from gradsim_assets.definitions import build_definitions
 from gradsim_assets.orchestration.asset_keys import asset_key, is_table, table_path
 
 SETTINGS = Settings(
-    home=Path("/nowhere"), tables="/nowhere", preconditioners=PreconditionerSettings(methods=PRECONDITIONERS)
+    home=Path("/nowhere"),
+    tables="/nowhere",
+    preconditioners=PreconditionerSettings(methods=PRECONDITIONERS),
+    models=(ModelSettings(id="org/run", checkpoints="step-*"),),
 )
 GRAPH = build_definitions(SETTINGS).get_repository_def().asset_graph
 KEYS = sorted(filter(is_table, GRAPH.materializable_asset_keys))
@@ -30,7 +33,7 @@ WITHOUT_SOURCES = {
     "projected_similarity": {"proportion", "dimension"},
     "parameters_per_component": {"component", "component_type", "depth", "parameters", "share"},
     "greedy_selection": {"criterion", "evaluation", "split"},
-    "model_comparison": {"model", "setting"},
+    "model_comparison": {"model", "run", "step", "setting"},
     "tail_patch": {"method"},
     "all_pairs": {"component"},
     "all_pairs_projected": {"proportion", "dimension"},

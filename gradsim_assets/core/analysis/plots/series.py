@@ -265,6 +265,26 @@ def greedy_curves(greedy: pl.DataFrame, retrieval: pl.DataFrame | None, criterio
     return GreedyCurves(criterion, by_share, same, held_out, points, level)
 
 
+#: The figures of a model that are shown over the steps of its training, each with its interval.
+OVER_STEPS = ("accuracy", "mrr", "lds")
+
+
+def trajectories(comparison: pl.DataFrame) -> dict[tuple[str, str], pl.DataFrame]:
+    """The rows of a table `model_comparison` of each run with two checkpoints or more, by (run, setting), by step."""
+    found = comparison.filter(pl.col("run").is_not_null()).sort("step", maintain_order=True)
+    parts = found.partition_by("run", "setting", as_dict=True)
+    ordered = sorted(parts, key=lambda key: (key[0], schemas.SETTINGS.index(key[1])))
+    return {
+        (run, setting): parts[run, setting] for run, setting in ordered if parts[run, setting]["step"].n_unique() > 1
+    }
+
+
+def without_earlier(comparison: pl.DataFrame) -> pl.DataFrame:
+    """The rows of a table `model_comparison` without those of checkpoints that another one of their run follows."""
+    last = pl.col("step") == pl.col("step").max().over("run")
+    return comparison.filter(pl.col("run").is_null() | last)
+
+
 def most_divergent(self_similarity: pl.DataFrame, count: int) -> list[pl.DataFrame]:
     """The rows of the samples that diverge most, one frame a sample in model order."""
     ranked = self_similarity.filter(pl.col("divergence").is_not_null(), pl.col("divergence_rank") <= count)

@@ -255,7 +255,14 @@ def removal(frame: pl.DataFrame, setting: str) -> list[Plot]:
 
 
 def comparison(frame: pl.DataFrame) -> list[Plot]:
-    """Accuracy of every model by method, a panel per setting, with 95 % intervals."""
+    """Accuracy of every model by method, a panel per setting, with 95 % intervals; every figure of checkpoints over their steps.
+
+    Of a run's checkpoints the last one stands beside other models.
+    """
+    return [*_beside_one_another(series.without_earlier(frame)), *_over_steps(frame)]
+
+
+def _beside_one_another(frame: pl.DataFrame) -> list[Plot]:
     rows = frame.filter(pl.col("accuracy").is_not_null())
     settings, models = (rows[name].unique(maintain_order=True).to_list() for name in ("setting", "model"))
     methods = rows["method"].unique(maintain_order=True).to_list()
@@ -292,6 +299,46 @@ def _comparison_points(axes: Any, rows: pl.DataFrame, models: Sequence[str], i: 
         elinewidth=1,
         label=wording.method_name(rows["method"][0]) if len(rows) else None,
     )
+
+
+def _over_steps(frame: pl.DataFrame) -> list[Plot]:
+    """A row of panels for every run and setting, one for each figure, with a line for each method and its 95 % intervals."""
+    parts = series.trajectories(frame)
+    if not parts:
+        return []
+    columns = [name for name in series.OVER_STEPS if any(part[name].is_not_null().any() for part in parts.values())]
+    methods = list(dict.fromkeys(name for part in parts.values() for name in part["method"]))
+
+    def draw(figure: Any) -> None:
+        grid = figure.subplots(len(parts), len(columns), squeeze=False, sharey="col")
+        for row, ((run, setting), part) in zip(grid, parts.items(), strict=True):
+            for axes, column in zip(row, columns, strict=True):
+                for place, method in enumerate(methods):
+                    _line_over_steps(axes, part.filter(method=method), column, place)
+                axes.set(ylabel=wording.LABELS[column], xlabel=wording.STEP)
+            row[0].set_title(f"{wording.end_of(run)} ({wording.setting_name(setting)})")
+        handles, labels = grid[0][0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower left", ncols=min(len(methods), 6))
+
+    return [as_plot("over_steps", "", (10, 2.6 * len(parts) + 1), draw)]
+
+
+def _line_over_steps(axes: Any, rows: pl.DataFrame, column: str, place: int) -> None:
+    """One method's figure over steps, with the area of its intervals."""
+    shown = rows.filter(pl.col(column).is_not_null())
+    if not len(shown):
+        return
+    style = palette.style(place)
+    axes.plot(
+        shown["step"],
+        shown[column],
+        color=style.colour,
+        marker=style.marker,
+        markersize=4,
+        label=wording.method_name(shown["method"][0]),
+    )
+    low, high = (series.values(shown[f"{column}_{end}"]) for end in ("low", "high"))
+    axes.fill_between(shown["step"], low, high, color=style.colour, alpha=palette.AREA, linewidth=0)
 
 
 def accuracy(frame: pl.DataFrame, retrieval: pl.DataFrame | None, setting: str) -> list[Plot]:

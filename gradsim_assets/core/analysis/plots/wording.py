@@ -28,7 +28,9 @@ BEST_COMPONENT = "best component"
 SAME_IDS, HELD_OUT, HELD_OUT_RANGE = "same ids", "held out, mean", "held out, range"
 
 #: The axis of each figure of a component.
-LABELS = {"accuracy": ACCURACY, "agreement": AGREEMENT, "lds": "LDS (rank correlation)"}
+LABELS = {"accuracy": ACCURACY, "agreement": AGREEMENT, "lds": "LDS (rank correlation)", "mrr": "mean reciprocal rank"}
+
+STEP = "step of the training"
 
 
 class Words(NamedTuple):
@@ -76,6 +78,12 @@ PLOTS = {
     ),
     "model_comparison": Words(
         "Models compared", "Accuracy of every method for every model, with Wilson's 95 % intervals over the variants."
+    ),
+    "over_steps": Words(
+        "When it was learned",
+        "Every figure of the checkpoints of a run over their steps, with its 95 % interval as an area. Text methods do not "
+        "look at the model: BM25 compares prompts and stays where it is, as does the overlap of paraphrased answers; that of the "
+        "model's own answers grows as it learns them by heart.",
     ),
     "accuracy_over_depth": Words("Accuracy over depth", _ACCURACY),
     "accuracy_bars": Words("Accuracy of every component", _ACCURACY),
@@ -142,6 +150,11 @@ def short_name(text: str, length: int = 44) -> str:
     return text if len(text) <= length else text[: length - 1].rsplit(",", 1)[0] + ", …"
 
 
+def end_of(text: str, length: int = 44) -> str:
+    """The end of an id that is too long, such as the folder of a run."""
+    return text if len(text) <= length else f"…{text[1 - length :]}"
+
+
 def setting_name(setting: str) -> str:
     """A setting as it stands in titles."""
     return setting.replace("_", "-")
@@ -192,6 +205,8 @@ def method_name(method: str) -> str:
         "representation": "representation similarity",
         UNTRAINED: "untrained control",
         BASE: "base before fine-tuning",
+        "tracin": "TracIn",
+        "tracin_normalised": "TracIn, normalised",
         "adam": "full gradient, Adam's moments",
         "ekfac": "full gradient, EK-FAC",
     }
