@@ -147,6 +147,13 @@ class EvaluationSettings(_Section):
     at_once: int = Field(default=0, ge=0)
 
 
+class IndexSettings(_Section):
+    """How small the gradients are that the index of the originals holds, and in how many parts."""
+
+    dimension: int = Field(default=4096, ge=64, le=2**16)
+    slices: int = Field(default=1, ge=1, le=MAX_SHARDS)
+
+
 class AutomationSettings(_Section):
     """How often models are looked at, once a user has switched the sensor and the schedules on."""
 
@@ -205,6 +212,8 @@ class Settings(_Section):
     preconditioners: PreconditionerSettings = PreconditionerSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     training: TrainingRecipe | None = None
+    # None: no index of the originals is made.
+    index: IndexSettings | None = None
     automation: AutomationSettings = AutomationSettings()
     models: tuple[ModelSettings, ...] = (ModelSettings(id=DEMO),)
     home: Path

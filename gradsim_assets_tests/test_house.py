@@ -11,7 +11,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from gradsim_assets.configuration import PreconditionerSettings, Settings
+from gradsim_assets.configuration import IndexSettings, PreconditionerSettings, Settings
 from gradsim_assets.core.tables.schemas import PRECONDITIONERS, TABLES
 from gradsim_assets.core.tables.table_names import PATHS
 from gradsim_assets.definitions import build_definitions
@@ -48,7 +48,10 @@ NO_TABLES = {"hf_model", "originals_source", "paraphrases_source", "optimizer_st
 
 #: With all that can be switched on.
 SETTINGS = Settings(
-    home=Path("/nowhere"), tables="/nowhere", preconditioners=PreconditionerSettings(methods=PRECONDITIONERS)
+    home=Path("/nowhere"),
+    tables="/nowhere",
+    preconditioners=PreconditionerSettings(methods=PRECONDITIONERS),
+    index=IndexSettings(),
 )
 GRAPH = build_definitions(SETTINGS).get_repository_def().asset_graph
 

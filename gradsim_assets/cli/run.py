@@ -37,7 +37,7 @@ def demo() -> None:
 #: What `--only` leaves of the stages. The evaluation is made on request; what was once asked for is kept up to date by "all".
 PARTS = {
     "all": (
-        *("originals", "variants", "curvature", "gradients"),
+        *("originals", "variants", "curvature", "gradients", "index"),
         *("evaluation", "retraining", "counterfactuals"),
         *("analyses", "comparison"),
     ),
@@ -48,6 +48,7 @@ PARTS = {
         *("evaluation", "retraining", "counterfactuals"),
         "analyses",
     ),
+    "index": ("originals", "index"),
     "analyses": ("analyses", "comparison"),
 }
 
@@ -67,6 +68,8 @@ def run(model: str, only: str | None, force: bool) -> None:
       gradsim run demo --only evaluation                       what the scores mean
     """
     settings = load_settings()
+    if only == "index" and settings.index is None:
+        raise InputError("no index is configured; put [index] into gradsim.toml first (gradsim.example.toml says how).")
     requested = _requested(model, settings) if only == "evaluation" else ()
     _run(model, only or "all", force, settings, requested)
 
@@ -92,7 +95,7 @@ def _run(model_id: str, part: str, force: bool, settings: Settings, requested: t
         _up_to_date(runs, own, control, part, force, settings, requested=())
     rounds = _up_to_date(runs, stages, model_id, part, force, settings, requested)
     if part in ("all", "gradients") and (swept := runs.sweep(model_id)):
-        click.echo(f"{swept} files of shards or subsets that there are no more are removed")
+        click.echo(f"{swept} files of shards, subsets or slices that there are no more are removed")
     if not rounds:
         click.echo("Everything is there and up to date.")
     if "analyses" in PARTS[part]:

@@ -1,12 +1,12 @@
 """Jobs: the stages of an experiment, each over the partitions that its assets share."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import dagster as dg
 
-from gradsim_assets.core.tables.schemas import MODEL_COMPARISON, MODEL_GENERATED
+from gradsim_assets.core.tables.schemas import GRADIENT_INDEX, MODEL_COMPARISON, MODEL_GENERATED
 from gradsim_assets.orchestration import groups
 from gradsim_assets.orchestration.asset_keys import BY_RETRAINING, BY_STEPS, asset_key
 from gradsim_assets.orchestration.dagster_internals import UnresolvedAssetJobDefinition
@@ -37,6 +37,12 @@ GRADIENTS = Stage(
     dg.AssetSelection.assets(asset_key(MODEL_GENERATED.name)) | dg.AssetSelection.groups(groups.GRADIENTS),
     "Answers and gradient tables of a model and shard: the part that needs a GPU for models of real size.",
 )
+INDEX = Stage(
+    "index",
+    dg.AssetSelection.from_string(f"key:{GRADIENT_INDEX.name}"),  # not every configuration has one
+    "Sketches of the gradients of all originals, slice by slice, in which traces look; none without [index] in gradsim.toml. "
+    "COST: one pass over the originals.",
+)
 EVALUATION = Stage(
     "evaluation",
     dg.AssetSelection.assets(*BY_STEPS),
@@ -66,16 +72,28 @@ ANALYSES = Stage(
 COMPARISON = Stage("comparison", dg.AssetSelection.assets(MODEL_COMPARISON.name), "All models in one table.")
 
 #: In the order in which they need one another.
-STAGES = (ORIGINALS, VARIANTS, CURVATURE, GRADIENTS, EVALUATION, RETRAINING, COUNTERFACTUALS, ANALYSES, COMPARISON)
+STAGES = (
+    ORIGINALS,
+    VARIANTS,
+    CURVATURE,
+    GRADIENTS,
+    INDEX,
+    EVALUATION,
+    RETRAINING,
+    COUNTERFACTUALS,
+    ANALYSES,
+    COMPARISON,
+)
 
 #: Those whose steps are worth processes (on Kubernetes: pods) of their own.
-HEAVY_STAGES = (CURVATURE, GRADIENTS, EVALUATION, RETRAINING, COUNTERFACTUALS)
+HEAVY_STAGES = (CURVATURE, GRADIENTS, INDEX, EVALUATION, RETRAINING, COUNTERFACTUALS)
 
 
-def build(light: Mapping[str, Any] | None = None, curvature: bool = False) -> list[UnresolvedAssetJobDefinition]:
-    """One job per stage; `light` are the tags of a run pod that works through the analyses itself.
-
-    There is one of `curvature` only where there is such a table.
+def build(
+    light: Mapping[str, Any] | None = None, without: Collection[Stage] = ()
+) -> list[UnresolvedAssetJobDefinition]:
+    """One job per stage, `without` those of which a configuration has no table; `light` are the tags of a run pod that works
+    through the analyses itself.
     """
     return [
         dg.define_asset_job(
@@ -87,5 +105,5 @@ def build(light: Mapping[str, Any] | None = None, curvature: bool = False) -> li
             executor_def=None if stage in HEAVY_STAGES else dg.in_process_executor,
         )
         for stage in STAGES
-        if curvature or stage is not CURVATURE
+        if not any(stage is one for one in without)
     ]

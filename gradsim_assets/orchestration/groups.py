@@ -8,6 +8,7 @@ GRADIENTS = "gradients"
 SIMILARITY = "similarity"
 ANALYSIS = "analysis"
 EVALUATION = "evaluation"
+INDEX = "index"
 
 #: What analyses are made with, as tags of the UI.
 TABLE_KINDS = {"polars", "parquet"}

@@ -14,6 +14,7 @@ from gradsim_assets.core.tables.schemas import (
     CURVATURE,
     DOT_PRODUCTS,
     FIRST_ORDER,
+    GRADIENT_INDEX,
     GRADIENT_SIMILARITY,
     GREEDY_SELECTION,
     LIMA,
@@ -152,6 +153,7 @@ _SOURCES: Mapping[str, Mapping[str, tuple[Source, ...]]] = {
         "random_increase": _ORIGINALS_AND_VARIANTS,
         "variants": ((VARIANTS, "id"),),
     },
+    GRADIENT_INDEX.name: {"id": ((LIMA.name, "id"),), "*": ((LIMA.name, "messages"),)},
 }
 
 

@@ -545,6 +545,24 @@ REMOVAL = TableSchema(
     parts=SETTINGS,
 )
 
+GRADIENT_INDEX = TableSchema(
+    "gradient_index",
+    {
+        "id": Column(pl.String(), "id of the original"),
+        "sketch": Column(
+            pl.List(pl.Float16()),
+            "the sketch of its gradient, of length 1 (all zeros where the gradient is): the product of two estimates their cosine",
+            fixed=True,
+        ),
+        "length": Column(
+            pl.Float64(),
+            "length of the sketch before, whose square estimates that of the gradient without bias",
+            "nats/parameter",
+        ),
+    },
+    key=("id",),
+)
+
 TRACES = TableSchema(
     "traces",
     {
@@ -622,5 +640,6 @@ TABLES: dict[str, TableSchema] = {
         SUBSET_LOSSES,
         LINEAR_DATAMODELING_SCORE,
         REMOVAL,
+        GRADIENT_INDEX,
     )
 }

@@ -7,9 +7,10 @@ from typing import Any
 import dagster as dg
 import polars as pl
 
-from gradsim_assets.configuration import Settings
+from gradsim_assets.configuration import IndexSettings, Settings
 from gradsim_assets.core.candidates.bm25_candidates import model_candidates
 from gradsim_assets.core.errors import InputError
+from gradsim_assets.core.partition_keys import shard_slice
 from gradsim_assets.core.samples import present
 from gradsim_assets.core.tables import soundness
 from gradsim_assets.core.tables.audit import read_audited
@@ -21,6 +22,7 @@ from gradsim_assets.core.tables.schemas import (
     CURVATURE,
     DOT_PRODUCTS,
     FIRST_ORDER,
+    GRADIENT_INDEX,
     GRADIENT_SIMILARITY,
     LIMA,
     LINEAR_DATAMODELING_SCORE,
@@ -96,6 +98,11 @@ def build_tables(settings: Settings, partitions: Partitions) -> list[dg.AssetChe
             for table in (FIRST_ORDER, TAIL_PATCH)
         ),
         _Group("subset_losses_sound", ((SUBSET_LOSSES.name,),), partitions.model_subsets, _subset_rules(shards)),
+        *(
+            [_Group("index_sound", ((GRADIENT_INDEX.name,),), partitions.model_slices, _index_rules(settings.index))]
+            if settings.index
+            else []
+        ),
         _Group("all_pairs_sound", _paths(all_pairs), MODELS, _all_pairs_rules(shards)),
         _Group(
             "counterfactuals_sound",
@@ -301,6 +308,20 @@ def _subset_rules(shards: Sequence[str]) -> Rules:
         if originals["in_subset"].sum() != originals.height // 2:
             found.append(f"{originals['in_subset'].sum()} of {originals.height} originals are in the subset, not half")
         return found
+
+    return rules
+
+
+def _index_rules(asked: IndexSettings) -> Rules:
+    """Every original of the slice has its sketch, unless the context policy has dropped it."""
+
+    def rules(store: TableStore, key: Sequence[str], partition: Partition, frame: pl.DataFrame) -> soundness.Findings:
+        provenance = store.tables.provenance(key, partition)
+        ids = shard_slice(
+            store.tables.read([LIMA.name])["id"].to_list(), str(partition.slice), asked.slices, "index.slices"
+        )
+        found = soundness.sample_findings(frame, ids, "the slice", int(provenance.get("dropped") or 0))
+        return found + soundness.sketch_findings(frame, int(provenance.get("dimension") or asked.dimension))
 
     return rules
 
