@@ -36,7 +36,7 @@ from gradsim_assets.defs.evaluation import (
 )
 from gradsim_assets.defs.exchange import import_scripts
 from gradsim_assets.defs.gradients import gradient_pass
-from gradsim_assets.defs.index import gradient_index
+from gradsim_assets.defs.index import gradient_index, index_recall
 from gradsim_assets.defs.models import hf_model
 from gradsim_assets.defs.observe_sources import build as watching
 from gradsim_assets.defs.observe_sources import watches_optimizers
@@ -75,6 +75,7 @@ def _build(settings: Settings, partitions: Partitions, profiles: Mapping[str, Pr
         *curvature.build(settings, heavy),
         *gradient_pass.build(settings, partitions, heavy),
         *gradient_index.build(settings, partitions, heavy),
+        *index_recall.build(settings, heavy),
         *gradient_similarity.build(),
         *first_order.build(settings, partitions, heavy),
         *tail_patch.build(settings, partitions, heavy),
@@ -116,8 +117,8 @@ def _build(settings: Settings, partitions: Partitions, profiles: Mapping[str, Pr
 
 def _without(settings: Settings) -> list[stages.Stage]:
     """The stages of which a configuration has no table."""
-    there = ((stages.CURVATURE, bool(settings.preconditioners.methods)), (stages.INDEX, settings.index is not None))
-    return [stage for stage, is_there in there if not is_there]
+    index = [] if settings.index else [stages.INDEX, stages.INDEX_RECALL]
+    return [*index, *([] if settings.preconditioners.methods else [stages.CURVATURE])]
 
 
 @contextmanager

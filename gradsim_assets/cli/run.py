@@ -37,7 +37,7 @@ def demo() -> None:
 #: What `--only` leaves of the stages. The evaluation is made on request; what was once asked for is kept up to date by "all".
 PARTS = {
     "all": (
-        *("originals", "variants", "curvature", "gradients", "index"),
+        *("originals", "variants", "curvature", "gradients", "index", "index_recall"),
         *("evaluation", "retraining", "counterfactuals"),
         *("analyses", "comparison"),
     ),
@@ -48,7 +48,7 @@ PARTS = {
         *("evaluation", "retraining", "counterfactuals"),
         "analyses",
     ),
-    "index": ("originals", "index"),
+    "index": ("originals", "index", "index_recall"),
     "analyses": ("analyses", "comparison"),
 }
 
@@ -161,6 +161,8 @@ def _one_round(
         runs.observe(model_id, settings)
     ran = 0
     for stage in stages:
+        if stage.job == "index_recall" and part == "index" and not _has_paraphrases(settings):
+            continue  # which cost something, and nobody has asked for them
         for partition, assets in runs.turns(stage, model_id, force, stage.job in requested):
             assets = _with_inputs(assets, model_id, settings, absent) if part == "analyses" else assets
             if not assets:
@@ -177,6 +179,16 @@ def _one_round(
                 sys.exit(FAILED)
             click.echo(f"✓ {where} ({len(assets)} asset{'s' if len(assets) > 1 else ''}, {outcome.seconds:.1f} s)")
     return ran
+
+
+def _has_paraphrases(settings: Settings) -> bool:
+    """Whether all shards are paraphrased."""
+    from gradsim_assets.core.partition_keys import shard_keys
+    from gradsim_assets.core.tables.schemas import PARAPHRASED
+    from gradsim_assets.core.tables.storage import Partition, Tables
+
+    shards = [Partition(shard=key) for key in shard_keys(settings.data.shards)]
+    return all(Tables(settings.tables).exists([PARAPHRASED.name], shard) for shard in shards)
 
 
 def _refuse_stale_inputs(runs: "Launcher", stages: Sequence["Stage"], model_id: str, settings: Settings) -> None:

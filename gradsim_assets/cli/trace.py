@@ -25,11 +25,27 @@ if TYPE_CHECKING:
     show_default=True,
     help="cosine, dot_product, a preconditioner that is configured (ekfac), or a pattern of components ('*.mlp.*').",
 )
+@click.option(
+    "--against",
+    default="all",
+    show_default=True,
+    help="Originals to compare with: all, the best by BM25 (bm25:50), by the gradient index (index), or both (bm25:50+index:200).",
+)
+@click.option(
+    "--rerank",
+    default=200,
+    show_default=True,
+    type=click.IntRange(1),
+    help="With --against index: so many of the best by the index are compared exactly.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, all originals.")
-def trace(model: str, prompt: str, answer: str | None, top: int, method: str, as_json: bool) -> None:
-    """Rank all originals by how much they have to do with what MODEL answered, and say token by token why.
+def trace(
+    model: str, prompt: str, answer: str | None, top: int, method: str, against: str, rerank: int, as_json: bool
+) -> None:
+    """Rank the originals by how much they have to do with what MODEL answered, and say token by token why.
 
-    The gradient of the text is compared with that of every original, exactly. Everything is kept under `traces` of the home, with a page
+    The gradient of the text is compared with that of every original, exactly; among very many, with those that an index of sketches
+    finds (docs/gradient-index.md), and the order of these is exact. Everything is kept under `traces` of the home, with a page
     that colours the tokens; the same text is not computed again.
 
     \b
@@ -37,13 +53,15 @@ def trace(model: str, prompt: str, answer: str | None, top: int, method: str, as
       gradsim trace demo --prompt "How do I boil an egg?"
       gradsim trace demo --prompt "How do I boil an egg?" --answer "Put it into water." --method ekfac
       gradsim trace demo --prompt "How do I boil an egg?" --method "*.mlp.*" --json
+      gradsim trace demo --prompt "How do I boil an egg?" --against index --rerank 500
     """
     import dagster as dg
 
     from gradsim_assets.runs.tracing import trace as trace_text
 
     try:
-        found, folder = trace_text(model, prompt, answer, method)
+        named = f"index:{rerank}" if against == "index" else against
+        found, folder = trace_text(model, prompt, answer, method, named)
     except dg.Failure as error:
         click.echo(f"✗ {error.description}", err=True)
         sys.exit(FAILED)
@@ -53,6 +71,9 @@ def trace(model: str, prompt: str, answer: str | None, top: int, method: str, as
     if found.generated:
         click.echo(f"The model answers: {found.answer}\n")
     click.echo(_table(found, top))
+    if found.provenance.get("against", "all") != "all":
+        recall = f"; {found.provenance['recall']}" if "recall" in found.provenance else ""
+        click.echo(f"\nCompared with {found.originals.height} originals ({found.provenance['against']}){recall}.")
     click.echo(f"\nPage: {folder / 'index.html'}")
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import dagster as dg
 
 from gradsim_assets.core.tables.schemas import GRADIENT_INDEX, MODEL_COMPARISON, MODEL_GENERATED
+from gradsim_assets.core.tables.schemas import INDEX_RECALL as RECALL
 from gradsim_assets.orchestration import groups
 from gradsim_assets.orchestration.asset_keys import BY_RETRAINING, BY_STEPS, asset_key
 from gradsim_assets.orchestration.dagster_internals import UnresolvedAssetJobDefinition
@@ -43,6 +44,11 @@ INDEX = Stage(
     "Sketches of the gradients of all originals, slice by slice, in which traces look; none without [index] in gradsim.toml. "
     "COST: one pass over the originals.",
 )
+INDEX_RECALL = Stage(
+    "index_recall",
+    dg.AssetSelection.from_string(f"key:{RECALL.name}"),
+    "What of the truth the index finds, for a sample of paraphrases. COST: one exact pass over the originals.",
+)
 EVALUATION = Stage(
     "evaluation",
     dg.AssetSelection.assets(*BY_STEPS),
@@ -78,6 +84,7 @@ STAGES = (
     CURVATURE,
     GRADIENTS,
     INDEX,
+    INDEX_RECALL,
     EVALUATION,
     RETRAINING,
     COUNTERFACTUALS,
@@ -86,7 +93,7 @@ STAGES = (
 )
 
 #: Those whose steps are worth processes (on Kubernetes: pods) of their own.
-HEAVY_STAGES = (CURVATURE, GRADIENTS, INDEX, EVALUATION, RETRAINING, COUNTERFACTUALS)
+HEAVY_STAGES = (CURVATURE, GRADIENTS, INDEX, INDEX_RECALL, EVALUATION, RETRAINING, COUNTERFACTUALS)
 
 
 def build(

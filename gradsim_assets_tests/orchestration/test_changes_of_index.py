@@ -1,6 +1,8 @@
 """An index of the originals: what it holds, what makes it stale, and what other slices leave: real homes and runs."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -93,3 +95,51 @@ def test_an_index_that_nobody_asked_for_is_not_made(home: ChangingHome) -> None:
     done = home.command("run", home.model_id, "--only", "index")
     assert done.exit_code == 2 and "put [index] into gradsim.toml first" in done.output
     assert stale(home) == {}
+
+
+def traced(home: ChangingHome, *arguments: str) -> dict[str, Any]:
+    asked = ("--prompt", "How do I make a starter?", "--answer", "Flour, water and a week.")
+    done = home.command("trace", home.model_id, *asked, *arguments, "--json")
+    assert done.exit_code == 0, done.output
+    found: dict[str, Any] = json.loads(done.output)
+    return found
+
+
+def test_a_trace_against_the_index_is_exact_in_its_order_and_says_what_the_index_finds(home: ChangingHome) -> None:
+    pytest.importorskip("faiss")  # of the extra `compute`
+    unmeasured = traced(home, "--against", "index", "--rerank", "3")
+    assert unmeasured["provenance"]["recall"] == "recall of the index was not measured"
+    home.run("--only", "datasets")
+    home.run("--only", "index")
+    for method in ("cosine", "dot_product"):
+        every = {row["original_id"]: row for row in traced(home, "--method", method)["originals"]}
+        found = traced(home, "--against", "index", "--rerank", "3", "--method", method)
+        assert [row["rank"] for row in found["originals"]] == [1, 2, 3]
+        order = [row["original_id"] for row in found["originals"]]
+        assert order == sorted(order, key=lambda name: every[name]["rank"]), "the order is exact"
+        for row in found["originals"]:
+            assert row["similarity"] == pytest.approx(every[row["original_id"]]["similarity"], abs=1e-6)
+            assert row["bm25_rank"] == every[row["original_id"]]["bm25_rank"], "of all originals"
+    assert found["provenance"]["against"] == "index:3"
+    assert found["provenance"]["recall"] == "recall is not known for so few"
+    whole = traced(home, "--against", "index")
+    assert len(whole["originals"]) == 5 and whole["provenance"]["recall"] == "recall@5 1.000 among 5 (5 queries)"
+    both = traced(home, "--against", "bm25:1+index:1")
+    assert 1 <= len(both["originals"]) <= 2 and min(row["bm25_rank"] for row in both["originals"]) == 1
+
+    home.index.update(dimension=128)
+    home.configure()
+    home.run("--only", "index")  # and its recall with it
+    other = traced(home, "--against", "index")["provenance"]
+    assert other["index"] != whole["provenance"]["index"] and other["recall"].startswith("recall@5 1.000")
+
+
+def test_what_the_index_does_not_know_is_refused(home: ChangingHome) -> None:
+    pytest.importorskip("faiss")
+    asked = ("trace", home.model_id, "--prompt", "How?", "--answer", "So.", "--against", "index")
+    refused = home.command(*asked, "--method", "*.mlp.*")
+    assert refused.exit_code == 2 and "the index holds plain gradients of all components" in refused.output
+    home.index.clear()
+    home.configure()
+    refused = home.command(*asked)
+    assert refused.exit_code == 2 and "there is no index; put [index] into gradsim.toml" in refused.output

@@ -17,6 +17,7 @@ from gradsim_assets.core.tables.schemas import (
     GRADIENT_INDEX,
     GRADIENT_SIMILARITY,
     GREEDY_SELECTION,
+    INDEX_RECALL,
     LIMA,
     LINEAR_DATAMODELING_SCORE,
     MODEL_COMPARISON,
@@ -154,6 +155,11 @@ _SOURCES: Mapping[str, Mapping[str, tuple[Source, ...]]] = {
         "variants": ((VARIANTS, "id"),),
     },
     GRADIENT_INDEX.name: {"id": ((LIMA.name, "id"),), "*": ((LIMA.name, "messages"),)},
+    INDEX_RECALL.name: {
+        "variant_id": ((PARAPHRASED.name, "id"),),
+        **dict.fromkeys(("k", "reranked"), ()),
+        "found": ((GRADIENT_INDEX.name, "sketch"), (LIMA.name, "messages"), (PARAPHRASED.name, "messages")),
+    },
 }
 
 

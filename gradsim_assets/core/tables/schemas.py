@@ -563,6 +563,17 @@ GRADIENT_INDEX = TableSchema(
     key=("id",),
 )
 
+INDEX_RECALL = TableSchema(
+    "index_recall",
+    {
+        "variant_id": Column(pl.String(), "the paraphrase that was looked up"),
+        "k": Column(pl.Int64(), "how many of the exactly most similar originals are looked for"),
+        "reranked": Column(pl.Int64(), "so many of the best by the index were looked at"),
+        "found": Column(pl.Int64(), "how many of the k are among them"),
+    },
+    key=("variant_id", "k", "reranked"),
+)
+
 TRACES = TableSchema(
     "traces",
     {
@@ -641,5 +652,6 @@ TABLES: dict[str, TableSchema] = {
         LINEAR_DATAMODELING_SCORE,
         REMOVAL,
         GRADIENT_INDEX,
+        INDEX_RECALL,
     )
 }

@@ -148,16 +148,19 @@ def originals_of(
     preconditioner: Preconditioner | None = None,
     words: Tokens = str.split,
     split: int = 5,
+    among: Sequence[str] | None = None,
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """The tables `traces` and `trace_tokens` of a text, against all originals (a dataset table); tokens of the best `split`.
+    """The tables `traces` and `trace_tokens` of a text, against the originals (a dataset table) with the ids `among` them, or all;
+    tokens of the best `split`.
 
-    `preconditioner` is the method's, where it has one; `words` cuts prompts for BM25.
+    `preconditioner` is the method's, where it has one; `words` cuts prompts for BM25, whose ranks are among all originals.
 
     Raises:
         InputError: the text is longer than the model's context, no component is of the method's pattern, or as
             `pass_inputs`.
     """
-    names = pl.DataFrame({"original_id": originals["id"]}).with_columns(variant_id=pl.lit(query.id))
+    compared = originals["id"] if among is None else list(among)
+    names = pl.DataFrame({"original_id": compared}).with_columns(variant_id=pl.lit(query.id))
     inputs = pass_inputs(
         originals,
         {TRACED: sample_frame([query])},

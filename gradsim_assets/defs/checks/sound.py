@@ -24,6 +24,7 @@ from gradsim_assets.core.tables.schemas import (
     FIRST_ORDER,
     GRADIENT_INDEX,
     GRADIENT_SIMILARITY,
+    INDEX_RECALL,
     LIMA,
     LINEAR_DATAMODELING_SCORE,
     MODEL_GENERATED,
@@ -99,7 +100,10 @@ def build_tables(settings: Settings, partitions: Partitions) -> list[dg.AssetChe
         ),
         _Group("subset_losses_sound", ((SUBSET_LOSSES.name,),), partitions.model_subsets, _subset_rules(shards)),
         *(
-            [_Group("index_sound", ((GRADIENT_INDEX.name,),), partitions.model_slices, _index_rules(settings.index))]
+            [
+                _Group("index_sound", ((GRADIENT_INDEX.name,),), partitions.model_slices, _index_rules(settings.index)),
+                _Group("index_recall_sound", ((INDEX_RECALL.name,),), MODELS, _recall_rules),
+            ]
             if settings.index
             else []
         ),
@@ -324,6 +328,14 @@ def _index_rules(asked: IndexSettings) -> Rules:
         return found + soundness.sketch_findings(frame, int(provenance.get("dimension") or asked.dimension))
 
     return rules
+
+
+def _recall_rules(
+    store: TableStore, key: Sequence[str], partition: Partition, frame: pl.DataFrame
+) -> soundness.Findings:
+    beyond = frame.filter((pl.col("found") < 0) | (pl.col("found") > pl.min_horizontal("k", "reranked")))
+    found = [f"{beyond.height} rows find more than there is, such as {beyond.row(0)}"] if beyond.height else []
+    return found or (["no query was looked up"] if frame.is_empty() else [])
 
 
 def _all_pairs_rules(shards: Sequence[str]) -> Rules:
