@@ -150,7 +150,7 @@ class EvaluationSettings(_Section):
 class IndexSettings(_Section):
     """How small the gradients are that the index of the originals holds, in how many parts, and how its recall is measured."""
 
-    dimension: int = Field(default=4096, ge=64, le=2**16)
+    dimension: int = Field(default=2048, ge=64, le=2**16)
     slices: int = Field(default=1, ge=1, le=MAX_SHARDS)
     queries: int = Field(default=20, ge=1)
 
