@@ -33,6 +33,7 @@ class Asked(BaseModel):
     prompt: str = Field(description="what the model is asked")
     answer: str | None = Field(None, description="what it says; none for its own answer (greedy)")
     method: str = Field("cosine", description="cosine, dot_product, a preconditioner, or a pattern of components")
+    against: str = Field("all", description="originals to compare with: all, bm25:K, index:K, or bm25:K+index:K")
     wait: float = Field(30, ge=0, le=300, description="seconds that the call waits for the result")
 
 
@@ -61,7 +62,7 @@ def router(site: Site, pages: Pages) -> APIRouter:
         if asked.model not in known:
             return JSONResponse({"error": f"{asked.model} is not registered here."}, 404)
         try:
-            job = queue.ask(Question(asked.model, asked.prompt, asked.answer, asked.method))
+            job = queue.ask(Question(asked.model, asked.prompt, asked.answer, asked.method, asked.against))
         except FullError as error:
             return JSONResponse({"error": str(error)}, 503, {"Retry-After": str(error.seconds)})
         await run_in_threadpool(job.ended.wait, asked.wait)
@@ -108,7 +109,8 @@ class _Tracer:
         if self._tracing is None or self._tracing.settings != settings:  # building the graph takes most of a second
             launcher = self._site.launcher
             self._tracing = Tracing(settings, launcher.instance, launcher.repository.asset_graph)
-        return self._tracing.trace(question.model, question.prompt, question.answer, question.method, progress=progress)
+        asked = (question.model, question.prompt, question.answer, question.method)
+        return self._tracing.trace(*asked, against=question.against, progress=progress)
 
 
 def _job(queue: TraceQueue, job_id: str) -> Job:
