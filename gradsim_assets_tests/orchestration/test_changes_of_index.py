@@ -13,6 +13,8 @@ from gradsim_assets_tests.support.changing_home import ChangingHome
 from gradsim_assets_tests.support.edits import forget
 from gradsim_assets_tests.support.tiny_models import save_tiny_model
 
+pytest.importorskip("faiss")  # of the extra `compute`
+
 ROUNDING = 2**-11  # of float16, in numbers that are below 1
 
 
@@ -106,7 +108,6 @@ def traced(home: ChangingHome, *arguments: str) -> dict[str, Any]:
 
 
 def test_a_trace_against_the_index_is_exact_in_its_order_and_says_what_the_index_finds(home: ChangingHome) -> None:
-    pytest.importorskip("faiss")  # of the extra `compute`
     unmeasured = traced(home, "--against", "index", "--rerank", "3")
     assert unmeasured["provenance"]["recall"] == "recall of the index was not measured"
     home.run("--only", "datasets")
@@ -135,7 +136,6 @@ def test_a_trace_against_the_index_is_exact_in_its_order_and_says_what_the_index
 
 
 def test_what_the_index_does_not_know_is_refused(home: ChangingHome) -> None:
-    pytest.importorskip("faiss")
     asked = ("trace", home.model_id, "--prompt", "How?", "--answer", "So.", "--against", "index")
     refused = home.command(*asked, "--method", "*.mlp.*")
     assert refused.exit_code == 2 and "the index holds plain gradients of all components" in refused.output

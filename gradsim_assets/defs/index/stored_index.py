@@ -77,6 +77,9 @@ class StoredIndex:
         longest = float(names["length"].max() or 1) if by_length else None  # type: ignore[arg-type]
         cache = self.compute.places.scratch("fetched", GRADIENT_INDEX.name, self.slug)
         path = cache / f"{self.digest}{'_by_length' if by_length else ''}.faiss"
+        for other in cache.glob("*.faiss"):
+            if not other.name.startswith(self.digest):  # of sketches that there are no more
+                other.unlink(missing_ok=True)
         return Search(names["id"].to_list(), partial(self._sketches, longest), self.dimension, path)
 
     def _sketches(self, longest: float | None) -> Iterator[np.ndarray]:
