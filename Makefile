@@ -9,7 +9,7 @@ PEERS  := build/peers
 export GRADSIM_HOME ?= $(CURDIR)/.gradsim
 
 .DEFAULT_GOAL := help
-.PHONY: help demo ui docs test test-slow test-architectures test-ui e2e-k8s bench bench-peers golden-numbers lint format constraints clean
+.PHONY: help demo ui docs test test-slow test-slurm test-architectures test-ui e2e-k8s bench bench-peers demo-weights golden-numbers lint format constraints clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-18s %s\n", $$1, $$2}'
@@ -46,6 +46,9 @@ test-architectures: $(STAMP) ## Run the tests on every causal language model of 
 test-ui: $(STAMP) ## Run the tests that drive a browser (needs Chromium)
 	@$(BIN)/python -m pytest -m ui
 
+test-slurm: $(STAMP) ## Run the tests on a SLURM cluster of this machine alone (needs slurm-wlm and munge)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slurm -rs
+
 e2e-k8s: $(STAMP) ## Run the end-to-end test on the cluster of the current kubectl context
 	@$(BIN)/python -m pytest -m cluster
 
@@ -64,6 +67,9 @@ $(PEERS)/.installed: $(STAMP)
 bench-peers: $(PEERS)/.installed ## Measure the engine beside kronfluence and dattri; writes build/bench/peers*.json
 	@TQDM_DISABLE=1 $(PEERS)/bin/python -W ignore -m bench.peers
 	@TQDM_DISABLE=1 $(PEERS)/bin/python -W ignore -m bench.peers_ekfac
+
+demo-weights: $(STAMP) ## Train the demo's models as their recipes say; their weights come with the package
+	@$(BIN)/python -m gradsim_assets.demo.train
 
 golden-numbers: $(STAMP) ## Record what the engine computes, after its declared numerics version was raised
 	@$(BIN)/python -m gradsim_assets_tests.support.golden_numbers

@@ -3,6 +3,7 @@
 import difflib
 import hashlib
 import os
+import re
 import tomllib
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -64,6 +65,26 @@ def _checked_cron(schedule: str) -> str:
         raise ValueError('must be five fields of cron, such as "0 2 * * *"') from error
     return schedule
 
+
+#: Options of sbatch that `gradsim slurm` sets itself.
+_OWN_OPTIONS = {"array", "chdir", "dependency", "job-name", "output", "parsable", "wrap"}
+
+Options = dict[str, StrictBool | StrictInt | StrictStr]
+
+
+def _checked_options(options: Options) -> Options:
+    for name, value in options.items():
+        if not re.fullmatch(r"[a-z][a-z-]*", name):
+            raise ValueError(f"{name} is no long name of an option of sbatch, such as mem or cpus-per-task")
+        if name in _OWN_OPTIONS:
+            raise ValueError(f"{name} is set by gradsim slurm itself; leave it out")
+        if value is False or "\n" in str(value):
+            raise ValueError(f"{name} must be true, a number, or a text of one line")
+    return options
+
+
+#: What is asked of sbatch, by the long names of its options; true for one without a value.
+SbatchOptions = Annotated[Options, AfterValidator(_checked_options)]
 
 #: A value that a column of rows is compared with. Strict: 1 is not the text "1", nor true.
 FilterValue = StrictStr | StrictBool | StrictInt | StrictFloat
@@ -155,6 +176,25 @@ class IndexSettings(_Section):
     queries: int = Field(default=20, ge=1)
 
 
+class SlurmSettings(_Section):
+    """What the array jobs of `gradsim slurm` ask the cluster for."""
+
+    options: SbatchOptions = Field(default_factory=dict)
+    setup: tuple[str, ...] = ()
+    at_once: int = Field(default=0, ge=0)
+
+
+class TraceSettings(_Section):
+    """How texts are traced over HTTP."""
+
+    memory_gib: float = Field(default=1.0, ge=0, allow_inf_nan=False)
+
+    @property
+    def memory_bytes(self) -> int:
+        """The same in bytes."""
+        return int(self.memory_gib * 2**30)
+
+
 class AutomationSettings(_Section):
     """How often models are looked at, once a user has switched the sensor and the schedules on."""
 
@@ -212,9 +252,11 @@ class Settings(_Section):
     compute: ComputeSettings = ComputeSettings()
     preconditioners: PreconditionerSettings = PreconditionerSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
+    trace: TraceSettings = TraceSettings()
     training: TrainingRecipe | None = None
     # None: no index of the originals is made.
     index: IndexSettings | None = None
+    slurm: SlurmSettings = SlurmSettings()
     automation: AutomationSettings = AutomationSettings()
     models: tuple[ModelSettings, ...] = (ModelSettings(id=DEMO),)
     home: Path

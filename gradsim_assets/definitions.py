@@ -10,6 +10,7 @@ import dagster as dg
 
 from gradsim_assets.configuration import HEAVY, Settings, load_settings
 from gradsim_assets.core.partition_keys import model_slug
+from gradsim_assets.core.tables.schemas import MODEL_GENERATED
 from gradsim_assets.defs import stages
 from gradsim_assets.defs.analysis import (
     accuracy_per_component,
@@ -41,7 +42,9 @@ from gradsim_assets.defs.models import hf_model
 from gradsim_assets.defs.observe_sources import build as watching
 from gradsim_assets.defs.observe_sources import watches_optimizers
 from gradsim_assets.defs.similarity import gradient_similarity
+from gradsim_assets.defs.tracing import token_attribution
 from gradsim_assets.orchestration.automation import automated, automation_sensor
+from gradsim_assets.orchestration.groups import ON_GPU
 from gradsim_assets.orchestration.partitions import Partitions
 from gradsim_assets.resources.by_name import resources
 from gradsim_assets.runs.compute_profiles import Profile, load_profiles, tags_for
@@ -83,6 +86,7 @@ def _build(settings: Settings, partitions: Partitions, profiles: Mapping[str, Pr
         all_pairs.build(settings, heavy),
         *linear_datamodeling_score.build(settings, heavy),
         *removal.build(settings, heavy),
+        *token_attribution.build(settings, partitions, heavy),
         parameters_per_component.build(light),
         *accuracy_per_component.build(),
         *agreement.build(),
@@ -100,7 +104,7 @@ def _build(settings: Settings, partitions: Partitions, profiles: Mapping[str, Pr
             originals_source.build(),
             *([optimizer_states.build()] if watches_optimizers(settings) else []),
             *paraphrases_source.build(settings, partitions),
-            *dg.map_asset_specs(automated, tables),
+            *dg.map_asset_specs(tagged, dg.map_asset_specs(automated, tables)),
         ],
         asset_checks=[*build_tables(settings, partitions), *build_status()],
         jobs=[
@@ -119,6 +123,12 @@ def _without(settings: Settings) -> list[stages.Stage]:
     """The stages of which a configuration has no table."""
     index = [] if settings.index else [stages.INDEX, stages.INDEX_RECALL]
     return [*index, *([] if settings.preconditioners.methods else [stages.CURVATURE])]
+
+
+def tagged(spec: dg.AssetSpec) -> dg.AssetSpec:
+    """Tags that one can search the catalogue by: what it is about, and whether it wants a GPU."""
+    on_gpu = spec.group_name in ON_GPU or spec.key == dg.AssetKey(MODEL_GENERATED.name)
+    return spec.merge_attributes(tags={"domain": "data-attribution", "cost": "gpu" if on_gpu else "cpu"})
 
 
 @contextmanager

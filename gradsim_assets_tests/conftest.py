@@ -1,11 +1,13 @@
 """The console script on a home of its own, and one whole demo run that the tests share."""
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -48,6 +50,23 @@ def gradsim(
     (home / "gradsim.toml").write_text(config or f"[data]\nshards = {shards}\n", encoding="utf-8")
     command = [*COMMAND, *arguments]
     return subprocess.run(command, env=environment_of(home, **environment), capture_output=True, text=True, timeout=900)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Sends the tests of a file to one process (`--dist loadfile`), and all files that share the demo run to the same one."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class ByFile(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file: str = super()._split_scope(nodeid)
+            return "demo" if _shares_the_demo(config.rootpath / file) else file
+
+    return ByFile(config, log) if config.getvalue("dist") == "loadfile" else None
+
+
+@cache
+def _shares_the_demo(file: Path) -> bool:
+    return re.search(r"^def \w+\([^)]*\bdemo: ", file.read_text(encoding="utf-8"), re.MULTILINE) is not None
 
 
 @pytest.fixture(scope="session")

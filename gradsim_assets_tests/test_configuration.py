@@ -63,6 +63,13 @@ def test_the_example_file_shows_the_defaults_and_knows_every_key(tmp_path: Path)
             '[[models]]\nid = "a/b"\ncandidates = "some"',
             "models.0.candidates = 'some' is not accepted (must be a number",
         ),
+        ('[slurm]\noptions = { "--mem" = "4G" }', "is not accepted (--mem is no long name of an option of sbatch"),
+        (
+            '[slurm]\noptions = { array = "0-9" }',
+            "is not accepted (array is set by gradsim slurm itself; leave it out)",
+        ),
+        ("[slurm]\noptions = { exclusive = false }", "exclusive must be true, a number, or a text of one line"),
+        ('[slurm]\noptions = { mem = "4G\\nrm" }', "mem must be true, a number, or a text of one line"),
         ('[compute]\nexecutor = "celery"', "compute.executor = 'celery' is not accepted"),
         ('[compute]\ndevice = "gpu"', "compute.device = 'gpu' is not accepted"),
         ('folder = "/tmp"', "unknown key folder; relative paths begin at the folder of this file"),

@@ -17,7 +17,7 @@ PIECES = [piece for page in PAGES for piece in shown(page)]
 @pytest.fixture
 def own_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working directory with the files and folders of the reader's that commands name."""
-    for name in ("my_training_samples.jsonl", "config.json"):
+    for name in ("my_training_samples.jsonl", "questions.jsonl", "config.json"):
         (tmp_path / name).touch()
     (tmp_path / "FOLDER").mkdir()
     monkeypatch.chdir(tmp_path)

@@ -18,6 +18,8 @@ from gradsim_assets.cli import (
     report,
     run,
     scripts,
+    slurm,
+    spent,
     status,
     trace,
 )
@@ -33,7 +35,7 @@ _COMPUTE = ("torch", "transformers", "datasets", "trak")
 #: What commands are for, in the order in which a person comes to need them.
 TASKS = {
     "Begin": ("demo", "init", "check", "doctor"),
-    "Run an experiment": ("models", "plan", "run", "backfill", "status"),
+    "Run an experiment": ("models", "plan", "run", "slurm", "backfill", "status", "spent"),
     "See what came out": ("ui", "report", "trace", "explain"),
     "Bring results elsewhere": ("export", "export-scripts", "import-scripts"),
 }
@@ -141,10 +143,12 @@ for command in (
     init.init,
     check.check,
     run.run,
+    slurm.slurm,
     trace.trace,
     ui,
     models.models,
     status.status,
+    spent.spent,
     report.report,
     doctor.doctor,
     plan.plan,

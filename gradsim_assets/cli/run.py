@@ -31,14 +31,14 @@ def demo() -> None:
       gradsim report demo --open
     """
     launcher(writes=True).add_model(untrained_id(DEMO))
-    _run(DEMO, "all", force=False, settings=load_settings(), requested=("evaluation",))
+    run_part(DEMO, "all", force=False, settings=load_settings(), requested=("evaluation", "tokens"))
 
 
-#: What `--only` leaves of the stages. The evaluation is made on request; what was once asked for is kept up to date by "all".
+#: What `--only` leaves of the stages. The evaluation and tokens are made on request; what was once asked for is kept up to date by "all".
 PARTS = {
     "all": (
         *("originals", "variants", "curvature", "gradients", "index", "index_recall"),
-        *("evaluation", "retraining", "counterfactuals"),
+        *("evaluation", "retraining", "counterfactuals", "tokens"),
         *("analyses", "comparison"),
     ),
     "datasets": ("originals", "variants"),
@@ -49,6 +49,7 @@ PARTS = {
         "analyses",
     ),
     "index": ("originals", "index", "index_recall"),
+    "tokens": ("originals", "variants", "curvature", "gradients", "tokens", "analyses"),
     "analyses": ("analyses", "comparison"),
 }
 
@@ -66,30 +67,43 @@ def run(model: str, only: str | None, force: bool) -> None:
       gradsim run amd/AMD-OLMo-1B-SFT@main --only gradients     the part that needs a GPU
       gradsim run ./my_model --only analyses                   the part that does not
       gradsim run demo --only evaluation                       what the scores mean
+      gradsim run demo --only tokens                           the report's texts coloured by token
     """
     settings = load_settings()
     if only == "index" and settings.index is None:
         raise InputError("no index is configured; put [index] into gradsim.toml first (gradsim.example.toml says how).")
-    requested = _requested(model, settings) if only == "evaluation" else ()
-    _run(model, only or "all", force, settings, requested)
+    requested = _requested(model, only, settings)
+    run_part(model, only or "all", force, settings, requested)
 
 
-def _requested(model_id: str, settings: Settings) -> tuple[str, ...]:
-    """The stages made on request that can be made of a model: it is retrained where the configuration says how."""
+def _requested(model_id: str, part: str | None, settings: Settings) -> tuple[str, ...]:
+    """The stages made on request that a part asks for and that can be made of a model: it is retrained where the configuration
+    says how."""
+    if part != "evaluation":
+        return (part,) if part == "tokens" else ()
     if settings.training_of(model_id) is None:
         click.echo(f"{model_id} is not retrained: nothing under [training] says how it was made from the originals")
         return ("evaluation",)
     return ("evaluation", "retraining", "counterfactuals")
 
 
-def _run(model_id: str, part: str, force: bool, settings: Settings, requested: tuple[str, ...]) -> None:
+def run_part(model_id: str, part: str, force: bool, settings: Settings, requested: tuple[str, ...]) -> None:
+    """Computes a part of what is missing or stale for a model and its registered controls, and tells the figures.
+
+    Args:
+        model_id: the model.
+        part: one of PARTS.
+        force: also what is up to date.
+        settings: the configuration.
+        requested: stages made on request that are asked for.
+    """
     from gradsim_assets.cli.summary import print_summary
     from gradsim_assets.defs.stages import STAGES
 
     runs = launcher(launches=True)
     stages = [stage for stage in STAGES if stage.job in PARTS[part]]
     # Controls first, for the report of the model shows their figures; all models are compared once, behind it.
-    for control in _controls(runs, model_id, part, settings):
+    for control in controls_of(runs, model_id, part, settings):
         click.echo(f"control {control}:")
         own = [stage for stage in stages if stage.job != "comparison"]
         _up_to_date(runs, own, control, part, force, settings, requested=())
@@ -104,7 +118,7 @@ def _run(model_id: str, part: str, force: bool, settings: Settings, requested: t
         _refuse_stale_inputs(runs, [stage for stage in STAGES if stage not in stages], model_id, settings)
 
 
-def _controls(runs: "Launcher", model_id: str, part: str, settings: Settings) -> list[str]:
+def controls_of(runs: "Launcher", model_id: str, part: str, settings: Settings) -> list[str]:
     """The registered controls of a model; for analyses alone those that have gradient tables."""
     from gradsim_assets.core.tables.schemas import SETTINGS
 

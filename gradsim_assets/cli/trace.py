@@ -2,6 +2,7 @@
 
 import json
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -13,17 +14,26 @@ from gradsim_assets.cli.model_id import MODEL_ID
 if TYPE_CHECKING:
     from gradsim_assets.core.tracing.stored_traces import StoredTrace
 
+#: Characters of a prompt that head what is found of it.
+_HEAD = 100
+
 
 @click.command()
 @click.argument("model", type=MODEL_ID)
-@click.option("--prompt", required=True, help="What the model was asked.")
+@click.option("--prompt", help="What the model was asked.")
 @click.option("--answer", help="What it said; without it the model gives its own answer (greedy).")
-@click.option("--top", default=10, show_default=True, type=click.IntRange(1), help="Originals to show.")
+@click.option(
+    "--file",
+    "path",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Many texts instead: JSON lines with `prompt` and perhaps `answer`, or a prompt on every line.",
+)
+@click.option("--top", default=20, show_default=True, type=click.IntRange(1), help="Originals to show.")
 @click.option(
     "--method",
     default="cosine",
     show_default=True,
-    help="cosine, dot_product, a preconditioner that is configured (ekfac), or a pattern of components ('*.mlp.*').",
+    help="cosine, dot_product, a preconditioner that is configured (ekfac), or patterns of components ('*.mlp.*,*.q_proj.*').",
 )
 @click.option(
     "--against",
@@ -38,9 +48,17 @@ if TYPE_CHECKING:
     type=click.IntRange(1),
     help="With --against index: so many of the best by the index are compared exactly.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON, all originals.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, all originals; of a file a line for each text.")
 def trace(
-    model: str, prompt: str, answer: str | None, top: int, method: str, against: str, rerank: int, as_json: bool
+    model: str,
+    prompt: str | None,
+    answer: str | None,
+    path: Path | None,
+    top: int,
+    method: str,
+    against: str,
+    rerank: int,
+    as_json: bool,
 ) -> None:
     """Rank the originals by how much they have to do with what MODEL answered, and say token by token why.
 
@@ -54,17 +72,49 @@ def trace(
       gradsim trace demo --prompt "How do I boil an egg?" --answer "Put it into water." --method ekfac
       gradsim trace demo --prompt "How do I boil an egg?" --method "*.mlp.*" --json
       gradsim trace demo --prompt "How do I boil an egg?" --against index --rerank 500
+      gradsim trace demo --file questions.jsonl --top 5
     """
     import dagster as dg
 
-    from gradsim_assets.runs.tracing import trace as trace_text
-
+    if (prompt is None) == (path is None) or (path is not None and answer is not None):
+        raise click.UsageError("give a text by --prompt (and --answer), or many by --file.")
+    how = (method, f"index:{rerank}" if against == "index" else against)
     try:
-        named = f"index:{rerank}" if against == "index" else against
-        found, folder = trace_text(model, prompt, answer, method, named)
+        if path is None:
+            whole = _one(model, str(prompt), answer, top, how, as_json)
+        else:
+            whole = _many(model, path, top, how, as_json)
     except dg.Failure as error:
         click.echo(f"✗ {error.description}", err=True)
         sys.exit(FAILED)
+    if not whole:
+        sys.exit(FAILED)
+
+
+def _one(model: str, prompt: str, answer: str | None, top: int, how: tuple[str, str], as_json: bool) -> bool:
+    from gradsim_assets.runs.tracing import trace as trace_text
+
+    _print(*trace_text(model, prompt, answer, *how), top, as_json)
+    return True
+
+
+def _many(model: str, path: Path, top: int, how: tuple[str, str], as_json: bool) -> bool:
+    """Prints what is found of every text of a file; False where some could not be traced."""
+    from gradsim_assets.runs.tracing import trace_file
+
+    whole = True
+    for number, (asked, found) in enumerate(trace_file(model, path, *how)):
+        if not isinstance(found, tuple):
+            click.echo(f"✗ {asked.place}: {found}", err=True)
+            whole = False
+            continue
+        if not as_json:
+            click.echo(f"{'' if number == 0 else chr(10)}{asked.place}: {' '.join(asked.prompt.split())[:_HEAD]}")
+        _print(*found, top, as_json)
+    return whole
+
+
+def _print(found: "StoredTrace", folder: Path, top: int, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({**found.document, "originals": found.originals.to_dicts()}, ensure_ascii=False))
         return

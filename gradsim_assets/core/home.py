@@ -67,6 +67,11 @@ class Home:
         """Texts that were traced to the originals of a model, a folder for each."""
         return self.folder / "traces" / model_slug
 
+    @property
+    def arrays(self) -> Path:
+        """Array jobs on a SLURM cluster that are not collected yet, a folder for each."""
+        return self.folder / "slurm"
+
     def scratch(self, *parts: str) -> Path:
         """Unfinished work of a step, from which the next try goes on."""
         return self.folder.joinpath("scratch", *parts)

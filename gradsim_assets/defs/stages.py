@@ -9,7 +9,7 @@ import dagster as dg
 from gradsim_assets.core.tables.schemas import GRADIENT_INDEX, MODEL_COMPARISON, MODEL_GENERATED
 from gradsim_assets.core.tables.schemas import INDEX_RECALL as RECALL
 from gradsim_assets.orchestration import groups
-from gradsim_assets.orchestration.asset_keys import BY_RETRAINING, BY_STEPS, asset_key
+from gradsim_assets.orchestration.asset_keys import BY_RETRAINING, BY_STEPS, BY_TOKENS, asset_key
 from gradsim_assets.orchestration.dagster_internals import UnresolvedAssetJobDefinition
 
 
@@ -70,6 +70,12 @@ COUNTERFACTUALS = Stage(
     "Whether scores predict what retraining does, and what a variant loses without a method's top originals. Made on request. "
     "COST: a gradient of every sample, and a training on nearly all of the data for every set of originals that is removed.",
 )
+TOKENS = Stage(
+    "tokens",
+    dg.AssetSelection.assets(*BY_TOKENS),
+    "What every token makes up of the products with the own original and with the best wrong one; the report colours texts by it. "
+    "Made on request. COST: a gradient of every variant and original once more, about what a setting's gradient tables cost.",
+)
 ANALYSES = Stage(
     "analyses",
     dg.AssetSelection.groups(groups.SIMILARITY, groups.ANALYSIS) - dg.AssetSelection.assets(MODEL_COMPARISON.name),
@@ -79,21 +85,13 @@ COMPARISON = Stage("comparison", dg.AssetSelection.assets(MODEL_COMPARISON.name)
 
 #: In the order in which they need one another.
 STAGES = (
-    ORIGINALS,
-    VARIANTS,
-    CURVATURE,
-    GRADIENTS,
-    INDEX,
-    INDEX_RECALL,
-    EVALUATION,
-    RETRAINING,
-    COUNTERFACTUALS,
-    ANALYSES,
-    COMPARISON,
+    *(ORIGINALS, VARIANTS, CURVATURE, GRADIENTS, INDEX, INDEX_RECALL),
+    *(EVALUATION, RETRAINING, COUNTERFACTUALS, TOKENS),
+    *(ANALYSES, COMPARISON),
 )
 
 #: Those whose steps are worth processes (on Kubernetes: pods) of their own.
-HEAVY_STAGES = (CURVATURE, GRADIENTS, INDEX, INDEX_RECALL, EVALUATION, RETRAINING, COUNTERFACTUALS)
+HEAVY_STAGES = (CURVATURE, GRADIENTS, INDEX, INDEX_RECALL, EVALUATION, RETRAINING, COUNTERFACTUALS, TOKENS)
 
 
 def build(

@@ -99,10 +99,19 @@ def _described(
     checked = schema.enforce(frame) if isinstance(frame, pl.DataFrame) else frame
     content = fingerprint(checked)
     return content, {
+        **(metadata or {}),
+        "preview": preview(checked),
         **{PROVENANCE_PREFIX + name: value for name, value in (provenance or {}).items() if value is not None},
         PROVENANCE_PREFIX + "fingerprint": content,
-        "preview": preview(checked),
-        **(metadata or {}),
+    }
+
+
+def figure_metadata(figures: Mapping[str, float | str | None]) -> dict[str, Any]:
+    """Headline figures, rounded, in their order; the UI plots those that are numbers over materialisations."""
+    return {
+        name: dg.MetadataValue.float(round(value, 4)) if isinstance(value, float) else value
+        for name, value in figures.items()
+        if value is not None
     }
 
 

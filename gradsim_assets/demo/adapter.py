@@ -25,6 +25,7 @@ from gradsim_assets.demo.model import (
     train_shown,
     train_tokenizer,
 )
+from gradsim_assets.demo.trained import put_weights, weights_of
 
 #: The folder of the base, in that of the adapter, and how the adapter names it.
 BASE = "base"
@@ -55,7 +56,12 @@ ADAPTER_RECIPE = AdapterRecipe()
 
 def build_demo_adapter(folder_root: Path, recipe: AdapterRecipe = ADAPTER_RECIPE) -> Path:
     """The folder of the demo's adapter, with its base in it, built on first use; as `build_demo_model` in all else."""
-    return built_once(Path(folder_root) / hash_of_build(recipe=asdict(recipe)), partial(_build, recipe=recipe))
+    return built_once(Path(folder_root) / adapter_hash(recipe), partial(_build, recipe=recipe))
+
+
+def adapter_hash(recipe: AdapterRecipe = ADAPTER_RECIPE) -> str:
+    """The name of the folder of an adapter and its base."""
+    return hash_of_build(recipe=asdict(recipe))
 
 
 def _build(folder: Path, recipe: AdapterRecipe) -> None:
@@ -64,12 +70,13 @@ def _build(folder: Path, recipe: AdapterRecipe) -> None:
 
     from gradsim_assets.core.training.loop import reproducible
 
-    tokenizer = train_tokenizer(recipe.base)
+    tokenizer, weights = train_tokenizer(recipe.base), weights_of(adapter_hash(recipe))
     chat = ChatTokenizer(tokenizer)
     logging.disable_progress_bar()  # of writing small files
     with reproducible(recipe.base.seed):
         base = new_model(recipe.base, tokenizer)
-        train_shown(base, _paraphrases(chat), (), recipe.base.training, "Training the base of the demo's adapter")
+        if not weights:
+            train_shown(base, _paraphrases(chat), (), recipe.base.training, "Training the base of the demo's adapter")
         base.save_pretrained(folder / BASE)
         tokenizer.save_pretrained(folder / BASE)
     base.name_or_path = BASE  # where it lies, seen from the adapter
@@ -78,8 +85,10 @@ def _build(folder: Path, recipe: AdapterRecipe) -> None:
     )
     with reproducible(recipe.training.seed):  # by itself, so that the adapter alone can be made again
         model = get_peft_model(base, config)
-        train_shown(model.get_base_model(), *encoded(chat), recipe.training, "Training the demo's adapter")
+        if not weights:
+            train_shown(model.get_base_model(), *encoded(chat), recipe.training, "Training the demo's adapter")
     model.save_pretrained(folder, save_embedding_layers=False)  # else the hub would be asked about the base
+    put_weights(weights, folder)
     file = folder / ADAPTER
     document = json.loads(file.read_text(encoding="utf-8"))
     document["target_modules"].sort()  # PEFT keeps them in a set, whose order is another one in every process

@@ -1,6 +1,7 @@
-"""The demo model: a small OLMo-architecture causal LM, trained on the demo's originals on first use.
+"""The demo model: a small OLMo-architecture causal LM that was trained on the demo's originals.
 
-It exists so that the whole path runs on a laptop without a download: large enough that its gradients tell samples
+Its weights come with the package (see `demo.trained`), so that its figures are the same on every machine; any other recipe is
+trained on first use. It exists so that the whole path runs on a laptop without a download: large enough that its gradients tell samples
 apart, small enough to be trained in seconds.
 """
 
@@ -19,6 +20,7 @@ from gradsim_assets.core.models.tokenization import ChatTokenizer
 from gradsim_assets.core.samples import Sample, parse_samples
 from gradsim_assets.core.training.recipe import TrainingRecipe
 from gradsim_assets.demo import data
+from gradsim_assets.demo.trained import put_weights, weights_of
 
 #: Called with (steps done, steps in all).
 Progress = Callable[[int, int], None]
@@ -108,7 +110,7 @@ def build_demo_model(
 ) -> Path:
     """The folder of the demo model, built on first use: `AutoModelForCausalLM` and `AutoTokenizer` load it.
 
-    The same recipe gives the same bytes on one machine. `random_init` leaves the training out: the same architecture,
+    The same recipe gives the same bytes on one machine, the demo's own on any. `random_init` leaves the training out: the same architecture,
     tokenizer and initial weights, for comparison. The folder `folder_root/<content hash>` appears whole or not at all;
     of processes that want it at the same time one builds it, and the others wait for it.
     """
@@ -121,15 +123,16 @@ def _build(folder: Path, recipe: Recipe, random_init: bool, progress: Progress |
 
     from gradsim_assets.core.training.loop import reproducible
 
-    tokenizer = train_tokenizer(recipe)
+    tokenizer, weights = train_tokenizer(recipe), weights_of(content_hash(recipe, random_init))
     with reproducible(recipe.seed):
         model = new_model(recipe, tokenizer)
-        if not random_init:
+        if not random_init and not weights:
             texts = encoded(ChatTokenizer(tokenizer))
             train_shown(model, *texts, recipe.training, "Training the demo model", progress)
     logging.disable_progress_bar()  # of writing one small file
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    put_weights(weights, folder)
 
 
 def train_tokenizer(recipe: Recipe = RECIPE) -> Any:

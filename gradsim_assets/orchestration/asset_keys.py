@@ -21,6 +21,7 @@ from gradsim_assets.core.tables.schemas import (
     SETTINGS,
     SUBSET_LOSSES,
     TAIL_PATCH,
+    TOKEN_ATTRIBUTION,
 )
 from gradsim_assets.core.tables.table_names import PATHS, asset_name
 from gradsim_assets.core.tables.table_schema import TableSchema
@@ -43,8 +44,11 @@ COUNTERFACTUAL = of_each_setting(
     ALL_PAIRS, ALL_PAIRS_PROJECTED, ALL_PAIRS_PRECONDITIONED, LINEAR_DATAMODELING_SCORE, REMOVAL
 )
 
+#: What tokens make up of products.
+BY_TOKENS = of_each_setting(TOKEN_ATTRIBUTION)
+
 #: Tables that are made on request alone: they are not missing where nobody has asked for them yet, and kept up to date after.
-ON_REQUEST = (*BY_STEPS, *BY_RETRAINING, *COUNTERFACTUAL)
+ON_REQUEST = (*BY_STEPS, *BY_RETRAINING, *COUNTERFACTUAL, *BY_TOKENS)
 
 #: The curvature tables.
 CURVATURES = tuple(asset_key(CURVATURE.name, kind) for kind in PRECONDITIONERS)

@@ -12,6 +12,7 @@ from dagster._core.definitions.assets.graph.asset_graph_subset import AssetGraph
 from dagster._core.definitions.assets.graph.base_asset_graph import BaseAssetGraph
 from dagster._core.definitions.data_version import (
     DATA_VERSION_TAG,
+    INPUT_EVENT_POINTER_TAG_PREFIX,
     SKIP_PARTITION_DATA_VERSION_DEPENDENCY_THRESHOLD,
     CachingStaleStatusResolver,
     DataProvenance,
@@ -32,6 +33,7 @@ from dagster._core.event_api import EventLogRecord
 from dagster._core.events import DagsterEventType
 from dagster._core.execution.api import execute_job
 from dagster._core.execution.backfill import BulkActionsFilter, BulkActionStatus, PartitionBackfill
+from dagster._core.execution.stats import RunStepKeyStatsSnapshot, StepEventStatus
 from dagster._core.executor.step_delegating import (
     CheckStepHealthResult,
     StepDelegatingExecutor,
@@ -41,11 +43,14 @@ from dagster._core.executor.step_delegating import (
 from dagster._core.launcher.base import CheckRunHealthResult, LaunchRunContext, RunLauncher, WorkerStatus
 from dagster._core.launcher.default_run_launcher import DefaultRunLauncher
 from dagster._core.loader import LoadingContext
+from dagster._core.snap import ExecutionPlanSnapshot, JobSnap
 from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
 from dagster._core.utils import make_new_backfill_id
+from dagster._serdes import deserialize_value, serialize_value
 
 __all__ = [
     "DATA_VERSION_TAG",
+    "INPUT_EVENT_POINTER_TAG_PREFIX",
     "NOT_FINISHED_STATUSES",
     "SKIP_PARTITION_DATA_VERSION_DEPENDENCY_THRESHOLD",
     "AssetGraphSubset",
@@ -63,16 +68,21 @@ __all__ = [
     "DataVersion",
     "DefaultRunLauncher",
     "EventLogRecord",
+    "ExecutionPlanSnapshot",
+    "JobSnap",
     "LaunchRunContext",
     "LoadingContext",
     "OpenResolver",
     "PartitionBackfill",
     "ReconstructableRepository",
+    "RunStepKeyStatsSnapshot",
     "StaleStatus",
+    "StepEventStatus",
     "StepHandler",
     "StepHandlerContext",
     "UnresolvedAssetJobDefinition",
     "WorkerStatus",
+    "deserialize_value",
     "exchange_step_handler",
     "execute_job",
     "extract_data_version_from_entry",
@@ -84,6 +94,7 @@ __all__ = [
     "multiple_process_executor_requirements",
     "read_again_after",
     "read_until",
+    "serialize_value",
     "use_partition_loading_context",
 ]
 

@@ -10,6 +10,7 @@ from gradsim_assets.core.tables.audit import why_lost
 from gradsim_assets.core.tables.schemas import CURVATURE
 from gradsim_assets.core.tables.storage import Partition, Tables, computing
 from gradsim_assets.orchestration.asset_keys import is_table, table_path
+from gradsim_assets.orchestration.file_sizes import SIZE, size_recorded
 
 #: The asset that is no table but a folder of files.
 _REPORT = dg.AssetKey("report")
@@ -26,8 +27,7 @@ class LostFiles:
         """One sentence that names the file and the command that computes it again; None where the file is as `recorded`."""
         event = recorded.asset_materialization
         metadata = event.metadata if event else {}
-        size = _value(metadata, "size_bytes")
-        bytes_then = size if isinstance(size, int) else None
+        bytes_then = size_recorded(_value(metadata, SIZE))
         if key == _REPORT:
             return self._why_report(partition, bytes_then)
         if not is_table(key):

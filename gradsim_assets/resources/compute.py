@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from gradsim_assets.core.index.sketching import SketchReport
     from gradsim_assets.core.models.encoded_sample import EncodedSample
     from gradsim_assets.core.sample_gradients.preconditioning import Preconditioners
+    from gradsim_assets.core.tracing.attributed_pairs import AttributedPair
+    from gradsim_assets.core.tracing.held_originals import HeldOriginals
+    from gradsim_assets.core.tracing.token_attribution import Attributed
 
 
 class Compute(dg.ConfigurableResource):
@@ -111,6 +115,47 @@ class Compute(dg.ConfigurableResource):
         options = self._options(loaded.device, code_version)
         try:
             return sketch(loaded.model, samples, dimension, folder, options, progress, log)
+        except ArithmeticError as error:
+            raise dg.Failure(str(error), allow_retries=False) from error
+
+    def token_attribution(
+        self,
+        loaded: LoadedModel,
+        request: "PassRequest",
+        setting: str,
+        pairs: "Sequence[AttributedPair]",
+        scratch: Path,
+        progress: Callable[[int, int], None],
+        log: Callable[[str], None],
+        code_version: str,
+    ) -> "Attributed":
+        """Pairs of a setting split over their tokens; blocks that are finished lie in a folder under `scratch`, by all that
+        their numbers depend on."""
+        from gradsim_assets.core.gradients.engine.scratch import fingerprint
+        from gradsim_assets.core.tracing.token_attribution import TokenAttribution
+
+        options = self._options(loaded.device, code_version)
+        options = replace(options, scratch=scratch / fingerprint(loaded.model, request, options))
+        variants = {sample.id: sample for sample in request.variants[setting]}
+        originals = {sample.id: sample for sample in request.originals}
+        try:
+            made = TokenAttribution(loaded.model, loaded.tokenizer, variants, originals, options, log)
+            return made.of(pairs, progress)
+        except ArithmeticError as error:
+            raise dg.Failure(str(error), allow_retries=False) from error
+
+    def held_originals(
+        self,
+        loaded: LoadedModel,
+        originals: "Sequence[EncodedSample]",
+        progress: Callable[[int, int, str], None],
+        log: Callable[[str], None],
+    ) -> "HeldOriginals":
+        """The gradients of all originals in memory."""
+        from gradsim_assets.core.tracing.held_originals import HeldOriginals
+
+        try:
+            return HeldOriginals.of(loaded.model, originals, self._options(loaded.device, ""), progress, log)
         except ArithmeticError as error:
             raise dg.Failure(str(error), allow_retries=False) from error
 

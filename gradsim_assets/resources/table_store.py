@@ -13,6 +13,7 @@ from gradsim_assets.core.tables.column_lineage import sources
 from gradsim_assets.core.tables.schemas import LIMA, PARAPHRASED, TABLES
 from gradsim_assets.core.tables.storage import Partition, Tables, computing
 from gradsim_assets.orchestration.asset_keys import asset_key, table_path
+from gradsim_assets.orchestration.file_sizes import SIZE, size_shown
 from gradsim_assets.orchestration.partitions import dimension_of, partition_of
 
 #: Metadata entries of a materialisation that also go into the file, so that a table explains itself away from Dagster.
@@ -131,7 +132,7 @@ class TableStore(dg.ConfigurableResource):
         return {
             "dagster/partition_row_count" if partition.levels else "dagster/row_count": rows,
             "path": dg.MetadataValue.path(str(path)),
-            "size_bytes": path.stat().st_size,
+            SIZE: size_shown(path.stat().st_size),
             **({} if "imported" in entries else self._column_lineage(key, frame.lazy().collect_schema().names())),
         }
 

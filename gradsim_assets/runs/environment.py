@@ -94,13 +94,22 @@ def _copied_instance(home: Home) -> dg.DagsterInstance:
     """An instance for this process alone; SQLite does not even read a database beside which it cannot write."""
     folder = Path(tempfile.mkdtemp(prefix="gradsim-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    copy_storage(home, folder)
+    return dg.DagsterInstance.from_config(str(folder))
+
+
+def copy_storage(home: Home, folder: Path) -> None:
+    """Copies what a home's own instance is made of, as it stands at one moment, but for the logs of single runs, into a folder.
+
+    Raises:
+        InputError: somebody writes into it all the time.
+    """
     there = home.dagster / instance_file.NAME
     shutil.copyfile(there if there.exists() else instance_file.shipped(), folder / instance_file.NAME)
     for name in _DATABASES:
         if (home.dagster / name).exists():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             _copy_database(home.dagster / name, folder / name)
-    return dg.DagsterInstance.from_config(str(folder))
 
 
 def _copy_database(source: Path, target: Path) -> None:

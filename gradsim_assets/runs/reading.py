@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import dagster as dg
 import polars as pl
 
 from gradsim_assets.configuration import Settings, load_settings, registered_id
@@ -55,10 +56,17 @@ def scan(table: str, model: str | None = None, setting: str | None = None) -> pl
 def _registered(settings: Settings, model: str | None) -> list[str]:
     """The partition keys of the registered models, or of the one that is asked for."""
     with open_instance(writes=False) as instance:
-        registered = instance.get_dynamic_partitions(str(MODELS.name))
-    known = {*registered, *map(model_slug, settings.configured)}
-    if model is None:
-        return sorted(known)
-    if model_slug(model) not in known:
-        raise InputError(f"{model} is not registered; `gradsim models list` shows what is.")
-    return [model_slug(model)]
+        if model is not None:
+            check_registered(instance, settings, model)
+            return [model_slug(model)]
+        return sorted({*instance.get_dynamic_partitions(str(MODELS.name)), *map(model_slug, settings.configured)})
+
+
+def check_registered(instance: dg.DagsterInstance, settings: Settings, model_id: str) -> None:
+    """Raises InputError for a model that is neither registered nor in the configuration."""
+    slug = model_slug(model_id)
+    if slug in map(model_slug, settings.configured) or instance.has_dynamic_partition(str(MODELS.name), slug):
+        return
+    raise InputError(
+        f"{model_id} is not registered; `gradsim models add {model_id}` does it, `gradsim models list` shows what is."
+    )

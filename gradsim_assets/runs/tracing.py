@@ -1,8 +1,8 @@
 """Traces of texts: in this process, with the models and originals of this home."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -26,6 +26,7 @@ from gradsim_assets.resources.by_name import Resources, resources
 from gradsim_assets.runs.compared_originals import Choice
 from gradsim_assets.runs.environment import open_instance
 from gradsim_assets.runs.launcher import Launcher
+from gradsim_assets.runs.reading import check_registered
 
 if TYPE_CHECKING:
     import polars as pl
@@ -33,8 +34,10 @@ if TYPE_CHECKING:
     from gradsim_assets.core.gradients.engine import PassRequest, PassResult
     from gradsim_assets.core.models.loading import LoadedModel
     from gradsim_assets.core.models.revisions import Revision
+    from gradsim_assets.core.tracing.held_originals import HeldOriginals
+    from gradsim_assets.core.tracing.question_files import FiledQuestion
     from gradsim_assets.core.tracing.stored_traces import StoredTrace
-    from gradsim_assets.core.tracing.trace import Method
+    from gradsim_assets.core.tracing.trace import Method, TextError
 
 Log = Callable[[str], None]
 Progress = Callable[[int, int, str], None]
@@ -56,26 +59,66 @@ def trace(
     Raises:
         InputError: the model is not registered, or as `Tracing.trace`.
     """
+    return _tracing(model_id).trace(model_id, prompt, answer, method, against=against, log=log)
+
+
+def trace_file(
+    model_id: str, path: Path, method: str = "cosine", against: str = ALL, log: Log = lambda said: None
+) -> "Iterator[tuple[FiledQuestion, tuple[StoredTrace, Path] | TextError]]":
+    """The texts of a file one after the other, each with what `trace` gives, or why this one text cannot be traced.
+
+    Raises:
+        InputError: as `read_questions`; a text is empty or holds half of a character; the model is not registered.
+    """
+    from gradsim_assets.core.tracing.question_files import read_questions
+    from gradsim_assets.core.tracing.trace import TextError, checked_query
+
+    questions = read_questions(path)
+    for one in questions:
+        try:
+            checked_query(one.prompt, one.answer)
+        except InputError as error:
+            raise InputError(f"{one.place}: {error}") from error
+    tracing = _tracing(model_id, memory=len(questions) > 1)
+    for one in questions:
+        try:
+            found: tuple[StoredTrace, Path] | TextError = tracing.trace(
+                model_id, one.prompt, one.answer, method, against=against, log=log
+            )
+        except TextError as error:
+            found = error
+        yield one, found
+
+
+def _tracing(model_id: str, memory: bool = False) -> "Tracing":
+    """Traces in the home that the environment names; with `memory` what the next text needs, too, is kept."""
     settings, runs = load_settings(), Launcher(open_instance(writes=True))
-    if model_id not in {*runs.models(), *settings.configured}:
-        raise InputError(
-            f"{model_id} is not registered; `gradsim models add {model_id}` does it, `gradsim models list` shows what is."
-        )
+    check_registered(runs.instance, settings, model_id)
     runs.observe(model_id, settings)
-    tracing = Tracing(settings, runs.instance, runs.repository.asset_graph)
-    return tracing.trace(model_id, prompt, answer, method, against=against, log=log)
+    return Tracing(settings, runs.instance, runs.repository.asset_graph, settings.trace.memory_bytes if memory else 0)
+
+
+@dataclass
+class _Kept:
+    """A loaded model, and the gradients of its originals where they are held."""
+
+    loaded: "LoadedModel"
+    held: "HeldOriginals | None" = None
 
 
 @dataclass(frozen=True)
 class Tracing:
-    """Traces of texts to the originals of one home.
+    """Traces of texts to the originals of one home, one at a time.
 
-    `instance` and `graph` are asked whether the originals are up to date.
+    `instance` and `graph` are asked whether the originals are up to date. Where there is `memory_bytes`, the last model stays
+    loaded, with the gradients of all originals if they take no more.
     """
 
     settings: Settings
     instance: dg.DagsterInstance
     graph: BaseAssetGraph
+    memory_bytes: int = 0
+    _kept: dict[tuple[str, ...], _Kept] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @cached_property
     def _resources(self) -> Resources:
@@ -119,7 +162,8 @@ class Tracing:
         trace_id = digest(query, answer is None, method, split, *made_from.values())
         if (root / trace_id).is_dir():
             return StoredTrace.load(root / trace_id), root / trace_id
-        loaded = hub.load(model_id, revision, log)
+        at_hand = self._at_hand(model_id, revision, originals, progress, log)
+        loaded = at_hand.loaded
         if answer is None:
             query = answered(query, loaded)
         stored = self._preconditioners(how, model_id, hub.version(model_id, revision))
@@ -136,12 +180,44 @@ class Tracing:
             preconditioner=stored.get(how.preconditioner) if how.preconditioner else None,
             words=words,
             split=split,
+            held=at_hand.held,
             among=among,
         )
         provenance = {"model": model_id, **made_from, "traced": datetime.now(UTC).isoformat(timespec="seconds")}
         made = StoredTrace(trace_id, query.user, query.assistant, answer is None, method, provenance, ranked, tokens)
         by_id = {sample.id: sample for sample in samples_of(originals)}
         return made, made.save(root, render_trace(made, by_id, SHOWN))
+
+    def _at_hand(
+        self, model_id: str, revision: "Revision", originals: "pl.DataFrame", progress: Progress, log: Log
+    ) -> _Kept:
+        """The model, kept for the next text; with it the originals' gradients where they may be."""
+        hub = self._resources.hub
+        key = (model_id, hub.version(model_id, revision), fingerprint(originals))
+        if key not in self._kept:
+            self._kept.clear()  # first, for two models need not fit
+            kept = _Kept(hub.load(model_id, revision, log))
+            if not self.memory_bytes:
+                return kept
+            self._kept[key] = kept
+        kept = self._kept[key]
+        if kept.held is None:
+            kept.held = self._held(kept.loaded, model_id, originals, progress, log)
+        return kept
+
+    def _held(
+        self, loaded: "LoadedModel", model_id: str, originals: "pl.DataFrame", progress: Progress, log: Log
+    ) -> "HeldOriginals | None":
+        """The gradients of the originals that the context policy leaves; None where they take too much memory."""
+        from gradsim_assets.core.models.tokenization import encode_samples
+        from gradsim_assets.core.samples import samples_of
+        from gradsim_assets.core.tracing.held_originals import held_bytes
+
+        if held_bytes(loaded.model, originals.height) > self.memory_bytes:
+            return None
+        policy = self._resources.hub.settings(model_id).context
+        encoding = encode_samples(samples_of(originals), loaded.tokenizer, loaded.max_positions, loaded.takes, policy)
+        return self._resources.compute.held_originals(loaded, encoding.samples, progress, log)
 
     def _originals(self) -> "pl.DataFrame":
         """The originals of now; raises InputError where they are missing or out of date."""

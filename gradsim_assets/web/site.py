@@ -53,6 +53,10 @@ class Site:
         """The home, as the environment names it."""
         return Home(load_settings().home)
 
+    def is_registered(self, model_id: str) -> bool:
+        """Whether a model is registered; costs much less than `models`."""
+        return model_id in self.launcher.models()
+
     def models(self) -> list[Model]:
         """The registered models by name, each before its controls."""
         known, versions = sorted(self.launcher.models()), self.launcher.versions()

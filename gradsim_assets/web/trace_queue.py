@@ -96,12 +96,8 @@ class TraceQueue:
             FullError: too many are waiting.
         """
         with self._changed:
-            waiting = [job for job in self._jobs.values() if job.state == WAITING]
-            for job in self._jobs.values():
-                if job.question == question and job.state in (WAITING, RUNNING):
-                    return job
-            if len(waiting) >= MOST_WAITING:
-                raise FullError(max(1, round(self._seconds)))
+            if known := self._under_way(question):
+                return known
             job = Job(uuid.uuid4().hex, question)
             self._jobs[job.id] = job
             self._forget()
@@ -110,6 +106,22 @@ class TraceQueue:
                 self._worker.start()
             self._changed.notify()
             return job
+
+    def check_room(self, question: Question) -> None:
+        """Raises as `ask`, and asks nothing: who is sent away anyhow costs no more than this."""
+        with self._changed:
+            self._under_way(question)
+
+    def _under_way(self, question: Question) -> Job | None:
+        """The job of the same question, if there is one; FullError if there is none and no room for one."""
+        waiting = 0
+        for job in self._jobs.values():
+            if job.question == question and job.state in (WAITING, RUNNING):
+                return job
+            waiting += job.state == WAITING
+        if waiting >= MOST_WAITING:
+            raise FullError(max(1, round(self._seconds)))
+        return None
 
     def job(self, job_id: str) -> Job | None:
         """A job by its id; None for one that there never was or that is long over."""

@@ -1,6 +1,8 @@
 """Traces over HTTP: a page to ask on, a call for programs, and the pages of what was found."""
 
+import asyncio
 import json
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +26,9 @@ MOST_BYTES = 2**20
 
 #: Traces that the page lists, and originals that an answer to a program holds.
 _LISTED, _TOLD = 20, 20
+
+#: How often a call that waits looks whether its trace is there.
+_LOOK_SECONDS = 0.05
 
 
 class Asked(BaseModel):
@@ -56,16 +61,17 @@ def router(site: Site, pages: Pages) -> APIRouter:
         return FileResponse(_folder(site, slug, trace_id) / PAGE, headers={"Cache-Control": "no-cache"})
 
     @routes.post("/api/trace")
-    async def ask(asked: Asked) -> JSONResponse:
+    async def ask(asked: Asked, request: Request) -> JSONResponse:
         """Traces a text: 200 with what was found, 202 where that takes longer, and 503 where too many are waiting."""
-        known = {one.id for one in await run_in_threadpool(site.models)}
-        if asked.model not in known:
-            return JSONResponse({"error": f"{asked.model} is not registered here."}, 404)
+        question = Question(asked.model, asked.prompt, asked.answer, asked.method, asked.against)
         try:
-            job = queue.ask(Question(asked.model, asked.prompt, asked.answer, asked.method, asked.against))
+            queue.check_room(question)  # first, for a thousand who ask at once
+            if not await run_in_threadpool(site.is_registered, asked.model):
+                return JSONResponse({"error": f"{asked.model} is not registered here."}, 404)
+            job = queue.ask(question)
         except FullError as error:
             return JSONResponse({"error": str(error)}, 503, {"Retry-After": str(error.seconds)})
-        await run_in_threadpool(job.ended.wait, asked.wait)
+        await _until_ended(job, request, asked.wait)
         return _told(job, queue)
 
     @routes.get("/api/trace/{job_id}")
@@ -95,6 +101,13 @@ def too_large(request: Request) -> JSONResponse | None:
     return None
 
 
+async def _until_ended(job: Job, request: Request, seconds: float) -> None:
+    """Waits for a job, so long as it is waited for; no thread does, for there are fewer of them than may wait."""
+    deadline = time.monotonic() + seconds
+    while not job.ended.is_set() and time.monotonic() < deadline and not await request.is_disconnected():
+        await asyncio.sleep(_LOOK_SECONDS)
+
+
 class _Tracer:
     """Traces with the models and originals of the home that is served, by the thread of one queue."""
 
@@ -108,7 +121,8 @@ class _Tracer:
         settings = load_settings()
         if self._tracing is None or self._tracing.settings != settings:  # building the graph takes most of a second
             launcher = self._site.launcher
-            self._tracing = Tracing(settings, launcher.instance, launcher.repository.asset_graph)
+            graph, memory_bytes = launcher.repository.asset_graph, settings.trace.memory_bytes
+            self._tracing = Tracing(settings, launcher.instance, graph, memory_bytes)
         asked = (question.model, question.prompt, question.answer, question.method)
         return self._tracing.trace(*asked, against=question.against, progress=progress)
 

@@ -82,8 +82,9 @@ PAIRS_PRECONDITIONED = of_each_setting("all_pairs_preconditioned")
 LDS, REMOVAL = of_each_setting("linear_datamodeling_score"), of_each_setting("removal")
 RETRAINED = LDS | REMOVAL | {"subset_losses"}
 EVALUATION = FIRST_ORDER | TAIL_PATCH
+TOKENS = of_each_setting("token_attribution")
 #: What is measured of the meaning of scores, and the products of its own that it is measured with.
-EVALUATED = EVALUATION | ALL_PAIRS | PAIRS_PROJECTED | PAIRS_PRECONDITIONED | RETRAINED
+EVALUATED = EVALUATION | TOKENS | ALL_PAIRS | PAIRS_PROJECTED | PAIRS_PRECONDITIONED | RETRAINED
 CONTROL_COMPARISON = of_each_setting("control_comparison")
 ENGINE, DECLARED = "core/gradients/engine", "core/gradients/numerics_version.py"
 
@@ -172,7 +173,7 @@ EDITS: Mapping[str, tuple[Edit, set[str]]] = {
     "the comparison": (inserted("core/analysis/model_comparison.py", "model_comparison"), {"model_comparison"}),
     # The engine's code does not count: what its numbers are is declared, and held by the test of the golden numbers.
     "a constant of inner products": (replaced("core/sample_gradients/inner_products.py", r"2\*\*11", "2**12"), set()),
-    "the code of the pass": (inserted(f"{ENGINE}/gradient_pass.py", "run_pass"), set()),
+    "the code of the pass": (inserted(f"{ENGINE}/turns.py", "run_pass"), set()),
     "the code of the projections": (inserted("core/sample_gradients/projections.py", "total_dimension"), set()),
     "how seeds are made": (
         inserted("core/seeds.py", "stable_seed"),
@@ -224,7 +225,7 @@ EDITS: Mapping[str, tuple[Edit, set[str]]] = {
     "the wording of the plan": (inserted(f"{ENGINE}/planning/plan.py", "describe"), set()),
     "a constant of the plan": (appended(f"{ENGINE}/planning/plan.py", "\nMORE = 2\n"), set()),
     "how much memory is free": (inserted("core/memory.py", "free_bytes"), set()),
-    "a log line of the engine": (inserted(f"{ENGINE}/gradient_pass.py", "run_pass", 'log("at work")'), set()),
+    "a log line of the engine": (inserted(f"{ENGINE}/turns.py", "run_pass", 'log("at work")'), set()),
     "a log line of an asset": (
         inserted("defs/candidates/bm25_candidates.py", "bm25_candidates", "context.log.info('!')"),
         set(),
@@ -234,6 +235,9 @@ EDITS: Mapping[str, tuple[Edit, set[str]]] = {
     "how well predictions fit": (inserted("core/evaluation/first_order.py", "fit"), FIRST_ORDER | {"report"}),
     "what a method puts on top": (inserted("core/evaluation/tail_patch.py", "tops"), TAIL_PATCH),
     "what a killed evaluation goes on from": (inserted("core/evaluation/finished.py", "add"), set()),
+    "which pairs are told by token": (inserted("core/tracing/attributed_pairs.py", "attributed_pairs"), TOKENS),
+    "what a position adds": (inserted("core/tracing/position_products.py", "_left_products"), TOKENS),
+    "the texts of tokens": (inserted("core/models/token_texts.py", "token_texts"), TOKENS),
     "how a model is trained": (inserted("core/training/loop.py", "train"), RETRAINED),
     "which originals a half holds": (inserted("core/evaluation/subsets.py", "half"), {"subset_losses"}),
     "what a method scores": (inserted("core/evaluation/methods.py", "random_scores"), LDS | REMOVAL),

@@ -43,7 +43,7 @@ def test_scores_of_steps_take_preconditioned_products_of_the_same_revision_alone
     store, nothing = TableStore(root=str(tmp_path)), pl.DataFrame()
     work = Work(
         *("paraphrased", "a--b", "r1", ["00", "01"], nothing.lazy(), nothing, nothing),
-        *(None, "auto", store, tmp_path, "", print),  # type: ignore[arg-type]  # which none of it needs
+        *(None, "auto", store, tmp_path, "", print, None, print),  # type: ignore[arg-type]  # which none of it needs
     )
     key, frame = ["preconditioned_products", "paraphrased"], products_of("wx", "wx", ["adam"])
     store.tables.write(key, frame, Partition("a--b", "00"), {"revision": "r1"})

@@ -22,6 +22,7 @@ def described() -> dict[str, Any]:
             "deps": sorted(parent.to_user_string() for parent in node.parent_keys),
             "partitions": type(node.partitions_def).__name__ if node.partitions_def else None,
             "kinds": sorted(node.kinds),
+            "cost": node.tags.get("cost"),
             "pools": sorted(node.pools or []) if hasattr(node, "pools") else [],
             "automation": node.automation_condition.get_label() if node.automation_condition else None,
             "checks": {

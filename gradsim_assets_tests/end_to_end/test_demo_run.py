@@ -55,6 +55,22 @@ def test_every_table_is_there_in_its_schema(demo: tuple[Path, str]) -> None:
         assert not frame.select(schema.key).is_duplicated().any()
 
 
+def test_the_ui_shows_figures_first_and_plots_no_sizes_over_time(demo: tuple[Path, str]) -> None:
+    with dg.DagsterInstance.from_config(str(demo[0] / "dagster")) as instance:
+        for name, first in (
+            ("retrieval_paraphrased", "accuracy/"),
+            ("agreement_model_generated", "agreement of the best"),
+        ):
+            event = instance.get_latest_materialization_event(dg.AssetKey(name))
+            assert event is not None and event.asset_materialization is not None
+            metadata = event.asset_materialization.metadata
+            names = list(metadata)
+            assert names[0].startswith(first)
+            assert names.index("preview") < names.index("gradsim/fingerprint")
+            numbers = {n for n, v in metadata.items() if isinstance(v, (dg.IntMetadataValue, dg.FloatMetadataValue))}
+            assert "size_bytes" not in numbers and names[0] in numbers
+
+
 def test_rows_are_variants_times_candidates_times_components(demo: tuple[Path, str]) -> None:
     home, _ = demo
     variants, components = (
@@ -151,7 +167,7 @@ def figures(frame: pl.DataFrame) -> pl.DataFrame:
     return frame.select(counted)
 
 
-@pytest.mark.parametrize("shards", [1, 10])
+@pytest.mark.parametrize("shards", [1, pytest.param(10, marks=pytest.mark.slow)])
 def test_shards_change_no_figure(shards: int, demo: tuple[Path, str], tmp_path: Path) -> None:
     home, _ = demo
     shutil.copytree(home / "models", tmp_path / "models")  # the same model, built once

@@ -41,8 +41,9 @@ def test_every_table_of_the_evaluation_survives_a_kill_in_a_backfill(tmp_path: P
     folder = save_tiny_model(tmp_path / "model")
     config = f'{CONFIG}[[models]]\nid = "{folder}"\n'
     reference = tmp_path / "reference"
-    undisturbed = gradsim(reference, "run", str(folder), "--only", "evaluation", config=config, OMP_NUM_THREADS="1")
-    assert undisturbed.returncode == 0, undisturbed.stdout + undisturbed.stderr
+    for part in ("evaluation", "tokens"):
+        undisturbed = gradsim(reference, "run", str(folder), "--only", part, config=config, OMP_NUM_THREADS="1")
+        assert undisturbed.returncode == 0, undisturbed.stdout + undisturbed.stderr
 
     platform = Platform(tmp_path / "platform", config)
     platform.instance.add_dynamic_partitions("model", [model_slug(str(folder))])

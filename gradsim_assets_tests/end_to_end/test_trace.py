@@ -3,14 +3,21 @@
 import json
 import re
 import shutil
-import urllib.request
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
 
 import gradsim_assets
+from gradsim_assets.configuration import load_settings
+from gradsim_assets.core.tracing.stored_traces import StoredTrace, traces_in
+from gradsim_assets.resources.compute import Compute
+from gradsim_assets.runs.environment import open_instance
+from gradsim_assets.runs.launcher import Launcher
+from gradsim_assets.runs.tracing import Tracing
 from gradsim_assets_tests.conftest import gradsim
 from gradsim_assets_tests.support.web_home import PagesServer
 
@@ -58,6 +65,49 @@ def test_the_models_own_answer_is_traced_where_none_is_given(home: Path, monkeyp
     assert found["original_id"].head(3).to_list() == ranked and found["dot_product"].is_sorted(descending=True)
 
 
+def tracing_of(home: Path, monkeypatch: pytest.MonkeyPatch, memory_bytes: int) -> Tracing:
+    monkeypatch.setenv("GRADSIM_HOME", str(home))
+    monkeypatch.setenv("GRADSIM_CONFIG", str(home / "gradsim.toml"))
+    monkeypatch.delenv("DAGSTER_HOME", raising=False)
+    launcher = Launcher(open_instance(writes=False))
+    return Tracing(load_settings(), launcher.instance, launcher.repository.asset_graph, memory_bytes)
+
+
+def _heard(name: str, work: list[str]) -> Any:
+    """A method of `Compute` that says that it was called."""
+    own = getattr(Compute, name)
+
+    def heard(compute: Compute, *given: object) -> Any:
+        work.append(name)
+        return own(compute, *given)
+
+    return heard
+
+
+def test_a_text_costs_its_own_gradient_alone_where_those_of_the_originals_are_kept(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work: list[str] = []
+    for name in ("run_pass", "held_originals"):
+        monkeypatch.setattr(Compute, name, _heard(name, work))
+    asked = ("demo", "How do I warm milk?", "In a pot, slowly.")
+    keeping = tracing_of(home, monkeypatch, 2**30)
+    keeping.trace("demo", "How do I boil water?", "In a pot.")
+    assert work == ["held_originals"]
+    found, folder = keeping.trace(*asked)
+    assert work == ["held_originals"], "nothing but the text went through the model"
+    for memory_bytes in (0, 1):
+        shutil.rmtree(folder)
+        work.clear()
+        alone, _ = tracing_of(home, monkeypatch, memory_bytes).trace(*asked)
+        assert work == ["run_pass"] and alone.id == found.id
+        assert alone.originals["original_id"].to_list() == found.originals["original_id"].to_list()
+        # fp32: other ways of summing the same products.
+        assert alone.originals["similarity"].to_numpy() == pytest.approx(
+            found.originals["similarity"].to_numpy(), abs=1e-5
+        )
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -72,6 +122,32 @@ def test_the_models_own_answer_is_traced_where_none_is_given(home: Path, monkeyp
 def test_what_cannot_be_traced_is_refused_in_a_sentence(arguments: tuple[str, ...], said: str, home: Path) -> None:
     refused = gradsim(home, *arguments)
     assert refused.returncode == 2 and said in refused.stderr and "Traceback" not in refused.stderr
+
+
+def test_many_texts_of_a_file_are_traced_and_those_that_cannot_be_are_named(home: Path, tmp_path: Path) -> None:
+    (sample, (prompt, answer)), *_ = texts(home).items()
+    file = tmp_path / "texts.jsonl"
+    asked = [{"prompt": prompt, "answer": answer}, {"prompt": "egg " * 5000, "answer": "Yes."}, {"prompt": "Tea?"}]
+    file.write_text("\n".join(map(json.dumps, asked)))
+    found = gradsim(home, "trace", "demo", "--file", str(file), "--top", "2")
+    assert found.returncode == 1
+    told = rf"^✗ {re.escape(str(file))}, line 2: the text has \d+ tokens, which is more than the model's context of 384; shorten it"
+    assert re.search(told, found.stderr, re.MULTILINE), found.stderr
+    assert (
+        f"{file}, line 1: {prompt}"[:60] in found.stdout
+        and f"\n{file}, line 3: Tea?\nThe model answers: " in found.stdout
+    )
+    ranked = re.findall(r"^(\d+) +(demo_\d+)", found.stdout, re.MULTILINE)
+    assert [place for place, _ in ranked] == ["1", "2", "1", "2"] and ranked[0][1] == sample
+    assert found.stdout.count("\nPage: ") == 2
+    file.write_text(json.dumps(asked[0]) + '\n{"answer": "Yes."}')
+    refused = gradsim(home, "trace", "demo", "--file", str(file))
+    assert refused.returncode == 2 and "line 2 has no `prompt`" in refused.stderr and refused.stdout == ""
+    for arguments in ((), ("--prompt", "Why?", "--file", str(file)), ("--answer", "Yes.", "--file", str(file))):
+        refused = gradsim(home, "trace", "demo", *arguments)
+        assert (
+            refused.returncode == 2 and "give a text by --prompt (and --answer), or many by --file." in refused.stderr
+        )
 
 
 def test_originals_that_have_changed_are_not_traced_to(tmp_path: Path) -> None:
@@ -95,8 +171,56 @@ def test_texts_are_traced_over_http_for_many_at_once(home: Path) -> None:
         assert trace["page"] in site.get("/trace")[1]
         status, told = site.post("/api/trace", {"model": "demo", "prompt": "How do I boil milk?", "wait": 0})
         assert status == 202 and told["state"] in ("waiting", "running")
-        cancelled = urllib.request.Request(f"{site.address}/api/trace/{told['job']}", method="DELETE")
-        with urllib.request.urlopen(cancelled, timeout=60) as answer:
+        with site.deleting(f"/api/trace/{told['job']}") as answer:
             assert json.loads(answer.read())["state"] in ("cancelled", "done")
     from_python = gradsim(home, "trace", "demo", "--prompt", questions[0]["prompt"], "--json")
     assert json.loads(from_python.stdout)["id"] == trace["id"], "the command finds what the server has traced"
+
+
+KILLS = 20
+
+
+@pytest.mark.slow
+def test_kills_of_the_server_lose_no_trace_that_was_told(home: Path, tmp_path: Path) -> None:
+    told: dict[str, list[str]] = {}
+    copy = tmp_path / "home"
+    shutil.copytree(home, copy)
+
+    def ask(site: PagesServer, kill: int) -> None:
+        for number in range(100):
+            asked = {"model": "demo", "prompt": f"Why {kill} {number}?", "answer": "So.", "wait": 300}
+            try:
+                status, found = site.post("/api/trace", asked)
+            except OSError:
+                return  # the server is gone
+            assert status == 200, found
+            told[found["trace"]["id"]] = [one["original_id"] for one in found["trace"]["originals"]]
+
+    for kill in range(KILLS):
+        before = len(told)
+        with PagesServer(copy) as site, ThreadPoolExecutor(1) as pool:
+            asking = pool.submit(ask, site, kill)
+            while len(told) == before and not asking.done():
+                time.sleep(0.02)
+            time.sleep(0.05 * (kill % 7))  # at another moment of the next one's making
+            site.kill()
+            asking.result()
+    folders = {folder.name: folder for folder in traces_in(copy / "traces" / "demo")}
+    assert len(told) >= KILLS and set(told) <= set(folders)
+    for name, folder in folders.items():
+        found = StoredTrace.load(folder)  # whole, whether it was told or not
+        assert found.originals.height and (folder / "index.html").read_text().endswith("</html>")
+        assert name not in told or found.originals["original_id"].head(20).to_list() == told[name]
+
+
+def test_many_who_wait_keep_nobody_from_the_pages(home: Path) -> None:
+    asked = {"model": "demo", "prompt": "How do I boil a hundred eggs?", "wait": 300}
+    with PagesServer(home) as site, ThreadPoolExecutor(100) as pool:
+        waiting = [pool.submit(site.post, "/api/trace", asked) for _ in range(100)]
+        # More wait than a server has threads. None of them may be needed for a page.
+        while site.post("/api/trace", {**asked, "wait": 0})[1]["state"] == "waiting":
+            time.sleep(0.01)
+        assert site.get("/health")[0] == 200 and site.get("/trace")[0] == 200
+        answers = [one.result() for one in waiting]
+    assert {status for status, _ in answers} == {200}
+    assert len({told["trace"]["id"] for _, told in answers}) == 1

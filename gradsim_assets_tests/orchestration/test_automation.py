@@ -120,7 +120,7 @@ def test_datasets_and_what_is_made_on_request_are_not_automated_and_what_follows
         key.to_user_string() for key in graph.materializable_asset_keys if not graph.get(key).automation_condition
     }
     of_settings = (
-        *("first_order", "tail_patch", "all_pairs", "all_pairs_projected"),
+        *("first_order", "tail_patch", "token_attribution", "all_pairs", "all_pairs_projected"),
         *("linear_datamodeling_score", "removal"),
     )
     on_request = {f"{table}_{setting}" for table in of_settings for setting in SETTINGS} | {"subset_losses"}

@@ -188,7 +188,7 @@ def on_a_second_machine(home: ChangingHome) -> None:
 
 
 NUMERICS = "core/gradients/numerics_version.py"
-ENGINE = "core/gradients/engine/gradient_pass.py"
+ENGINE = "core/gradients/engine/turns.py"
 LAST = by_shard("paraphrased", shards=("01",))
 FROM_LAST = by_shard(*VARIANTS, "model_generated", *PASS, shards=("01",)) | ANALYSES
 

@@ -151,6 +151,7 @@ SCORED = each("linear_datamodeling_score", "") | each("removal", "") | each("tai
 METHODS = [f"{name}{end}" for name in PRECONDITIONERS for end in ("", "_dot_product")]
 
 
+@pytest.mark.slow
 def test_preconditioners_are_put_to_the_test_by_retraining(
     finished: ChangingHome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -126,7 +126,7 @@ def test_steps_that_ask_services_or_need_a_gpu_are_retried() -> None:
         if repository.asset_graph.get(key).assets_def.op.retry_policy == RETRIES
     }
     on_a_gpu = (
-        *("dot_products", "projected_similarity", "first_order", "tail_patch"),
+        *("dot_products", "projected_similarity", "first_order", "tail_patch", "token_attribution"),
         *("all_pairs", "all_pairs_projected", "linear_datamodeling_score", "removal"),
     )
     assert retried == {

@@ -18,6 +18,7 @@ from gradsim_assets.core.errors import InputError
 from gradsim_assets.core.tables.audit import read_audited
 from gradsim_assets.core.tables.schemas import LIMA
 from gradsim_assets.core.tables.storage import Partition, Tables
+from gradsim_assets.orchestration.file_sizes import size_recorded
 from gradsim_assets.resources.table_store import ParquetIOManager, TableStore
 
 pytestmark = pytest.mark.skipif("GRADSIM_TEST_S3" not in os.environ, reason="GRADSIM_TEST_S3 names no bucket")
@@ -125,5 +126,5 @@ def test_assets_hand_tables_on(tables: Tables) -> None:
     result = dg.materialize([lima, count], resources={"io_manager": ParquetIOManager(store=store)})
     (written,) = result.asset_materializations_for_node("lima")
     assert written.metadata["path"].value == f"{tables.root}/lima/data.parquet"
-    assert written.metadata["size_bytes"].value == tables.path(["lima"]).stat().st_size
+    assert size_recorded(written.metadata["size_bytes"].value) == tables.path(["lima"]).stat().st_size
     assert result.asset_materializations_for_node("count")[0].metadata["rows"].value == 1

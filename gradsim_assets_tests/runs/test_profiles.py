@@ -274,7 +274,7 @@ def test_heavy_assets_get_the_gpu_profile_and_light_ones_stay_in_the_run_pod(
     assert tags.pop("parameters_per_component") == op_tags(profiles["cpu"])[K8S_CONFIG]
     heavy = {name for name, config in tags.items() if config}
     on_a_gpu = (
-        *("dot_products", "projected_similarity", "first_order", "tail_patch"),
+        *("dot_products", "projected_similarity", "first_order", "tail_patch", "token_attribution"),
         *("all_pairs", "all_pairs_projected", "linear_datamodeling_score", "removal"),
     )
     assert heavy == {

@@ -91,6 +91,10 @@ class PagesServer:
         except urllib.error.HTTPError as error:
             return error.code, json.loads(error.read())
 
+    def deleting(self, path: str) -> Any:
+        """The answer to a DELETE, open to be read."""
+        return urllib.request.urlopen(urllib.request.Request(self.address + path, method="DELETE"), timeout=60)
+
     def __enter__(self) -> Self:
         command = [sys.executable, "-m", "gradsim_assets.web", "--port", str(self.port), "--dagster", DAGSTER]
         self._log = (self.home.folder.parent / "web.log").open("ab")
@@ -106,9 +110,14 @@ class PagesServer:
             time.sleep(0.2)
         raise AssertionError("the server of the pages does not answer")
 
+    def kill(self) -> None:
+        """Ends the server's process as a machine that goes down does."""
+        self._process.kill()
+        self._process.wait()
+
     def __exit__(self, *_: object) -> None:
         self._process.terminate()
-        assert self._process.wait(30) in (0, -signal.SIGTERM)
+        assert self._process.wait(30) in (0, -signal.SIGTERM, -signal.SIGKILL)
         self._log.close()
 
 

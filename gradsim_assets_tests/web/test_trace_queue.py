@@ -91,6 +91,9 @@ def test_when_too_many_wait_the_next_is_told_when_to_come_again(gate: Gate) -> N
     waiting = [ask(queue, str(number)) for number in range(MOST_WAITING)]
     with pytest.raises(FullError, match=f"{MOST_WAITING} texts are waiting to be traced already; ask again in 10 s"):
         ask(queue, "one more")
+    with pytest.raises(FullError):
+        queue.check_room(Question("m", "one more"))
+    queue.check_room(waiting[0].question)  # which is on its way: one that asks for the same is let in
     queue.cancel(waiting[3])
     assert waiting[3].state == CANCELLED and ask(queue, "one more").state == WAITING
     for _ in range(MOST_WAITING + 1):

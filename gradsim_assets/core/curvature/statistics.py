@@ -50,7 +50,7 @@ class Statistic:
         if component in self.components:
             factors.add_to(self._pending_of(component), fresh=False)
 
-    def formed(self, component: int, gradients: torch.Tensor) -> None:
+    def formed(self, component: int, gradients: torch.Tensor, rows: torch.Tensor | None = None) -> None:
         """Takes a formed summand (see `Sink`)."""
         if component in self.components:
             self._pending_of(component).add_(gradients)

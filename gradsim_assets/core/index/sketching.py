@@ -65,7 +65,7 @@ class Sketches(Statistic):
         """Takes a summand as factors: maps are linear, so that those of one gradient need not meet."""
         self._sums += self._maps[use.components["weight"]].of_factors(factors, self.dtype)
 
-    def formed(self, component: int, gradients: torch.Tensor) -> None:
+    def formed(self, component: int, gradients: torch.Tensor, rows: torch.Tensor | None = None) -> None:
         """Takes a formed summand (see `Sink`)."""
         self._sums += self._maps[component].of_formed(gradients.to(self.dtype))
 

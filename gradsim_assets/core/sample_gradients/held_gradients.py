@@ -62,7 +62,7 @@ class HeldGradients:
         else:
             self._formed.add(use, factors)
 
-    def formed(self, component: int, gradients: torch.Tensor) -> None:
+    def formed(self, component: int, gradients: torch.Tensor, rows: torch.Tensor | None = None) -> None:
         """Takes a formed summand (see `Sink`); a component that has any is not factorable."""
         self._formed.add_formed(component, gradients)
 

@@ -31,8 +31,12 @@ class Sink(Protocol):
         """Takes one summand of the gradients of a use's weight, as factors."""
         ...
 
-    def formed(self, component: int, gradients: torch.Tensor) -> None:
-        """Takes one summand of a component's gradients [B, *shape of the parameter]."""
+    def formed(self, component: int, gradients: torch.Tensor, rows: torch.Tensor | None = None) -> None:
+        """Takes one summand of a component's gradients [B, *shape of the parameter].
+
+        `rows` [B, .., *shape] are what it is the sum of over all axes between, of which one is that of the positions; None
+        where nobody knows them.
+        """
         ...
 
 
@@ -120,7 +124,7 @@ class MatrixUse(ParameterUse):
         if "weight" in self.components:
             sink.factors(self, Factors(x, g) if self.transposed else Factors(g, x))
         if "bias" in self.components:
-            sink.formed(self.components["bias"], g.sum(1, dtype=wide(g.dtype)))
+            sink.formed(self.components["bias"], g.sum(1, dtype=wide(g.dtype)), g)
 
 
 class EmbeddingUse(ParameterUse):
@@ -208,7 +212,7 @@ class NormUse(ParameterUse):
             summands = rows.of(summands, False)
         # A norm over heads has [batch, S, heads, features] or [batch, heads, S, features]: padded tokens have a
         # gradient of exactly zero, so nothing needs to be cut off.
-        sink.formed(component, summands.reshape(rows.samples, -1, summands.shape[-1]).sum(1))
+        sink.formed(component, summands.reshape(rows.samples, -1, summands.shape[-1]).sum(1), summands)
 
 
 def find_use(module: nn.Module, components: dict[str, int]) -> ParameterUse | None:

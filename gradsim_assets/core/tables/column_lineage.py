@@ -33,6 +33,7 @@ from gradsim_assets.core.tables.schemas import (
     SUBSET_LOSSES,
     TABLES,
     TAIL_PATCH,
+    TOKEN_ATTRIBUTION,
 )
 
 #: Stands for the dataset of a table's own setting, paraphrased or model_generated. Shown as it is (the UI takes <...> for a tag).
@@ -133,6 +134,10 @@ _SOURCES: Mapping[str, Mapping[str, tuple[Source, ...]]] = {
         "component": _COSINES,
         "originals": (*_COSINES, *_UNDER, (BM25_CANDIDATES.name, "score"), (LIMA.name, "id"), *_ORIGINALS_AND_VARIANTS),
         "log_probability_change": _ORIGINALS_AND_VARIANTS,
+    },
+    TOKEN_ATTRIBUTION.name: {
+        **{name: ((DOT_PRODUCTS.name, name),) for name in ("variant_id", "original_id")},
+        **dict.fromkeys(("position", "token", "contribution", "linked"), _ORIGINALS_AND_VARIANTS),
     },
     ALL_PAIRS.name: {**_OF_ALL_PAIRS, **_PRODUCTS},
     ALL_PAIRS_PRECONDITIONED.name: {**_OF_ALL_PAIRS, **_PRODUCTS},

@@ -574,6 +574,25 @@ INDEX_RECALL = TableSchema(
     key=("variant_id", "k", "reranked"),
 )
 
+TOKEN_ATTRIBUTION = TableSchema(
+    "token_attribution",
+    {
+        **_pair_columns(),
+        "side": Column(pl.String(), "whose token it is: that of the `variant` or of the `original`"),
+        "position": Column(pl.Int64(), "place of the token, prompt and template included, from 0"),
+        "token": Column(pl.String(), "the token as text; a character of several tokens stands with the last of them"),
+        "contribution": Column(
+            pl.Float64(),
+            "what the use of the weights at the token adds to the product of the two full gradients; all of a side make it up",
+        ),
+        "linked": Column(
+            pl.Int64(), "place of the other text's token that adds most to the contribution, in its direction"
+        ),
+    },
+    key=("variant_id", "original_id", "side", "position"),
+    parts=SETTINGS,
+)
+
 TRACES = TableSchema(
     "traces",
     {
@@ -653,5 +672,6 @@ TABLES: dict[str, TableSchema] = {
         REMOVAL,
         GRADIENT_INDEX,
         INDEX_RECALL,
+        TOKEN_ATTRIBUTION,
     )
 }

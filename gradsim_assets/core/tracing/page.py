@@ -21,6 +21,7 @@ def render_trace(trace: StoredTrace, originals: Mapping[str, Sample], top: int) 
 
     environment = Environment(loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined)
     shown = trace.originals.head(top)
+    split = trace.tokens.partition_by("original_id", "side", as_dict=True)
     families = [name for name in FAMILIES if shown[name].null_count() < shown.height]
     return environment.get_template("page.html.j2").render(
         trace=trace,
@@ -35,17 +36,17 @@ def render_trace(trace: StoredTrace, originals: Mapping[str, Sample], top: int) 
                 "prompt": trace.prompt,
                 "answer": trace.answer,
                 "families": families,
-                "originals": [_original(row, originals[row["original_id"]], trace.tokens) for row in shown.to_dicts()],
+                "originals": [_original(row, originals[row["original_id"]], split) for row in shown.to_dicts()],
             }
         ),
     )
 
 
-def _original(row: Mapping[str, Any], sample: Sample, tokens: pl.DataFrame) -> dict[str, Any]:
-    """What the page knows of an original: its figures and text, and its tokens where they were split."""
-    own = tokens.filter(pl.col("original_id") == row["original_id"])
+def _original(row: Mapping[str, Any], sample: Sample, split: Mapping[tuple[Any, ...], pl.DataFrame]) -> dict[str, Any]:
+    """What the page knows of an original: its figures and text, and its tokens where they were split (by id and side)."""
     sides = {
-        side: own.filter(pl.col("side") == side).select("text", "counted", "contribution").rows()
+        side: split[row["original_id"], side].select("text", "counted", "contribution").rows()
         for side in ("answer", "original")
+        if (row["original_id"], side) in split
     }
-    return {**row, "user": sample.user, "assistant": sample.assistant, "tokens": sides if own.height else None}
+    return {**row, "user": sample.user, "assistant": sample.assistant, "tokens": sides or None}

@@ -21,7 +21,8 @@ from gradsim_assets.core.gradients.engine import PassRequest, PassResult
 from gradsim_assets.core.gradients.pass_inputs import pass_inputs
 from gradsim_assets.core.models.encoded_sample import IGNORED, EncodedSample
 from gradsim_assets.core.models.loading import LoadedModel
-from gradsim_assets.core.models.tokenization import ContextPolicy
+from gradsim_assets.core.models.token_texts import token_texts
+from gradsim_assets.core.models.tokenization import ContextPolicy, encode_samples
 from gradsim_assets.core.sample_gradients.components import trainable_components
 from gradsim_assets.core.sample_gradients.precision import wide
 from gradsim_assets.core.sample_gradients.preconditioning import Preconditioner
@@ -30,6 +31,7 @@ from gradsim_assets.core.sample_gradients.token_contributions import token_contr
 from gradsim_assets.core.samples import Sample, sample_frame, samples_of
 from gradsim_assets.core.similarity.pair_products import cosine
 from gradsim_assets.core.tables.schemas import TRACE_TOKENS, TRACES
+from gradsim_assets.core.tracing.held_originals import HeldOriginals, Terms
 
 #: What the traced text stands under in a pass.
 TRACED = "traced"
@@ -44,22 +46,27 @@ _TOLERANCE = 1e-5
 Run = Callable[[PassRequest], AbstractContextManager[PassResult]]
 
 
+class TextError(InputError):
+    """This text cannot be traced; another one can."""
+
+
 @dataclass(frozen=True)
 class Method:
     """What originals are ranked by: the cosine or the product of gradients, under a preconditioner, or of some components."""
 
     name: str
     preconditioner: str | None = None
-    #: Pattern of the names of components, as shells match them; None: all.
-    components: str | None = None
+    #: Patterns of the names of components, as shells match them; none: all.
+    components: tuple[str, ...] = ()
 
     def takes(self, component: str) -> bool:
         """Whether the gradients of a component count."""
-        return self.components is None or fnmatchcase(component, self.components)
+        return not self.components or any(fnmatchcase(component, pattern) for pattern in self.components)
 
     @classmethod
     def of(cls, name: str, preconditioners: Sequence[str]) -> "Method":
-        """The method of that name: "cosine", "dot_product", a preconditioner that is configured, or a pattern of components.
+        """The method of that name: "cosine", "dot_product", a preconditioner that is configured, or patterns of components with
+        commas between them.
 
         Raises:
             InputError: it is none of these.
@@ -69,11 +76,11 @@ class Method:
         if name in preconditioners:
             return cls(name, preconditioner=name)
         if any(character in name for character in "*?[."):
-            return cls(name, components=name)
+            return cls(name, components=tuple(filter(None, map(str.strip, name.split(",")))))
         known = ", ".join((COSINE, DOT_PRODUCT, *preconditioners))
         raise InputError(
-            f"there is no method {name}; give one of {known}, or a pattern of components such as '*.mlp.*' "
-            "(a preconditioner must be in [preconditioners] methods of gradsim.toml)."
+            f"there is no method {name}; give one of {known}, or patterns of components such as '*.mlp.*' or "
+            "'*.q_proj.*,*.k_proj.*' (a preconditioner must be in [preconditioners] methods of gradsim.toml)."
         )
 
 
@@ -104,17 +111,17 @@ def checked_query(prompt: str, answer: str | None) -> Sample:
     """The text that is traced, with "" for an answer that the model is to give.
 
     Raises:
-        InputError: a text is empty, or holds half of a character.
+        TextError: a text is empty, or holds half of a character.
     """
     if not prompt.strip():
-        raise InputError("the prompt is empty; give the text that the model is asked with.")
+        raise TextError("the prompt is empty; give the text that the model is asked with.")
     if answer is not None and not answer.strip():
-        raise InputError("the answer is empty, so it has no gradient; give a text, or none for the model's own.")
+        raise TextError("the answer is empty, so it has no gradient; give a text, or none for the model's own.")
     for name, text in (("prompt", prompt), ("answer", answer or "")):
         try:
             text.encode()
         except UnicodeEncodeError as error:
-            raise InputError(f"the {name} holds half of a character at {error.start + 1}; mend it.") from error
+            raise TextError(f"the {name} holds half of a character at {error.start + 1}; mend it.") from error
     return Sample(TRACED, prompt, answer or "")
 
 
@@ -122,18 +129,21 @@ def answered(query: Sample, loaded: LoadedModel) -> Sample:
     """The query with the model's own greedy answer.
 
     Raises:
-        InputError: the prompt leaves no room for an answer, or the model ends its answer at once.
+        TextError: the prompt leaves no room for an answer, or the model ends its answer at once.
     """
-    (own,) = generate_answers(
-        loaded.model,
-        loaded.tokenizer,
-        [query],
-        max_positions=loaded.generation_positions,
-        device=loaded.device,
-        batch_size=1,
-    )
+    try:
+        (own,) = generate_answers(
+            loaded.model,
+            loaded.tokenizer,
+            [query],
+            max_positions=loaded.generation_positions,
+            device=loaded.device,
+            batch_size=1,
+        )
+    except InputError as error:
+        raise TextError(str(error)) from error
     if not own.answer.strip():
-        raise InputError("the model ends its answer to this prompt at once; give an answer to be traced.")
+        raise TextError("the model ends its answer to this prompt at once; give an answer to be traced.")
     return Sample(query.id, query.user, own.answer)
 
 
@@ -148,20 +158,56 @@ def originals_of(
     preconditioner: Preconditioner | None = None,
     words: Tokens = str.split,
     split: int = 5,
+    held: HeldOriginals | None = None,
     among: Sequence[str] | None = None,
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """The tables `traces` and `trace_tokens` of a text, against the originals (a dataset table) with the ids `among` them, or all;
     tokens of the best `split`.
 
-    `preconditioner` is the method's, where it has one; `words` cuts prompts for BM25, whose ranks are among all originals.
+    `preconditioner` is the method's, where it has one; `words` cuts prompts for BM25, whose ranks are among all originals. Where the originals' gradients are `held`
+    nothing is run but the text.
 
     Raises:
-        InputError: the text is longer than the model's context, no component is of the method's pattern, or as
-            `pass_inputs`.
+        TextError: the text is longer than the model's context.
+        InputError: no component is of one of the method's patterns, or as `pass_inputs`.
     """
-    compared = originals["id"] if among is None else list(among)
+    traced = _encoded(query, loaded, policy)
+    if held is None:
+        compared = _passed(query, originals, loaded, run, method, policy, among)
+    else:
+        compared = _held(traced, loaded, held, preconditioner, among)
+    similarities = _similarities(compared.components, compared.terms, _chosen(compared.components, method), method)
+    ranked = _ranked(query, samples_of(originals), [one.id for one in compared.originals], similarities, words)
+    best = ranked["original_id"].head(split).to_list()
+    by_id = {sample.id: sample for sample in compared.originals}
+    splitting = _Splitting(loaded, method, preconditioner, held)
+    tokens, shares = _split(traced, [by_id[name] for name in best], splitting)
+    return TRACES.enforce(ranked.join(shares, on="original_id", how="left", maintain_order="left")), tokens
+
+
+@dataclass(frozen=True)
+class _Compared:
+    """A text beside originals: the products of every pair."""
+
+    originals: Sequence[EncodedSample]
+    components: Sequence[str]
+    #: <v, o>, <v, v> and <o, o> of every original and component: float64 [N, C] each, under the method's preconditioner.
+    terms: Terms
+
+
+def _passed(
+    query: Sample,
+    originals: pl.DataFrame,
+    loaded: LoadedModel,
+    run: Run,
+    method: Method,
+    policy: ContextPolicy,
+    among: Sequence[str] | None,
+) -> _Compared:
+    """The text compared with originals in a pass of its own."""
+    compared = originals["id"] if among is None else pl.Series(among, dtype=pl.String)
     names = pl.DataFrame({"original_id": compared}).with_columns(variant_id=pl.lit(query.id))
-    inputs = pass_inputs(
+    request = pass_inputs(
         originals,
         {TRACED: sample_frame([query])},
         names,
@@ -170,25 +216,47 @@ def originals_of(
         products=[TRACED],
         projections={},
         preconditioned={TRACED: [method.preconditioner]} if method.preconditioner else {},
-    )
-    if not inputs.request.variants[TRACED]:
-        raise InputError("the text is longer than the model's context; shorten it.")
-    with run(inputs.request) as result:
-        terms = _terms(result, method)
-        chosen = _chosen(result.components, method)
-        ids = [original for _, original in inputs.request.pairs[TRACED]]
-        ranked = _ranked(
-            query, samples_of(originals), ids, _similarities(result.components, terms, chosen, method), words
-        )
-    best = ranked["original_id"].head(split).to_list()
-    by_id = {sample.id: sample for sample in inputs.request.originals}
-    (traced,) = inputs.request.variants[TRACED]
-    tokens, shares = _split(traced, [by_id[name] for name in best], _Splitting(loaded, method, preconditioner))
-    return TRACES.enforce(ranked.join(shares, on="original_id", how="left", maintain_order="left")), tokens
+    ).request
+    by_id = {sample.id: sample for sample in request.originals}
+    with run(request) as result:  # its arrays lie in files, which are gone behind it
+        terms = tuple(np.array(term) for term in _terms(result, method))
+        met = [by_id[original] for _, original in request.pairs[TRACED]]
+        return _Compared(met, result.components, terms)  # type: ignore[arg-type]  # three they are
 
 
-def _terms(result: PassResult, method: Method) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """<v, o>, <v, v> and <o, o> of every pair and component: float64 [P, C] each, under the method's preconditioner."""
+def _held(
+    traced: EncodedSample,
+    loaded: LoadedModel,
+    held: HeldOriginals,
+    preconditioner: Preconditioner | None,
+    among: Sequence[str] | None,
+) -> _Compared:
+    """The text compared with originals whose gradients are at hand."""
+    gradient = _Splitting(loaded, Method.of(COSINE, ()), None).gradient(traced)
+    terms = held.terms(gradient, preconditioner)
+    if among is None:
+        return _Compared(held.samples, held.names, terms)
+    places = {sample.id: place for place, sample in enumerate(held.samples)}
+    rows = [places[name] for name in among if name in places]
+    dots, own, others = (term[rows] for term in terms)
+    return _Compared([held.samples[row] for row in rows], held.names, (dots, own, others))
+
+
+def _encoded(query: Sample, loaded: LoadedModel, policy: ContextPolicy) -> EncodedSample:
+    """The text as tokens. It is held to the context, in which the model was made, unless `policy` is to keep what is longer."""
+    try:
+        encoding = encode_samples([query], loaded.tokenizer, loaded.max_positions, loaded.takes, policy)
+    except InputError as error:
+        raise TextError(str(error).replace(f"sample {query.id}", "the text")) from error
+    found, most = encoding.samples, loaded.max_positions
+    if not found or (policy == "auto" and most is not None and found[0].length > most):
+        size = f"the text has {found[0].length} tokens, which is more than" if found else "the text is longer than"
+        raise TextError(f"{size} the model's context{f' of {most}' if most else ''}; shorten it.")
+    return found[0]
+
+
+def _terms(result: PassResult, method: Method) -> Terms:
+    """The products of every pair and component, under the method's preconditioner."""
     if method.preconditioner:
         of = result.preconditioned[TRACED][method.preconditioner]
         return of["dot_product"], of["variant_self"], of["original_self"]
@@ -198,16 +266,18 @@ def _terms(result: PassResult, method: Method) -> tuple[np.ndarray, np.ndarray, 
 def _chosen(components: Sequence[str], method: Method) -> np.ndarray:
     """The components that count: bool [C]."""
     chosen = np.array([method.takes(name) for name in components])
-    if not chosen.any():
+    for pattern in method.components:
+        if any(fnmatchcase(name, pattern) for name in components):
+            continue
         raise InputError(
-            f"no component is called {method.components}; the model has {components[0]}, {components[-1]} and "
+            f"no component is called {pattern}; the model has {components[0]}, {components[-1]} and "
             f"{len(components) - 2} more."
         )
     return chosen
 
 
 def _similarities(
-    components: Sequence[str], terms: tuple[np.ndarray, np.ndarray, np.ndarray], chosen: np.ndarray, method: Method
+    components: Sequence[str], terms: Terms, chosen: np.ndarray, method: Method
 ) -> Mapping[str, np.ndarray]:
     """What each pair is told by: the method's own similarity, the product, and the cosine in every family of components."""
 
@@ -252,6 +322,8 @@ class _Splitting:
     loaded: LoadedModel
     method: Method
     preconditioner: Preconditioner | None
+    #: Where gradients of originals are at hand, if anywhere.
+    held: HeldOriginals | None = None
 
     @cached_property
     def _named(self) -> list[tuple[str, torch.nn.Parameter]]:
@@ -260,7 +332,13 @@ class _Splitting:
     def gradient(self, sample: EncodedSample) -> list[torch.Tensor]:
         """The gradient in every component, zero in those that the method leaves out."""
         plain = PlainAutograd(self.loaded.model, [parameter for _, parameter in self._named], self.loaded.device)
-        gradients = plain.gradient(sample, range(len(self._named)))
+        return self._taken(plain.gradient(sample, range(len(self._named))))
+
+    def of_original(self, original: EncodedSample) -> list[torch.Tensor]:
+        """The same of an original."""
+        return self.gradient(original) if self.held is None else self._taken(self.held.gradient(original.id))
+
+    def _taken(self, gradients: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         return [
             one if self.method.takes(name) else torch.zeros_like(one)
             for (name, _), one in zip(self._named, gradients, strict=True)
@@ -289,7 +367,7 @@ def _split(
     along_own = splitting.direction(own)
     rows, of_answer = [], []
     for original in best:
-        other = splitting.gradient(original)
+        other = splitting.of_original(original)
         direction = splitting.direction(other)
         sides = {
             "answer": (traced, splitting.contributions(traced, direction), (own, direction)),
@@ -299,7 +377,8 @@ def _split(
             _check_sum(contributions, *sum_of, original.id)
             rows.append(_token_rows(original.id, side, sample, contributions, splitting.loaded))
         of_answer.append(sides["answer"][1][traced.labels != IGNORED])
-    return pl.concat(rows) if rows else TRACE_TOKENS.empty(), _shares([one.id for one in best], of_answer)
+    tokens = TRACE_TOKENS.enforce(pl.concat(rows)) if rows else TRACE_TOKENS.empty()
+    return tokens, _shares([one.id for one in best], of_answer)
 
 
 def _check_sum(
@@ -319,32 +398,16 @@ def _check_sum(
 def _token_rows(
     original_id: str, side: str, sample: EncodedSample, contributions: np.ndarray, loaded: LoadedModel
 ) -> pl.DataFrame:
-    return TRACE_TOKENS.enforce(
-        pl.DataFrame(
-            {
-                "original_id": original_id,
-                "side": side,
-                "position": np.arange(sample.length),
-                "text": pieces(loaded, sample.input_ids.tolist()),
-                "counted": sample.labels != IGNORED,
-                "contribution": contributions,
-            }
-        )
+    return pl.DataFrame(
+        {
+            "original_id": original_id,
+            "side": side,
+            "position": np.arange(sample.length),
+            "text": token_texts(loaded.tokenizer, sample.input_ids.tolist()),
+            "counted": sample.labels != IGNORED,
+            "contribution": contributions,
+        }
     )
-
-
-def pieces(loaded: LoadedModel, token_ids: Sequence[int]) -> list[str]:
-    """The text of every token, such that all of them together are the text of the whole.
-
-    A character of several tokens stands with the last of them.
-    """
-    found, said = [], ""
-    for end in range(1, len(token_ids) + 1):
-        whole = loaded.tokenizer.decode(token_ids[:end], special_tokens=True)
-        unfinished = whole.endswith("\ufffd")
-        found.append("" if unfinished else whole[len(said) :])
-        said = said if unfinished else whole
-    return found
 
 
 def _shares(ids: Sequence[str], contributions: Sequence[np.ndarray]) -> pl.DataFrame:

@@ -5,12 +5,19 @@ from collections.abc import Callable
 import dagster as dg
 import polars as pl
 
+from gradsim_assets.core.analysis.headline_figures import headline_figures
 from gradsim_assets.core.analysis.plots.of_table import plots_of
 from gradsim_assets.core.similarity.pair_products import PairProducts
 from gradsim_assets.core.tables.schemas import DOT_PRODUCTS, PARAMETERS_PER_COMPONENT, SETTINGS
 from gradsim_assets.core.tables.table_schema import TableSchema
 from gradsim_assets.defs.code_version import code_version
-from gradsim_assets.defs.table_results import column_schema, model_provenance, plot_metadata, table_result
+from gradsim_assets.defs.table_results import (
+    column_schema,
+    figure_metadata,
+    model_provenance,
+    plot_metadata,
+    table_result,
+)
 from gradsim_assets.orchestration.asset_keys import asset_key
 from gradsim_assets.orchestration.failures import fails_in_one_sentence
 from gradsim_assets.orchestration.groups import ANALYSIS, TABLE_KINDS
@@ -46,8 +53,10 @@ def _build(schema: TableSchema, compute: Compute, description: str, setting: str
     ) -> dg.MaterializeResult[pl.DataFrame]:
         frame = compute(PairProducts.from_frame(dot_products, parameters["component"].to_list()), parameters)
         provenance = model_provenance(context, store, setting, dot_products)
-        return table_result(
-            schema, frame, metadata=plot_metadata(plots_of(schema.name, frame, setting)), provenance=provenance
-        )
+        metadata = {
+            **figure_metadata(headline_figures(schema.name, frame)),
+            **plot_metadata(plots_of(schema.name, frame, setting)),
+        }
+        return table_result(schema, frame, metadata=metadata, provenance=provenance)
 
     return run_analysis

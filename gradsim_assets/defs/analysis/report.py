@@ -38,12 +38,14 @@ from gradsim_assets.core.tables.schemas import (
     SELF_SIMILARITY,
     SETTINGS,
     TAIL_PATCH,
+    TOKEN_ATTRIBUTION,
 )
 from gradsim_assets.core.tables.storage import Partition, Tables, fingerprint
 from gradsim_assets.defs.code_version import code_version
 from gradsim_assets.defs.web_links import front_page_link, report_address
 from gradsim_assets.orchestration.asset_keys import asset_key
 from gradsim_assets.orchestration.failures import fails_in_one_sentence
+from gradsim_assets.orchestration.file_sizes import SIZE, size_shown
 from gradsim_assets.orchestration.groups import ANALYSIS
 from gradsim_assets.orchestration.partitions import ALL, BY_MODEL, MODELS, Partitions
 from gradsim_assets.resources.compute import Compute
@@ -75,7 +77,11 @@ def build(settings: Settings, partitions: Partitions) -> list[dg.AssetsDefinitio
         partitions_def=MODELS,
         deps=[
             PARAMETERS_PER_COMPONENT.name,
-            *(dg.AssetDep(asset_key(table, setting)) for setting in SETTINGS for table in _SHOWN.values()),
+            *(
+                dg.AssetDep(asset_key(table, setting))
+                for setting in SETTINGS
+                for table in (*_SHOWN.values(), TOKEN_ATTRIBUTION.name)
+            ),
             *(dg.AssetDep(table.name, partition_mapping=ALL) for table in (LIMA, PARAPHRASED, BM25_CANDIDATES)),
             dg.AssetDep(MODEL_GENERATED.name, partition_mapping=BY_MODEL),
         ],
@@ -128,6 +134,7 @@ class Sources:
                 linear_datamodeling_score=self.retrained(LINEAR_DATAMODELING_SCORE.name, setting),
                 removal=self.retrained(REMOVAL.name, setting),
                 controls=self.of_same_products(CONTROL_COMPARISON.name, setting),
+                token_attribution=self.of_same_products(TOKEN_ATTRIBUTION.name, setting),
                 bm25=self.candidates(setting),
                 variants=self.variants(setting),
                 prompt_no_prefix=self.prompt_no_prefix(setting),
@@ -244,9 +251,9 @@ def _write(
     return dg.MaterializeResult(
         metadata={
             **link,
-            "path": dg.MetadataValue.path(str(folder / "index.html")),
             "summary": dg.MetadataValue.json(headline),
-            "size_bytes": len(page.encode()),
+            "path": dg.MetadataValue.path(str(folder / "index.html")),
+            SIZE: size_shown(len(page.encode())),
         }
     )
 

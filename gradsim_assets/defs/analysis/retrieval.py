@@ -7,6 +7,7 @@ import numpy as np
 import polars as pl
 
 from gradsim_assets.configuration import Settings
+from gradsim_assets.core.analysis.headline_figures import headline_figures
 from gradsim_assets.core.analysis.plots.of_table import plots_of
 from gradsim_assets.core.analysis.retrieval import order_as_bm25, retrieval, text_overlap
 from gradsim_assets.core.datasets.lacking import lacking
@@ -24,7 +25,13 @@ from gradsim_assets.core.tables.schemas import (
 )
 from gradsim_assets.core.tables.storage import Partition
 from gradsim_assets.defs.code_version import code_version
-from gradsim_assets.defs.table_results import column_schema, model_provenance, plot_metadata, table_result
+from gradsim_assets.defs.table_results import (
+    column_schema,
+    figure_metadata,
+    model_provenance,
+    plot_metadata,
+    table_result,
+)
 from gradsim_assets.orchestration.asset_keys import asset_key
 from gradsim_assets.orchestration.failures import fails_in_one_sentence
 from gradsim_assets.orchestration.groups import ANALYSIS, TABLE_KINDS
@@ -79,12 +86,11 @@ def _build(setting: str, partitions: Partitions, preconditioners: Sequence[str])
         preconditioned = store.optional(under, [Partition(model, s) for s in shards]) if preconditioners else None
         ranked = order_as_bm25(pairs) if bm25 is None else bm25
         frame = retrieval(pairs, projected, ranked, parameters, verbatim, overlap, preconditioned)
-        accuracy = dict(frame.select("method", "accuracy").iter_rows())
         paraphrased = store.optional([PARAPHRASED.name], [Partition(shard=s) for s in shards])
         metadata = {
+            **figure_metadata(headline_figures(RETRIEVAL.name, frame)),
             "variants": len(pairs.candidates.variants),
             **({} if imported or paraphrased is None else {"missing": lacking(paraphrased).count}),
-            **{f"accuracy/{method}": value for method, value in accuracy.items() if value is not None},
             **plot_metadata(plots_of(RETRIEVAL.name, frame, setting)),
         }
         provenance = model_provenance(context, store, setting, dot_products)

@@ -37,6 +37,7 @@ from gradsim_assets.core.tables.schemas import (
     SUBSET_LOSSES,
     TABLES,
     TAIL_PATCH,
+    TOKEN_ATTRIBUTION,
 )
 from gradsim_assets.core.tables.storage import Partition
 from gradsim_assets.core.tables.table_schema import TableSchema
@@ -96,7 +97,7 @@ def build_tables(settings: Settings, partitions: Partitions) -> list[dg.AssetChe
                 MODELS,
                 _evaluation_rules(shards),
             )
-            for table in (FIRST_ORDER, TAIL_PATCH)
+            for table in (FIRST_ORDER, TAIL_PATCH, TOKEN_ATTRIBUTION)
         ),
         _Group("subset_losses_sound", ((SUBSET_LOSSES.name,),), partitions.model_subsets, _subset_rules(shards)),
         *(

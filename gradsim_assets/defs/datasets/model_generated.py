@@ -12,7 +12,7 @@ from gradsim_assets.core.partition_keys import model_id_of
 from gradsim_assets.core.tables.schemas import BM25_CANDIDATES, LIMA, MODEL_GENERATED
 from gradsim_assets.core.tables.storage import fingerprint
 from gradsim_assets.defs.code_version import code_version
-from gradsim_assets.defs.models.hf_model import HF_MODEL, provenance_of, revision_for_run, revision_tags
+from gradsim_assets.defs.models.hf_model import HF_MODEL, loaded_model, provenance_of, revision_for_run, revision_tags
 from gradsim_assets.defs.progress import progress
 from gradsim_assets.defs.table_results import column_schema, table_result
 from gradsim_assets.orchestration.failures import RETRIES, fails_in_one_sentence
@@ -62,7 +62,7 @@ def build(settings: Settings, partitions: Partitions, op_tags: Mapping[str, Any]
         with progress(context, f"answers {context.partition_key}", "samples") as report:
             model_id = model_id_of(keys["model"])
             revision = revision_for_run(context, hub, model_id)
-            loaded = hub.load(model_id, revision, context.log.info)
+            loaded = loaded_model(context, hub, model_id, revision)
             model = hub.settings(model_id)
             frame, counts = model_generated(
                 paraphrased,

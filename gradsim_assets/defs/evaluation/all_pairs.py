@@ -24,7 +24,7 @@ from gradsim_assets.defs.code_version import code_version
 from gradsim_assets.defs.curvature.factors import preconditioners_of
 from gradsim_assets.defs.evaluation.retrainings import RetrainingPlan
 from gradsim_assets.defs.gradients import pass_tables
-from gradsim_assets.defs.models.hf_model import HF_MODEL, provenance_of, revision_for_run
+from gradsim_assets.defs.models.hf_model import HF_MODEL, loaded_model, provenance_of, revision_for_run
 from gradsim_assets.defs.progress import progress
 from gradsim_assets.defs.table_results import column_schema
 from gradsim_assets.orchestration.asset_keys import of_each_setting, table_path
@@ -111,7 +111,7 @@ def _all_pairs(
     }
     asked, tuning = pass_tables.asked(selected.values(), plan.settings, compute), plan.settings.preconditioners
     with progress(context, f"all pairs {context.partition_key}", "gradients") as report:
-        loaded = hub.load(model_id, revision_for_run(context, hub, model_id), context.log.info)
+        loaded = loaded_model(context, hub, model_id, revision_for_run(context, hub, model_id))
         inputs = pass_inputs(
             texts[LIMA.name],
             variants,

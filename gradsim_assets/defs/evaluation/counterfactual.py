@@ -29,7 +29,7 @@ from gradsim_assets.core.tables.table_schema import TableSchema
 from gradsim_assets.defs.code_version import Root
 from gradsim_assets.defs.evaluation.retrainings import MADE_BY, RetrainingPlan
 from gradsim_assets.defs.gradients.pass_tables import configured
-from gradsim_assets.defs.models.hf_model import HF_MODEL, check_version, provenance_of, revision_for_run
+from gradsim_assets.defs.models.hf_model import HF_MODEL, check_version, loaded_model, provenance_of, revision_for_run
 from gradsim_assets.orchestration.asset_keys import asset_key
 from gradsim_assets.orchestration.partitions import ALL, BY_MODEL
 from gradsim_assets.resources.compute import Compute
@@ -96,7 +96,7 @@ class Counterfactual:
         plan, model_id = RetrainingPlan(settings), model_id_of(context.partition_key)
         plan.recipe(model_id)
         revision = revision_for_run(context, hub, model_id)
-        loaded = hub.load(model_id, revision, context.log.info)
+        loaded = loaded_model(context, hub, model_id, revision)
         retrainings = plan.retrainings(model_id, revision, loaded, hub, store, compute)
         found = cls(plan, setting, model_id, revision, loaded, hub, store, retrainings)
         for table in products_of_all_pairs(settings):

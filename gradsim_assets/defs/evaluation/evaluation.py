@@ -1,4 +1,4 @@
-"""What `first_order` and `tail_patch` have in common: the model, the samples, and where unfinished work is kept."""
+"""What tables of a model's pairs have in common: the model, the samples, and where unfinished work is kept."""
 
 import shutil
 import time
@@ -21,7 +21,7 @@ from gradsim_assets.core.tables.schemas import DOT_PRODUCTS, LIMA, PARAPHRASED
 from gradsim_assets.core.tables.storage import Partition
 from gradsim_assets.core.tables.table_schema import TableSchema
 from gradsim_assets.defs.code_version import Root, code_version
-from gradsim_assets.defs.models.hf_model import HF_MODEL, check_version, revision_for_run, revision_tags
+from gradsim_assets.defs.models.hf_model import HF_MODEL, check_version, loaded_model, revision_for_run, revision_tags
 from gradsim_assets.defs.progress import progress
 from gradsim_assets.defs.table_results import column_schema, model_provenance, plot_metadata, saved_table_result
 from gradsim_assets.orchestration.asset_keys import asset_key
@@ -34,13 +34,13 @@ from gradsim_assets.resources.table_store import TableStore
 
 if TYPE_CHECKING:
     from gradsim_assets.core.evaluation.one_step import LossChanges, Progress
+    from gradsim_assets.core.gradients.engine import PassRequest
 
-#: What measures every pair, beside what chooses them.
-_MEASURED_BY: tuple[Root, ...] = (
-    "core.models.loading:load_model",
-    "core.gradients.pass_inputs:pass_inputs",
-    "core.evaluation.one_step:measuring",
-)
+#: What every pair comes from, beside what chooses them.
+_MADE_FROM: tuple[Root, ...] = ("core.models.loading:load_model", "core.gradients.pass_inputs:pass_inputs")
+
+#: What measures a pair by a step on it.
+BY_STEP: tuple[Root, ...] = ("core.evaluation.one_step:measuring",)
 
 #: Declared versions stand for the engine's code here as they do for the gradient tables; seeds say what is drawn.
 _DECLARED, _STOOD_FOR = "core.gradients.numerics_version:NUMERICS_VERSION", tuple(set(NUMERICS) - {"core.seeds"})
@@ -64,6 +64,8 @@ class Work:
     scratch: Path
     code_version: str
     report: "Progress"
+    compute: Compute
+    log: Callable[[str], None]
 
     def of_shards(self, table: str) -> pl.DataFrame:
         """A table of the model and setting over all shards.
@@ -83,17 +85,21 @@ class Work:
     def measuring(self, pairs: pl.DataFrame) -> "Iterator[LossChanges]":
         """Measures pairs out of a frame with variant_id and original_id; those that the context policy drops are not there."""
         from gradsim_assets.core.evaluation.one_step import measuring
+
+        request = self.request(pairs)
+        with measuring(self.loaded, request, self.setting, self.scratch, self.code_version, self.report) as measure:
+            yield measure
+
+    def request(self, pairs: pl.DataFrame) -> "PassRequest":
+        """The samples of pairs out of a frame with variant_id and original_id, encoded, without those that the context policy
+        drops."""
         from gradsim_assets.core.gradients.pass_inputs import pass_inputs
 
         chosen = set(pairs["variant_id"].to_list())
         variants = {self.setting: self.variants.filter(pl.col("id").is_in(chosen))}
-        inputs = pass_inputs(
+        return pass_inputs(
             self.originals, variants, pairs, self.loaded, policy=self.policy, products=(), projections={}
-        )
-        with measuring(
-            self.loaded, inputs.request, self.setting, self.scratch, self.code_version, self.report
-        ) as measure:
-            yield measure
+        ).request
 
 
 #: From the work to a table and what the UI shows of it.
@@ -111,13 +117,14 @@ def build_evaluation(
     decided_by: Sequence[Root],
     config: str,
     description: str,
+    group: str = EVALUATION,
 ) -> dg.AssetsDefinition:
-    """One asset of the group; `decided_by` and `config` decide its values, beside what measures the pairs."""
-    roots = (*decided_by, *_MEASURED_BY)
+    """One asset; `decided_by` and `config` decide its values, beside what the pairs come from."""
+    roots = (*decided_by, *_MADE_FROM)
 
     @dg.asset(
         key=asset_key(schema.name, setting),
-        group_name=EVALUATION,
+        group_name=group,
         partitions_def=MODELS,
         ins={"dot_products": dg.AssetIn(asset_key(DOT_PRODUCTS.name, setting), partition_mapping=BY_MODEL)},
         deps=[
@@ -149,7 +156,7 @@ def build_evaluation(
         now = hub.version(model_id, revision)
         check_version(f"{DOT_PRODUCTS.name}/{setting}", provenance, model_id, now)
         shards = partitions.shards.get_partition_keys()
-        scratch = compute.places.scratch("evaluation", schema.name, setting, slug)
+        scratch = compute.places.scratch(group, schema.name, setting, slug)
         with progress(context, f"{schema.name} {setting} {slug}", "originals") as report:
             work = Work(
                 setting,
@@ -159,12 +166,14 @@ def build_evaluation(
                 dot_products,
                 _variants(store, setting, slug, shards),
                 store.tables.read([LIMA.name]),
-                hub.load(model_id, revision, context.log.info),
+                loaded_model(context, hub, model_id, revision),
                 hub.settings(model_id).context,
                 store,
                 scratch,
                 code_version(*roots),  # what is half done goes on under the very same code alone
                 report,
+                compute,
+                context.log.info,
             )
             frame, metadata = evaluate(work)
         shown = {

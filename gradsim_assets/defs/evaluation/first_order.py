@@ -9,7 +9,7 @@ import polars as pl
 from gradsim_assets.configuration import Settings
 from gradsim_assets.core.evaluation.first_order import choose_pairs, first_order, fit, full_products
 from gradsim_assets.core.tables.schemas import FIRST_ORDER, SETTINGS
-from gradsim_assets.defs.evaluation.evaluation import Work, build_evaluation
+from gradsim_assets.defs.evaluation.evaluation import BY_STEP, Work, build_evaluation
 from gradsim_assets.orchestration.partitions import Partitions
 
 
@@ -42,7 +42,7 @@ def build(
             evaluate,
             op_tags=op_tags,
             deps=(),
-            decided_by=(choose_pairs, full_products, first_order, fit),
+            decided_by=(choose_pairs, full_products, first_order, fit, *BY_STEP),
             config=settings.evaluation.model_dump_json(include={"pairs"}),
             description=(
                 "Whether a product of gradients is what it says: a prediction. The change of the variant's loss by one small "

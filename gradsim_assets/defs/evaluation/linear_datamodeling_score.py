@@ -18,7 +18,7 @@ from gradsim_assets.defs.code_version import code_version
 from gradsim_assets.defs.evaluation.counterfactual import SCORED_BY, Counterfactual, inputs_of, scored_with
 from gradsim_assets.defs.evaluation.retrainings import STOOD_FOR
 from gradsim_assets.defs.models.hf_model import revision_tags
-from gradsim_assets.defs.table_results import column_schema, plot_metadata, saved_table_result
+from gradsim_assets.defs.table_results import column_schema, figure_metadata, plot_metadata, saved_table_result
 from gradsim_assets.orchestration.asset_keys import asset_key
 from gradsim_assets.orchestration.failures import RETRIES, fails_in_one_sentence
 from gradsim_assets.orchestration.groups import EVALUATION
@@ -85,9 +85,9 @@ def _build(setting: str, settings: Settings, op_tags: Mapping[str, Any] | None) 
             frame,
             Partition(context.partition_key),
             metadata={
-                "evaluation_seconds": time.monotonic() - started,
+                **figure_metadata({f"lds/{method}": lds for method, lds in whole.select("method", "lds").iter_rows()}),
                 "mean_loss": float(np.mean(measured)),
-                **{f"lds/{method}": value for method, value in whole.select("method", "lds").iter_rows()},
+                "evaluation_seconds": time.monotonic() - started,
                 **plot_metadata(plots_of(LINEAR_DATAMODELING_SCORE.name, frame, setting)),
             },
             provenance={**work.provenance, SUBSET_LOSSES.name: fingerprint(losses)},

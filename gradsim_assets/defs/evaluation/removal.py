@@ -16,7 +16,7 @@ from gradsim_assets.defs.evaluation.counterfactual import SCORED_BY, Counterfact
 from gradsim_assets.defs.evaluation.retrainings import STOOD_FOR, recipes
 from gradsim_assets.defs.models.hf_model import revision_tags
 from gradsim_assets.defs.progress import progress
-from gradsim_assets.defs.table_results import column_schema, plot_metadata, saved_table_result
+from gradsim_assets.defs.table_results import column_schema, figure_metadata, plot_metadata, saved_table_result
 from gradsim_assets.orchestration.asset_keys import asset_key
 from gradsim_assets.orchestration.failures import RETRIES, fails_in_one_sentence
 from gradsim_assets.orchestration.groups import EVALUATION
@@ -77,10 +77,10 @@ def _build(setting: str, settings: Settings, op_tags: Mapping[str, Any] | None) 
             frame,
             Partition(context.partition_key),
             metadata={
-                "evaluation_seconds": time.monotonic() - started,
+                **figure_metadata({f"loss_increase/{method}": increase for method, increase in increases}),
                 "retrainings": len(planned.sets),
                 "trained_now": left,
-                **{f"loss_increase/{method}": value for method, value in increases},
+                "evaluation_seconds": time.monotonic() - started,
                 **plot_metadata(plots_of(REMOVAL.name, frame, setting)),
             },
             provenance=work.provenance,

@@ -12,7 +12,7 @@ from gradsim_assets.core.tables.schemas import LIMA, MODEL_GENERATED, PARAPHRASE
 from gradsim_assets.core.tables.storage import Partition
 from gradsim_assets.defs.code_version import code_version
 from gradsim_assets.defs.evaluation.retrainings import MADE_BY, STOOD_FOR, RetrainingPlan, recipes
-from gradsim_assets.defs.models.hf_model import HF_MODEL, provenance_of, revision_for_run, revision_tags
+from gradsim_assets.defs.models.hf_model import HF_MODEL, loaded_model, provenance_of, revision_for_run, revision_tags
 from gradsim_assets.defs.progress import progress
 from gradsim_assets.defs.table_results import column_schema, saved_table_result
 from gradsim_assets.orchestration.asset_keys import asset_key
@@ -67,7 +67,7 @@ def build(settings: Settings, partitions: Partitions, op_tags: Mapping[str, Any]
         keys = context.partition_key.keys_by_dimension
         model_id, subset = model_id_of(keys["model"]), keys["subset"]
         revision = revision_for_run(context, hub, model_id)
-        loaded = hub.load(model_id, revision, context.log.info)
+        loaded = loaded_model(context, hub, model_id, revision)
         retrainings = plan.retrainings(model_id, revision, loaded, hub, store, compute)
         ids = retrainings.training.ids
         members = half(ids, subset)

@@ -22,7 +22,7 @@ from gradsim_assets.core.evaluation.tail_patch import (
 from gradsim_assets.core.similarity.pair_products import PairProducts
 from gradsim_assets.core.tables.schemas import BM25_CANDIDATES, PRECONDITIONED_PRODUCTS, SETTINGS, TAIL_PATCH
 from gradsim_assets.core.tables.storage import Partition
-from gradsim_assets.defs.evaluation.evaluation import Work, build_evaluation
+from gradsim_assets.defs.evaluation.evaluation import BY_STEP, Work, build_evaluation
 from gradsim_assets.defs.gradients.pass_tables import configured
 from gradsim_assets.orchestration.asset_keys import asset_key
 from gradsim_assets.orchestration.partitions import ALL, BY_MODEL, Partitions
@@ -67,6 +67,7 @@ def build(
             decided_by=(
                 *(chosen_variants, method_scores, tops, random_tops, tail_patch, tail_patch_summary, pairs_of),
                 parameters_per_component,
+                *BY_STEP,
             ),
             config=" ".join((numbers, *preconditioners)),
             description=(

@@ -25,7 +25,7 @@ from gradsim_assets.core.tables.storage import Partition, fingerprint
 from gradsim_assets.defs.code_version import code_version
 from gradsim_assets.defs.curvature.factors import preconditioners_of
 from gradsim_assets.defs.gradients import pass_tables
-from gradsim_assets.defs.models.hf_model import HF_MODEL, provenance_of, revision_for_run
+from gradsim_assets.defs.models.hf_model import HF_MODEL, loaded_model, provenance_of, revision_for_run
 from gradsim_assets.defs.progress import progress
 from gradsim_assets.defs.table_results import column_schema
 from gradsim_assets.orchestration.asset_keys import asset_key, table_path
@@ -134,7 +134,7 @@ def _gradients(
     asked = pass_tables.asked(selected.values(), configuration, compute)
     with progress(context, f"gradients {context.partition_key}", "gradients") as report:
         revision = revision_for_run(context, hub, model_id)
-        loaded = hub.load(model_id, revision, context.log.info)
+        loaded = loaded_model(context, hub, model_id, revision)
         inputs = pass_inputs(
             tables[LIMA.name],
             variants,

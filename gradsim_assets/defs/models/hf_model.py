@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
@@ -17,7 +17,11 @@ from gradsim_assets.orchestration.failures import fails_in_one_sentence
 from gradsim_assets.orchestration.model_registry import put_right
 from gradsim_assets.orchestration.observations import Sighting, filling, observation, record
 from gradsim_assets.orchestration.partitions import MODELS
+from gradsim_assets.orchestration.spent import CPU, DEVICE_TAG
 from gradsim_assets.resources.model_hub import ModelHub
+
+if TYPE_CHECKING:
+    from gradsim_assets.core.models.loading import LoadedModel
 
 HF_MODEL = dg.AssetKey("hf_model")
 
@@ -124,6 +128,16 @@ def revision_for_run(context: dg.AssetExecutionContext, hub: ModelHub, model_id:
         {REVISION_TAG: revision.name, POINTER_TAG: str(pointer), MODEL_TAG: model_id[-MAX_TAG:], **shard},
     )
     return revision
+
+
+def loaded_model(context: dg.AssetExecutionContext, hub: ModelHub, model_id: str, revision: Revision) -> "LoadedModel":
+    """As `ModelHub.load`, with a word in the log, and a tag of the run that says which device this step has it on."""
+    import torch
+
+    loaded = hub.load(model_id, revision, context.log.info)
+    name = torch.cuda.get_device_name(loaded.device) if loaded.device.startswith("cuda") else CPU
+    context.instance.add_run_tags(context.run.run_id, {f"{DEVICE_TAG}{context.op_execution_context.op.name}": name})
+    return loaded
 
 
 def provenance_of(hub: ModelHub, model_id: str, revision: Revision) -> dict[str, Any]:

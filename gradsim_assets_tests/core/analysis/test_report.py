@@ -4,6 +4,7 @@ import base64
 import csv
 import io
 import json
+import re
 from dataclasses import replace
 from datetime import date
 from html.parser import HTMLParser
@@ -14,7 +15,7 @@ import pytest
 
 from gradsim_assets.core.analysis.control_comparison import control_comparison
 from gradsim_assets.core.analysis.plots import palette, wording
-from gradsim_assets.core.analysis.report import sentences, summary
+from gradsim_assets.core.analysis.report import sentences, summary, tokens
 from gradsim_assets.core.analysis.report.citation import citation
 from gradsim_assets.core.analysis.report.evaluation_table import evaluation_columns, evaluation_rows
 from gradsim_assets.core.analysis.report.explorer import MOST_CANDIDATES, SCALE
@@ -599,6 +600,114 @@ def test_everybody_can_read_it(case, open_page, width, dark):
     if dark:
         inks = page.locator(".xtitle").evaluate_all("all => all.map((node) => getComputedStyle(node).fill)")
         assert set(inks) == {"rgb(232, 234, 238)"}, "ink is light on a dark page"
+
+
+def attributed(case, setting, wrong=True):
+    """The table `token_attribution`: every text cut at spaces, with numbers of its own, in each variant's own pair and another."""
+    rows = []
+    ids = case.settings[setting].variants["id"].to_list()
+    texts = {
+        side: {i: "".join(m["content"] for m in messages) for i, messages in frame.select("id", "messages").iter_rows()}
+        for side, frame in (("variant", case.settings[setting].variants), ("original", case.originals))
+    }
+    candidates = dict(case.settings[setting].similarity.select("variant_id", "original_id").unique().iter_rows())
+    for variant in ids:
+        for original in dict.fromkeys((variant, candidates[variant]) if wrong else (variant,)):
+            for side, name in (("variant", variant), ("original", original)):
+                pieces = ["<|user|>", *re.findall(r"\S+|\s", texts[side][name])]
+                for place, piece in enumerate(pieces):
+                    value = (-1) ** place * (place + 1) / 8
+                    rows.append((variant, original, side, place, piece, value, 0))
+    return schemas.TOKEN_ATTRIBUTION.enforce(
+        pl.DataFrame(rows, schema=list(schemas.TOKEN_ATTRIBUTION.columns), orient="row")
+    )
+
+
+def test_tokens_cut_messages_up_and_keep_their_sum():
+    case = Case(variants=6)
+    table = attributed(case, "paraphrased")
+    texts = {
+        i: [[m["role"], m["content"]] for m in messages]
+        for i, messages in case.originals.select("id", "messages").iter_rows()
+    }
+    name = next(iter(texts))
+    found = tokens.tokens(table, None, texts)
+    (user, assistant) = found["texts"]["original"][name]
+    assert [user[0], assistant[0]] == ["user", "assistant"] and user[1] is None
+    assert user[2] == 1, "the template's token stands before it"
+    assert sum(user[3]) == len(texts[name][0][1]) and sum(assistant[3]) == len(texts[name][1][1])
+    ((role, whole, first, lengths),) = found["texts"]["variant"][name]
+    assert (role, first) == ("text", 0) and sum(lengths) == len(whole), (
+        "what the page has no text of is shown as it was read"
+    )
+    told = found["pairs"][name][name]["original"]
+    own = table.filter(variant_id=name, original_id=name, side="original")["contribution"]
+    parts = np.frombuffer(base64.b64decode(told["parts"]), "<i2") * told["largest"] / 32767
+    assert told["total"] == own.sum()
+    # 16 bits: half a step for each.
+    assert parts == pytest.approx(own.to_numpy(), abs=told["largest"] / 65534 * 1.01)
+
+
+def test_parts_of_a_character_count_where_it_ends_and_lengths_are_those_of_browsers():
+    frame = schemas.TOKEN_ATTRIBUTION.enforce(
+        pl.DataFrame(
+            {
+                "variant_id": "a",
+                "original_id": "a",
+                "side": ["variant"] * 3 + ["original"],
+                "position": [0, 1, 2, 0],
+                "token": ["", "🥚", "!", "x"],
+                "contribution": [1.0, 2.0, -4.0, -1.0],
+                "linked": [0, 0, 0, 2],
+            }
+        )
+    )
+    found = tokens.tokens(frame, {"a": [["user", "🥚!"]]}, {"a": [["user", "another text"]]})
+    assert found["texts"] == {"variant": {"a": [["user", None, 1, [2, 1]]]}, "original": {"a": [["text", "x", 0, [1]]]}}
+    told = found["pairs"]["a"]["a"]["variant"]
+    assert np.frombuffer(base64.b64decode(told["parts"]), "<i2").tolist() == [0, round(3 / 4 * 32767), -32767]
+
+
+def test_a_page_holds_no_more_tokens_than_open_in_a_moment(monkeypatch):
+    case = Case(variants=6)
+    table = attributed(case, "paraphrased")
+    first = table.filter(
+        pl.struct("variant_id", "original_id") == table.select(pl.struct("variant_id", "original_id")).row(0)[0]
+    )
+    monkeypatch.setattr(tokens, "MOST_TOKENS", first.height)
+    assert sum(map(len, tokens.tokens(table, None, None)["pairs"].values())) == 1
+
+
+@pytest.mark.ui
+@pytest.mark.parametrize("dark", [False, True])
+def test_texts_are_coloured_by_token_where_that_was_asked_for(open_page, dark):
+    case = Case(variants=6)
+    assert 'id="differences"' in case.html() and 'id="marked"' not in case.html(), "without the table all is as it was"
+    case.settings["paraphrased"] = replace(
+        case.settings["paraphrased"], token_attribution=attributed(case, "paraphrased", wrong=False)
+    )
+    page = open_page(case.html(), dark=dark)
+    said, tokens_of = page.locator("#token-said"), page.locator("#variant-text .message").first.locator(".token")
+    assert page.locator("#token-help").is_visible()
+    shown = page.locator("#variant-text .message").first.inner_text()
+    assert "<img src=x onerror=" in shown and page.evaluate("document.body.dataset.broken") is None
+    assert tokens_of.count() > 5 and "%" in tokens_of.first.get_attribute("title")
+    weak, strong = (tokens_of.nth(n).evaluate("node => getComputedStyle(node).backgroundColor") for n in (0, 6))
+    assert weak != strong
+    page.locator("#variant-text .message").first.focus()
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowRight")
+    assert "of the variant:" in said.inner_text() and "% of the product" in said.inner_text()
+    assert "Tokens of the template:" in page.locator("#original-text").inner_text()
+    assert violations(page) == []
+    page.locator("#candidates tbody tr:not(.own)").first.click()
+    assert page.locator("#token-lacking").is_visible() and page.locator("#variant-text ins").count()
+    page.locator("#candidates tbody tr.own").click()
+    page.select_option("#marked", "nothing")
+    assert not page.locator("#variant-text ins, #variant-text .token").count()
+    page.select_option("#setting", "model_generated")
+    page.select_option("#marked", "tokens")
+    assert page.locator("#token-lacking").is_visible(), "of this setting nobody has asked for tokens"
 
 
 def test_the_page_says_what_the_scores_mean_where_it_was_evaluated():

@@ -18,7 +18,9 @@ from gradsim_assets.core.models.encoded_sample import IGNORED
 from gradsim_assets.core.models.tokenization import ChatTokenizer
 from gradsim_assets.core.samples import check_variants, parse_samples
 from gradsim_assets.demo import data
+from gradsim_assets.demo.adapter import adapter_hash
 from gradsim_assets.demo.model import EOS, PAD, RECIPE, TURNS, build_demo_model, content_hash, train_tokenizer
+from gradsim_assets.demo.trained import weights_of
 
 # The real recipe with fewer steps: the tests ask whether building is sound, not whether the model is good.
 SHORT = dataclasses.replace(RECIPE, steps=4, warmup=2)
@@ -182,6 +184,31 @@ def test_finished_folder_is_used_again(built):
 
     assert build_demo_model(folder.parent, progress=no_training, recipe=SHORT) == folder
     assert digests(folder) == before
+
+
+def test_the_demos_own_weights_come_with_the_package(tmp_path):
+    def no_training(done: int, total: int) -> None:
+        pytest.fail("trained although the weights are there; `make demo-weights` makes those of a changed recipe")
+
+    folder = build_demo_model(tmp_path, progress=no_training)
+    assert folder.name == content_hash()
+    assert (folder / "model.safetensors").read_bytes() == weights_of(content_hash())["model.safetensors"].read_bytes()
+    assert set(weights_of(adapter_hash())) == {"adapter_model.safetensors", "base/model.safetensors"}
+    assert not weights_of(content_hash(SHORT)) and not weights_of(content_hash(random_init=True))
+
+
+@pytest.mark.slow
+def test_the_recipe_gives_the_weights_that_come_with_the_package(tmp_path, monkeypatch):
+    from safetensors.torch import load_file
+
+    shipped = load_file(weights_of(content_hash())["model.safetensors"])
+    monkeypatch.setattr("gradsim_assets.demo.trained.FOLDER", tmp_path / "none")
+    trained = load_file(build_demo_model(tmp_path) / "model.safetensors")
+    for (
+        name,
+        weights,
+    ) in shipped.items():  # the same bytes on the same kind of CPU; others round otherwise, at every step
+        assert (trained[name] - weights).norm() < 0.2 * weights.norm()
 
 
 def test_random_init_is_another_folder_with_other_weights_and_the_same_tokenizer(built, tmp_path):

@@ -157,8 +157,8 @@ def test_what_memory_sufficed_for_is_remembered_when_a_pass_goes_on(tmp_path):
         assert np.array_equal(again.dot_products[setting], whole.dot_products[setting])
 
 
-def test_running_out_of_memory_with_one_sample_is_an_error_that_says_so():
-    with pytest.raises(InputError, match="one sample at a time"):
+def test_running_out_of_memory_with_one_sample_and_component_is_an_error_that_says_so():
+    with pytest.raises(InputError, match=r"weight alone, of one pair of samples, do not fit beside the model"):
         run_pass(Scarce(tiny("llama"), 33), small_request(**REQUEST), PassOptions(batch_tokens=400))
 
 

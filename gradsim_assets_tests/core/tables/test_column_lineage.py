@@ -38,6 +38,7 @@ WITHOUT_SOURCES = {
     "subset_losses": {"subset", "setting"},
     "linear_datamodeling_score": {"method"},
     "removal": {"method", "draws"},
+    "token_attribution": {"side"},
 }
 
 

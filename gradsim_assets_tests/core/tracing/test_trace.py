@@ -12,7 +12,7 @@ import torch
 from gradsim_assets.core.components import component_type, family
 from gradsim_assets.core.datasets.text_overlap import with_text_overlap
 from gradsim_assets.core.errors import InputError
-from gradsim_assets.core.gradients.engine import PassRequest, PassResult, run_pass
+from gradsim_assets.core.gradients.engine import PassOptions, PassRequest, PassResult, run_pass
 from gradsim_assets.core.models.loading import LoadedModel, load_model
 from gradsim_assets.core.models.revisions import resolve
 from gradsim_assets.core.models.tokenization import ChatTokenizer
@@ -20,7 +20,8 @@ from gradsim_assets.core.sample_gradients.components import trainable_components
 from gradsim_assets.core.sample_gradients.preconditioning import ComponentPreconditioner
 from gradsim_assets.core.sample_gradients.reference import plain_gradient
 from gradsim_assets.core.samples import Sample, sample_frame
-from gradsim_assets.core.tracing.trace import Method, checked_query, originals_of, pieces
+from gradsim_assets.core.tracing.held_originals import HeldOriginals
+from gradsim_assets.core.tracing.trace import Method, TextError, checked_query, originals_of
 from gradsim_assets_tests.support.tiny_models import save_tiny_model
 
 ORIGINALS = [
@@ -53,6 +54,11 @@ class Halving:
 
     def of(self, component: str) -> ComponentPreconditioner:
         return ComponentPreconditioner(torch.full(self.shapes[component], 0.5 if "attn" in component else 1.0))
+
+
+@pytest.fixture(scope="module")
+def held(loaded: LoadedModel) -> HeldOriginals:
+    return HeldOriginals.of(loaded.model, [loaded.tokenizer.encode(one) for one in ORIGINALS], PassOptions())
 
 
 def traced(loaded: LoadedModel, method: str, split: int = 2, **more: object) -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -90,14 +96,16 @@ CASES = {
     "cosine": (lambda name: True, lambda name: 1.0),
     "dot_product": (lambda name: True, lambda name: 1.0),
     "*.mlp.*": (lambda name: ".mlp." in name, lambda name: 1.0),
+    "*.mlp.up*, *.q_proj.*": (lambda name: ".mlp.up" in name or ".q_proj." in name, lambda name: 1.0),
     "ekfac": (lambda name: True, lambda name: 0.25 if "attn" in name else 1.0),
 }
 
 
+@pytest.mark.parametrize("at_hand", [False, True], ids=["pass", "held"])
 @pytest.mark.parametrize("method", CASES)
-def test_originals_are_ranked_by_what_plain_gradients_say_and_tokens_make_up_the_product(method, loaded):
+def test_originals_are_ranked_by_what_plain_gradients_say_and_tokens_make_up_the_product(method, at_hand, loaded, held):
     chosen, weight = CASES[method]
-    found, tokens = traced(loaded, method)
+    found, tokens = traced(loaded, method, held=held if at_hand else None)
     wanted = products(loaded, chosen, weight)
     for row in found.to_dicts():
         dot, own, other = wanted[row["original_id"]]
@@ -117,6 +125,18 @@ def test_originals_are_ranked_by_what_plain_gradients_say_and_tokens_make_up_the
     assert found["similarity"].is_sorted(descending=True)
     assert found["original_id"].head(2).to_list() == ["eggs", "same"], "equal ones stay in the order of the data"
     assert found["answer_share"].drop_nulls().sum() <= 1
+
+
+@pytest.mark.parametrize("at_hand", [False, True], ids=["pass", "held"])
+def test_some_originals_are_compared_as_they_are_among_all(at_hand, loaded, held):
+    here = held if at_hand else None
+    whole, _ = traced(loaded, "cosine", held=here)
+    some, _ = traced(loaded, "cosine", held=here, among=["moon", "eggs"])
+    assert some["original_id"].to_list() == ["eggs", "moon"]
+    kept = whole.filter(pl.col("original_id").is_in(["moon", "eggs"]))
+    for column in ("similarity", "dot_product", "bm25_score", "bm25_rank"):
+        # fp32: a batch of another shape rounds otherwise.
+        assert some[column].to_list() == pytest.approx(kept[column].to_list(), abs=1e-5)
 
 
 def test_every_family_of_components_has_its_cosine_beside_texts_and_prompts(loaded):
@@ -140,14 +160,6 @@ def test_every_family_of_components_has_its_cosine_beside_texts_and_prompts(load
         assert row["bm25_rank"] == 1 + sum(score > row["bm25_score"] for score in scores)
 
 
-def test_the_pieces_of_a_text_are_the_text(loaded):
-    for sample in (QUERY, *ORIGINALS):
-        ids = loaded.tokenizer.encode(sample).input_ids.tolist()
-        found = pieces(loaded, ids)
-        assert len(found) == len(ids) and "".join(found) == loaded.tokenizer.tokenizer.decode(ids)
-    assert not any("\ufffd" in piece for piece in found)
-
-
 @pytest.mark.parametrize(
     ("given", "said"),
     [
@@ -162,16 +174,24 @@ def test_a_text_that_has_no_gradient_is_refused(given, said):
 
 
 def test_what_is_no_method_is_refused_with_those_that_there_are(loaded):
-    with pytest.raises(InputError, match="no method adam; give one of cosine, dot_product, ekfac, or a pattern"):
+    with pytest.raises(InputError, match="no method adam; give one of cosine, dot_product, ekfac, or patterns"):
         Method.of("adam", ["ekfac"])
     with pytest.raises(InputError, match=r"no component is called \*\.experts\.\*; the model has model\.embed_tokens"):
         traced(loaded, "*.experts.*")
+    with pytest.raises(InputError, match=r"no component is called \*\.experts\.\*; the model has"):
+        traced(loaded, "*.mlp.*,*.experts.*")
 
 
-def test_a_text_beyond_the_context_is_refused(loaded):
-    small = replace(loaded)
+@pytest.mark.parametrize("at_hand", [False, True], ids=["pass", "held"])
+@pytest.mark.parametrize(
+    ("policy", "said"), [("drop", "the text is longer than"), ("auto", r"the text has \d+ tokens")]
+)
+def test_a_text_beyond_the_context_is_refused(at_hand, policy, said, loaded, held):
+    small, how = replace(loaded), Method.of("cosine", [])
     vars(small)["max_positions"] = 8
-    with pytest.raises(InputError, match="the text is longer than the model's context"):
+    with pytest.raises(TextError, match=f"{said}.* the model's context of 8; shorten it"):
         originals_of(
-            QUERY, sample_frame(ORIGINALS), small, lambda request: None, Method.of("cosine", []), policy="drop"
+            *(QUERY, sample_frame(ORIGINALS), small, lambda request: None, how),
+            policy=policy,
+            held=held if at_hand else None,
         )

@@ -21,7 +21,7 @@ from gradsim_assets.core.tables.schemas import (
 
 
 def plots_of(table: str, frame: pl.DataFrame, setting: str = "", retrieval: pl.DataFrame | None = None) -> list[Plot]:
-    """The plots of an analysis table; `retrieval` adds the levels of other methods to compare with."""
+    """The plots of a table, of some none; `retrieval` adds the levels of other methods to compare with."""
     drawn = {
         PARAMETERS_PER_COMPONENT.name: lambda: static.parameters(frame),
         ACCURACY_PER_COMPONENT.name: lambda: static.accuracy(frame, retrieval, setting),
@@ -36,4 +36,4 @@ def plots_of(table: str, frame: pl.DataFrame, setting: str = "", retrieval: pl.D
         REMOVAL.name: lambda: static.removal(frame, setting),
         MODEL_COMPARISON.name: lambda: static.comparison(frame),
     }
-    return drawn[table]()
+    return drawn[table]() if table in drawn else []

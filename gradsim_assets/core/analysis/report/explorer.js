@@ -19,11 +19,7 @@
   });
 
   // ---- data ----------------------------------------------------------------------------------------------------
-  const unpack = (text, Type) => {
-    const binary = atob(text), bytes = new Uint8Array(binary.length);
-    for (let i = 0; i < binary.length; i++) bytes[i] = binary.charCodeAt(i);
-    return new Type(bytes.buffer); // little-endian, as every machine that runs a browser
-  };
+  const { unpack } = Tokens;
   const open = {};
   const load = (setting) => {
     if (open[setting]) return open[setting];
@@ -267,9 +263,7 @@
       "Candidates (▲ highest; choose one to read it beside the variant)" + (hidden > 0 ? `; ${hidden} less similar ones left out` : "");
   };
 
-  // A text with its words that the other one lacks marked; `parts` are null where it stands alone or is too long.
-  const message = (role, text, parts, kind) => {
-    const shown = parts ? parts.map(([part, differs]) => (differs ? element(kind, {}, part) : part)) : [text];
+  const message = (role, text, ...shown) => {
     const head = element("div", { className: "role" }, element("b", {}, role), Texts.button("copy", () => text, `Copy this text of the ${role}`));
     const node = element("div", { className: `message ${role}`, tabIndex: 0 }, head, ...shown);
     node.setAttribute("role", "group");
@@ -277,11 +271,12 @@
     return node;
   };
   // Turns are compared with those at the same place of the other text, where they are of the same role.
-  const messages = (texts, others, side, kind) =>
+  const messages = (texts, others, side, kind, marked) =>
     texts ? texts.map(([role, own], n) => {
       const other = others?.[n]?.[0] === role ? others[n][1] : undefined;
-      const compared = $("differences").checked && other !== undefined ? Texts.differences(...(side ? [other, own] : [own, other])) : null;
-      return message(role, own, compared?.[side], kind);
+      const compared = marked !== "nothing" && other !== undefined ? Texts.differences(...(side ? [other, own] : [own, other])) : null;
+      // Words that the other one lacks are marked, unless the text stands alone or is too long.
+      return message(role, own, ...(compared?.[side].map(([part, differs]) => (differs ? element(kind, {}, part) : part)) ?? [own]));
     }) : [element("p", { className: "help" }, "This report holds no text for it.")];
 
   const renderTexts = () => {
@@ -289,9 +284,25 @@
     const original = state.candidate === undefined ? id : originalOf(state.candidate);
     const texts = [DATA.texts.originals?.[original], data().texts?.[id]];
     $("original-head").textContent = original === id ? `Original ${id}` : `Candidate ${original}`;
-    $("original-text").replaceChildren(...messages(texts[0], texts[1], 0, "del"));
-    $("variant-text").replaceChildren(...messages(texts[1], texts[0], 1, "ins"));
+    const marked = marking(), nodes = { original: $("original-text"), variant: $("variant-text") };
+    const told = marked === "tokens" ? Tokens.pair(DATA.tokens[state.setting], id, original, { original: texts[0], variant: texts[1] }) : null;
+    if (told) {
+      for (const [side, node] of Object.entries(nodes)) {
+        node.replaceChildren(...told[side].texts.map((part) => message(part.role, part.text, ...Tokens.spans(told[side], part))),
+          element("p", { className: "help" }, Tokens.strongest(told[side])));
+      }
+      Tokens.follow(told, nodes, $("token-said"));
+    } else {
+      nodes.original.replaceChildren(...messages(texts[0], texts[1], 0, "del", marked));
+      nodes.variant.replaceChildren(...messages(texts[1], texts[0], 1, "ins", marked));
+      Tokens.unfollow(nodes);
+    }
+    if (!$("token-help")) return;
+    $("token-help").hidden = $("token-said").hidden = !told;
+    $("token-lacking").hidden = marked !== "tokens" || Boolean(told);
   };
+  // What texts are marked by: a list where the report knows of tokens, a box for words where it does not.
+  const marking = () => $("marked")?.value ?? ($("differences").checked ? "words" : "nothing");
 
   const axis = (title) => ({ title: { text: title }, gridcolor: STYLE.grid, linecolor: STYLE.axis, zeroline: false, automargin: true, ticks: "outside" });
   const layout = (height) => ({
@@ -407,7 +418,7 @@
     for (const name of ["order", "filter"]) {
       $(name).addEventListener("change", () => { list(); chooseSample(state.listed[0] ?? -1); });
     }
-    $("differences").addEventListener("change", renderTexts);
+    ($("marked") ?? $("differences")).addEventListener("change", renderTexts);
     window.addEventListener("hashchange", openAddress);
     let timer = 0;
     const search = () => {

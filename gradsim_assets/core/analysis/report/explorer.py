@@ -1,6 +1,5 @@
 """The data behind the sample explorer, small enough to be opened in a moment."""
 
-import base64
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from gradsim_assets.core.analysis.report.packing import pack
 from gradsim_assets.core.components import component_columns, family
 from gradsim_assets.core.samples import Message, samples_of
 from gradsim_assets.core.similarity.pair_products import Candidates, read_pairs
@@ -19,11 +19,6 @@ MOST_CANDIDATES = 10
 #: Cosines are stored as 16-bit integers: steps of 3e-5, finer than the four digits shown. The lowest value is "none".
 SCALE = 32767
 NONE = -32768
-
-
-def pack(values: np.ndarray) -> str:
-    """Base64 of little-endian numbers, which the page reads as a typed array."""
-    return base64.b64encode(values.astype(values.dtype.newbyteorder("<")).tobytes()).decode()
 
 
 def explorer(

@@ -11,7 +11,7 @@ import polars as pl
 
 from gradsim_assets.core.analysis.control_comparison import of_full_gradient
 from gradsim_assets.core.analysis.plots import interactive, palette, series, wording
-from gradsim_assets.core.analysis.report import explorer, sentences
+from gradsim_assets.core.analysis.report import explorer, sentences, tokens
 from gradsim_assets.core.analysis.report.citation import citation
 from gradsim_assets.core.analysis.report.evaluation_table import evaluation_columns, evaluation_rows
 from gradsim_assets.core.analysis.report.headline import headline_sentence, headlines
@@ -23,7 +23,7 @@ from gradsim_assets.core.embedded_json import embedded_json
 _HERE = Path(__file__).parent
 
 #: In the order in which they need one another.
-_SCRIPTS = ("texts.js", "tables.js", "figures.js", "explorer.js")
+_SCRIPTS = ("texts.js", "tokens.js", "tables.js", "figures.js", "explorer.js")
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,7 @@ def render_report(
 
     environment = Environment(loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined)
     explored = {setting: _explorer(results, parameters) for setting, results in settings.items()}
+    shown = _texts(explored, settings, originals)
     figures = {setting: _figures(results) for setting, results in settings.items()}
     proofs = {setting: _proofs(results) for setting, results in settings.items()}
     sections = {
@@ -105,8 +106,9 @@ def render_report(
                 for n, figure in enumerate(found)
             }
         ),
+        by_token=any(results.token_attribution is not None for results in settings.values()),
         explorer=embedded_json(
-            {"settings": explored, "texts": _texts(explored, settings, originals), "style": _style()}
+            {"settings": explored, "texts": shown, "tokens": _tokens(settings, shown), "style": _style()}
         ),
     )
 
@@ -185,6 +187,15 @@ def _texts(
             setting: explorer.texts(results.variants, set(explored[setting]["variants"]))
             for setting, results in settings.items()
         },
+    }
+
+
+def _tokens(settings: Mapping[str, SettingResults], texts: Mapping[str, Any]) -> dict[str, Any]:
+    """By setting what tokens make up of products, where that was asked for."""
+    return {
+        setting: tokens.tokens(results.token_attribution, texts["variants"][setting], texts["originals"])
+        for setting, results in settings.items()
+        if results.token_attribution is not None
     }
 
 

@@ -37,7 +37,7 @@ class Collected:
         """Takes a summand as factors (see `Sink`)."""
         self._summands.setdefault(use.components["weight"], []).append(factors)
 
-    def formed(self, component: int, gradients: torch.Tensor) -> None:
+    def formed(self, component: int, gradients: torch.Tensor, rows: torch.Tensor | None = None) -> None:
         """Takes a formed summand (see `Sink`)."""
         self._summands.setdefault(component, []).append(gradients)
 
