@@ -16,8 +16,10 @@ def scan(table: str, model: str | None = None, setting: str | None = None) -> "p
     return frame
 
 
-def trace(model: str, prompt: str, answer: str | None = None, method: str = "cosine") -> "pl.DataFrame":
-    """The table `traces` of a text: all originals, ranked by what they have to do with what a registered model answers.
+def trace(
+    model: str, prompt: str, answer: str | None = None, method: str = "cosine", against: str = "all"
+) -> "pl.DataFrame":
+    """The table `traces` of a text: originals, ranked by what they have to do with what a registered model answers.
 
     As `gradsim trace`: exact, kept in the home, and taken from there when the same text is traced again.
 
@@ -26,11 +28,13 @@ def trace(model: str, prompt: str, answer: str | None = None, method: str = "cos
         prompt: what the model is asked.
         answer: what it says; None for its own answer (greedy).
         method: "cosine", "dot_product", a preconditioner that is configured, or a pattern of components ("*.mlp.*").
+        against: the originals that it is compared with: "all", or the best by BM25 or by the gradient index ("bm25:50",
+            "index:200", "bm25:50+index:200").
 
     Raises:
-        InputError: the model is not registered, a text is empty or too long, or the originals are not there.
+        InputError: the model is not registered, a text is empty or too long, or the originals or the index are not there.
     """
     tracing = import_module("gradsim_assets.runs.tracing")
-    found, _ = tracing.trace(model, prompt, answer, method)
+    found, _ = tracing.trace(model, prompt, answer, method, against)
     originals: pl.DataFrame = found.originals
     return originals

@@ -169,6 +169,14 @@ class EvaluationSettings(_Section):
     at_once: int = Field(default=0, ge=0)
 
 
+class IndexSettings(_Section):
+    """How small the gradients are that the index of the originals holds, in how many parts, and how its recall is measured."""
+
+    dimension: int = Field(default=2048, ge=64, le=2**16)
+    slices: int = Field(default=1, ge=1, le=MAX_SHARDS)
+    queries: int = Field(default=20, ge=1)
+
+
 class SlurmSettings(_Section):
     """What the array jobs of `gradsim slurm` ask the cluster for."""
 
@@ -249,6 +257,8 @@ class Settings(_Section):
     evaluation: EvaluationSettings = EvaluationSettings()
     trace: TraceSettings = TraceSettings()
     training: TrainingRecipe | None = None
+    # None: no index of the originals is made.
+    index: IndexSettings | None = None
     slurm: SlurmSettings = SlurmSettings()
     automation: AutomationSettings = AutomationSettings()
     models: tuple[ModelSettings, ...] = (ModelSettings(id=DEMO),)

@@ -39,6 +39,7 @@ from gradsim_assets.defs.evaluation import (
 )
 from gradsim_assets.defs.exchange import import_scripts
 from gradsim_assets.defs.gradients import gradient_pass
+from gradsim_assets.defs.index import gradient_index, index_recall
 from gradsim_assets.defs.models import hf_model
 from gradsim_assets.defs.observe_sources import build as watching
 from gradsim_assets.defs.observe_sources import watches_optimizers
@@ -60,7 +61,13 @@ def build_definitions(settings: Settings, profiles: Mapping[str, Profile] | None
         # Multi-partition mappings and partitioned checks are beta or preview; we pin the version that they work on.
         warnings.simplefilter("ignore", dg.BetaWarning)
         warnings.simplefilter("ignore", dg.PreviewWarning)
-        return _build(settings, Partitions(settings.data.shards, settings.evaluation.subsets), profiles or {})
+        return _build(settings, partitions_of(settings), profiles or {})
+
+
+def partitions_of(settings: Settings) -> Partitions:
+    """The partitions of one configuration."""
+    slices = settings.index.slices if settings.index else 1
+    return Partitions(settings.data.shards, settings.evaluation.subsets, slices)
 
 
 def _build(settings: Settings, partitions: Partitions, profiles: Mapping[str, Profile]) -> dg.Definitions:
@@ -72,6 +79,8 @@ def _build(settings: Settings, partitions: Partitions, profiles: Mapping[str, Pr
         *bm25_candidates.build(settings, partitions),
         *curvature.build(settings, heavy),
         *gradient_pass.build(settings, partitions, heavy),
+        *gradient_index.build(settings, partitions, heavy),
+        *index_recall.build(settings, heavy),
         *gradient_similarity.build(),
         *first_order.build(settings, partitions, heavy),
         *tail_patch.build(settings, partitions, heavy),
@@ -102,7 +111,7 @@ def _build(settings: Settings, partitions: Partitions, profiles: Mapping[str, Pr
         ],
         asset_checks=[*build_tables(settings, partitions), *build_status()],
         jobs=[
-            *stages.build(light, bool(settings.preconditioners.methods)),
+            *stages.build(light, _without(settings)),
             import_scripts.build(partitions),
             *rerun_jobs,
         ],
@@ -111,6 +120,12 @@ def _build(settings: Settings, partitions: Partitions, profiles: Mapping[str, Pr
         resources=resources(settings)._asdict(),
         executor=executor(settings, profiles),
     )
+
+
+def _without(settings: Settings) -> list[stages.Stage]:
+    """The stages of which a configuration has no table."""
+    index = [] if settings.index else [stages.INDEX, stages.INDEX_RECALL]
+    return [*index, *([] if settings.preconditioners.methods else [stages.CURVATURE])]
 
 
 def tagged(spec: dg.AssetSpec) -> dg.AssetSpec:

@@ -56,7 +56,11 @@ def test_the_example_file_shows_the_defaults_and_knows_every_key(tmp_path: Path)
         ),
         ("[data]\nshards = 100", "data.shards = 100 is not accepted"),
         ("[data]\nshards = 0", "data.shards = 0 is not accepted"),
-        ("[data]\ncandidates = 0", 'data.candidates = 0 is not accepted (must be a number from 1 up, or "all")'),
+        (
+            "[data]\ncandidates = 0",
+            'data.candidates = 0 is not accepted (must be a number from 1 up, "bm25:5" with such a number, or "all")',
+        ),
+        ('[data]\ncandidates = "index:50"', "the index of a model is looked in by `gradsim trace --against index`"),
         (
             '[[models]]\nid = "a/b"\ncandidates = "some"',
             "models.0.candidates = 'some' is not accepted (must be a number",
@@ -133,6 +137,7 @@ def test_a_named_file_must_exist(tmp_path: Path) -> None:
 
 def test_all_candidates_can_be_asked_for(tmp_path: Path) -> None:
     assert settings_of('[data]\ncandidates = "all"', tmp_path).data.candidates == "all"
+    assert settings_of('[data]\ncandidates = "bm25:7"', tmp_path).data.candidates == 7
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from gradsim_assets.configuration import ModelSettings, PreconditionerSettings, Settings
+from gradsim_assets.configuration import IndexSettings, ModelSettings, PreconditionerSettings, Settings
 from gradsim_assets.core.tables.schemas import PRECONDITIONERS, TABLES
 from gradsim_assets.core.tables.table_names import PATHS
 from gradsim_assets.definitions import build_definitions
@@ -53,6 +53,7 @@ SETTINGS = Settings(
     tables="/nowhere",
     preconditioners=PreconditionerSettings(methods=PRECONDITIONERS),
     models=(ModelSettings(id="org/run", checkpoints="step-*"),),
+    index=IndexSettings(),
 )
 GRAPH = build_definitions(SETTINGS).get_repository_def().asset_graph
 

@@ -11,7 +11,7 @@ from gradsim_assets.configuration import Settings, load_settings
 from gradsim_assets.core.errors import InputError
 
 if TYPE_CHECKING:
-    from gradsim_assets.core.gradients.engine import PassGraph, PassRequest
+    from gradsim_assets.core.gradients.engine import ModelShape, PassGraph, PassOptions, PassRequest
     from gradsim_assets.core.models.revisions import Revision
 
 GIB = 2**30
@@ -89,6 +89,32 @@ def _gradients(model: str, settings: Settings, memory_gib: float | None, tflops:
         f"{max(plan.memory_bytes for plan in plans) / GIB:.2f} GiB at once of {memory / GIB:.2f} allowed; "
         f"{sum(plan.disk_bytes for plan in plans) / GIB:.3f} GiB of scratch and tables",
         f"about {_duration(sum(plan.seconds(rate) for plan in plans))} at {rate / 1e12:.2f} TFLOP/s on {device}",
+        *_index(shape, graphs.values(), settings, options, rate),
+    ]
+
+
+def _index(
+    shape: "ModelShape", graphs: "Iterable[PassGraph]", settings: Settings, options: "PassOptions", rate: float
+) -> list[str]:
+    """What an index costs, of so many originals and more; nothing where none is asked for."""
+    import torch
+
+    from gradsim_assets.core.index.index_plan import SIZES, index_plans
+    from gradsim_assets.core.sample_gradients.device_profile import profile_of
+
+    if settings.index is None:
+        return []
+    lengths = {name: length for graph in graphs for name, length in graph.originals.items()}
+    profile = profile_of(torch.device(options.device), shape.dtype, settings.compute.precision)
+    sizes = [len(lengths), *SIZES]
+    plans = index_plans(shape, lengths, settings.index.dimension, profile, rate, sizes)
+    return [
+        f"index of {settings.index.dimension} numbers an original, in originals like these; its recall takes as many passes again:",
+        *(
+            f"  {plan.originals:,} originals: {plan.originals:,} passes, about {_duration(plan.seconds)}, "
+            f"{plan.disk_bytes / GIB:.3f} GiB on disk, {plan.memory_bytes / GIB:.3f} GiB while it is searched"
+            for plan in plans
+        ),
     ]
 
 

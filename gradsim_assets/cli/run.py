@@ -37,7 +37,7 @@ def demo() -> None:
 #: What `--only` leaves of the stages. The evaluation and tokens are made on request; what was once asked for is kept up to date by "all".
 PARTS = {
     "all": (
-        *("originals", "variants", "curvature", "gradients"),
+        *("originals", "variants", "curvature", "gradients", "index", "index_recall"),
         *("evaluation", "retraining", "counterfactuals", "tokens"),
         *("analyses", "comparison"),
     ),
@@ -48,6 +48,7 @@ PARTS = {
         *("evaluation", "retraining", "counterfactuals"),
         "analyses",
     ),
+    "index": ("originals", "index", "index_recall"),
     "tokens": ("originals", "variants", "curvature", "gradients", "tokens", "analyses"),
     "analyses": ("analyses", "comparison"),
 }
@@ -70,6 +71,8 @@ def run(model: str, only: str | None, force: bool) -> None:
       gradsim run demo --only tokens                           the report's texts coloured by token
     """
     settings = load_settings()
+    if only == "index" and settings.index is None:
+        raise InputError("no index is configured; put [index] into gradsim.toml first (gradsim.example.toml says how).")
     part = only or "all"
     for one in _models_of(model, settings):
         if one != model:
@@ -117,7 +120,7 @@ def run_part(model_id: str, part: str, force: bool, settings: Settings, requeste
         _up_to_date(runs, own, control, part, force, settings, requested=())
     rounds = _up_to_date(runs, stages, model_id, part, force, settings, requested)
     if part in ("all", "gradients") and (swept := runs.sweep(model_id)):
-        click.echo(f"{swept} files of shards or subsets that there are no more are removed")
+        click.echo(f"{swept} files of shards, subsets or slices that there are no more are removed")
     if not rounds:
         click.echo("Everything is there and up to date.")
     if "analyses" in PARTS[part]:
@@ -183,6 +186,8 @@ def _one_round(
         runs.observe(model_id, settings)
     ran = 0
     for stage in stages:
+        if stage.job == "index_recall" and part == "index" and not _has_paraphrases(settings):
+            continue  # which cost something, and nobody has asked for them
         for partition, assets in runs.turns(stage, model_id, force, stage.job in requested):
             assets = _with_inputs(assets, model_id, settings, absent) if part == "analyses" else assets
             if not assets:
@@ -199,6 +204,16 @@ def _one_round(
                 sys.exit(FAILED)
             click.echo(f"✓ {where} ({len(assets)} asset{'s' if len(assets) > 1 else ''}, {outcome.seconds:.1f} s)")
     return ran
+
+
+def _has_paraphrases(settings: Settings) -> bool:
+    """Whether all shards are paraphrased."""
+    from gradsim_assets.core.partition_keys import shard_keys
+    from gradsim_assets.core.tables.schemas import PARAPHRASED
+    from gradsim_assets.core.tables.storage import Partition, Tables
+
+    shards = [Partition(shard=key) for key in shard_keys(settings.data.shards)]
+    return all(Tables(settings.tables).exists([PARAPHRASED.name], shard) for shard in shards)
 
 
 def _refuse_stale_inputs(runs: "Launcher", stages: Sequence["Stage"], model_id: str, settings: Settings) -> None:

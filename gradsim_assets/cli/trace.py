@@ -35,13 +35,35 @@ _HEAD = 100
     show_default=True,
     help="cosine, dot_product, a preconditioner that is configured (ekfac), or patterns of components ('*.mlp.*,*.q_proj.*').",
 )
+@click.option(
+    "--against",
+    default="all",
+    show_default=True,
+    help="Originals to compare with: all, the best by BM25 (bm25:50), by the gradient index (index), or both (bm25:50+index:200).",
+)
+@click.option(
+    "--rerank",
+    default=200,
+    show_default=True,
+    type=click.IntRange(1),
+    help="With --against index: so many of the best by the index are compared exactly.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, all originals; of a file a line for each text.")
 def trace(
-    model: str, prompt: str | None, answer: str | None, path: Path | None, top: int, method: str, as_json: bool
+    model: str,
+    prompt: str | None,
+    answer: str | None,
+    path: Path | None,
+    top: int,
+    method: str,
+    against: str,
+    rerank: int,
+    as_json: bool,
 ) -> None:
-    """Rank all originals by how much they have to do with what MODEL answered, and say token by token why.
+    """Rank the originals by how much they have to do with what MODEL answered, and say token by token why.
 
-    The gradient of the text is compared with that of every original, exactly. Everything is kept under `traces` of the home, with a page
+    The gradient of the text is compared with that of every original, exactly; among very many, with those that an index of sketches
+    finds (docs/gradient-index.md), and the order of these is exact. Everything is kept under `traces` of the home, with a page
     that colours the tokens; the same text is not computed again.
 
     \b
@@ -49,17 +71,19 @@ def trace(
       gradsim trace demo --prompt "How do I boil an egg?"
       gradsim trace demo --prompt "How do I boil an egg?" --answer "Put it into water." --method ekfac
       gradsim trace demo --prompt "How do I boil an egg?" --method "*.mlp.*" --json
+      gradsim trace demo --prompt "How do I boil an egg?" --against index --rerank 500
       gradsim trace demo --file questions.jsonl --top 5
     """
     import dagster as dg
 
     if (prompt is None) == (path is None) or (path is not None and answer is not None):
         raise click.UsageError("give a text by --prompt (and --answer), or many by --file.")
+    how = (method, f"index:{rerank}" if against == "index" else against)
     try:
         if path is None:
-            whole = _one(model, str(prompt), answer, top, method, as_json)
+            whole = _one(model, str(prompt), answer, top, how, as_json)
         else:
-            whole = _many(model, path, top, method, as_json)
+            whole = _many(model, path, top, how, as_json)
     except dg.Failure as error:
         click.echo(f"✗ {error.description}", err=True)
         sys.exit(FAILED)
@@ -67,19 +91,19 @@ def trace(
         sys.exit(FAILED)
 
 
-def _one(model: str, prompt: str, answer: str | None, top: int, method: str, as_json: bool) -> bool:
+def _one(model: str, prompt: str, answer: str | None, top: int, how: tuple[str, str], as_json: bool) -> bool:
     from gradsim_assets.runs.tracing import trace as trace_text
 
-    _print(*trace_text(model, prompt, answer, method), top, as_json)
+    _print(*trace_text(model, prompt, answer, *how), top, as_json)
     return True
 
 
-def _many(model: str, path: Path, top: int, method: str, as_json: bool) -> bool:
+def _many(model: str, path: Path, top: int, how: tuple[str, str], as_json: bool) -> bool:
     """Prints what is found of every text of a file; False where some could not be traced."""
     from gradsim_assets.runs.tracing import trace_file
 
     whole = True
-    for number, (asked, found) in enumerate(trace_file(model, path, method)):
+    for number, (asked, found) in enumerate(trace_file(model, path, *how)):
         if not isinstance(found, tuple):
             click.echo(f"✗ {asked.place}: {found}", err=True)
             whole = False
@@ -97,6 +121,9 @@ def _print(found: "StoredTrace", folder: Path, top: int, as_json: bool) -> None:
     if found.generated:
         click.echo(f"The model answers: {found.answer}\n")
     click.echo(_table(found, top))
+    if found.provenance.get("against", "all") != "all":
+        recall = f"; {found.provenance['recall']}" if "recall" in found.provenance else ""
+        click.echo(f"\nCompared with {found.originals.height} originals ({found.provenance['against']}){recall}.")
     click.echo(f"\nPage: {folder / 'index.html'}")
 
 

@@ -115,15 +115,15 @@ def shard_keys(count: int) -> list[str]:
     return [f"{index:02d}" for index in range(count)]
 
 
-def shard_slice(items: Sequence[T], key: str, count: int) -> Sequence[T]:
-    """The contiguous slice of `items` that belongs to a shard; sizes differ by at most one.
+def shard_slice(items: Sequence[T], key: str, count: int, setting: str = "data.shards") -> Sequence[T]:
+    """The contiguous slice of `items` that belongs to a shard; sizes differ by at most one. `setting` names what says their number.
 
     Raises:
         InputError: more shards than items, so that one would be empty.
     """
     if count > len(items):
         raise InputError(
-            f"{count} shards are more than the {len(items)} samples; set data.shards to {len(items)} or less."
+            f"{count} {setting.partition('.')[2]} are more than the {len(items)} samples; set {setting} to {len(items)} or less."
         )
     index, size = int(key), len(items)
     return items[index * size // count : (index + 1) * size // count]

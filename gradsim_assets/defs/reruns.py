@@ -2,7 +2,6 @@
 
 import dagster as dg
 
-from gradsim_assets.core.partition_keys import shard_keys
 from gradsim_assets.core.tables.table_names import PATHS
 from gradsim_assets.orchestration.backfills import launch_backfill, unfinished_backfills
 from gradsim_assets.orchestration.failures import fails_in_one_sentence
@@ -16,10 +15,9 @@ STALE, NEEDED = "rerun_stale", "run_needed"
 
 
 def _sweep(context: dg.OpExecutionContext, store: TableStore) -> int:
-    """Removes what other numbers of shards or subsets have left of tables whose models are registered; how many files."""
-    keys = shard_keys(store.shards), shard_keys(store.subsets)
+    """Removes what other numbers of shards, subsets or slices have left of tables whose models are registered; how many files."""
     slugs = registered(context.instance)
-    return sum(len(store.tables.sweep(path, *keys, slug)) for path in PATHS.values() for slug in slugs)
+    return sum(len(store.tables.sweep(path, store.partition_keys, slug)) for path in PATHS.values() for slug in slugs)
 
 
 def rerun_job(name: str, missing: bool) -> dg.JobDefinition:
@@ -39,7 +37,7 @@ def rerun_job(name: str, missing: bool) -> dg.JobDefinition:
         else:
             swept = _sweep(context, store)
             context.log.info(
-                f"nothing is {what}; {swept} files of shards or subsets that there are no more were removed"
+                f"nothing is {what}; {swept} files of shards, subsets or slices that there are no more were removed"
             )
 
     @dg.job(name=name, description=f"Hands a backfill of everything that is {what} to the daemon.")

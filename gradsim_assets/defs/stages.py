@@ -1,12 +1,13 @@
 """Jobs: the stages of an experiment, each over the partitions that its assets share."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import dagster as dg
 
-from gradsim_assets.core.tables.schemas import MODEL_COMPARISON, MODEL_GENERATED
+from gradsim_assets.core.tables.schemas import GRADIENT_INDEX, MODEL_COMPARISON, MODEL_GENERATED
+from gradsim_assets.core.tables.schemas import INDEX_RECALL as RECALL
 from gradsim_assets.orchestration import groups
 from gradsim_assets.orchestration.asset_keys import BY_RETRAINING, BY_STEPS, BY_TOKENS, asset_key
 from gradsim_assets.orchestration.dagster_internals import UnresolvedAssetJobDefinition
@@ -36,6 +37,17 @@ GRADIENTS = Stage(
     "gradients",
     dg.AssetSelection.assets(asset_key(MODEL_GENERATED.name)) | dg.AssetSelection.groups(groups.GRADIENTS),
     "Answers and gradient tables of a model and shard: the part that needs a GPU for models of real size.",
+)
+INDEX = Stage(
+    "index",
+    dg.AssetSelection.from_string(f"key:{GRADIENT_INDEX.name}"),  # not every configuration has one
+    "Sketches of the gradients of all originals, slice by slice, in which traces look; none without [index] in gradsim.toml. "
+    "COST: one pass over the originals.",
+)
+INDEX_RECALL = Stage(
+    "index_recall",
+    dg.AssetSelection.from_string(f"key:{RECALL.name}"),
+    "What of the truth the index finds, for a sample of paraphrases. COST: one exact pass over the originals.",
 )
 EVALUATION = Stage(
     "evaluation",
@@ -73,19 +85,20 @@ COMPARISON = Stage("comparison", dg.AssetSelection.assets(MODEL_COMPARISON.name)
 
 #: In the order in which they need one another.
 STAGES = (
-    *(ORIGINALS, VARIANTS, CURVATURE, GRADIENTS),
+    *(ORIGINALS, VARIANTS, CURVATURE, GRADIENTS, INDEX, INDEX_RECALL),
     *(EVALUATION, RETRAINING, COUNTERFACTUALS, TOKENS),
     *(ANALYSES, COMPARISON),
 )
 
 #: Those whose steps are worth processes (on Kubernetes: pods) of their own.
-HEAVY_STAGES = (CURVATURE, GRADIENTS, EVALUATION, RETRAINING, COUNTERFACTUALS, TOKENS)
+HEAVY_STAGES = (CURVATURE, GRADIENTS, INDEX, INDEX_RECALL, EVALUATION, RETRAINING, COUNTERFACTUALS, TOKENS)
 
 
-def build(light: Mapping[str, Any] | None = None, curvature: bool = False) -> list[UnresolvedAssetJobDefinition]:
-    """One job per stage; `light` are the tags of a run pod that works through the analyses itself.
-
-    There is one of `curvature` only where there is such a table.
+def build(
+    light: Mapping[str, Any] | None = None, without: Collection[Stage] = ()
+) -> list[UnresolvedAssetJobDefinition]:
+    """One job per stage, `without` those of which a configuration has no table; `light` are the tags of a run pod that works
+    through the analyses itself.
     """
     return [
         dg.define_asset_job(
@@ -97,5 +110,5 @@ def build(light: Mapping[str, Any] | None = None, curvature: bool = False) -> li
             executor_def=None if stage in HEAVY_STAGES else dg.in_process_executor,
         )
         for stage in STAGES
-        if curvature or stage is not CURVATURE
+        if not any(stage is one for one in without)
     ]

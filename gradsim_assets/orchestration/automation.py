@@ -22,7 +22,7 @@ from gradsim_assets.orchestration.dagster_internals import AssetGraphView, Asset
 from gradsim_assets.orchestration.stale_status import StatusResolver
 
 #: Groups whose assets are computed again when a model changes; the datasets do not depend on models.
-GROUPS = (groups.CURVATURE, groups.GRADIENTS, groups.SIMILARITY, groups.ANALYSIS)
+GROUPS = (groups.CURVATURE, groups.GRADIENTS, groups.INDEX, groups.SIMILARITY, groups.ANALYSIS)
 ANSWERS = asset_key(MODEL_GENERATED.name)
 
 #: What imported results have too, although nobody wrote their variants here.

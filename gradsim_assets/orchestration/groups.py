@@ -8,10 +8,11 @@ GRADIENTS = "gradients"
 SIMILARITY = "similarity"
 ANALYSIS = "analysis"
 EVALUATION = "evaluation"
+INDEX = "index"
 TRACING = "tracing"
 
 #: What GPUs are for, besides the model's answers, whose group is that of texts.
-ON_GPU = frozenset({CURVATURE, GRADIENTS, EVALUATION})
+ON_GPU = frozenset({CURVATURE, GRADIENTS, INDEX, EVALUATION})
 
 #: What analyses are made with, as tags of the UI.
 TABLE_KINDS = {"polars", "parquet"}

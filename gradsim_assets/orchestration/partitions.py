@@ -1,4 +1,4 @@
-"""Partitions: models (dynamic), shards of the variants' ids and subsets of the originals (static), and models with either."""
+"""Partitions: models (dynamic), shards of the variants' ids, subsets and slices of the originals (static), models with any."""
 
 import warnings
 from dataclasses import dataclass
@@ -18,6 +18,7 @@ class Partitions:
 
     shard_count: int
     subset_count: int = 1
+    slice_count: int = 1
 
     @property
     def shards(self) -> dg.StaticPartitionsDefinition:
@@ -38,6 +39,16 @@ class Partitions:
     def model_subsets(self) -> dg.MultiPartitionsDefinition:
         """Every model with every subset."""
         return dg.MultiPartitionsDefinition({"model": MODELS, "subset": self.subsets})
+
+    @property
+    def slices(self) -> dg.StaticPartitionsDefinition:
+        """Slices of the originals' ids that are indexed."""
+        return dg.StaticPartitionsDefinition(shard_keys(self.slice_count))
+
+    @property
+    def model_slices(self) -> dg.MultiPartitionsDefinition:
+        """Every model with every slice."""
+        return dg.MultiPartitionsDefinition({"model": MODELS, "slice": self.slices})
 
 
 with warnings.catch_warnings():

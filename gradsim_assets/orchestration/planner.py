@@ -26,6 +26,7 @@ def targets(
     models: Collection[str] | None = None,
     shards: Collection[str] | None = None,
     subsets: Collection[str] | None = None,
+    slices: Collection[str] | None = None,
     keys: Collection[dg.AssetKey] | None = None,
     missing: bool = True,
     force: bool = False,
@@ -38,12 +39,12 @@ def targets(
 
     Args:
         files: finds lost files; None where there are none to look at.
-        models, shards, subsets, keys: restrict the answer.
+        models, shards, subsets, slices, keys: restrict the answer.
         missing: includes what was never computed.
         force: all of them, however they stand.
         requested: includes what is made on request alone and was never computed.
     """
-    resolver = StatusResolver(instance, graph, _few(models, shards, subsets), files)
+    resolver = StatusResolver(instance, graph, _few(models, shards, subsets, slices), files)
     found: list[Target] = []
     known = registered(instance)
     changing: dict[dg.AssetKey, list[Partition]] = {}  # whose content may become another one
@@ -55,7 +56,7 @@ def targets(
         partitions = [one for one in partitions_of(instance, graph, key) if _within(one[1], models)]
         asked = None if requested or not on_request(key) else asked_for(instance, resolver, key)
         for target, where in partitions:
-            if not _within(where, None, shards, subsets) or (asked is not None and where.model not in asked):
+            if not _within(where, None, shards, subsets, slices) or (asked is not None and where.model not in asked):
                 continue
             if force or _changes(resolver, target, places_read(graph, key, where, known), above, missing):
                 changing.setdefault(key, []).append(where)
@@ -95,10 +96,10 @@ class Above:
         return {tuple(levels[name] for name in dimensions) for levels in found}
 
 
-def _few(models: Collection[str] | None, shards: Collection[str] | None, subsets: Collection[str] | None) -> int | None:
+def _few(models: Collection[str] | None, *others: Collection[str] | None) -> int | None:
     """How many partitions of a table a question is about, where it names them all."""
-    slices = subsets if shards is None else shards  # no table has both
-    return None if models is None or slices is None else len(models) * len(slices)
+    named = next((keys for keys in others if keys is not None), None)  # no table has two of them
+    return None if models is None or named is None else len(models) * len(named)
 
 
 def _within(
@@ -106,10 +107,10 @@ def _within(
     models: Collection[str] | None,
     shards: Collection[str] | None = None,
     subsets: Collection[str] | None = None,
+    slices: Collection[str] | None = None,
 ) -> bool:
-    of_models = models is None or where.model in (None, *models)
-    of_shards = shards is None or where.shard in (None, *shards)
-    return of_models and of_shards and (subsets is None or where.subset in (None, *subsets))
+    asked = ((where.model, models), (where.shard, shards), (where.subset, subsets), (where.slice, slices))
+    return all(keys is None or key in (None, *keys) for key, keys in asked)
 
 
 def _changes(resolver: StatusResolver, target: Target, read: Sequence[Partition], above: Above, missing: bool) -> bool:

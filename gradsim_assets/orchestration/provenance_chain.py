@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import polars as pl
-from dagster import AssetKey
+from dagster import AssetKey, MultiPartitionsDefinition
 
 from gradsim_assets.core.candidates.bm25_candidates import model_candidates
 from gradsim_assets.core.errors import InputError
@@ -85,9 +85,12 @@ class _Walk:
         model = self.slug if "model" in names else None
         if "subset" in names:  # each holds all samples: the first stands for them
             return Partition(model, subset="00")
-        if "shard" not in names:
+        if "slice" in names:
+            places = [Partition(model, slice=one) for one in self._slices(key)]
+        elif "shard" in names:
+            places = [Partition(model, shard) for shard in self.shards]
+        else:
             return Partition(model)
-        places = [Partition(model, shard) for shard in self.shards]
         lost = [place for place in places if self._why_lost(key, place)]
         for place in places:
             if (
@@ -103,9 +106,14 @@ class _Walk:
                 f"sample {self.sample} has no variant: its paraphrase is missing ({why}), so no table holds it."
             )
         raise InputError(
-            f"sample {self.sample} is in no shard of {key.to_user_string()}{f' of {self.slug}' if model else ''}; "
+            f"sample {self.sample} is in no {places[0].levels[-1][0]} of {key.to_user_string()}{f' of {self.slug}' if model else ''}; "
             "correct its id, or compute the table first: `gradsim run MODEL`."
         )
+
+    def _slices(self, key: AssetKey) -> Sequence[str]:
+        definition = self.resolver.asset_graph.get(key).partitions_def
+        assert isinstance(definition, MultiPartitionsDefinition)
+        return definition.get_partitions_def_for_dimension("slice").get_partition_keys()
 
     def _why_lost(self, key: AssetKey, place: Partition) -> str | None:
         return self.resolver.why_lost(key, key_of(place))

@@ -29,6 +29,7 @@ def resources(settings: Settings) -> Resources:
         configuration=settings.fingerprint,
         shards=settings.data.shards,
         subsets=settings.evaluation.subsets,
+        slices=settings.index.slices if settings.index else 0,
         preconditioned=bool(settings.preconditioners.methods),
     )
     return Resources(

@@ -16,6 +16,7 @@ from gradsim_assets.core.models.loading import LoadedModel
 if TYPE_CHECKING:
     from gradsim_assets.core.curvature.curvature import CurvatureReport, Fisher
     from gradsim_assets.core.gradients.engine import PassOptions, PassReport, PassRequest, PassResult
+    from gradsim_assets.core.index.sketching import SketchReport
     from gradsim_assets.core.models.encoded_sample import EncodedSample
     from gradsim_assets.core.sample_gradients.preconditioning import Preconditioners
     from gradsim_assets.core.tracing.attributed_pairs import AttributedPair
@@ -95,6 +96,25 @@ class Compute(dg.ConfigurableResource):
         options = self._options(loaded.device, code_version)
         try:
             return compute_curvature(loaded.model, originals, kind, fisher, folder, options, progress, log)
+        except ArithmeticError as error:
+            raise dg.Failure(str(error), allow_retries=False) from error
+
+    def sketches(
+        self,
+        loaded: LoadedModel,
+        samples: "Sequence[EncodedSample]",
+        dimension: int,
+        folder: Path | None,
+        progress: Callable[[int, int, str], None],
+        log: Callable[[str], None],
+        code_version: str,
+    ) -> "SketchReport":
+        """Sketches of the gradients of samples, in files under `folder` until all are there: what is finished there is kept."""
+        from gradsim_assets.core.index.sketching import sketch
+
+        options = self._options(loaded.device, code_version)
+        try:
+            return sketch(loaded.model, samples, dimension, folder, options, progress, log)
         except ArithmeticError as error:
             raise dg.Failure(str(error), allow_retries=False) from error
 

@@ -8,6 +8,7 @@ import polars as pl
 
 from gradsim_assets import __version__
 from gradsim_assets.core.errors import InputError
+from gradsim_assets.core.partition_keys import shard_keys
 from gradsim_assets.core.tables.column_lineage import sources
 from gradsim_assets.core.tables.schemas import LIMA, PARAPHRASED, TABLES
 from gradsim_assets.core.tables.storage import Partition, Tables, computing
@@ -28,6 +29,8 @@ class TableStore(dg.ConfigurableResource):
     shards: int = 0
     #: On how many halves of the originals models are retrained.
     subsets: int = 1
+    #: Into how many slices the originals are cut for the index; 0 where there is none.
+    slices: int = 0
     #: Whether there are products under preconditioners.
     preconditioned: bool = False
 
@@ -35,6 +38,12 @@ class TableStore(dg.ConfigurableResource):
     def tables(self) -> Tables:
         """The tables under the root."""
         return Tables(self.root)
+
+    @property
+    def partition_keys(self) -> dict[str, list[str]]:
+        """The keys that there are now, by each dimension of which it is known."""
+        counts = {"shard": self.shards, "subset": self.subsets, "slice": self.slices}
+        return {name: shard_keys(count) for name, count in counts.items() if count}
 
     def optional(self, key: Sequence[str], partitions: Sequence[Partition]) -> pl.DataFrame | None:
         """Many partitions of a table in memory; None unless all are there."""
@@ -64,12 +73,12 @@ class TableStore(dg.ConfigurableResource):
         by_version: dict[str, Partition] = {}
         for partition in partitions:
             source = self.tables.provenance(key, partition)
-            cut = source.get("shards")
-            if cut and self.shards and cut != self.shards:
-                raise InputError(
-                    f"table {'/'.join(key)} {partition} is one of {cut} shards, and there are {self.shards} now; "
-                    f"{computing(partition)} computes it again."
-                )
+            for name, now in (("shards", self.shards), ("slices", self.slices)):
+                if (cut := source.get(name)) and now and cut != now:
+                    raise InputError(
+                        f"table {'/'.join(key)} {partition} is one of {cut} {name}, and there are {now} now; "
+                        f"{computing(partition)} computes it again."
+                    )
             parts = [source.get(name) for name in ("revision", "settings", "retriever")]
             if numerics := source.get("numerics"):
                 parts.append(f"numerics={numerics}")
@@ -113,6 +122,7 @@ class TableStore(dg.ConfigurableResource):
             "run_id": run_id,
             "configuration": self.configuration,
             **({"shards": self.shards} if partition.shard and self.shards else {}),
+            **({"slices": self.slices} if partition.slice and self.slices else {}),
             **({"code_version": code_version} if code_version else {}),
             **({"dataset": dataset} if (dataset := self.dataset(key)) else {}),
             **entries,

@@ -14,7 +14,7 @@ import dagster as dg
 from gradsim_assets.configuration import Settings, load_settings
 from gradsim_assets.core.errors import ServiceError
 from gradsim_assets.core.home import Home, gradsim_home
-from gradsim_assets.core.partition_keys import model_id_of, model_slug, shard_keys
+from gradsim_assets.core.partition_keys import model_id_of, model_slug
 from gradsim_assets.core.tables.storage import Partition, Tables
 from gradsim_assets.core.tables.table_names import PATHS
 from gradsim_assets.defs.models.hf_model import HF_MODEL, sighting
@@ -146,11 +146,11 @@ class Launcher:
         return seen.metadata()
 
     def sweep(self, model_id: str) -> int:
-        """Removes what other numbers of shards or subsets have left of a model, and of tables without models; how many files."""
+        """Removes what other numbers of shards, subsets or slices have left of a model, and of tables without models; how many
+        files."""
         settings = load_settings()
-        tables, slug = Tables(settings.tables), model_slug(model_id)
-        keys = shard_keys(settings.data.shards), shard_keys(settings.evaluation.subsets)
-        return sum(len(tables.sweep(path, *keys, slug)) for path in PATHS.values())
+        store, slug = resources(settings).store, model_slug(model_id)
+        return sum(len(store.tables.sweep(path, store.partition_keys, slug)) for path in PATHS.values())
 
     def work(
         self,
@@ -160,7 +160,7 @@ class Launcher:
         within: Partition | None = None,
         requested: bool = False,
     ) -> dict[str | None, list[dg.AssetKey]]:
-        """Per partition of a stage (of one model, of one shard or subset) the assets to materialise: those that are missing or stale and
+        """Per partition of a stage (of one model, of one shard, subset or slice) the assets to materialise: those that are missing or stale and
         what follows from them within the stage; all with `force`. `requested` as `targets` has it."""
         by_partition: dict[str | None, list[dg.AssetKey]] = {}
         for target in self.targets([stage], model_id, force=force, within=within, requested=requested):
@@ -203,7 +203,7 @@ class Launcher:
         within: Partition | None = None,
         requested: bool = False,
     ) -> list[Target]:
-        """As `orchestration.planner.targets`, of some stages (and one model, and the shard or subset of one place)."""
+        """As `orchestration.planner.targets`, of some stages (and one model, and the shard, subset or slice of one place)."""
         graph = self.repository.asset_graph
         keys = {key for stage in stages for key in stage.selection.resolve(graph)}
         models = [model_slug(model_id)] if model_id else None
@@ -215,6 +215,7 @@ class Launcher:
             models=models,
             shards=[place.shard] if place.shard else None,
             subsets=[place.subset] if place.subset else None,
+            slices=[place.slice] if place.slice else None,
             keys=keys,
             missing=missing,
             force=force,

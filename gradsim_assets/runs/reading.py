@@ -7,7 +7,7 @@ import polars as pl
 
 from gradsim_assets.configuration import Settings, load_settings, registered_id
 from gradsim_assets.core.errors import InputError
-from gradsim_assets.core.partition_keys import model_id_of, model_slug, shard_keys
+from gradsim_assets.core.partition_keys import model_id_of, model_slug
 from gradsim_assets.core.tables.storage import Partition
 from gradsim_assets.core.tables.table_names import path_of_table
 from gradsim_assets.orchestration.partitions import MODELS
@@ -34,17 +34,17 @@ def scan(table: str, model: str | None = None, setting: str | None = None) -> pl
     path = path_of_table(f"{table}/{setting}" if setting else table)
     store = resources(settings).store
     there = store.tables.found(path)
-    subsets = shard_keys(settings.evaluation.subsets) if there[0].subset else [None]
-    shards = shard_keys(settings.data.shards) if there[0].shard else [None]
+    cut = next((name for name, _ in there[0].levels if name != "model"), None)
+    inner = [{cut: key} for key in store.partition_keys.get(cut, ())] if cut else [{}]
     if there[0].model is None:
-        parts = [Partition(shard=shard) for shard in shards]
+        parts = [Partition(**one) for one in inner]
         store.check_one_version(path, parts)
         return store.tables.scan(path, parts)
     slugs = _registered(settings, registered_id(model, Path()) if model else None)
     having = {place.model for place in there}
     frames = []
     for slug in slugs if model else [slug for slug in slugs if slug in having]:
-        parts = [Partition(slug, shard, subset) for shard in shards for subset in subsets]
+        parts = [Partition(slug, **one) for one in inner]
         frame = store.tables.scan(path, parts)  # names what is missing before anything is read of it
         store.check_one_version(path, parts)
         frames.append(frame.select(pl.lit(model_id_of(slug)).alias("model"), pl.all()))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from gradsim_assets.configuration import Settings, load_settings
+from gradsim_assets.core.candidates.candidate_source import ALL, CandidateSource
 from gradsim_assets.core.errors import InputError
 from gradsim_assets.core.home import Home
 from gradsim_assets.core.partition_keys import model_slug
@@ -22,6 +23,7 @@ from gradsim_assets.orchestration.asset_keys import asset_key
 from gradsim_assets.orchestration.dagster_internals import BaseAssetGraph
 from gradsim_assets.orchestration.planner import targets
 from gradsim_assets.resources.by_name import Resources, resources
+from gradsim_assets.runs.compared_originals import Choice
 from gradsim_assets.runs.environment import open_instance
 from gradsim_assets.runs.launcher import Launcher
 from gradsim_assets.runs.reading import check_registered
@@ -45,18 +47,23 @@ SHOWN, SPLIT = 20, 5
 
 
 def trace(
-    model_id: str, prompt: str, answer: str | None = None, method: str = "cosine", log: Log = lambda said: None
+    model_id: str,
+    prompt: str,
+    answer: str | None = None,
+    method: str = "cosine",
+    against: str = ALL,
+    log: Log = lambda said: None,
 ) -> tuple["StoredTrace", Path]:
     """As `Tracing.trace`, in the home that the environment names, with the model and the originals as they are now.
 
     Raises:
         InputError: the model is not registered, or as `Tracing.trace`.
     """
-    return _tracing(model_id).trace(model_id, prompt, answer, method, log=log)
+    return _tracing(model_id).trace(model_id, prompt, answer, method, against=against, log=log)
 
 
 def trace_file(
-    model_id: str, path: Path, method: str = "cosine", log: Log = lambda said: None
+    model_id: str, path: Path, method: str = "cosine", against: str = ALL, log: Log = lambda said: None
 ) -> "Iterator[tuple[FiledQuestion, tuple[StoredTrace, Path] | TextError]]":
     """The texts of a file one after the other, each with what `trace` gives, or why this one text cannot be traced.
 
@@ -76,7 +83,7 @@ def trace_file(
     for one in questions:
         try:
             found: tuple[StoredTrace, Path] | TextError = tracing.trace(
-                model_id, one.prompt, one.answer, method, log=log
+                model_id, one.prompt, one.answer, method, against=against, log=log
             )
         except TextError as error:
             found = error
@@ -124,17 +131,19 @@ class Tracing:
         answer: str | None = None,
         method: str = "cosine",
         *,
+        against: str = ALL,
         split: int = SPLIT,
         log: Log = lambda said: None,
         progress: Progress = lambda done, total, what: None,
     ) -> tuple["StoredTrace", Path]:
         """The trace of a text with a registered model, and its folder; taken from there where the same was traced before.
 
-        Without an answer the model gives its own (greedy). `split` is of how many of the best originals the tokens are told.
+        Without an answer the model gives its own (greedy). `against` says with which originals it is compared (see
+        `CandidateSource`): the order of those is exact. `split` is of how many of the best originals the tokens are told.
 
         Raises:
-            InputError: a text is empty or too long, the method is unknown, or the originals or the curvature are missing or
-                out of date.
+            InputError: a text is empty or too long, the method is unknown or not in the index, or the originals, the curvature
+                or the index are missing or out of date.
             dg.Failure: the pass found numbers that are wrong.
         """
         from gradsim_assets.core.samples import samples_of
@@ -143,11 +152,12 @@ class Tracing:
         from gradsim_assets.core.tracing.trace import Method, answered, checked_query, digest, originals_of
 
         query = checked_query(prompt, answer)
-        how = Method.of(method, self.settings.preconditioners.methods)
+        how, source = Method.of(method, self.settings.preconditioners.methods), CandidateSource.of(against)
         originals = self._originals()
         hub = self._resources.hub
         revision = hub.resolve(model_id)
-        made_from = self._provenance(model_id, revision, originals)
+        choice = Choice.of(source, how, self._resources, model_slug(model_id), hub.version(model_id, revision))
+        made_from = self._provenance(model_id, revision, originals) | choice.provenance
         root = Home(self.settings.home).traces(model_slug(model_id))
         trace_id = digest(query, answer is None, method, split, *made_from.values())
         if (root / trace_id).is_dir():
@@ -159,6 +169,7 @@ class Tracing:
         stored = self._preconditioners(how, model_id, hub.version(model_id, revision))
         words = hub.retriever_tokens(self.settings.retriever_model)[0]
         run = self._run(loaded, Home(self.settings.home).scratch("traces", trace_id), progress, log, stored)
+        among = choice.ids(query, originals, loaded, words, hub.settings(model_id).context, log)
         ranked, tokens = originals_of(
             query,
             originals,
@@ -170,6 +181,7 @@ class Tracing:
             words=words,
             split=split,
             held=at_hand.held,
+            among=among,
         )
         provenance = {"model": model_id, **made_from, "traced": datetime.now(UTC).isoformat(timespec="seconds")}
         made = StoredTrace(trace_id, query.user, query.assistant, answer is None, method, provenance, ranked, tokens)

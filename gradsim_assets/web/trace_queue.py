@@ -36,6 +36,7 @@ class Question:
     prompt: str
     answer: str | None = None
     method: str = "cosine"
+    against: str = "all"
 
 
 #: Traces a question, telling its progress, and returns what was found and where it is kept.

@@ -38,6 +38,7 @@ class Asked(BaseModel):
     prompt: str = Field(description="what the model is asked")
     answer: str | None = Field(None, description="what it says; none for its own answer (greedy)")
     method: str = Field("cosine", description="cosine, dot_product, a preconditioner, or a pattern of components")
+    against: str = Field("all", description="originals to compare with: all, bm25:K, index:K, or bm25:K+index:K")
     wait: float = Field(30, ge=0, le=300, description="seconds that the call waits for the result")
 
 
@@ -62,7 +63,7 @@ def router(site: Site, pages: Pages) -> APIRouter:
     @routes.post("/api/trace")
     async def ask(asked: Asked, request: Request) -> JSONResponse:
         """Traces a text: 200 with what was found, 202 where that takes longer, and 503 where too many are waiting."""
-        question = Question(asked.model, asked.prompt, asked.answer, asked.method)
+        question = Question(asked.model, asked.prompt, asked.answer, asked.method, asked.against)
         try:
             queue.check_room(question)  # first, for a thousand who ask at once
             if not await run_in_threadpool(site.is_registered, asked.model):
@@ -122,7 +123,8 @@ class _Tracer:
             launcher = self._site.launcher
             graph, memory_bytes = launcher.repository.asset_graph, settings.trace.memory_bytes
             self._tracing = Tracing(settings, launcher.instance, graph, memory_bytes)
-        return self._tracing.trace(question.model, question.prompt, question.answer, question.method, progress=progress)
+        asked = (question.model, question.prompt, question.answer, question.method)
+        return self._tracing.trace(*asked, against=question.against, progress=progress)
 
 
 def _job(queue: TraceQueue, job_id: str) -> Job:

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from gradsim_assets.cli import plan as command
-from gradsim_assets.configuration import ComputeSettings, DataSettings, ModelSettings, Settings
+from gradsim_assets.configuration import ComputeSettings, DataSettings, IndexSettings, ModelSettings, Settings
 from gradsim_assets.core.errors import InputError
 from gradsim_assets.core.gradients.engine import PassGraph, PassOptions, plan_pass, shape_of
 from gradsim_assets.core.models.answer_spans import LossOn
@@ -145,3 +145,15 @@ def test_a_model_whose_context_fits_no_sample_is_told(tmp_path: Path, monkeypatc
     monkeypatch.setattr(command, "load_settings", lambda: settings)
     with pytest.raises(InputError, match="no pair of samples fits the context"):
         CliRunner().invoke(command.plan, [settings.models[0].id], catch_exceptions=False)
+
+
+def test_an_index_is_planned_for_the_originals_and_for_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = configured(tmp_path, "olmo", "auto").model_copy(update={"index": IndexSettings(dimension=256)})
+    monkeypatch.setattr(command, "load_settings", lambda: settings)
+    said = CliRunner().invoke(command.plan, [settings.models[0].id, "--tflops", "0.05"], catch_exceptions=False).output
+    assert "index of 256 numbers an original" in said
+    rows = [line.strip().split(" ")[0] for line in said.splitlines() if line.startswith("  ")]
+    assert rows == ["8", "1,000", "10,000", "100,000", "1,000,000"]
+    monkeypatch.setattr(command, "load_settings", lambda: settings.model_copy(update={"index": None}))
+    said = CliRunner().invoke(command.plan, [settings.models[0].id, "--tflops", "0.05"], catch_exceptions=False).output
+    assert "index" not in said

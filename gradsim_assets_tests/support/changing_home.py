@@ -93,6 +93,7 @@ class ChangingHome:
     preconditioners: dict[str, Any] = field(default_factory=dict)
     evaluation: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)  # empty: the section is not there
+    index: dict[str, Any] = field(default_factory=dict)  # the same
 
     def __post_init__(self) -> None:
         self.root.mkdir(parents=True, exist_ok=True)
@@ -141,6 +142,7 @@ class ChangingHome:
             "[preconditioners]": self.preconditioners,
             "[evaluation]": self.evaluation,
             **({"[training]": self.training} if self.training else {}),
+            **({"[index]": self.index} if self.index else {}),
             "[[models]]": model,
         }
         lines = [f"{title}\n" + "".join(map(_entry, values.items())) for title, values in sections.items()]
@@ -163,7 +165,7 @@ class ChangingHome:
     def _at(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> "ChangingHome":
         configured = (
             *(self.data, self.compute, self.model, self.paraphraser),
-            *(self.preconditioners, self.evaluation, self.training),
+            *(self.preconditioners, self.evaluation, self.training, self.index),
         )
         return ChangingHome(root, self.folder, monkeypatch, *map(dict, configured))
 

@@ -64,6 +64,11 @@ def test_a_model_without_originals_fails_with_the_mend(site: WebHome) -> None:
     assert told["error"] == "the originals are missing or out of date; `gradsim run MODEL --only datasets` makes them."
 
 
+def test_candidates_that_are_none_are_refused_by_their_sentence(site: WebHome) -> None:
+    status, told = site.post("/api/trace", {"model": MODEL, "prompt": "Why?", "against": "faiss:3", "wait": 120})
+    assert status == 409 and told["error"].startswith('"faiss:3" names no candidates; write "all"')
+
+
 def test_the_call_is_described_for_programs(site: WebHome) -> None:
     described = json.loads(site.get("/api/openapi.json")[1])
     assert set(described["paths"]) == {"/api/trace", "/api/trace/{job_id}"}

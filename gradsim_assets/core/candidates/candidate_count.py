@@ -4,11 +4,25 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator
 
+from gradsim_assets.core.candidates.candidate_source import ALL, CandidateSource
+from gradsim_assets.core.errors import InputError
+
 
 def _candidates(value: Any) -> Any:
-    if value == "all" or (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
+    if value == ALL or (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
         return value
-    raise ValueError('must be a number from 1 up, or "all"')
+    if isinstance(value, str):
+        try:
+            source = CandidateSource.of(value)
+        except InputError:
+            pass
+        else:
+            if source.index:
+                raise ValueError(
+                    'must come of BM25, or be "all": the index of a model is looked in by `gradsim trace --against index`'
+                )
+            return source.bm25
+    raise ValueError('must be a number from 1 up, "bm25:5" with such a number, or "all"')
 
 
 Candidates = Annotated[int | Literal["all"], BeforeValidator(_candidates)]

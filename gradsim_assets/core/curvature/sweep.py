@@ -1,4 +1,4 @@
-"""One way of all originals through the model, for a statistic of their gradients."""
+"""One way of originals through the model, for a statistic of their gradients."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -47,8 +47,9 @@ class Sweep:
         log: Callable[[str], None],
     ) -> None:
         if not originals:
-            raise InputError("curvature is a mean over the originals, and there are none; give some.")
-        self._originals = sorted(originals, key=lambda sample: (-sample.length, sample.id))
+            raise InputError("the gradients of the originals are wanted, and there are none; give some.")
+        #: In the order in which they go through.
+        self.originals = sorted(originals, key=lambda sample: (-sample.length, sample.id))
         self._options, self._progress, self.log = options, progress, log
         device = torch.device(options.device)
         self.hooks = GradientHooks(model, device)
@@ -57,7 +58,7 @@ class Sweep:
         self.profile = options.profile or profile_of(device, dtype, options.precision)
         self.memory_bytes = free_bytes(device, "most") if options.memory_bytes is None else options.memory_bytes
         most = max(self.profile.batch_tokens) if options.batch_tokens is None else options.batch_tokens
-        self._verification.verify(self._originals, most)
+        self._verification.verify(self.originals, most)
         #: By id, the originals with labels that the model drew; empty until it has.
         self._drawn: dict[str, EncodedSample] = {}
         #: On what the hooks were verified.
@@ -65,13 +66,15 @@ class Sweep:
         self._batch_tokens = self._tokens_that_fit()
 
     def _tokens_that_fit(self) -> int:
-        lengths = {sample.id: (sample.length, sum(batch_shape([sample]).labelled)) for sample in self._originals}
+        lengths = {sample.id: (sample.length, sum(batch_shape([sample]).labelled)) for sample in self.originals}
         memory = MemoryModel(measure(self.hooks), PassGraph(lengths, {}, {}), frozenset(), self.profile)
         return batch_tokens_within(memory, self.memory_bytes, self._options)
 
-    def over(self, make: Callable[[], S], what: str, sampled: bool = False) -> S:
-        """A statistic of all originals' gradients; with `sampled`, of losses of labels that the model itself draws, once for all
-        statistics.
+    def over(
+        self, make: Callable[[], S], what: str, sampled: bool = False, among: Sequence[EncodedSample] | None = None
+    ) -> S:
+        """A statistic of the gradients of all originals, or of those `among` them; with `sampled`, of losses of labels that the
+        model itself draws, once for all statistics.
 
         Raises:
             InputError: the device runs out of memory with one sample at a time.
@@ -79,7 +82,8 @@ class Sweep:
         while True:
             made: list[S] = []
             try:
-                done = fits_in_memory(partial(self._once, make, what, sampled, made), self.hooks.device)
+                passing = self.originals if among is None else among
+                done = fits_in_memory(partial(self._once, passing, make, what, sampled, made), self.hooks.device)
             except HooksChangedError:
                 continue
             if done:
@@ -93,13 +97,15 @@ class Sweep:
             self._batch_tokens = tokens if tokens > LEAST_BATCH_TOKENS else 0
             self.log(f"out of memory: batches halved to {self._batch_tokens or 'one sample'}")
 
-    def _once(self, make: Callable[[], S], what: str, sampled: bool, made: list[S]) -> None:
-        """Adds a statistic to `made`."""
+    def _once(
+        self, passing: Sequence[EncodedSample], make: Callable[[], S], what: str, sampled: bool, made: list[S]
+    ) -> None:
+        """Adds a statistic to `made`, of samples whose lengths fall."""
         statistic = make()
-        lengths = [sample.length for sample in self._originals]
+        lengths = [sample.length for sample in passing]
         tokens = self._batch_tokens if self.hooks.batchable else 0
         parts = padded_batches(lengths, tokens, self.profile.batch_overhead_tokens)
-        labelled = [self._drawn[one.id] for one in self._originals] if sampled and self._drawn else self._originals
+        labelled = [self._drawn[one.id] for one in passing] if sampled and self._drawn else passing
         batches, drawing = [labelled[part] for part in parts], sampled and not self._drawn
         prepared = PaddedBatch.of(batches, self.hooks.device, drawing)
 
@@ -107,7 +113,7 @@ class Sweep:
             statistic.begin(prepared[number].shape)
             losses = self.hooks.backward(prepared[number], statistic)
             statistic.finish()
-            self._progress(statistic.samples, len(self._originals), what)
+            self._progress(statistic.samples, len(self.originals), what)
             return losses
 
         with matmul_precision(self._options.precision, self.hooks.device):

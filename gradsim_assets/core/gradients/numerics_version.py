@@ -18,6 +18,9 @@ PROJECTIONS_VERSION = 1
 #: The same of curvature and of products under it: what F, its damping or Adam's second moments are.
 PRECONDITIONERS_VERSION = 1
 
+#: The same of the sketches of the gradient index: their maps, seeds and scales.
+SKETCHES_VERSION = 1
+
 #: The code that these versions stand for.
 NUMERICS = (
     "core.gradients.engine",

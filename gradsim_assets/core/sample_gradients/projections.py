@@ -68,6 +68,14 @@ class RolledSketch:
             return self.row_by_row(gradients)
         return self.by_kernel(gradients) if _has_kernel(gradients.device) else self.all_rows(gradients)
 
+    def places(self, entries: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Where single numbers of a vector go: their places (int64) and signs (of the dtype that was projected last), by int64
+        entries of any shape."""
+        self._signs = self._signs.to(entries.device)
+        row, column = entries // self.dimension, entries % self.dimension
+        shifts, row_signs = (torch.from_numpy(each).to(entries.device) for each in (self._shifts, self._row_signs))
+        return (column + shifts[row]) % self.dimension, row_signs[row] * self._signs[column]
+
     def by_kernel(self, gradients: torch.Tensor) -> torch.Tensor:
         """Reads every number once, in one operation."""
         from gradsim_assets.core.sample_gradients.sketch_kernel import rolled_sum

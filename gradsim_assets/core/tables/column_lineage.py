@@ -14,8 +14,10 @@ from gradsim_assets.core.tables.schemas import (
     CURVATURE,
     DOT_PRODUCTS,
     FIRST_ORDER,
+    GRADIENT_INDEX,
     GRADIENT_SIMILARITY,
     GREEDY_SELECTION,
+    INDEX_RECALL,
     LIMA,
     LINEAR_DATAMODELING_SCORE,
     MODEL_COMPARISON,
@@ -163,6 +165,12 @@ _SOURCES: Mapping[str, Mapping[str, tuple[Source, ...]]] = {
         **dict.fromkeys(("loss_increase", "loss_increase_low", "loss_increase_high"), _SCORES),
         "random_increase": _ORIGINALS_AND_VARIANTS,
         "variants": ((VARIANTS, "id"),),
+    },
+    GRADIENT_INDEX.name: {"id": ((LIMA.name, "id"),), "*": ((LIMA.name, "messages"),)},
+    INDEX_RECALL.name: {
+        "variant_id": ((PARAPHRASED.name, "id"),),
+        **dict.fromkeys(("k", "reranked"), ()),
+        "found": ((GRADIENT_INDEX.name, "sketch"), (LIMA.name, "messages"), (PARAPHRASED.name, "messages")),
     },
 }
 

@@ -571,6 +571,35 @@ REMOVAL = TableSchema(
     parts=SETTINGS,
 )
 
+GRADIENT_INDEX = TableSchema(
+    "gradient_index",
+    {
+        "id": Column(pl.String(), "id of the original"),
+        "sketch": Column(
+            pl.List(pl.Float16()),
+            "the sketch of its gradient, of length 1 (all zeros where the gradient is): the product of two estimates their cosine",
+            fixed=True,
+        ),
+        "length": Column(
+            pl.Float64(),
+            "length of the sketch before, whose square estimates that of the gradient without bias",
+            "nats/parameter",
+        ),
+    },
+    key=("id",),
+)
+
+INDEX_RECALL = TableSchema(
+    "index_recall",
+    {
+        "variant_id": Column(pl.String(), "the paraphrase that was looked up"),
+        "k": Column(pl.Int64(), "how many of the exactly most similar originals are looked for"),
+        "reranked": Column(pl.Int64(), "so many of the best by the index were looked at"),
+        "found": Column(pl.Int64(), "how many of the k are among them"),
+    },
+    key=("variant_id", "k", "reranked"),
+)
+
 TOKEN_ATTRIBUTION = TableSchema(
     "token_attribution",
     {
@@ -668,6 +697,8 @@ TABLES: dict[str, TableSchema] = {
         SUBSET_LOSSES,
         LINEAR_DATAMODELING_SCORE,
         REMOVAL,
+        GRADIENT_INDEX,
+        INDEX_RECALL,
         TOKEN_ATTRIBUTION,
     )
 }

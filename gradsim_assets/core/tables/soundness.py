@@ -26,8 +26,8 @@ def schema_findings(schema: TableSchema, frame: pl.DataFrame) -> Findings:
             if not schema.open:
                 found.append(f"column {name} is not part of the schema")
             continue
-        if dtype != column.dtype:
-            found.append(f"column {name} is {dtype}, not {column.dtype}")
+        if dtype != (wanted := column.dtype_of(dtype)) or (column.fixed and not isinstance(dtype, pl.Array)):
+            found.append(f"column {name} is {dtype}, not {wanted}{' of one length' if column.fixed else ''}")
         if not column.nullable and (nulls := frame[name].null_count()):
             found.append(f"column {name} holds {nulls} null values")
     return found
@@ -173,6 +173,25 @@ def cosine_findings(frame: pl.DataFrame, column: str = "similarity", tolerance: 
     """Cosines beyond [-1, 1]."""
     beyond = frame.filter(pl.col(column).abs() > 1 + tolerance)
     return [f"{column} is beyond [-1, 1] in {beyond.height} rows"] if beyond.height else []
+
+
+def sketch_findings(frame: pl.DataFrame, dimension: int, tolerance: float = TOLERANCE) -> Findings:
+    """Sketches that have not the dimension, or are neither of length 1 nor all zeros with a length of zero; NaN is neither."""
+    found = []
+    dtype = frame.schema["sketch"]
+    if not isinstance(dtype, pl.Array) or dtype.shape != (dimension,):
+        return [f"sketches are {dtype}, and have {dimension} numbers each"]
+    squares = frame["sketch"].cast(pl.Array(pl.Float64, dimension)).arr.explode().pow(2)
+    lengths = (
+        squares.reshape((frame.height, dimension)).arr.sum().sqrt() if frame.height else pl.Series([], dtype=pl.Float64)
+    )
+    wanted = (frame["length"] > 0).cast(pl.Float64)
+    wrong = frame.filter(~((lengths - wanted).abs() <= tolerance).fill_null(False))
+    if wrong.height:
+        found.append(f"{wrong.height} sketches are not of length 1, such as that of {wrong['id'][0]}")
+    if negative := frame.filter(pl.col("length") < 0).height:
+        found.append(f"{negative} lengths are negative")
+    return found
 
 
 def agreement_findings(selves: Mapping[str, pl.DataFrame], tolerance: float = TOLERANCE) -> Findings:

@@ -39,6 +39,7 @@ class Partition:
     model: str | None = None
     shard: str | None = None
     subset: str | None = None
+    slice: str | None = None
 
     def __str__(self) -> str:
         return " ".join(f"{name}={key}" for name, key in self.levels) or "(whole)"
@@ -46,13 +47,13 @@ class Partition:
     @property
     def levels(self) -> list[tuple[str, str]]:
         """(dimension, key) of the dimensions that there are, outermost first."""
-        keys = (("model", self.model), ("shard", self.shard), ("subset", self.subset))
+        keys = (("model", self.model), ("shard", self.shard), ("subset", self.subset), ("slice", self.slice))
         return [(name, key) for name, key in keys if key is not None]
 
 
 @dataclass(frozen=True)
 class Tables:
-    """All tables under one root: `<root>/<table>[/<setting>][/model=M][/shard=S][/subset=S]/data.parquet`.
+    """All tables under one root: `<root>/<table>[/<setting>][/model=M][/shard=S][/subset=S][/slice=S]/data.parquet`.
 
     The root is a local folder or any location that fsspec knows (`s3://bucket/prefix`, `gs://...`).
     """
@@ -150,9 +151,9 @@ class Tables:
         return sorted(partitions, key=str)
 
     def sweep(
-        self, key: Sequence[str], shards: Collection[str], subsets: Collection[str], slug: str | None = None
+        self, key: Sequence[str], kept: Mapping[str, Collection[str]], slug: str | None = None
     ) -> list[Partition]:
-        """Removes the files of shards and subsets that there are no more, and returns their partitions.
+        """Removes the files of partitions that there are no more, and returns these; `kept` has the keys of each dimension.
 
         What is left of them is read by every tool that reads folders, and its samples then count twice. Of a table that
         models have, those of the model with this partition key alone are removed.
@@ -160,8 +161,7 @@ class Tables:
         orphans = [
             place
             for place in self.sizes(key)
-            if place.model in (None, slug)
-            and (place.shard not in (None, *shards) or place.subset not in (None, *subsets))
+            if place.model in (None, slug) and any(name in kept and key not in kept[name] for name, key in place.levels)
         ]
         with _reaching(self.root):
             for place in orphans:
@@ -221,7 +221,7 @@ def computing(partition: Partition) -> str:
 
 def _place(parts: Iterable[str]) -> Partition:
     """The partition whose place a path leads to."""
-    levels = ("model=", "shard=", "subset=")
+    levels = ("model=", "shard=", "subset=", "slice=")
     return Partition(**dict(part.split("=", 1) for part in parts if part.startswith(levels)))
 
 

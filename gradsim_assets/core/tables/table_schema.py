@@ -18,6 +18,14 @@ class Column:
     description: str
     unit: str | None = None
     nullable: bool = False
+    #: For lists: all are of one length, which the configuration decides, so that the dtype of a table is `Array` of that length.
+    fixed: bool = False
+
+    def dtype_of(self, found: pl.DataType) -> pl.DataType:
+        """The dtype that a column which comes as `found` is to have."""
+        if self.fixed and isinstance(found, pl.Array) and isinstance(self.dtype, pl.List):
+            return pl.Array(self.dtype.inner, found.shape[0])
+        return self.dtype
 
 
 @dataclass(frozen=True)
@@ -89,7 +97,8 @@ class TableSchema:
             raise InputError(f"table {self.name}: column {unknown[0]!r} is not part of its schema")
         known = {name: column for name in (*self.columns, *extra) if (column := self.column(name))}
         try:
-            frame = frame.select(*self.columns, *extra).cast({name: column.dtype for name, column in known.items()})
+            dtypes = {name: column.dtype_of(frame.schema[name]) for name, column in known.items()}
+            frame = frame.select(*self.columns, *extra).cast(dtypes)  # type: ignore[arg-type]  # classes of dtypes serve, too
         except pl.exceptions.PolarsError as error:
             raise InputError(f"table {self.name}: a column does not have its dtype: {error}") from error
         for name, column in known.items():

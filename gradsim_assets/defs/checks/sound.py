@@ -7,9 +7,10 @@ from typing import Any
 import dagster as dg
 import polars as pl
 
-from gradsim_assets.configuration import Settings
+from gradsim_assets.configuration import IndexSettings, Settings
 from gradsim_assets.core.candidates.bm25_candidates import model_candidates
 from gradsim_assets.core.errors import InputError
+from gradsim_assets.core.partition_keys import shard_slice
 from gradsim_assets.core.samples import present
 from gradsim_assets.core.tables import soundness
 from gradsim_assets.core.tables.audit import read_audited
@@ -21,7 +22,9 @@ from gradsim_assets.core.tables.schemas import (
     CURVATURE,
     DOT_PRODUCTS,
     FIRST_ORDER,
+    GRADIENT_INDEX,
     GRADIENT_SIMILARITY,
+    INDEX_RECALL,
     LIMA,
     LINEAR_DATAMODELING_SCORE,
     MODEL_GENERATED,
@@ -97,6 +100,14 @@ def build_tables(settings: Settings, partitions: Partitions) -> list[dg.AssetChe
             for table in (FIRST_ORDER, TAIL_PATCH, TOKEN_ATTRIBUTION)
         ),
         _Group("subset_losses_sound", ((SUBSET_LOSSES.name,),), partitions.model_subsets, _subset_rules(shards)),
+        *(
+            [
+                _Group("index_sound", ((GRADIENT_INDEX.name,),), partitions.model_slices, _index_rules(settings.index)),
+                _Group("index_recall_sound", ((INDEX_RECALL.name,),), MODELS, _recall_rules),
+            ]
+            if settings.index
+            else []
+        ),
         _Group("all_pairs_sound", _paths(all_pairs), MODELS, _all_pairs_rules(shards)),
         _Group(
             "counterfactuals_sound",
@@ -305,6 +316,28 @@ def _subset_rules(shards: Sequence[str]) -> Rules:
         return found
 
     return rules
+
+
+def _index_rules(asked: IndexSettings) -> Rules:
+    """Every original of the slice has its sketch, unless the context policy has dropped it."""
+
+    def rules(store: TableStore, key: Sequence[str], partition: Partition, frame: pl.DataFrame) -> soundness.Findings:
+        provenance = store.tables.provenance(key, partition)
+        ids = shard_slice(
+            store.tables.read([LIMA.name])["id"].to_list(), str(partition.slice), asked.slices, "index.slices"
+        )
+        found = soundness.sample_findings(frame, ids, "the slice", int(provenance.get("dropped") or 0))
+        return found + soundness.sketch_findings(frame, int(provenance.get("dimension") or asked.dimension))
+
+    return rules
+
+
+def _recall_rules(
+    store: TableStore, key: Sequence[str], partition: Partition, frame: pl.DataFrame
+) -> soundness.Findings:
+    beyond = frame.filter((pl.col("found") < 0) | (pl.col("found") > pl.min_horizontal("k", "reranked")))
+    found = [f"{beyond.height} rows find more than there is, such as {beyond.row(0)}"] if beyond.height else []
+    return found or (["no query was looked up"] if frame.is_empty() else [])
 
 
 def _all_pairs_rules(shards: Sequence[str]) -> Rules:

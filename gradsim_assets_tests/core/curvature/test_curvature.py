@@ -177,7 +177,7 @@ def test_the_product_of_a_wide_matrix_with_itself_is_mirrored():
 
 
 def test_curvature_of_no_originals_is_refused(tmp_path):
-    with pytest.raises(InputError, match="mean over the originals"):
+    with pytest.raises(InputError, match="gradients of the originals are wanted, and there are none"):
         compute_curvature(model_of("tied"), [], "adam", "sampled", tmp_path, PassOptions(), print, print)
 
 
