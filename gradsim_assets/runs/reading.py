@@ -6,8 +6,10 @@ import dagster as dg
 import polars as pl
 
 from gradsim_assets.configuration import Settings, load_settings, registered_id
+from gradsim_assets.core.analysis.control_comparison import control_comparison
 from gradsim_assets.core.errors import InputError
 from gradsim_assets.core.partition_keys import model_id_of, model_slug
+from gradsim_assets.core.tables.schemas import GRADIENT_SIMILARITY
 from gradsim_assets.core.tables.storage import Partition
 from gradsim_assets.core.tables.table_names import path_of_table
 from gradsim_assets.orchestration.partitions import MODELS
@@ -51,6 +53,19 @@ def scan(table: str, model: str | None = None, setting: str | None = None) -> pl
     if not frames:
         raise InputError(f"no registered model has the table {'/'.join(path)}; `gradsim run MODEL` computes it.")
     return pl.concat(frames, how="diagonal")
+
+
+def compare(model: str, *others: str, setting: str = "paraphrased") -> pl.DataFrame:
+    """As `gradsim_assets.compare`: the columns of `control_comparison`, with the other model as `other`, its figures as `other_...`."""
+    if not others:
+        raise InputError(f"{model} is compared with no other model; name one or more.")
+    similarities = {
+        one: scan(GRADIENT_SIMILARITY.name, one, setting).drop("model") for one in dict.fromkeys((model, *others))
+    }
+    own = similarities.pop(model)
+    found = control_comparison(own, similarities).drop("control")
+    names = {name: name.replace("control", "other") for name in found.columns}
+    return found.rename({**names, "control_model": "other"})
 
 
 def _registered(settings: Settings, model: str | None) -> list[str]:

@@ -66,7 +66,7 @@ class Home:
             env={**variables, **environment},
             capture_output=True,
             text=True,
-            timeout=900,
+            timeout=3000,
         )
 
     def slurm(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
