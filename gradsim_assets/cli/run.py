@@ -55,15 +55,18 @@ PARTS = {
 
 
 @click.command()
-@click.argument("model", type=MODEL_ID)
+@click.argument("model", type=MODEL_ID, required=False)
 @click.option("--only", type=click.Choice([part for part in PARTS if part != "all"]), help="A part of the work alone.")
 @click.option("--force", is_flag=True, help="Compute also what is there and up to date.")
-def run(model: str, only: str | None, force: bool) -> None:
+def run(model: str | None, only: str | None, force: bool) -> None:
     """Materialise what is missing or stale for MODEL: datasets, gradients, analyses, report. Of a run with `checkpoints` under
     [[models]] for each of its checkpoints, the earliest first.
 
+    Without MODEL it is done for every model under [[models]] in gradsim.toml, one after the other.
+
     \b
     Examples:
+      gradsim run
       gradsim run amd/AMD-OLMo-1B-SFT
       gradsim run amd/AMD-OLMo-1B-SFT@main --only gradients     the part that needs a GPU
       gradsim run ./my_model --only analyses                   the part that does not
@@ -73,11 +76,12 @@ def run(model: str, only: str | None, force: bool) -> None:
     settings = load_settings()
     if only == "index" and settings.index is None:
         raise InputError("no index is configured; put [index] into gradsim.toml first (gradsim.example.toml says how).")
-    part = only or "all"
-    for one in _models_of(model, settings):
-        if one != model:
-            click.echo(f"checkpoint {one}:")
-        run_part(one, part, force, settings, _requested(one, only, settings))
+    named = [model] if model else [one.id for one in settings.models]
+    models = [one for name in named for one in _models_of(name, settings)]
+    for one in models:
+        if len(models) > 1 or one not in named:
+            click.echo(f"model {one}:")
+        run_part(one, only or "all", force, settings, _requested(one, only, settings))
 
 
 def _models_of(model: str, settings: Settings) -> list[str]:

@@ -13,6 +13,7 @@ from gradsim_assets.core.errors import InputError
 from gradsim_assets.core.tables.storage import Partition, Tables
 from gradsim_assets.defs.checks.tables_up_to_date import status_records
 from gradsim_assets_tests.support.changing_home import ChangingHome, finished_home
+from gradsim_assets_tests.support.tiny_models import save_tiny_model
 
 #: What a change of the paraphrases reaches before the analyses, of both shards.
 BEFORE_ANALYSES = {
@@ -290,3 +291,16 @@ def test_a_model_is_made_again_on_request_where_the_configuration_says_how(home:
     home.configure()
     home.run()
     assert {place.subset for place in Tables(str(home.home / "tables")).found(["subset_losses"])} == {"00", "01"}
+
+
+def test_a_run_without_a_model_is_one_of_every_model_that_is_configured(home: ChangingHome) -> None:
+    other = save_tiny_model(home.root / "other", seed=1)
+    settings = home.root / "gradsim.toml"
+    settings.write_text(f'{settings.read_text()}\n[[models]]\nid = "other"\n')
+    done = home.command("run", "--only", "gradients")
+    assert done.exit_code == 0, done.output
+    first, second = done.output.index(f"model {home.model_id}:"), done.output.index(f"model {other}:")
+    assert "Everything is there and up to date." in done.output[first:second]
+    assert "✓ gradients" in done.output[second:]
+    products = gradsim_assets.load("dot_products", setting="paraphrased")
+    assert set(products["model"]) == {home.model_id, str(other)}
