@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from gradsim_assets.runs.slurm.array_job import ArrayJob, Outcome, Task
 
 
+#: How often a command submits what is missing or stale; what changes faster never ends.
+_ROUNDS = 5
+
+
 @click.command()
 @click.argument("model", type=MODEL_ID)
 @click.option("--dry-run", is_flag=True, help="Print the scripts and submit nothing.")
@@ -51,13 +55,15 @@ def slurm(model: str, dry_run: bool, detach: bool, interval: float) -> None:
         return
     run_part(model, "datasets", force=False, settings=settings, requested=())
     runs = launcher(launches=True)
-    while True:
+    for _ in range(_ROUNDS):
         array, is_new = _array(runs, model, settings, home)
         if array is None:
             break
-        if _collected(runs, array, is_new, detach, interval):
-            continue
-        return
+        if not _collected(runs, array, is_new, detach, interval):
+            return
+    else:
+        click.echo(f"✗ {model} is out of date again after {_ROUNDS} jobs: something changes all the time", err=True)
+        sys.exit(FAILED)
     run_part(model, "analyses", force=False, settings=settings, requested=())
 
 

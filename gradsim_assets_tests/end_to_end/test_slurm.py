@@ -214,6 +214,7 @@ def test_what_the_cluster_refuses_is_said_with_its_own_words(
     assert refused.returncode == 2
     assert "sbatch refuses the job" in refused.stderr and "invalid partition" in refused.stderr
     assert "Traceback" not in refused.stderr
+    assert list(home.arrays.iterdir()) == []
 
 
 def test_without_sbatch_there_is_one_sentence(tmp_path: Path, model: Path, cluster: dict[str, str]) -> None:

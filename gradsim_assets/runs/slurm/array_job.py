@@ -149,14 +149,19 @@ class ArrayJob:
         self.folder.mkdir(parents=True)
         self.storage.mkdir()
         copy_storage(home, self.storage)
-        before: str | None = None
-        for stage in self.stages:
-            script = self.folder / f"{stage}.sh"
-            script.write_text(self.script(stage, settings), encoding="utf-8")
-            after = [f"--dependency=afterany:{before}"] if before else []
-            before = _ask("sbatch", "--parsable", *after, str(script)).strip().partition(";")[0]
-            self.jobs[stage] = before
-            self.write()  # at once: a killed command finds what it has submitted
+        try:
+            for stage in self.stages:
+                self._submit(stage, settings)
+        finally:
+            if not self.jobs:
+                shutil.rmtree(self.folder)
+
+    def _submit(self, stage: str, settings: SlurmSettings) -> None:
+        script = self.folder / f"{stage}.sh"
+        script.write_text(self.script(stage, settings), encoding="utf-8")
+        after = [f"--dependency=afterany:{job}" for job in list(self.jobs.values())[-1:]]
+        self.jobs[stage] = _ask("sbatch", "--parsable", *after, str(script)).strip().partition(";")[0]
+        self.write()  # at once: a killed command finds what it has submitted
 
     def is_queued(self) -> bool:
         """Whether a task of it waits or runs.
