@@ -53,6 +53,7 @@ def slurm(model: str, dry_run: bool, detach: bool, interval: float) -> None:
     if dry_run:
         _show(model, settings, home)
         return
+    click.echo("datasets, here:")
     run_part(model, "datasets", force=False, settings=settings, requested=())
     runs = launcher(launches=True)
     for _ in range(_ROUNDS):
@@ -64,6 +65,7 @@ def slurm(model: str, dry_run: bool, detach: bool, interval: float) -> None:
     else:
         click.echo(f"✗ {model} is out of date again after {_ROUNDS} jobs: something changes all the time", err=True)
         sys.exit(FAILED)
+    click.echo("analyses, here:")
     run_part(model, "analyses", force=False, settings=settings, requested=())
 
 
