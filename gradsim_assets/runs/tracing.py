@@ -162,7 +162,7 @@ class Tracing:
         trace_id = digest(query, answer is None, method, split, *made_from.values())
         if (root / trace_id).is_dir():
             return StoredTrace.load(root / trace_id), root / trace_id
-        at_hand = self._at_hand(model_id, revision, originals, progress, log)
+        at_hand = self._at_hand(model_id, revision, originals, source.is_all, progress, log)
         loaded = at_hand.loaded
         if answer is None:
             query = answered(query, loaded)
@@ -189,9 +189,9 @@ class Tracing:
         return made, made.save(root, render_trace(made, by_id, SHOWN))
 
     def _at_hand(
-        self, model_id: str, revision: "Revision", originals: "pl.DataFrame", progress: Progress, log: Log
+        self, model_id: str, revision: "Revision", originals: "pl.DataFrame", of_all: bool, progress: Progress, log: Log
     ) -> _Kept:
-        """The model, kept for the next text; with it the originals' gradients where they may be."""
+        """The model, kept for the next text; with it the originals' gradients where they may be and those `of_all` are wanted."""
         hub = self._resources.hub
         key = (model_id, hub.version(model_id, revision), fingerprint(originals))
         if key not in self._kept:
@@ -201,7 +201,7 @@ class Tracing:
                 return kept
             self._kept[key] = kept
         kept = self._kept[key]
-        if kept.held is None:
+        if kept.held is None and of_all:
             kept.held = self._held(kept.loaded, model_id, originals, progress, log)
         return kept
 
