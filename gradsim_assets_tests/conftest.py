@@ -9,9 +9,10 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import dagster as dg
 import pytest
 
-from gradsim_assets.core.tables.schemas import PRECONDITIONED_PRODUCTS
+from gradsim_assets.core.tables.schemas import GRADIENT_INDEX, INDEX_RECALL, PRECONDITIONED_PRODUCTS
 from gradsim_assets.orchestration.asset_keys import (
     BY_RETRAINING,
     COUNTERFACTUAL,
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
 #: The console script, of whatever environment the tests run in.
 COMMAND = (sys.executable, "-c", "from gradsim_assets.cli import main; main()")
 
-#: Names of the tables that a demo run leaves out: they are made where preconditioners or checkpoints are configured, or retraining is
-#: asked for.
+#: Names of the tables that a demo run leaves out: they are made where preconditioners, checkpoints or an index are configured, or
+#: retraining is asked for.
 NOT_OF_THE_DEMO = {
     key.to_user_string()
     for key in (
@@ -37,6 +38,8 @@ NOT_OF_THE_DEMO = {
         *BY_RETRAINING,
         *COUNTERFACTUAL,
         *OVER_CHECKPOINTS,
+        dg.AssetKey(GRADIENT_INDEX.name),
+        dg.AssetKey(INDEX_RECALL.name),
     )
 }
 

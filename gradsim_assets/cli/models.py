@@ -80,8 +80,9 @@ def _describe(found: "Launcher", model: str, settings: Settings) -> None:
 @models.command("list")
 @click.option("--json", "as_json", is_flag=True, help="JSON on one line instead of a table.")
 def models_list(as_json: bool) -> None:
-    """Show the registered models: partition key, revision (as observed last), how their tables stand, whose controls or checkpoints
-    they are.
+    """Show the registered models: partition key, revision (as observed last), how their tables stand.
+
+    Of controls and checkpoints it says whose they are.
 
     \b
     Examples:

@@ -59,10 +59,9 @@ PARTS = {
 @click.option("--only", type=click.Choice([part for part in PARTS if part != "all"]), help="A part of the work alone.")
 @click.option("--force", is_flag=True, help="Compute also what is there and up to date.")
 def run(model: str | None, only: str | None, force: bool) -> None:
-    """Materialise what is missing or stale for MODEL: datasets, gradients, analyses, report. Of a run with `checkpoints` under
-    [[models]] for each of its checkpoints, the earliest first.
+    """Materialise what is missing or stale for MODEL: datasets, gradients, analyses, report.
 
-    Without MODEL it is done for every model under [[models]] in gradsim.toml, one after the other.
+    Of a run with `checkpoints` under [[models]] it is done for each of its checkpoints, the earliest first. Without MODEL it is done for every model under [[models]] in gradsim.toml, one after the other.
 
     \b
     Examples:

@@ -19,7 +19,7 @@ def test_the_demos_steps_are_told_with_their_sum(demo: tuple[Path, str]) -> None
     assert {"dot_products_paraphrased", "projected_similarity_model_generated"} <= set(passes["assets"])
     lines = gradsim(home, "spent").stdout.splitlines()
     stages = [line.split() for line in lines if line.startswith(f"{DEMO} ")]
-    assert [stage[1] for stage in stages] == ["gradients", "evaluation", "analyses"]
+    assert [stage[1] for stage in stages] == ["gradients", "evaluation", "tokens", "analyses"]
     whole = sum(one["seconds"] for one in steps)
     assert float(lines[-1].split()[3]) == round(whole, 1)
     own = gradsim(home, "spent", DEMO, "--steps").stdout

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gradsim_assets.configuration import ModelSettings, PreconditionerSettings, Settings
+from gradsim_assets.configuration import IndexSettings, ModelSettings, PreconditionerSettings, Settings
 from gradsim_assets.core.gradients.numerics_version import NUMERICS
 from gradsim_assets.core.tables.schemas import PRECONDITIONERS, SETTINGS, TABLES
 from gradsim_assets.definitions import build_definitions
@@ -37,14 +37,15 @@ def package(copy: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     forget()
 
 
-def code_versions(*more: ModelSettings) -> Mapping[str, str]:
-    """Of every asset that has one, by its name, in a configuration with the demo and whatever more models."""
+def code_versions(*more: ModelSettings, index: IndexSettings | None = None) -> Mapping[str, str]:
+    """Of every asset that has one, by its name, in a configuration with the demo, whatever more models, and an index if given."""
     forget()
     settings = Settings(
         home=Path("/nowhere"),
         tables="/nowhere",
         models=(ModelSettings(id="demo"), *more),
         preconditioners=PreconditionerSettings(methods=PRECONDITIONERS),
+        index=index,
     )
     graph = build_definitions(settings).get_repository_def().asset_graph
     return {key.to_user_string(): str(graph.get(key).code_version) for key in graph.materializable_asset_keys}
@@ -282,11 +283,13 @@ def test_an_edit_makes_exactly_those_assets_stale_whose_values_it_may_change(
 DECIDES_NOTHING_THERE = {
     "core.sample_gradients.components:trainable_components": "the declared numerics stand for it",
     "core.errors": "sentences for people",
+    "core.index.index_recall:recall_by_reranked": "shown beside the table in the UI",
     "core.files": "how bytes reach the disk",
     "core.tables": "where tables lie; the schema of an asset's own table is looked for by itself",
     "core.partition_keys:model_id_of": "another id is another partition",
     "core.partition_keys:model_slug": "another id is another partition",
     "core.partition_keys:keys_pattern": "which keys are meant is part of the configuration that is followed",
+    "core.analysis.headline_figures:headline_figures": "shown beside a table in the UI",
     "core.analysis.plots.of_table:plots_of": "shown beside a table in the UI; the report's are its own",
     "core.datasets.lima:hub_repo": "for the version of the source; whether it is asked again",
     "core.candidates.bm25_candidates:top_candidates": "for the data version",
@@ -315,7 +318,7 @@ def followed(monkeypatch: pytest.MonkeyPatch) -> dict[str, set[str]]:
         return answer
 
     monkeypatch.setattr(versions, "followed", recorded)
-    code_versions(ModelSettings(id="org/run", checkpoints="step-*"))
+    code_versions(ModelSettings(id="org/run", checkpoints="step-*"), index=IndexSettings())
     return {name.removeprefix("gradsim_assets."): names for name, names in found.items() if ".defs." in name}
 
 
@@ -334,7 +337,7 @@ def test_all_that_an_asset_takes_from_core_is_followed(followed: dict[str, set[s
             if module.startswith("core.") and not (one.for_types or excused or one.name in known):
                 lacking.append(f"{name} takes {place}")
     assert len(followed) > 10
-    assert lacking == []
+    assert not lacking, lacking
 
 
 def test_all_that_a_pass_computes_with_is_followed_or_declared(followed: dict[str, set[str]]) -> None:

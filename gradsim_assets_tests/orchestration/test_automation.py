@@ -15,7 +15,7 @@ from gradsim_assets.core.tables.schemas import SETTINGS
 from gradsim_assets.definitions import build_definitions
 from gradsim_assets.defs.models.hf_model import HF_MODEL
 from gradsim_assets.defs.observe_sources import LONGEST_PAUSE_SECONDS, Observations, models, observations
-from gradsim_assets.orchestration.asset_keys import READS_CONTROLS, waits_only
+from gradsim_assets.orchestration.asset_keys import READS_OTHER_MODELS, waits_only
 from gradsim_assets.orchestration.automation import automated
 from gradsim_assets.orchestration.backfills import launch_backfill
 from gradsim_assets.orchestration.dagster_internals import AssetKeyPartitionKey, CachingStaleStatusResolver, StaleStatus
@@ -409,7 +409,7 @@ def test_partitions_depend_on_those_that_dagster_says(miniature: Miniature) -> N
                     found = mine.dependencies(target)
                     theirs_found = theirs._get_partition_dependencies(key=target)
                     # None of the models here is a control of another one.
-                    of_others = {d for d in theirs_found if key in READS_CONTROLS and d.partition_key != partition}
+                    of_others = {d for d in theirs_found if key in READS_OTHER_MODELS and d.partition_key != partition}
                     wanted = {d for d in theirs_found if not waits_only(key, d.asset_key)} - of_others
                     assert sorted(found) == sorted(wanted)
                     compared += len(found)

@@ -44,6 +44,9 @@ def _build(settings: Settings, asked: IndexSettings, op_tags: Mapping[str, Any] 
     version = code_version(
         "core.models.loading:load_model",
         "core.gradients.pass_inputs:pass_inputs",
+        "core.index.gradient_index:index_frame",
+        "core.index.gradient_index:sketches_of",
+        "core.index.index_recall:RERANKED",
         "core.index.index_recall:exact_cosines",
         "core.index.index_recall:drawn_queries",
         "core.index.index_recall:recall_frame",
