@@ -15,8 +15,11 @@ from gradsim_assets.core.seeds import stable_seed
 from gradsim_assets.core.similarity.pair_products import cosine
 from gradsim_assets.core.tables.schemas import INDEX_RECALL
 
-#: Of how many of the most similar originals, and among how many of the best by the index they are looked for.
-K, RERANKED = 10, (10, 20, 50, 100, 200, 500, 1000)
+#: How many of the most similar originals are looked for.
+K = 10
+
+#: Among how many of the best by the index.
+RERANKED = (10, 20, 50, 100, 200, 500, 1000)
 
 #: Originals that are compared in one pass: the products of each component are held that long.
 PART = 2000
