@@ -80,16 +80,16 @@ def _gradients(model: str, settings: Settings, memory_gib: float | None, tflops:
     plans = [turn.plan for of_shard in turns.values() for turn in of_shard]
     passes, floor = sum(plan.passes for plan in plans), _distinct_samples(graphs.values())
     return [
-        *(
-            f"shard {key}: {describe_turns(turns[key]) if key in turns else 'no pair fits the context'}"
-            for key in graphs
-        ),
+        f"about {_duration(sum(plan.seconds(rate) for plan in plans))} at {rate / 1e12:.2f} TFLOP/s on {device}",
         f"in all {passes} backward passes ({passes / floor:.2f} x the {floor} distinct samples) for "
         f"{sum(of_shard[0].plan.pairs for of_shard in turns.values())} pairs; "
         f"{max(plan.memory_bytes for plan in plans) / GIB:.2f} GiB at once of {memory / GIB:.2f} allowed; "
         f"{sum(plan.disk_bytes for plan in plans) / GIB:.3f} GiB of scratch and tables",
-        f"about {_duration(sum(plan.seconds(rate) for plan in plans))} at {rate / 1e12:.2f} TFLOP/s on {device}",
         *_index(shape, graphs.values(), settings, options, rate),
+        *(
+            f"shard {key}: {describe_turns(turns[key]) if key in turns else 'no pair fits the context'}"
+            for key in graphs
+        ),
     ]
 
 
