@@ -15,7 +15,7 @@ from gradsim_assets.core.partition_keys import model_id_of, shard_slice
 from gradsim_assets.core.tables.schemas import GRADIENT_INDEX, LIMA
 from gradsim_assets.core.tables.storage import Partition, fingerprint
 from gradsim_assets.defs.code_version import code_version
-from gradsim_assets.defs.models.hf_model import HF_MODEL, provenance_of, revision_for_run, revision_tags
+from gradsim_assets.defs.models.hf_model import HF_MODEL, loaded_model, provenance_of, revision_for_run, revision_tags
 from gradsim_assets.defs.progress import progress
 from gradsim_assets.defs.table_results import column_schema, saved_table_result
 from gradsim_assets.orchestration import groups
@@ -102,7 +102,7 @@ class _Work:
 
         started = time.monotonic()
         revision = revision_for_run(self.context, self.hub, self.model_id)
-        loaded = self.hub.load(self.model_id, revision, self.context.log.info)
+        loaded = loaded_model(self.context, self.hub, self.model_id, revision)
         lima = self.store.tables.read([LIMA.name])
         originals, counts = self._originals(lima, loaded)
         scratch = self.compute.places.scratch(GRADIENT_INDEX.name, *(key for _, key in self.place.levels))

@@ -17,7 +17,7 @@ from gradsim_assets.core.tables.schemas import GRADIENT_INDEX, INDEX_RECALL, LIM
 from gradsim_assets.core.tables.storage import Partition, fingerprint
 from gradsim_assets.defs.code_version import code_version
 from gradsim_assets.defs.index.stored_index import StoredIndex
-from gradsim_assets.defs.models.hf_model import HF_MODEL, provenance_of, revision_for_run, revision_tags
+from gradsim_assets.defs.models.hf_model import HF_MODEL, loaded_model, provenance_of, revision_for_run, revision_tags
 from gradsim_assets.defs.progress import progress
 from gradsim_assets.defs.table_results import column_schema, saved_table_result
 from gradsim_assets.orchestration import groups
@@ -110,7 +110,7 @@ class _Work:
         from gradsim_assets.core.index.index_recall import RERANKED, exact_cosines, recall_frame
 
         revision = revision_for_run(self.context, self.hub, self.model_id)
-        loaded = self.hub.load(self.model_id, revision, self.context.log.info)
+        loaded = loaded_model(self.context, self.hub, self.model_id, revision)
         index = StoredIndex.of(self.store, self.compute, self.slug, self.hub.version(self.model_id, revision))
         queries, originals, lima = self._samples(loaded)
         made = samples_version([*queries, *originals], self.version, revision.name, loaded.device)
