@@ -237,7 +237,7 @@ EDITS: Mapping[str, tuple[Edit, set[str]]] = {
     "what a method puts on top": (inserted("core/evaluation/tail_patch.py", "tops"), TAIL_PATCH),
     "what a killed evaluation goes on from": (inserted("core/evaluation/finished.py", "add"), set()),
     "which pairs are told by token": (inserted("core/tracing/attributed_pairs.py", "attributed_pairs"), TOKENS),
-    "what a position adds": (inserted("core/tracing/position_products.py", "_left_products"), TOKENS),
+    "what a position adds": (inserted("core/tracing/position_products.py", "_add"), TOKENS),
     "the texts of tokens": (inserted("core/models/token_texts.py", "token_texts"), TOKENS),
     "how a model is trained": (inserted("core/training/loop.py", "train"), RETRAINED),
     "which originals a half holds": (inserted("core/evaluation/subsets.py", "half"), {"subset_losses"}),

@@ -14,7 +14,7 @@ from gradsim_assets.core.sample_gradients import inner_products
 from gradsim_assets.core.sample_gradients.device_profile import DeviceProfile
 from gradsim_assets.core.sample_gradients.factor_stacks import FactorStacks, LeftStack, Place, RightStack
 from gradsim_assets.core.sample_gradients.factor_store import KINDS, FactorStore
-from gradsim_assets.core.sample_gradients.factors import batched_products
+from gradsim_assets.core.sample_gradients.factors import batched_products, left_products
 
 #: Operations for a stack's products of right factors and for those of each of its left factors, for one place that
 #: crosses another, and for every pair or gathering beside.
@@ -124,7 +124,7 @@ class FactorProducts:
                 if form:
                     out[layers] = self._formed_squares(left, mine[layers], rights[0][part])
                 elif right is not None:
-                    product = _left_products(mine[layers], theirs[layers], self._dtype)
+                    product = left_products(_flat(mine[layers]), _flat(theirs[layers]), self._dtype)
                     shape = (-1, left.per_right, one.count, *right.shape[1:])
                     product.view(shape).mul_(right.view(-1, 1, *shape[2:]))
                     out[layers] = _sums(product).view(-1, one.count)
@@ -158,7 +158,7 @@ class FactorProducts:
 
     def _crossing(self, mine: Place, theirs: Place, one: "_Operand", other: "_Operand") -> torch.Tensor:
         """Float64 [P]: a summand of one's gradients with another summand of the other's."""
-        left = _left_products(one.left_at(mine), other.left_at(theirs), self._dtype)
+        left = left_products(_flat(one.left_at(mine)), _flat(other.left_at(theirs)), self._dtype)
         right = batched_products(_flat(one.right_at(mine)), _flat(other.right_at(theirs)), self._dtype)
         return _sums(left.mul_(right))
 
@@ -232,23 +232,6 @@ def _bytes_of(stack: RightStack, rows: int) -> int:
 def _flat(tensor: torch.Tensor) -> torch.Tensor:
     """[layers * P, ...] of [layers, P, ...]."""
     return tensor.flatten(0, 1)
-
-
-def _left_products(ones: torch.Tensor, others: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Products [layers * P, S, S'] of the rows of two lefts [layers, P, S(', O)], one-hot or dense."""
-    one, other = _flat(ones), _flat(others)
-    if one.dim() == 2 and other.dim() == 2:
-        return (one[:, :, None] == other[:, None, :]).to(dtype)
-    if one.dim() == 2:
-        return _columns(other, one).to(dtype).mT
-    if other.dim() == 2:
-        return _columns(one, other).to(dtype)
-    return batched_products(one, other, dtype)
-
-
-def _columns(dense: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
-    """[P, S, S'] of [P, S, O]: the columns that ids [P, S'] name, which are products with one-hot rows."""
-    return dense.gather(2, ids[:, None, :].expand(-1, dense.shape[1], -1))
 
 
 def _sums(products: torch.Tensor) -> torch.Tensor:

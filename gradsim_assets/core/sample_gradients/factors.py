@@ -58,6 +58,22 @@ class Factors:
                 one.index_add_(0, left, right)
 
 
+def left_products(ones: torch.Tensor, others: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Products [K, S, S'] of the rows of two lefts [K, S(, O)] and [K, S'(, O)], one-hot or dense."""
+    if ones.dim() == 2 and others.dim() == 2:
+        return (ones[:, :, None] == others[:, None, :]).to(dtype)
+    if ones.dim() == 2:
+        return _columns(others, ones).to(dtype).mT
+    if others.dim() == 2:
+        return _columns(ones, others).to(dtype)
+    return batched_products(ones, others, dtype)
+
+
+def _columns(dense: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+    """[K, S, S'] of [K, S, O]: the columns that ids [K, S'] name, which are products with one-hot rows."""
+    return dense.gather(2, ids[:, None, :].expand(-1, dense.shape[1], -1))
+
+
 def batched_products(ones: torch.Tensor, others: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """Products [K, S, S'] of the rows of [K, S, W] and [K, S', W], multiplied and summed up in `dtype`."""
     if ones.dtype == dtype:

@@ -2,6 +2,7 @@
 
 import torch
 
+from gradsim_assets.core.sample_gradients.factors import batched_products, left_products
 from gradsim_assets.core.tracing.position_rows import Rows, SampleRows
 
 
@@ -23,9 +24,8 @@ def position_products(one: SampleRows, other: SampleRows, lengths: tuple[int, in
 
 def _add(out: torch.Tensor, one: Rows, other: Rows, known: "_RightProducts") -> None:
     products = known.of(one.right, other.right)
-    left = _left_products(one.left, other.left, out.dtype)
-    if left is not None:
-        products = products * left
+    if one.left is not None and other.left is not None:  # vectors have none
+        products = products * left_products(one.left[None], other.left[None], out.dtype)[0]
     if one.positions is None and other.positions is None:
         out += products
         return
@@ -50,24 +50,10 @@ class _RightProducts:
         """[R, R'] of [R, I] and [R', I]."""
         if self._last is not None and _same(self._last[0], one) and _same(self._last[1], other):
             return self._last[2]
-        found = one.to(self._dtype) @ other.to(self._dtype).T
+        found = batched_products(one[None], other[None], self._dtype)[0]
         self._last = (one, other, found)
         return found
 
 
 def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
     return one.data_ptr() == other.data_ptr() and one.shape == other.shape and one.stride() == other.stride()
-
-
-def _left_products(one: torch.Tensor | None, other: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor | None:
-    """[R, R'] of left factors, dense or token ids; None for vectors, which have none."""
-    if one is None or other is None:
-        return None
-    ids = [side.dtype == torch.int64 for side in (one, other)]
-    if all(ids):
-        return (one[:, None] == other[None]).to(dtype)
-    if ids[0]:
-        return other.to(dtype).index_select(1, one).T
-    if ids[1]:
-        return one.to(dtype).index_select(1, other)
-    return one.to(dtype) @ other.to(dtype).T

@@ -84,7 +84,7 @@ class GradientPass:
 
     def _projectors(self) -> dict[float, list[Projector]]:
         """By proportion: the projector of each component."""
-        options, named = self.options, list(zip(self._hooks.names, self._sizes, strict=True))
+        options, named = self.options, list(zip(self._hooks.names, self.sizes, strict=True))
         return {
             p: [
                 make_projector(
@@ -101,12 +101,23 @@ class GradientPass:
         return self._hooks.names
 
     @property
+    def memory_bytes(self) -> int:
+        """What may be held on the device beside the model."""
+        allowed = self.options.memory_bytes
+        return free_bytes(self.device, "most") if allowed is None else allowed
+
+    @property
+    def planned_with(self) -> PassOptions:
+        """The options, with the device's profile."""
+        return replace(self.options, profile=self.profile)
+
+    @property
     def shape(self) -> ModelShape:
         """What the model costs per token, as its hooks are at present."""
         return measure(self._hooks)
 
     @property
-    def _sizes(self) -> list[int]:
+    def sizes(self) -> list[int]:
         """Number of parameters of each component."""
         return [parameter.numel() for parameter in self._hooks.parameters]
 
@@ -138,13 +149,13 @@ class GradientPass:
     def _result(self, results: Results) -> PassResult:
         return PassResult(
             components=self._hooks.names,
-            parameters=self._sizes,
+            parameters=self.sizes,
             dot_products=results.of("dot_product"),
             variant_self=results.of("variant_self"),
             original_self=results.of("original_self"),
             projected_products=results.projected,
             preconditioned=results.preconditioned,
-            dimensions={p: total_dimension(self._sizes, p) for p in self.graph.proportions},
+            dimensions={p: total_dimension(self.sizes, p) for p in self.graph.proportions},
             losses=self._distinct.losses(self._gradients.losses),
             report=self.report,
         )
@@ -189,14 +200,8 @@ class GradientPass:
         return len(block) + len(self._index.originals_met_by(block))
 
     def _make_plan(self, graph: PassGraph | None = None) -> Plan:
-        memory = self.options.memory_bytes
         while True:
-            plan = plan_pass(
-                self.shape,
-                graph or self.graph,
-                free_bytes(self.device, "most") if memory is None else memory,
-                replace(self.options, profile=self.profile),
-            )
+            plan = plan_pass(self.shape, graph or self.graph, self.memory_bytes, self.planned_with)
             if self._stands_checkpointing(plan):
                 return plan
 

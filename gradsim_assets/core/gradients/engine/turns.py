@@ -3,17 +3,22 @@
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 
 import numpy as np
 import torch
 
 from gradsim_assets.core.gradients.engine.gradient_pass import GradientPass, Log, Progress
 from gradsim_assets.core.gradients.engine.planning.plan import TooLittleMemoryError
-from gradsim_assets.core.gradients.engine.planning.turns import plan_several_turns
-from gradsim_assets.core.gradients.engine.request import CheckReport, PassOptions, PassReport, PassRequest, PassResult
+from gradsim_assets.core.gradients.engine.planning.turns import plan_several_turns, why_turns
+from gradsim_assets.core.gradients.engine.request import (
+    CheckReport,
+    Losses,
+    PassOptions,
+    PassReport,
+    PassRequest,
+    PassResult,
+)
 from gradsim_assets.core.gradients.engine.results import TERMS, Results
-from gradsim_assets.core.memory import free_bytes
 from gradsim_assets.core.sample_gradients.components import trainable_components
 from gradsim_assets.core.sample_gradients.preconditioning import Preconditioners
 from gradsim_assets.core.sample_gradients.projections import total_dimension
@@ -53,13 +58,14 @@ class _InTurn:
     def run(self, progress: Progress | None, log: Log) -> PassResult:
         started = time.perf_counter()
         parts = self._parts()
-        note = f"memory does not suffice for all components at a time, so that they are done in {len(parts)} turns"
+        note = why_turns(len(parts))
         log(note)
         results = Results(self._request, len(self._whole.names), self._whole.open_scratch())
         for products in results.projected.values():
             for terms in products.values():
                 terms[:] = 0  # sums over the turns
-        done: list[PassResult] = []
+        reports: list[PassReport] = []
+        losses: Losses = {}
         for number, part in enumerate(parts):
             names = [self._whole.names[one] for one in part]
             log(f"turn {number + 1} of {len(parts)}: {names[0]} to {names[-1]}")
@@ -68,10 +74,11 @@ class _InTurn:
                 # One that does not fit after all is cut up in turn.
                 result = run_pass(self._model, self._request, self._options, heard, log, self._preconditioners)
             _take_in(results, result, part)
-            done.append(_without_arrays(result))
-        report = _together([one.report for one in done], note)
+            reports.append(result.report)
+            losses = losses or result.losses
+        report = _together(reports, note)
         report.seconds = time.perf_counter() - started
-        sizes = [size for one in done for size in one.parameters]
+        sizes = self._whole.sizes
         return PassResult(
             components=self._whole.names,
             parameters=sizes,
@@ -81,16 +88,15 @@ class _InTurn:
             projected_products=results.projected,
             preconditioned=results.preconditioned,
             dimensions={p: total_dimension(sizes, p) for p in self._whole.graph.proportions},
-            losses=done[0].losses,
+            losses=losses,
             report=report,
         )
 
     def _parts(self) -> list[range]:
         """The numbers of the components of each turn."""
-        allowed = self._options.memory_bytes
-        memory = free_bytes(self._whole.device, "most") if allowed is None else allowed
-        options = replace(self._options, profile=self._whole.profile)
-        return [turn.components for turn in plan_several_turns(self._whole.shape, self._whole.graph, memory, options)]
+        whole = self._whole
+        turns = plan_several_turns(whole.shape, whole.graph, whole.memory_bytes, whole.planned_with)
+        return [turn.components for turn in turns]
 
 
 @contextmanager
@@ -137,10 +143,6 @@ def _copy(into: np.ndarray, values: np.ndarray, rows: int = 100_000) -> None:
     """Copies rows that may be files larger than memory."""
     for start in range(0, len(values), rows):
         into[start : start + rows] = values[start : start + rows]
-
-
-def _without_arrays(result: PassResult) -> PassResult:
-    return replace(result, dot_products={}, variant_self={}, original_self={}, projected_products={}, preconditioned={})
 
 
 def _together(reports: Sequence[PassReport], note: str) -> PassReport:

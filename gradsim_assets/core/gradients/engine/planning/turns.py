@@ -61,10 +61,12 @@ def describe_turns(turns: Sequence[Turn]) -> str:
     if len(turns) == 1:
         return turns[0].plan.describe()
     described = (f"turn {number}: {turn.plan.describe()}" for number, turn in enumerate(turns, 1))
-    return (
-        f"memory does not suffice for all components at a time, so that they are done in {len(turns)} turns; "
-        + " ".join(described)
-    )
+    return f"{why_turns(len(turns))}; {' '.join(described)}"
+
+
+def why_turns(count: int) -> str:
+    """What the log, the metadata and `gradsim plan` say of several turns."""
+    return f"memory does not suffice for all components at a time, so that they are done in {count} turns"
 
 
 def _seconds(turns: Sequence[Turn]) -> float:
