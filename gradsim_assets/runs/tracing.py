@@ -82,4 +82,4 @@ def _tracing(model_id: str) -> "Iterator[Tracing]":
         import gradsim_assets.core.tracing.trace  # noqa: F401
         from gradsim_assets.defs.tracing.tracing import Tracing
 
-        yield Tracing(settings, check.originals_are_current, settings.trace.memory_bytes)
+        yield Tracing(settings, check.originals_are_current, settings.trace.memory_bytes, code=check.code)

@@ -16,8 +16,8 @@ from gradsim_assets.core.partition_keys import model_slug
 from gradsim_assets.core.tables.schemas import LIMA
 from gradsim_assets.core.tables.storage import fingerprint
 from gradsim_assets.core.tracing.query import checked_query
-from gradsim_assets.defs.code_version import code_version
 from gradsim_assets.defs.curvature.factors import preconditioners_of
+from gradsim_assets.defs.tracing.code_versions import CodeVersions
 from gradsim_assets.defs.tracing.compared_originals import Choice
 from gradsim_assets.resources.by_name import Resources, resources
 
@@ -56,13 +56,19 @@ class Tracing:
         originals_are_current: says whether the stored originals are those of now.
         memory_bytes: where there are any, the last model stays loaded, with the gradients of all originals if they take no more.
         on_load: is told of a model that was loaded.
+        code: tells the versions of the code that traces.
     """
 
     settings: Settings
     originals_are_current: Callable[[], bool]
     memory_bytes: int = 0
     on_load: "Callable[[LoadedModel], None]" = lambda loaded: None
+    code: Callable[[], CodeVersions] = CodeVersions.now
     _kept: dict[tuple[str, ...], _Kept] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    @cached_property
+    def _code(self) -> CodeVersions:
+        return self.code()
 
     @cached_property
     def _resources(self) -> Resources:
@@ -181,7 +187,7 @@ class Tracing:
 
         hub, compute = self._resources.hub, self._resources.compute
         made_from = (
-            code_version("core.models.loading:load_model", "core.tracing.held_originals:HeldOriginals"),
+            self._code.gradients,
             hub.version(model_id, loaded.revision),
             hub.settings(model_id).dtype,
             compute.precision,
@@ -208,7 +214,7 @@ class Tracing:
             "damping": str(tuning.damping),
             "epsilon": str(tuning.epsilon),
             "precision": self.settings.compute.precision,
-            "code": code_version("core.models.loading:load_model", "core.tracing.trace:originals_of"),
+            "code": self._code.trace,
         }
 
     def _preconditioners(self, method: "Method", model_id: str, version: str) -> dict[str, Any]:
@@ -225,10 +231,9 @@ class Tracing:
         self, loaded: "LoadedModel", scratch: Path, progress: Progress, log: Log, preconditioners: dict[str, Any]
     ) -> "Callable[[PassRequest], AbstractContextManager[PassResult]]":
         """Runs the pass of a trace; a killed one goes on behind its last finished block."""
-        version = code_version("core.models.loading:load_model", "core.gradients.engine:run_pass")
 
         def run(request: "PassRequest") -> "AbstractContextManager[PassResult]":
             compute = self._resources.compute
-            return compute.run_pass(loaded, request, scratch, progress, log, version, preconditioners)
+            return compute.run_pass(loaded, request, scratch, progress, log, self._code.run, preconditioners)
 
         return run
