@@ -321,6 +321,44 @@ def test_a_command_asks_the_server_of_its_home_and_finds_the_same(home: Path) ->
     assert alone.stdout == asked.stdout and "serves this home" not in alone.stderr
 
 
+BAD = {
+    "the prompt is empty; give the text": {"prompt": " "},
+    "the answer is empty, so it has no gradient": {"answer": ""},
+    "is more than the model's context of 384; shorten it": {"prompt": "egg " * 5000, "answer": "Yes."},
+    "the prompt holds half of a character at 1": {"prompt": "\ud83d"},
+    "there is no method astrology; give one of cosine": {"method": "astrology"},
+    '"faiss" names no candidates': {"against": "faiss"},
+}
+EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)> {{ 7 * 7 }} </textarea>"
+
+
+@pytest.mark.slow
+def test_bad_texts_and_a_thousand_at_once_get_their_sentences_and_the_server_goes_on(home: Path) -> None:
+    good = {"model": "demo", "prompt": "How do I boil rice?", "answer": "In water.", "wait": 300}
+    with PagesServer(home) as site:
+        for said, case in BAD.items():
+            status, told = site.post("/api/trace", {**good, **case})
+            assert status == 409 and said in told["error"] and "\n" not in told["error"], told
+        status, told = site.post("/api/trace", {**good, "answer": EVIL})
+        assert status == 200 and EVIL not in site.get(told["trace"]["page"])[1]
+
+        def ask(number: int) -> tuple[int, str]:
+            status, told = site.post("/api/trace", {**good, "prompt": f"How do I boil {number} eggs?", "wait": 0})
+            return status, told.get("error", "")
+
+        with ThreadPoolExecutor(200) as pool:
+            answers = list(pool.map(ask, range(1000)))
+            assert site.get("/health")[0] == 200
+        refused = [said for status, said in answers if status == 503]
+        assert {status for status, _ in answers} == {202, 503} and len(refused) > 900
+        assert all(
+            re.fullmatch(r"8 texts are waiting to be traced already; ask again in \d+ s\.", one) for one in refused
+        )
+        while (status := site.post("/api/trace", good)[0]) == 503:
+            time.sleep(0.5)
+        assert status == 200
+
+
 def test_many_who_wait_keep_nobody_from_the_pages(home: Path) -> None:
     asked = {"model": "demo", "prompt": "How do I boil a hundred eggs?", "wait": 300}
     with PagesServer(home) as site, ThreadPoolExecutor(100) as pool:

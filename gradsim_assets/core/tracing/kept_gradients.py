@@ -7,6 +7,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from gradsim_assets.core.errors import InputError, first_line
 from gradsim_assets.core.files import whole_file
 from gradsim_assets.core.models.encoded_sample import EncodedSample
 from gradsim_assets.core.sample_gradients.components import trainable_components
@@ -51,11 +52,14 @@ class KeptGradients:
         computing some again, and are not kept."""
         if any(parameter.dtype != torch.float32 for _, parameter in trainable_components(model)):
             return
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        for other in self._path.parent.glob(f"*{_SUFFIX}"):
-            other.unlink(missing_ok=True)
-        with whole_file(self._path) as unfinished:
-            save_file({name: row.cpu() for name, row in zip(held.names, held.rows, strict=True)}, unfinished)
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            for other in self._path.parent.glob(f"*{_SUFFIX}"):
+                other.unlink(missing_ok=True)
+            with whole_file(self._path) as unfinished:
+                save_file({name: row.cpu() for name, row in zip(held.names, held.rows, strict=True)}, unfinished)
+        except (OSError, InputError, SafetensorError) as error:  # who traces has them all the same
+            self._log(f"gradients of the originals are not kept for the next process: {first_line(error)}")
 
     def _is_right(
         self, held: HeldOriginals, model: torch.nn.Module, samples: Sequence[EncodedSample], device: str

@@ -78,23 +78,6 @@ class Method:
         )
 
 
-@dataclass(frozen=True)
-class Trace:
-    """What was found of one text.
-
-    Attributes:
-        originals: the table `traces`, best first.
-        tokens: the table `trace_tokens`, of the best originals.
-        generated: whether the answer is the model's own.
-    """
-
-    query: Sample
-    generated: bool
-    originals: pl.DataFrame
-    tokens: pl.DataFrame
-    seconds: float
-
-
 def digest(query: Sample, *what: object) -> str:
     """The same for the same text and all else that a trace is made from: 16 hex digits."""
     document = json.dumps([query.user, query.assistant, *map(str, what)], ensure_ascii=False)

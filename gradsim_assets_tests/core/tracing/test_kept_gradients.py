@@ -95,6 +95,15 @@ def test_a_cut_file_counts_as_none(
     assert kept.read(loaded.model, samples, "cpu") is None
 
 
+def test_a_place_that_cannot_be_written_costs_no_trace(
+    loaded: LoadedModel, held: HeldOriginals, tmp_path: Path
+) -> None:
+    said: list[str] = []
+    (tmp_path / "file").write_text("")
+    KeptGradients(tmp_path / "file" / "folder", "key", said.append).write(held, loaded.model)
+    assert len(said) == 1 and said[0].startswith("gradients of the originals are not kept for the next process: ")
+
+
 def test_gradients_that_could_not_be_checked_are_not_kept(
     loaded: LoadedModel, held: HeldOriginals, tmp_path: Path
 ) -> None:
