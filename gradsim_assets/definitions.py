@@ -44,7 +44,7 @@ from gradsim_assets.defs.models import hf_model
 from gradsim_assets.defs.observe_sources import build as watching
 from gradsim_assets.defs.observe_sources import watches_optimizers
 from gradsim_assets.defs.similarity import gradient_similarity
-from gradsim_assets.defs.tracing import token_attribution
+from gradsim_assets.defs.tracing import token_attribution, traces
 from gradsim_assets.orchestration.automation import automated, automation_sensor
 from gradsim_assets.orchestration.groups import ON_GPU
 from gradsim_assets.orchestration.partitions import Partitions
@@ -108,11 +108,13 @@ def _build(settings: Settings, partitions: Partitions, profiles: Mapping[str, Pr
             *([optimizer_states.build()] if watches_optimizers(settings) else []),
             *paraphrases_source.build(settings, partitions),
             *dg.map_asset_specs(tagged, dg.map_asset_specs(automated, tables)),
+            *map(tagged, traces.build()),
         ],
         asset_checks=[*build_tables(settings, partitions), *build_status()],
         jobs=[
             *stages.build(light, _without(settings)),
             import_scripts.build(partitions),
+            traces.build_job(settings, heavy),
             *rerun_jobs,
         ],
         sensors=[automation_sensor(), *sensors],

@@ -42,10 +42,11 @@ TOGETHER = {
 #: Assets whose computation has another name than they have, and why.
 NAMED_OTHERWISE = {
     "hf_model": ("core/models/revisions.py", "the asset is the model; what is computed is its revision"),
+    "traces": ("core/tracing/trace.py", "the asset holds many of what is computed one at a time"),
 }
 
-#: Assets without rows of their own: what is observed, and pages.
-NO_TABLES = {"hf_model", "originals_source", "paraphrases_source", "optimizer_states", "report"}
+#: Assets that are no tables: what is observed, pages, and texts that were traced, a folder each.
+NO_TABLES = {"hf_model", "originals_source", "paraphrases_source", "optimizer_states", "report", "traces"}
 
 #: With all that can be switched on.
 SETTINGS = Settings(

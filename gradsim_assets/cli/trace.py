@@ -48,6 +48,11 @@ _HEAD = 100
     type=click.IntRange(1),
     help="With --against index: so many of the best by the index are compared exactly.",
 )
+@click.option(
+    "--here",
+    is_flag=True,
+    help="Trace in this process, even where `gradsim ui` serves this home with the model at hand.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, all originals; of a file a line for each text.")
 def trace(
     model: str,
@@ -58,6 +63,7 @@ def trace(
     method: str,
     against: str,
     rerank: int,
+    here: bool,
     as_json: bool,
 ) -> None:
     """Rank the originals by how much they have to do with what MODEL answered, and say token by token why.
@@ -74,28 +80,50 @@ def trace(
       gradsim trace demo --prompt "How do I boil an egg?" --against index --rerank 500
       gradsim trace demo --file questions.jsonl --top 5
     """
-    import dagster as dg
-
     if (prompt is None) == (path is None) or (path is not None and answer is not None):
         raise click.UsageError("give a text by --prompt (and --answer), or many by --file.")
     how = (method, f"index:{rerank}" if against == "index" else against)
     try:
         if path is None:
-            whole = _one(model, str(prompt), answer, top, how, as_json)
+            whole = _one(model, str(prompt), answer, top, how, here, as_json)
         else:
             whole = _many(model, path, top, how, as_json)
-    except dg.Failure as error:
-        click.echo(f"✗ {error.description}", err=True)
+    except Exception as error:
+        if not (
+            told := getattr(error, "description", None)
+        ):  # as a failure of Dagster's has it, which may not be loaded
+            raise
+        click.echo(f"✗ {told}", err=True)
         sys.exit(FAILED)
     if not whole:
         sys.exit(FAILED)
 
 
-def _one(model: str, prompt: str, answer: str | None, top: int, how: tuple[str, str], as_json: bool) -> bool:
-    from gradsim_assets.runs.tracing import trace as trace_text
+def _one(
+    model: str, prompt: str, answer: str | None, top: int, how: tuple[str, str], here: bool, as_json: bool
+) -> bool:
+    from gradsim_assets.core.tracing.query import checked_query
 
-    _print(*trace_text(model, prompt, answer, *how), top, as_json)
+    checked_query(prompt, answer)
+    found = None if here else _served(model, prompt, answer, how)
+    if found is None:
+        from gradsim_assets.runs.tracing import trace as trace_text
+
+        found = trace_text(model, prompt, answer, *how)
+    _print(*found, top, as_json)
     return True
+
+
+def _served(model: str, prompt: str, answer: str | None, how: tuple[str, str]) -> "tuple[StoredTrace, Path] | None":
+    """What the server of this home's pages traces; None where there is none on this machine, or it could not."""
+    from gradsim_assets.runs.asked_server import ask_server
+    from gradsim_assets.runs.served_home import served
+
+    if (server := served()) is None:
+        return None
+    if found := ask_server(server, model, prompt, answer, *how):
+        click.echo(f"{server.address} serves this home and traced the text; --here does it in this process.", err=True)
+    return found
 
 
 def _many(model: str, path: Path, top: int, how: tuple[str, str], as_json: bool) -> bool:

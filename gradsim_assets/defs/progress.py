@@ -27,7 +27,9 @@ def draw_progress_on_terminal() -> None:
 
 
 @contextmanager
-def progress(context: dg.AssetExecutionContext, what: str, unit: str) -> Iterator[Callable[..., None]]:
+def progress(
+    context: dg.AssetExecutionContext | dg.OpExecutionContext, what: str, unit: str
+) -> Iterator[Callable[..., None]]:
     """A progress callback `(done, total, note="")`: a bar in the terminal, a line in the UI's log now and then."""
     started = last = time.monotonic()
     with tqdm(desc=what, unit=unit, file=_terminal, disable=_terminal is None, leave=False) as bar:

@@ -1,6 +1,6 @@
 """Which models are registered: the keys of the partition `model`, which Dagster's instance keeps and its dialog does not check."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import dagster as dg
 
@@ -25,6 +25,16 @@ def register(instance: dg.DagsterInstance, model_id: str) -> str:
     slug = checked_slug(model_id)
     instance.add_dynamic_partitions(str(MODELS.name), [slug])
     return slug
+
+
+def check_registered(instance: dg.DagsterInstance, configured: Collection[str], model_id: str) -> None:
+    """Raises InputError for a model that is neither registered nor among those of the configuration (ids)."""
+    slug = model_slug(model_id)
+    if slug in map(model_slug, configured) or instance.has_dynamic_partition(str(MODELS.name), slug):
+        return
+    raise InputError(
+        f"{model_id} is not registered; `gradsim models add {model_id}` does it, `gradsim models list` shows what is."
+    )
 
 
 def remove(instance: dg.DagsterInstance, model: str) -> None:

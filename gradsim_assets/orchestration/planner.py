@@ -6,8 +6,9 @@ from functools import cache
 import dagster as dg
 
 from gradsim_assets.core.partition_keys import is_slug
+from gradsim_assets.core.tables.schemas import LIMA
 from gradsim_assets.core.tables.storage import Partition
-from gradsim_assets.orchestration.asset_keys import on_request, waits_only
+from gradsim_assets.orchestration.asset_keys import asset_key, on_request, waits_only
 from gradsim_assets.orchestration.controls import places_read
 from gradsim_assets.orchestration.dagster_internals import AssetKeyPartitionKey, BaseAssetGraph, StaleStatus
 from gradsim_assets.orchestration.lost_files import LostFiles
@@ -64,6 +65,11 @@ def targets(
             elif resolver.why_lost(key, target.partition_key):
                 found.append(target)
     return found
+
+
+def originals_are_current(instance: dg.DagsterInstance, graph: BaseAssetGraph) -> bool:
+    """Whether the originals were made of their source as it was observed last."""
+    return not targets(instance, graph, keys=[asset_key(LIMA.name)])
 
 
 class Above:

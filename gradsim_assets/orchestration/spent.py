@@ -13,6 +13,9 @@ from gradsim_assets.orchestration.partitions import place_of
 #: Run tags that say on what a step of the run has put a model: this and the step's name. "cpu", or the name of a GPU.
 DEVICE_TAG = "gradsim/device."
 
+#: Run tag with the id of the model that a run is about.
+MODEL_TAG = "gradsim/model"
+
 CPU = "cpu"
 
 #: Runs that are asked for at a time.
@@ -89,7 +92,7 @@ def _model(run: dg.DagsterRun, made: dict[str, set[dg.AssetKey]], graph: BaseAss
     for key in (key for keys in made.values() for key in keys):
         if partition and graph.has(key) and (slug := place_of(partition, graph.get(key).partitions_def).model):
             return model_id_of(slug) if is_slug(slug) else slug
-    return None
+    return None if made else run.tags.get(MODEL_TAG)  # a run of no asset, such as one that traces texts
 
 
 def _add(one: Spent, step: RunStepKeyStatsSnapshot, device: str) -> None:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from gradsim_assets.core.sample_gradients.preconditioning import Preconditioners
     from gradsim_assets.core.tracing.attributed_pairs import AttributedPair
     from gradsim_assets.core.tracing.held_originals import HeldOriginals
+    from gradsim_assets.core.tracing.kept_gradients import KeptGradients
     from gradsim_assets.core.tracing.token_attribution import Attributed
 
 
@@ -148,16 +149,21 @@ class Compute(dg.ConfigurableResource):
         self,
         loaded: LoadedModel,
         originals: "Sequence[EncodedSample]",
+        kept: "KeptGradients",
         progress: Callable[[int, int, str], None],
         log: Callable[[str], None],
     ) -> "HeldOriginals":
-        """The gradients of all originals in memory."""
+        """The gradients of all originals in memory: those that are kept, or computed and then kept."""
         from gradsim_assets.core.tracing.held_originals import HeldOriginals
 
+        if found := kept.read(loaded.model, originals, loaded.device):
+            return found
         try:
-            return HeldOriginals.of(loaded.model, originals, self._options(loaded.device, ""), progress, log)
+            held = HeldOriginals.of(loaded.model, originals, self._options(loaded.device, ""), progress, log)
         except ArithmeticError as error:
             raise dg.Failure(str(error), allow_retries=False) from error
+        kept.write(held, loaded.model)
+        return held
 
     def libraries(self, projected: bool, device: str) -> str:
         """What beside our own code decides the numbers of a pass: transformers computes the model. traker's matrices, for

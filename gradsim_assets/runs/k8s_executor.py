@@ -16,8 +16,8 @@ from gradsim_assets.orchestration.dagster_internals import (
 )
 from gradsim_assets.runs.compute_profiles import PROFILE
 
-#: Run tag with the model's partition key.
-_MODEL = "dagster/partition/model"
+#: Run tags with the model's partition key: beside that of another dimension, and alone.
+_MODEL, _ALONE = "dagster/partition/model", "dagster/partition"
 
 
 def k8s_executor(profile: str, by_model: Mapping[str, Mapping[str, Any]]) -> dg.ExecutorDefinition:
@@ -79,7 +79,8 @@ class ModelProfiles(StepHandler):
         return self._inner.terminate_step(self._exchanged(step_handler_context))
 
     def _exchanged(self, context: StepHandlerContext) -> StepHandlerContext:
-        model = context.dagster_run.tags.get(_MODEL, "")
+        run = context.dagster_run.tags
+        model = run.get(_MODEL) or run.get(_ALONE, "")
         patterns = (tags for pattern, tags in self._by_model.items() if fnmatchcase(model, pattern))
         tags = self._by_model.get(model) or next(patterns, None)
         return context if tags is None else _Tagged(context, self._profile, tags)

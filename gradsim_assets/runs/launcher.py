@@ -228,9 +228,11 @@ class Launcher:
         tags = job.get_definition().get_tags_for_partition_key(partition, list(assets)) if partition else {}
         return self._execute(job, partition, {**tags, **_TAGS}, asset_selection=list(assets))
 
-    def run_job(self, name: str, config: Mapping[str, Any]) -> RunOutcome:
-        """One run of a job without partitions, with its configuration; returns when it has ended."""
-        return self._execute(self._repository.get_reconstructable_job(name), None, _TAGS, config)
+    def run_job(self, name: str, config: Mapping[str, Any], partition: str | None = None) -> RunOutcome:
+        """One run of a job of no stage, with its configuration, on a partition where it has some; returns when it has ended."""
+        job = self._repository.get_reconstructable_job(name)
+        tags = job.get_definition().get_tags_for_partition_key(partition, None) if partition else {}
+        return self._execute(job, partition, {**tags, **_TAGS}, config)
 
     def _execute(
         self,

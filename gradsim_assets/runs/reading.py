@@ -2,16 +2,17 @@
 
 from pathlib import Path
 
-import dagster as dg
 import polars as pl
 
 from gradsim_assets.configuration import Settings, load_settings, registered_id
 from gradsim_assets.core.analysis.control_comparison import control_comparison
 from gradsim_assets.core.errors import InputError
+from gradsim_assets.core.home import Home
 from gradsim_assets.core.partition_keys import model_id_of, model_slug
-from gradsim_assets.core.tables.schemas import GRADIENT_SIMILARITY
+from gradsim_assets.core.tables.schemas import GRADIENT_SIMILARITY, KEPT_TRACES
 from gradsim_assets.core.tables.storage import Partition
 from gradsim_assets.core.tables.table_names import path_of_table
+from gradsim_assets.orchestration.model_registry import check_registered
 from gradsim_assets.orchestration.partitions import MODELS
 from gradsim_assets.resources.by_name import resources
 from gradsim_assets.runs.environment import open_instance
@@ -21,7 +22,7 @@ def scan(table: str, model: str | None = None, setting: str | None = None) -> pl
     """One lazy frame over a table of this home, as the environment and gradsim.toml have it.
 
     What another number of shards or a model that was removed has left in the folders is not read. A table that models have
-    begins with the column `model`, the model's id.
+    begins with the column `model`, the model's id. `traces` are all texts that were traced, a row for each original.
 
     Args:
         table: as commands take it: `retrieval_paraphrased`, `retrieval/paraphrased`, or `retrieval` with a setting.
@@ -33,6 +34,8 @@ def scan(table: str, model: str | None = None, setting: str | None = None) -> pl
             a model were computed from different revisions or settings.
     """
     settings = load_settings()
+    if table == KEPT_TRACES.name and setting is None:
+        return _traces(settings, model)
     path = path_of_table(f"{table}/{setting}" if setting else table)
     store = resources(settings).store
     there = store.tables.found(path)
@@ -55,6 +58,19 @@ def scan(table: str, model: str | None = None, setting: str | None = None) -> pl
     return pl.concat(frames, how="diagonal")
 
 
+def _traces(settings: Settings, model: str | None) -> pl.LazyFrame:
+    """Texts that were traced, newest first by model; of a model of which none was, nothing."""
+    from gradsim_assets.core.tracing.stored_traces import traces_frame, traces_in
+
+    frames = [
+        traces_frame(traces_in(Home(settings.home).traces(slug))).select(
+            pl.lit(model_id_of(slug)).alias("model"), pl.all()
+        )
+        for slug in _registered(settings, registered_id(model, Path()) if model else None)
+    ]
+    return pl.concat(frames).lazy() if frames else KEPT_TRACES.empty().lazy()
+
+
 def compare(model: str, *others: str, setting: str = "paraphrased") -> pl.DataFrame:
     """As `gradsim_assets.compare`: the columns of `control_comparison`, with the other model as `other`, its figures as `other_...`."""
     if not others:
@@ -72,16 +88,6 @@ def _registered(settings: Settings, model: str | None) -> list[str]:
     """The partition keys of the registered models, or of the one that is asked for."""
     with open_instance(writes=False) as instance:
         if model is not None:
-            check_registered(instance, settings, model)
+            check_registered(instance, settings.configured, model)
             return [model_slug(model)]
         return sorted({*instance.get_dynamic_partitions(str(MODELS.name)), *map(model_slug, settings.configured)})
-
-
-def check_registered(instance: dg.DagsterInstance, settings: Settings, model_id: str) -> None:
-    """Raises InputError for a model that is neither registered nor in the configuration."""
-    slug = model_slug(model_id)
-    if slug in map(model_slug, settings.configured) or instance.has_dynamic_partition(str(MODELS.name), slug):
-        return
-    raise InputError(
-        f"{model_id} is not registered; `gradsim models add {model_id}` does it, `gradsim models list` shows what is."
-    )

@@ -18,6 +18,7 @@ import psutil
 
 from gradsim_assets.core.errors import InputError
 from gradsim_assets.runs.environment import MODULE
+from gradsim_assets.runs.served_home import address_of
 from gradsim_assets.runs.ui_lock import BEAT_SECONDS, UiLock, only_ui
 
 _PATIENCE_SECONDS = 20.0
@@ -42,20 +43,14 @@ def serve(host: str, port: int, web_port: int) -> int:
     with only_ui(Path(os.environ["DAGSTER_HOME"]), f"http://{host}:{port}") as lock:
         _check_free(host, port, "--port")
         _check_free(host, web_port, "--web-port")
-        os.environ.setdefault("GRADSIM_WEB", _address(host, web_port))
-        pages = _Pages(host, web_port, _address(host, port))
-        click.echo(f"{_address(host, web_port)}  models, figures, reports")
-        click.echo(f"{_address(host, port)}  Dagster: assets, runs, automation  (stop both with Ctrl-C)")
+        os.environ.setdefault("GRADSIM_WEB", address_of(host, web_port))
+        pages = _Pages(host, web_port, address_of(host, port))
+        click.echo(f"{address_of(host, web_port)}  models, figures, reports")
+        click.echo(f"{address_of(host, port)}  Dagster: assets, runs, automation  (stop both with Ctrl-C)")
         try:
             return _serve(host, port, pages, lock)
         finally:
             pages.end()
-
-
-def _address(host: str, port: int) -> str:
-    """What a browser on this machine opens; a server that listens everywhere is here, too."""
-    named = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-    return f"http://[{named}]:{port}" if ":" in named else f"http://{named}:{port}"
 
 
 class _Pages:

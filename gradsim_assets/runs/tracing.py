@@ -1,49 +1,22 @@
-"""Traces of texts: in this process, with the models and originals of this home."""
+"""Traces of texts in this process, with the models and originals of the home that the environment names."""
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from functools import cached_property
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import dagster as dg
+from typing import TYPE_CHECKING
 
 from gradsim_assets.configuration import Settings, load_settings
-from gradsim_assets.core.candidates.candidate_source import ALL, CandidateSource
+from gradsim_assets.core.candidates.candidate_source import ALL
 from gradsim_assets.core.errors import InputError
-from gradsim_assets.core.home import Home
-from gradsim_assets.core.partition_keys import model_slug
-from gradsim_assets.core.tables.schemas import LIMA
-from gradsim_assets.core.tables.storage import fingerprint
-from gradsim_assets.defs.code_version import code_version
-from gradsim_assets.defs.curvature.factors import preconditioners_of
-from gradsim_assets.orchestration.asset_keys import asset_key
-from gradsim_assets.orchestration.dagster_internals import BaseAssetGraph
-from gradsim_assets.orchestration.planner import targets
-from gradsim_assets.resources.by_name import Resources, resources
-from gradsim_assets.runs.compared_originals import Choice
-from gradsim_assets.runs.environment import open_instance
-from gradsim_assets.runs.launcher import Launcher
-from gradsim_assets.runs.reading import check_registered
+from gradsim_assets.core.tracing.query import TextError, checked_query
+from gradsim_assets.runs.trace_check import trace_check
 
 if TYPE_CHECKING:
-    import polars as pl
-
-    from gradsim_assets.core.gradients.engine import PassRequest, PassResult
-    from gradsim_assets.core.models.loading import LoadedModel
-    from gradsim_assets.core.models.revisions import Revision
-    from gradsim_assets.core.tracing.held_originals import HeldOriginals
     from gradsim_assets.core.tracing.question_files import FiledQuestion
     from gradsim_assets.core.tracing.stored_traces import StoredTrace
-    from gradsim_assets.core.tracing.trace import Method, TextError
-
-Log = Callable[[str], None]
-Progress = Callable[[int, int, str], None]
-
-#: Originals of which the page shows the texts, and those whose tokens are split.
-SHOWN, SPLIT = 20, 5
+    from gradsim_assets.defs.tracing.tracing import Log, Tracing
+    from gradsim_assets.runs.launcher import Launcher
 
 
 def trace(
@@ -52,18 +25,19 @@ def trace(
     answer: str | None = None,
     method: str = "cosine",
     against: str = ALL,
-    log: Log = lambda said: None,
+    log: "Log" = lambda said: None,
 ) -> tuple["StoredTrace", Path]:
     """As `Tracing.trace`, in the home that the environment names, with the model and the originals as they are now.
 
     Raises:
         InputError: the model is not registered, or as `Tracing.trace`.
     """
-    return _tracing(model_id).trace(model_id, prompt, answer, method, against=against, log=log)
+    with _tracing(model_id) as tracing:
+        return tracing.trace(model_id, prompt, answer, method, against=against, log=log)
 
 
 def trace_file(
-    model_id: str, path: Path, method: str = "cosine", against: str = ALL, log: Log = lambda said: None
+    model_id: str, path: Path, method: str = "cosine", against: str = ALL, log: "Log" = lambda said: None
 ) -> "Iterator[tuple[FiledQuestion, tuple[StoredTrace, Path] | TextError]]":
     """The texts of a file one after the other, each with what `trace` gives, or why this one text cannot be traced.
 
@@ -71,7 +45,6 @@ def trace_file(
         InputError: as `read_questions`; a text is empty or holds half of a character; the model is not registered.
     """
     from gradsim_assets.core.tracing.question_files import read_questions
-    from gradsim_assets.core.tracing.trace import TextError, checked_query
 
     questions = read_questions(path)
     for one in questions:
@@ -79,185 +52,34 @@ def trace_file(
             checked_query(one.prompt, one.answer)
         except InputError as error:
             raise InputError(f"{one.place}: {error}") from error
-    tracing = _tracing(model_id, memory=len(questions) > 1)
-    for one in questions:
-        try:
-            found: tuple[StoredTrace, Path] | TextError = tracing.trace(
-                model_id, one.prompt, one.answer, method, against=against, log=log
-            )
-        except TextError as error:
-            found = error
-        yield one, found
+    with _tracing(model_id) as tracing:
+        for one in questions:
+            try:
+                found: tuple[StoredTrace, Path] | TextError = tracing.trace(
+                    model_id, one.prompt, one.answer, method, against=against, log=log
+                )
+            except TextError as error:
+                found = error
+            yield one, found
 
 
-def _tracing(model_id: str, memory: bool = False) -> "Tracing":
-    """Traces in the home that the environment names; with `memory` what the next text needs, too, is kept."""
-    settings, runs = load_settings(), Launcher(open_instance(writes=True))
-    check_registered(runs.instance, settings, model_id)
-    runs.observe(model_id, settings)
-    return Tracing(settings, runs.instance, runs.repository.asset_graph, settings.trace.memory_bytes if memory else 0)
+def traces_of(settings: Settings, launcher: "Launcher") -> "Tracing":
+    """Traces in one home, to originals that are those of now as far as its instance has been told."""
+    from gradsim_assets.defs.tracing.tracing import Tracing
+    from gradsim_assets.orchestration.planner import originals_are_current
+
+    graph = launcher.repository.asset_graph
+    return Tracing(settings, partial(originals_are_current, launcher.instance, graph), settings.trace.memory_bytes)
 
 
-@dataclass
-class _Kept:
-    """A loaded model, and the gradients of its originals where they are held."""
+@contextmanager
+def _tracing(model_id: str) -> "Iterator[Tracing]":
+    """Traces in the home that the environment names: torch is imported while another process asks Dagster of the model."""
+    settings = load_settings()
+    with trace_check(model_id) as check:
+        import transformers.modeling_utils  # noqa: F401  # most of what a model's own module imports
 
-    loaded: "LoadedModel"
-    held: "HeldOriginals | None" = None
+        import gradsim_assets.core.tracing.trace  # noqa: F401
+        from gradsim_assets.defs.tracing.tracing import Tracing
 
-
-@dataclass(frozen=True)
-class Tracing:
-    """Traces of texts to the originals of one home, one at a time.
-
-    `instance` and `graph` are asked whether the originals are up to date. Where there is `memory_bytes`, the last model stays
-    loaded, with the gradients of all originals if they take no more.
-    """
-
-    settings: Settings
-    instance: dg.DagsterInstance
-    graph: BaseAssetGraph
-    memory_bytes: int = 0
-    _kept: dict[tuple[str, ...], _Kept] = field(default_factory=dict, init=False, repr=False, compare=False)
-
-    @cached_property
-    def _resources(self) -> Resources:
-        return resources(self.settings)
-
-    def trace(
-        self,
-        model_id: str,
-        prompt: str,
-        answer: str | None = None,
-        method: str = "cosine",
-        *,
-        against: str = ALL,
-        split: int = SPLIT,
-        log: Log = lambda said: None,
-        progress: Progress = lambda done, total, what: None,
-    ) -> tuple["StoredTrace", Path]:
-        """The trace of a text with a registered model, and its folder; taken from there where the same was traced before.
-
-        Without an answer the model gives its own (greedy). `against` says with which originals it is compared (see
-        `CandidateSource`): the order of those is exact. `split` is of how many of the best originals the tokens are told.
-
-        Raises:
-            InputError: a text is empty or too long, the method is unknown or not in the index, or the originals, the curvature
-                or the index are missing or out of date.
-            dg.Failure: the pass found numbers that are wrong.
-        """
-        from gradsim_assets.core.samples import samples_of
-        from gradsim_assets.core.tracing.page import render_trace
-        from gradsim_assets.core.tracing.stored_traces import StoredTrace
-        from gradsim_assets.core.tracing.trace import Method, answered, checked_query, digest, originals_of
-
-        query = checked_query(prompt, answer)
-        how, source = Method.of(method, self.settings.preconditioners.methods), CandidateSource.of(against)
-        originals = self._originals()
-        hub = self._resources.hub
-        revision = hub.resolve(model_id)
-        choice = Choice.of(source, how, self._resources, model_slug(model_id), hub.version(model_id, revision))
-        made_from = self._provenance(model_id, revision, originals) | choice.provenance
-        root = Home(self.settings.home).traces(model_slug(model_id))
-        trace_id = digest(query, answer is None, method, split, *made_from.values())
-        if (root / trace_id).is_dir():
-            return StoredTrace.load(root / trace_id), root / trace_id
-        at_hand = self._at_hand(model_id, revision, originals, source.is_all, progress, log)
-        loaded = at_hand.loaded
-        if answer is None:
-            query = answered(query, loaded)
-        stored = self._preconditioners(how, model_id, hub.version(model_id, revision))
-        words = hub.retriever_tokens(self.settings.retriever_model)[0]
-        run = self._run(loaded, Home(self.settings.home).scratch("traces", trace_id), progress, log, stored)
-        among = choice.ids(query, originals, loaded, words, hub.settings(model_id).context, log)
-        ranked, tokens = originals_of(
-            query,
-            originals,
-            loaded,
-            run,
-            how,
-            policy=hub.settings(model_id).context,
-            preconditioner=stored.get(how.preconditioner) if how.preconditioner else None,
-            words=words,
-            split=split,
-            held=at_hand.held,
-            among=among,
-        )
-        provenance = {"model": model_id, **made_from, "traced": datetime.now(UTC).isoformat(timespec="seconds")}
-        made = StoredTrace(trace_id, query.user, query.assistant, answer is None, method, provenance, ranked, tokens)
-        by_id = {sample.id: sample for sample in samples_of(originals)}
-        return made, made.save(root, render_trace(made, by_id, SHOWN))
-
-    def _at_hand(
-        self, model_id: str, revision: "Revision", originals: "pl.DataFrame", of_all: bool, progress: Progress, log: Log
-    ) -> _Kept:
-        """The model, kept for the next text; with it the originals' gradients where they may be and those `of_all` are wanted."""
-        hub = self._resources.hub
-        key = (model_id, hub.version(model_id, revision), fingerprint(originals))
-        if key not in self._kept:
-            self._kept.clear()  # first, for two models need not fit
-            kept = _Kept(hub.load(model_id, revision, log))
-            if not self.memory_bytes:
-                return kept
-            self._kept[key] = kept
-        kept = self._kept[key]
-        if kept.held is None and of_all:
-            kept.held = self._held(kept.loaded, model_id, originals, progress, log)
-        return kept
-
-    def _held(
-        self, loaded: "LoadedModel", model_id: str, originals: "pl.DataFrame", progress: Progress, log: Log
-    ) -> "HeldOriginals | None":
-        """The gradients of the originals that the context policy leaves; None where they take too much memory."""
-        from gradsim_assets.core.models.tokenization import encode_samples
-        from gradsim_assets.core.samples import samples_of
-        from gradsim_assets.core.tracing.held_originals import held_bytes
-
-        if held_bytes(loaded.model, originals.height) > self.memory_bytes:
-            return None
-        policy = self._resources.hub.settings(model_id).context
-        encoding = encode_samples(samples_of(originals), loaded.tokenizer, loaded.max_positions, loaded.takes, policy)
-        return self._resources.compute.held_originals(loaded, encoding.samples, progress, log)
-
-    def _originals(self) -> "pl.DataFrame":
-        """The originals of now; raises InputError where they are missing or out of date."""
-        if targets(self.instance, self.graph, keys=[asset_key(LIMA.name)]):
-            raise InputError(
-                "the originals are missing or out of date; `gradsim run MODEL --only datasets` makes them."
-            )
-        return self._resources.store.tables.read([LIMA.name])
-
-    def _provenance(self, model_id: str, revision: "Revision", originals: "pl.DataFrame") -> dict[str, str]:
-        """What a trace is made from, beside the text."""
-        hub, tuning = self._resources.hub, self.settings.preconditioners
-        return {
-            "revision": hub.version(model_id, revision),
-            "originals": fingerprint(originals),
-            "retriever": str(self.settings.retriever_model or "whitespace"),
-            "damping": str(tuning.damping),
-            "epsilon": str(tuning.epsilon),
-            "precision": self.settings.compute.precision,
-            "code": code_version("core.models.loading:load_model", "core.tracing.trace:originals_of"),
-        }
-
-    def _preconditioners(self, method: "Method", model_id: str, version: str) -> dict[str, Any]:
-        """What gradients are multiplied with, by its name: nothing for a method of plain gradients."""
-        if method.preconditioner is None:
-            return {}
-        found, slug = self._resources, model_slug(model_id)
-        stored, _ = preconditioners_of(
-            [method.preconditioner], found.store, found.compute, slug, version, self.settings.preconditioners
-        )
-        return dict(stored)
-
-    def _run(
-        self, loaded: "LoadedModel", scratch: Path, progress: Progress, log: Log, preconditioners: dict[str, Any]
-    ) -> "Callable[[PassRequest], AbstractContextManager[PassResult]]":
-        """Runs the pass of a trace; a killed one goes on behind its last finished block."""
-        version = code_version("core.models.loading:load_model", "core.gradients.engine:run_pass")
-
-        def run(request: "PassRequest") -> "AbstractContextManager[PassResult]":
-            compute = self._resources.compute
-            return compute.run_pass(loaded, request, scratch, progress, log, version, preconditioners)
-
-        return run
+        yield Tracing(settings, check.originals_are_current, settings.trace.memory_bytes, code=check.code)

@@ -14,10 +14,11 @@ def main(host: str, port: int, dagster: str) -> None:
     from gradsim_assets.configuration import load_settings
     from gradsim_assets.runs.environment import open_instance
     from gradsim_assets.runs.launcher import Launcher
+    from gradsim_assets.runs.served_home import address_of, serving
     from gradsim_assets.web.app import create_app, names_of
     from gradsim_assets.web.site import Site
 
-    with open_instance(writes=False) as instance:
+    with open_instance(writes=False) as instance, serving(address_of(host, port)):
         app = create_app(Site(Launcher(instance), dagster), names_of(host, load_settings().web))
         uvicorn.run(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=2)
 

@@ -19,7 +19,7 @@ from gradsim_assets.web.site import Model, NotThereError, Site
 from gradsim_assets.web.trace_queue import DONE, ENDED, FAILED, FullError, Job, Progress, Question, TraceQueue
 
 if TYPE_CHECKING:
-    from gradsim_assets.runs.tracing import Tracing
+    from gradsim_assets.defs.tracing.tracing import Tracing
 
 #: Bytes of a request; more is no text that a model has a context for.
 MOST_BYTES = 2**20
@@ -116,13 +116,11 @@ class _Tracer:
         self._tracing: Tracing | None = None
 
     def __call__(self, question: Question, progress: Progress) -> Any:
-        from gradsim_assets.runs.tracing import Tracing
+        from gradsim_assets.runs.tracing import traces_of
 
         settings = load_settings()
         if self._tracing is None or self._tracing.settings != settings:  # building the graph takes most of a second
-            launcher = self._site.launcher
-            graph, memory_bytes = launcher.repository.asset_graph, settings.trace.memory_bytes
-            self._tracing = Tracing(settings, launcher.instance, graph, memory_bytes)
+            self._tracing = traces_of(settings, self._site.launcher)
         asked = (question.model, question.prompt, question.answer, question.method)
         return self._tracing.trace(*asked, against=question.against, progress=progress)
 

@@ -202,6 +202,51 @@ def test_kueue_label_is_on_the_job(tmp_path: Path) -> None:
     assert "kueue.x-k8s.io/queue-name" not in jobs["cpu"]["metadata"]["labels"]
 
 
+def test_there_is_no_trace_server_unless_it_is_asked_for() -> None:
+    assert not [o for o in render() if o["metadata"]["name"].endswith("-trace")]
+
+
+def test_the_trace_server_is_a_pod_of_its_profile_that_finds_home_instance_and_models() -> None:
+    more = ("--set", "traceServer.enabled=true,profiles.gpu.runtimeClassName=nvidia,profiles.gpu.env.HF_DEBUG=on")
+    objects = render(None, *more)
+    for document in objects:
+        kubernetes_validate.validate(document, NEWEST, strict=True)
+    deployment = find(objects, "Deployment", "r-gradsim-trace")
+    assert deployment["spec"]["replicas"] == 1 and deployment["spec"]["strategy"] == {"type": "Recreate"}
+    pod = deployment["spec"]["template"]["spec"]
+    assert pod["runtimeClassName"] == "nvidia" and pod["tolerations"][0]["key"] == "nvidia.com/gpu"
+    assert pod["serviceAccountName"] == "r-gradsim-steps" and pod["automountServiceAccountToken"] is False
+    (container,) = pod["containers"]
+    assert container["image"] == "gradsim-compute:0.1.0"
+    assert container["resources"]["limits"] == {"memory": "64Gi", "nvidia.com/gpu": "1"}
+    assert container["command"][:3] == ["python", "-m", "gradsim_assets.web"]
+    assert {"--host=0.0.0.0", "--port=3001", "--dagster=http://localhost:3000"} <= set(container["command"])
+    environment = {one["name"]: one for one in container["env"]}
+    assert environment["DAGSTER_PG_PASSWORD"]["valueFrom"] and environment["HF_DEBUG"]["value"] == "on"
+    mounts = {one["mountPath"] for one in container["volumeMounts"]}
+    assert {"/var/lib/gradsim", "/etc/gradsim", "/dev/shm", "/opt/dagster/dagster_home/dagster.yaml"} <= mounts
+    assert {one["name"] for one in container["volumeMounts"]} == {one["name"] for one in pod["volumes"]}
+    assert {container[f"{kind}Probe"]["httpGet"]["path"] for kind in ("startup", "readiness", "liveness")} == {
+        "/health"
+    }
+    service = find(objects, "Service", "r-gradsim-trace")
+    labels = deployment["spec"]["template"]["metadata"]["labels"]
+    assert service["spec"]["selector"].items() <= labels.items()
+    policy = find(objects, "NetworkPolicy", "r-gradsim-trace")
+    assert policy["spec"]["podSelector"]["matchLabels"].items() <= labels.items()
+    assert policy["spec"]["ingress"] == [{"ports": [{"port": "http"}], "from": [{"podSelector": {}}]}]
+
+
+def test_a_trace_server_may_have_resources_peers_and_an_address_of_its_own() -> None:
+    objects = render(ROOT / "deploy/helm/values/trace-server.yaml")
+    (container,) = pods(objects)["r-gradsim-trace"]["containers"]
+    assert container["resources"]["limits"] == {"memory": "12Gi"}
+    (peer,) = find(objects, "NetworkPolicy", "r-gradsim-trace")["spec"]["ingress"][0]["from"]
+    assert peer == {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "chat"}}}
+    of_steps = {one["name"]: one.get("value") for one in container_context(objects)["k8s"]["env"]}
+    assert of_steps["GRADSIM_WEB"] == "https://gradsim.example.org/pages", "links to reports lead where they are served"
+
+
 def test_rbac_has_the_verbs_that_dagster_uses_and_no_more() -> None:
     granted = {
         (group, resource): set(rule["verbs"])
@@ -289,6 +334,9 @@ def test_the_official_chart_finds_our_code_location() -> None:
         (["--set", r"runPod.resources.limits.nvidia\.com/gpu=1"], ["runPod.resources.limits", "belong in profiles"]),
         (["--set", r"codeLocation.resources.limits.amd\.com/gpu=1"], ["codeLocation.resources.limits", "profiles"]),
         (["--set", "runPod.resources.limits.cpu=1"], ["profiles.cpu.resources.limits lacks cpu"]),
+        (["--set", "traceServer.enabled=true,controlPlane.enabled=false"], ["traceServer.enabled needs controlPlane"]),
+        (["--set", "traceServer.enabled=true,traceServer.profile=tpu"], ["traceServer.profile is tpu", "profiles"]),
+        (["--set", "traceServer.replicas=2"], ["traceServer", "replicas"]),
         (["--set", "modelCache.prefetch={gpt2}"], ["modelCache.enabled is false"]),
         (["--set", "modelCache.enabled=true,modelCache.prefetch={a b}"], ["prefetch"]),
     ],

@@ -255,6 +255,27 @@ def test_a_model_gets_the_pod_of_its_profile_and_nothing_of_the_other_one(
         assert container["resources"]["limits"] == {"memory": "64Gi", "nvidia.com/gpu": "1"}
 
 
+def test_a_step_whose_only_partition_is_the_model_gets_the_pod_of_its_profile_too(
+    tmp_path: Path, profiles: dict[str, Profile]
+) -> None:
+    profiles = {**profiles, "large": Profile.model_validate({"resources": {"limits": {"memory": "512Gi"}}})}
+    repository = build_definitions(settings_of(tmp_path, [{"id": "demo"}]), profiles).get_repository_def()
+    config = {"ops": {"trace_texts": {"config": {"texts": [{"prompt": "Why?"}]}}}}
+    (step,) = create_execution_plan(repository.get_job("trace"), run_config=config).get_all_steps_in_topo_order()
+    recorder = Recorder()
+    by_model = {"org--big": {key: json.dumps(value) for key, value in tags_for(profiles, "large").items()}}
+    for model, limits in (
+        ("org--big", {"memory": "512Gi"}),
+        ("demo", {"memory": "64Gi", "nvidia.com/gpu": "1"}),
+    ):
+        run = dg.DagsterRun(job_name="trace", tags={"dagster/partition": model})
+        with dg.DagsterInstance.ephemeral() as instance:
+            context = StepHandlerContext(instance, None, [step], None, run)  # type: ignore[arg-type]
+            ModelProfiles(recorder, "gpu", by_model).launch_step(context)
+        (container,) = recorder.job["spec"]["template"]["spec"]["containers"]
+        assert container["resources"]["limits"] == limits
+
+
 def test_without_a_choice_the_executor_is_dagsters_own(tmp_path: Path, profiles: dict[str, Profile]) -> None:
     repository = build_definitions(settings_of(tmp_path, [{"id": "demo"}]), profiles).get_repository_def()
     assert repository.get_job("gradients").executor_def is k8s_job_executor

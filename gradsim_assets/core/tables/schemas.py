@@ -652,6 +652,23 @@ TRACES = TableSchema(
     key=("original_id",),
 )
 
+#: What a trace says of itself where those of several texts stand in one table.
+_OF_TEXT = {
+    "id": Column(pl.String(), "the trace: the same for the same text, method, model and originals"),
+    "traced": Column(pl.String(), "when it was made, UTC, ISO 8601"),
+    "prompt": Column(pl.String(), "what the model was asked"),
+    "answer": Column(pl.String(), "what it said"),
+    "generated": Column(pl.Boolean(), "whether the answer is the model's own"),
+    "method": Column(pl.String(), "what originals are ranked by"),
+    "against": Column(
+        pl.String(), "which originals it was compared with: `all`, or those that BM25 or the index found"
+    ),
+    "revision": Column(pl.String(), "the model's revision, with those of its settings that are not the defaults"),
+}
+TRACED = tuple(_OF_TEXT)
+
+KEPT_TRACES = TableSchema("traces", {**_OF_TEXT, **TRACES.columns}, key=("id", *TRACES.key))
+
 TRACE_TOKENS = TableSchema(
     "trace_tokens",
     {

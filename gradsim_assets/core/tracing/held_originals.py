@@ -49,7 +49,8 @@ class HeldOriginals:
         self.samples = list(samples)
         #: Of the components, in model order.
         self.names = list(names)
-        self._rows = list(rows)
+        #: By component [N, *shape], in the order of the samples.
+        self.rows = list(rows)
         self._places = {sample.id: place for place, sample in enumerate(samples)}
         #: <o, P o> by the digest of a preconditioner; "" for none.
         self._squares: dict[str, np.ndarray] = {}
@@ -75,13 +76,13 @@ class HeldOriginals:
 
     def gradient(self, original_id: str) -> list[torch.Tensor]:
         """An original's gradient in every component."""
-        return [rows[self._places[original_id]] for rows in self._rows]
+        return [rows[self._places[original_id]] for rows in self.rows]
 
     def terms(self, gradient: Sequence[torch.Tensor], preconditioner: Preconditioner | None = None) -> Terms:
         """The products of a text's gradient with all originals' under a preconditioner, and of each with itself."""
         dots, selves = [], []
-        with matmul_precision("fp32", self._rows[0].device):
-            for name, own, rows in zip(self.names, gradient, self._rows, strict=True):
+        with matmul_precision("fp32", self.rows[0].device):
+            for name, own, rows in zip(self.names, gradient, self.rows, strict=True):
                 direction = own.to(rows.dtype)
                 if preconditioner is not None:
                     w = preconditioner.of(name).to(rows.device, rows.dtype)
@@ -96,7 +97,7 @@ class HeldOriginals:
         digest = "" if preconditioner is None else preconditioner.digest
         if digest not in self._squares:
             found = []
-            for name, rows in zip(self.names, self._rows, strict=True):
+            for name, rows in zip(self.names, self.rows, strict=True):
                 w = None if preconditioner is None else preconditioner.of(name).to(rows.device, rows.dtype)
                 parts = (part if w is None else w.whiten(part) for part in rows.split(_APPLIED_AT_ONCE))
                 found.append(torch.cat([inner_products.squares(part.flatten(1)) for part in parts]))

@@ -1,16 +1,18 @@
 """Traces in folders: each is there whole or not at all, and a text that was traced before is found again."""
 
+import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
+from gradsim_assets.core.candidates.candidate_source import ALL
 from gradsim_assets.core.errors import InputError
 from gradsim_assets.core.files import whole_folder
-from gradsim_assets.core.tables.schemas import TRACE_TOKENS, TRACES
+from gradsim_assets.core.tables.schemas import KEPT_TRACES, TRACE_TOKENS, TRACED, TRACES
 
 #: What a folder holds.
 DOCUMENT, ORIGINALS, TOKENS, PAGE = "trace.json", f"{TRACES.name}.parquet", f"{TRACE_TOKENS.name}.parquet", "index.html"
@@ -77,6 +79,28 @@ class StoredTrace:
             raise InputError(
                 f"{folder} holds no whole trace ({str(error).splitlines()[0]}); remove the folder and trace the text again."
             ) from error
+
+
+def head_frame(traces: Sequence[StoredTrace]) -> pl.DataFrame:
+    """What each trace is of, and the original that it goes back to first: the columns of `KEPT_TRACES`, a row a trace."""
+    return pl.concat([KEPT_TRACES.empty(), *(_kept(one).head(1) for one in traces)])
+
+
+def traces_frame(folders: Sequence[Path]) -> pl.DataFrame:
+    """All texts in these folders with their originals, in their order: the table `KEPT_TRACES`; raises as `StoredTrace.load`."""
+    return pl.concat([KEPT_TRACES.empty(), *(_kept(StoredTrace.load(folder)) for folder in folders)])
+
+
+def _kept(trace: StoredTrace) -> pl.DataFrame:
+    document = {"against": ALL, **trace.provenance, **trace.document}
+    return KEPT_TRACES.enforce(
+        trace.originals.select(*(pl.lit(document.get(name)).alias(name) for name in TRACED), pl.all())
+    )
+
+
+def ids_digest(folders: Sequence[Path]) -> str:
+    """A hash of which traces there are; 16 hex digits."""
+    return hashlib.sha256(" ".join(sorted(folder.name for folder in folders)).encode()).hexdigest()[:16]
 
 
 def traces_in(root: Path) -> list[Path]:

@@ -32,9 +32,7 @@ from gradsim_assets.core.samples import Sample, sample_frame, samples_of
 from gradsim_assets.core.similarity.pair_products import cosine
 from gradsim_assets.core.tables.schemas import TRACE_TOKENS, TRACES
 from gradsim_assets.core.tracing.held_originals import HeldOriginals, Terms
-
-#: What the traced text stands under in a pass.
-TRACED = "traced"
+from gradsim_assets.core.tracing.query import TRACED, TextError
 
 #: Methods that need no preconditioner; anything else is the name of one, or a pattern of components.
 COSINE, DOT_PRODUCT = "cosine", "dot_product"
@@ -44,10 +42,6 @@ _TOLERANCE = 1e-5
 
 #: Runs a request; the results are there inside the context.
 Run = Callable[[PassRequest], AbstractContextManager[PassResult]]
-
-
-class TextError(InputError):
-    """This text cannot be traced; another one can."""
 
 
 @dataclass(frozen=True)
@@ -84,45 +78,10 @@ class Method:
         )
 
 
-@dataclass(frozen=True)
-class Trace:
-    """What was found of one text.
-
-    Attributes:
-        originals: the table `traces`, best first.
-        tokens: the table `trace_tokens`, of the best originals.
-        generated: whether the answer is the model's own.
-    """
-
-    query: Sample
-    generated: bool
-    originals: pl.DataFrame
-    tokens: pl.DataFrame
-    seconds: float
-
-
 def digest(query: Sample, *what: object) -> str:
     """The same for the same text and all else that a trace is made from: 16 hex digits."""
     document = json.dumps([query.user, query.assistant, *map(str, what)], ensure_ascii=False)
     return hashlib.sha256(document.encode("utf-8", "surrogatepass")).hexdigest()[:16]
-
-
-def checked_query(prompt: str, answer: str | None) -> Sample:
-    """The text that is traced, with "" for an answer that the model is to give.
-
-    Raises:
-        TextError: a text is empty, or holds half of a character.
-    """
-    if not prompt.strip():
-        raise TextError("the prompt is empty; give the text that the model is asked with.")
-    if answer is not None and not answer.strip():
-        raise TextError("the answer is empty, so it has no gradient; give a text, or none for the model's own.")
-    for name, text in (("prompt", prompt), ("answer", answer or "")):
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise TextError(f"the {name} holds half of a character at {error.start + 1}; mend it.") from error
-    return Sample(TRACED, prompt, answer or "")
 
 
 def answered(query: Sample, loaded: LoadedModel) -> Sample:

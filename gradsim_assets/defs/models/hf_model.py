@@ -17,7 +17,7 @@ from gradsim_assets.orchestration.failures import fails_in_one_sentence
 from gradsim_assets.orchestration.model_registry import put_right
 from gradsim_assets.orchestration.observations import Sighting, filling, observation, record
 from gradsim_assets.orchestration.partitions import MODELS
-from gradsim_assets.orchestration.spent import CPU, DEVICE_TAG
+from gradsim_assets.orchestration.spent import CPU, DEVICE_TAG, MODEL_TAG
 from gradsim_assets.resources.model_hub import ModelHub
 
 if TYPE_CHECKING:
@@ -28,8 +28,8 @@ HF_MODEL = dg.AssetKey("hf_model")
 #: Run tag under which the revision of a model is kept, so that all steps of a run load the same one.
 REVISION_TAG = "gradsim/revision"
 
-#: Run tags that say which observation of the model that was, and which model and shard a run belongs to.
-POINTER_TAG, MODEL_TAG, SHARD_TAG = "gradsim/observation", "gradsim/model", "gradsim/shard"
+#: Run tags that say which observation of the model that was, and which shard a run belongs to.
+POINTER_TAG, SHARD_TAG = "gradsim/observation", "gradsim/shard"
 
 #: Longest value of a run tag.
 MAX_TAG = 250
@@ -114,9 +114,12 @@ def sighting(hub: ModelHub, model_id: str, revision: Revision) -> Sighting:
     return Sighting(hub.version(model_id, revision), metadata, hub.settings(model_id).model_dump_json())
 
 
-def revision_for_run(context: dg.AssetExecutionContext, hub: ModelHub, model_id: str) -> Revision:
+def revision_for_run(
+    context: dg.AssetExecutionContext | dg.OpExecutionContext, hub: ModelHub, model_id: str
+) -> Revision:
     """The revision that this run works on: resolved by its first step, kept as a tag, used by all later ones."""
-    tags = {**context.instance.get_run_by_id(context.run.run_id).tags, **context.run.tags}
+    recorded = context.instance.get_run_by_id(context.run.run_id)
+    tags = {**(recorded.tags if recorded else {}), **context.run.tags}
     if tagged := tags.get(REVISION_TAG):
         return hub.revision_named(model_id, tagged)
     revision = hub.resolve(model_id)
@@ -132,12 +135,17 @@ def revision_for_run(context: dg.AssetExecutionContext, hub: ModelHub, model_id:
 
 def loaded_model(context: dg.AssetExecutionContext, hub: ModelHub, model_id: str, revision: Revision) -> "LoadedModel":
     """As `ModelHub.load`, with a word in the log, and a tag of the run that says which device this step has it on."""
+    loaded = hub.load(model_id, revision, context.log.info)
+    tag_device(context, context.op_execution_context.op.name, loaded)
+    return loaded
+
+
+def tag_device(context: dg.AssetExecutionContext | dg.OpExecutionContext, step: str, loaded: "LoadedModel") -> None:
+    """Tags the run with the device on which this step has a model."""
     import torch
 
-    loaded = hub.load(model_id, revision, context.log.info)
     name = torch.cuda.get_device_name(loaded.device) if loaded.device.startswith("cuda") else CPU
-    context.instance.add_run_tags(context.run.run_id, {f"{DEVICE_TAG}{context.op_execution_context.op.name}": name})
-    return loaded
+    context.instance.add_run_tags(context.run.run_id, {f"{DEVICE_TAG}{step}": name})
 
 
 def provenance_of(hub: ModelHub, model_id: str, revision: Revision) -> dict[str, Any]:

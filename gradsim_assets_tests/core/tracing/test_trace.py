@@ -21,7 +21,8 @@ from gradsim_assets.core.sample_gradients.preconditioning import ComponentPrecon
 from gradsim_assets.core.sample_gradients.reference import plain_gradient
 from gradsim_assets.core.samples import Sample, sample_frame
 from gradsim_assets.core.tracing.held_originals import HeldOriginals
-from gradsim_assets.core.tracing.trace import Method, TextError, checked_query, originals_of
+from gradsim_assets.core.tracing.query import TextError, checked_query
+from gradsim_assets.core.tracing.trace import Method, originals_of
 from gradsim_assets_tests.support.tiny_models import save_tiny_model
 
 ORIGINALS = [

@@ -98,8 +98,8 @@ capabilities: {drop: [ALL]}
 - {name: GRADSIM_HOME, value: /var/lib/gradsim}
 - {name: GRADSIM_CONFIG, value: /etc/gradsim/gradsim.toml}
 - {name: GRADSIM_PROFILES, value: /etc/gradsim/profiles.yaml}
-{{- /* Reports are files of the home there: nothing serves them, so that no link may promise it. */}}
-- {name: GRADSIM_WEB, value: ""}
+{{- /* Without a trace server reports are files of the home: nothing serves them, so that no link may promise it. */}}
+- {name: GRADSIM_WEB, value: {{ ternary .Values.traceServer.url "" .Values.traceServer.enabled | quote }}}
 {{- with .Values.storage.tables }}
 - name: GRADSIM_TABLES
   value: {{ . | quote }}
@@ -271,6 +271,12 @@ k8s:
 {{- range $quantity, $_ := default dict (index $run $side) -}}
 {{- if not (hasKey $said $quantity) -}}{{- fail (printf "profiles.%s.resources.%s lacks %s: the step would inherit the run pod's; say it in the profile." $name $side $quantity) -}}{{- end -}}
 {{- end -}}
+{{- end -}}
+{{- end -}}
+{{- with .Values.traceServer -}}
+{{- if .enabled -}}
+{{- if not $.Values.controlPlane.enabled -}}{{- fail "traceServer.enabled needs controlPlane.enabled: the instance says which models are registered." -}}{{- end -}}
+{{- if not (hasKey $.Values.profiles .profile) -}}{{- fail (printf "traceServer.profile is %s, which is not among profiles." .profile) -}}{{- end -}}
 {{- end -}}
 {{- end -}}
 {{- if and .Values.modelCache.prefetch (not .Values.modelCache.enabled) -}}{{- fail "modelCache.prefetch lists models, but modelCache.enabled is false." -}}{{- end -}}
