@@ -271,7 +271,7 @@ class _KeptBytes:
         with ExitStack() as stack:
             for use in hooks.uses:
                 if not use.labelled:
-                    stack.callback(use.module.register_forward_pre_hook(self._remember).remove)
+                    stack.callback(use.watch(self._remember))
             for number, block in enumerate(hooks.plain.checkpointing.blocks):
                 stack.callback(block.register_forward_pre_hook(partial(self._enter, number)).remove)
                 stack.callback(block.register_forward_hook(partial(self._enter, None)).remove)
@@ -295,8 +295,7 @@ class _KeptBytes:
         # An output that its own node keeps with its graph is a cycle that no collector sees, and weights live on with it.
         return tensor.detach()
 
-    def _remember(self, module: torch.nn.Module, args: tuple[Any, ...]) -> None:
-        if torch.is_grad_enabled():  # else it is computed again later
-            for one in args:
-                if isinstance(one, torch.Tensor):
-                    self._inputs.append(self._pack(one))
+    def _remember(self, given: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
+        if torch.is_grad_enabled() and isinstance(given, torch.Tensor):  # else it is computed again later
+            self._inputs.append(self._pack(given))
+        return output
