@@ -184,10 +184,22 @@ class Compute(dg.ConfigurableResource):
             "pass_seconds": report.seconds,
             "peak_memory_bytes": report.peak_memory_bytes,
             "verified": report.verified,
+            **_quantised(report),
             **_checked(report),
             "plan": dg.MetadataValue.md(f"```\n{report.plan}\n```"),
             **({"notes": dg.MetadataValue.text("\n".join(report.notes))} if report.notes else {}),
         }
+
+
+def _quantised(report: "PassReport") -> dict[str, Any]:
+    """Of a quantised base: how it is, and how far gradients were off from float64 over its dequantised weights."""
+    if not report.quantised:
+        return {}
+    error = report.dequantised_error
+    return {
+        "quantised_base": f"{report.quantised}; weights are dequantised where they are used, activations are not quantised",
+        "error_against_dequantised_float64": "not checked" if error is None else dg.MetadataValue.float(error),
+    }
 
 
 def _checked(report: "PassReport") -> dict[str, Any]:

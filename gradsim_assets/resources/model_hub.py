@@ -66,8 +66,9 @@ class ModelHub(dg.ConfigurableResource):
             entry = self._of_checkpoint(checkpoint)
         elif not entry and (studied := self._studied(model_id)):
             entry = self.settings(studied).shared
-            if trained_id(model_id) is None and isinstance(entry["components"], str):
-                entry["components"] = ()  # an adapter's, of which the base has nothing
+            if trained_id(model_id) is None:  # what is an adapter's is not its base's
+                entry["quantize"] = ""
+                entry["components"] = () if isinstance(entry["components"], str) else entry["components"]
         return ModelSettings.model_validate({**self.defaults, "id": model_id, **entry})
 
     @property
@@ -207,12 +208,13 @@ class ModelHub(dg.ConfigurableResource):
 
         Trainable is what the model's settings choose, or all of it if it is to be `whole`.
         """
-        return load_skeleton(model_id, revision, () if whole else self.settings(model_id).components)
+        settings = self.settings(model_id)
+        return load_skeleton(model_id, revision, () if whole else settings.components, settings.quantize)
 
     def blank(self, model_id: str, revision: Revision) -> Any:
         """The model of that revision, with its settings, as its class makes it."""
         settings = self.settings(model_id)
-        return blank_model(model_id, revision, settings.dtype, settings.components)
+        return blank_model(model_id, revision, settings.dtype, settings.components, settings.quantize)
 
     def load(self, model_id: str, revision: Revision, log: Callable[[str], None] = _log.info) -> LoadedModel:
         """The model of exactly this revision, in evaluation mode on the configured device.
@@ -222,7 +224,9 @@ class ModelHub(dg.ConfigurableResource):
         """
         settings = self.settings(model_id)
         device = own_device(self.device, Home(Path(self.home)).gpus)
-        model, tokenizer = load_model(model_id, revision, settings.dtype, device, settings.components)
+        model, tokenizer = load_model(
+            model_id, revision, settings.dtype, device, settings.components, settings.quantize
+        )
         self.revision_named(model_id, revision.name)  # a folder may have changed while it was read
         if tokenizer.pad_token_id is None:
             log(f"{model_id} has no pad token; its EOS token fills up batches instead, under the attention mask.")

@@ -34,8 +34,8 @@ them). `make test-architectures` does it again and asserts this table, and
 What goes in batches costs about as much as plain passes in batches. One by one costs as much as plain passes one by one.
 
 Adapters of PEFT (LoRA and DoRA, as they are drawn and trained) stand the same comparison in llama, gpt2, gpt_neox, gemma2 and mixtral, and
-every other kind that is taken in llama: `gradsim_assets_tests/core/gradients/test_adapters.py`. LoRA is in closed form and goes in
-batches, also where the whole model does not (its frozen parts need no gradients); DoRA's magnitudes, IA3 and token deltas go one by one.
+every other kind that is taken in llama: `gradsim_assets_tests/core/gradients/test_adapters.py`. LoRA, DoRA and IA3 are in closed form
+and go in batches, also where the whole model does not (its frozen parts need no gradients); token deltas, LoHa and LoKr go one by one.
 
 | model | gradients | remark |
 | --- | --- | --- |

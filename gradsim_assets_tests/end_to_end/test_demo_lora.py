@@ -12,9 +12,10 @@ from gradsim_assets_tests.conftest import gradsim
 
 
 @pytest.mark.slow
-def test_the_adapter_is_computed_and_reported_as_any_model_is(tmp_path: Path) -> None:
-    home = tmp_path / "home"
-    run = gradsim(home, "run", "demo-lora", config="[data]\nshards = 1\nsamples = 8\n")
+@pytest.mark.parametrize("quantize", ["", "4bit"])
+def test_the_adapter_is_computed_and_reported_as_any_model_is(tmp_path: Path, quantize: str) -> None:
+    home, entry = tmp_path / "home", f'[[models]]\nid = "demo-lora"\nquantize = "{quantize}"\n'
+    run = gradsim(home, "run", "demo-lora", config=f"[data]\nshards = 1\nsamples = 8\n{entry}")
     assert run.returncode == 0, run.stdout + run.stderr
     tables = Tables(str(home / "tables"))
     sizes = tables.read(["parameters_per_component"], Partition("demo-lora"))
@@ -29,8 +30,12 @@ def test_the_adapter_is_computed_and_reported_as_any_model_is(tmp_path: Path) ->
         assert (products["variant_self"] > 0).all(), (
             "the adapter was trained, so that both of its factors have gradients"
         )
-        revision = tables.provenance(["dot_products", setting], Partition("demo-lora", "00"))["revision"]
+        provenance = tables.provenance(["dot_products", setting], Partition("demo-lora", "00"))
+        revision = provenance["revision"]
+        assert bool(provenance.get("quantised")) == bool(quantize) == bool(provenance["settings"])
         assert len(revision.split("+")) == 2
     summary = json.loads((home / "reports/demo-lora/summary.json").read_text())
     assert summary["revision"] == revision and summary["parameters"] == sizes["parameters"].sum() == 23552
     assert set(summary["settings"]) == set(SETTINGS)
+    page = (home / "reports/demo-lora/index.html").read_text()
+    assert ("The base of the adapter is in 4 bits (nf4" in page) == bool(quantize)

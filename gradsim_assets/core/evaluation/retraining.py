@@ -24,6 +24,7 @@ from gradsim_assets.core.gradients.engine.request import ORIGINAL, Losses
 from gradsim_assets.core.locks import try_lock
 from gradsim_assets.core.models.encoded_sample import EncodedSample
 from gradsim_assets.core.models.loading import load_config, load_model, untrained_adapter
+from gradsim_assets.core.models.quantisation import Quantize
 from gradsim_assets.core.models.revisions import Revision
 from gradsim_assets.core.sample_gradients.reference import PlainAutograd
 from gradsim_assets.core.training.loop import reproducible, train
@@ -45,13 +46,14 @@ _LOOK_AGAIN_SECONDS = 0.5
 class Start:
     """What is known of the model under study, and of the one that it was made from; None: random weights.
 
-    An adapter is made from its own base, whatever is said here.
+    An adapter is made from its own base, whatever is said here, quantised as `quantize` says.
     """
 
     model_id: str
     revision: Revision
     base_id: str = ""
     base: Revision | None = None
+    quantize: Quantize = ""
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,8 @@ class Training:
     def initial_model(self) -> Any:
         """The model before training, in float32 on the device. Runs within `reproducible`."""
         if self.start.revision.base is not None:
-            return untrained_adapter(self.start.model_id, self.start.revision).to(self.device)
+            start = self.start
+            return untrained_adapter(start.model_id, start.revision, self.device, start.quantize).to(self.device)
         if self.start.base is not None:
             model, _ = load_model(self.start.base_id, self.start.base, "float32", self.device)
             return copy.deepcopy(model)  # the loaded one is shared

@@ -8,6 +8,7 @@ from typing import Any
 
 from gradsim_assets.core.errors import InputError
 from gradsim_assets.core.models.revisions import ADAPTER, Revision, file_of
+from gradsim_assets.core.sample_gradients.quantised_linear import quantised_layers
 
 #: The kinds of adapters whose gradients and loading the tests hold to be right. Others keep a part of themselves outside of the
 #: layers (prompts, routers between experts), which would be lost without a word.
@@ -15,6 +16,9 @@ KINDS = ("LORA", "IA3", "LOHA", "LOKR", "LN_TUNING", "TRAINABLE_TOKENS")
 
 #: What makes of a LoRA another model than its layers are: it depends on the prompt, on other adapters, or on copies of layers.
 _BEYOND_LAYERS = ("alora_invocation_tokens", "arrow_config", "layer_replication")
+
+#: What a LoRA is drawn by without a change of the weights beneath it; of quantised ones a change would be lost without a word.
+_LEAVING_THE_BASE = (None, True, False, "gaussian", "orthogonal", "eva")
 
 #: Files that an adapter's tensors are in; of several the first one counts, as for PEFT.
 _WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
@@ -51,6 +55,8 @@ def _injected(base: Any, model_id: str, revision: Revision, trained: bool) -> An
 
     config = _config(model_id, revision)
     tensors = _tensors(model_id, revision) if trained else {}
+    if quantised_layers(base):
+        _check_over_bits(model_id, config)
     _resize(base, model_id, tensors)
     model = get_peft_model(base, config, autocast_adapter_dtype=False)
     if trained:
@@ -96,6 +102,16 @@ def _config(model_id: str, revision: Revision) -> Any:
     config.inference_mode = False  # which would freeze it
     config.base_model_name_or_path = None  # it is known; PEFT would look for it
     return config
+
+
+def _check_over_bits(model_id: str, config: Any) -> None:
+    """Raises InputError for an adapter that changes the weights beneath it, or takes their place."""
+    way = getattr(config, "init_lora_weights", None)
+    if way not in _LEAVING_THE_BASE:
+        raise InputError(
+            f"{model_id} is an adapter with init_lora_weights = {way!r}, which changes the weights of its base, and these are quantised; "
+            "give a base that is not."
+        )
 
 
 def _tensors(model_id: str, revision: Revision) -> dict[str, Any]:

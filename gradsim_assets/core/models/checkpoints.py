@@ -1,6 +1,6 @@
 """Whether a checkpoint is what its configuration says: all of its weights, no others, and numbers in them."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -8,6 +8,8 @@ import torch
 from gradsim_assets.core.errors import InputError, first_line
 from gradsim_assets.core.memory import ran_out
 from gradsim_assets.core.models.positions import logits_of, named_context, padding_of
+from gradsim_assets.core.models.quantised_base import weights_in_bits
+from gradsim_assets.core.sample_gradients.quantised_linear import QuantisedLinear
 
 #: Weights that a sentence names one by one.
 _NAMED = 3
@@ -45,24 +47,12 @@ def check_loading(model_id: str, report: Mapping[str, Any]) -> None:
         )
 
 
-def check_configuration(model_id: str, config: Any) -> None:
-    """Raises InputError for quantised weights, which have no gradients."""
-    quantised = getattr(config, "quantization_config", None)
-    if quantised:
-        how = (
-            quantised.get("quant_method")
-            if isinstance(quantised, Mapping)
-            else getattr(quantised, "quant_method", None)
-        )
-        raise InputError(
-            f"{model_id} holds quantised weights ({how or 'quantization_config'}), which have no exact gradients; "
-            "give the model that it was quantised from."
-        )
-
-
 def check_weights(model_id: str, model: Any) -> None:
     """Raises InputError where a weight is no number, or of a type that has no gradient."""
-    for name, weight in model.named_parameters():
+    in_bits = weights_in_bits(model)
+    for name, weight in (*model.named_parameters(), *_scales(model)):
+        if id(weight) in in_bits:
+            continue
         if not weight.is_floating_point():
             raise InputError(
                 f"{model_id}: the weight {name} is of type {str(weight.dtype).removeprefix('torch.')}, which has no "
@@ -73,6 +63,13 @@ def check_weights(model_id: str, model: Any) -> None:
                 f"{model_id}: the weight {name} holds NaN or infinite values, so no gradient would be a number; "
                 "save the model again from a sound checkpoint."
             )
+
+
+def _scales(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    """The scales of quantised weights that are numbers."""
+    for name, layer in model.named_modules():
+        if isinstance(layer, QuantisedLinear):
+            yield from ((f"{name}.{own}", held) for own, held in layer.named_buffers() if held.is_floating_point())
 
 
 def check_forward(model_id: str, model: Any) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gradsim_assets.core.errors import InputError, ServiceError, first_line
+from gradsim_assets.core.models.quantisation import Quantisation, Quantize, quantisation_of
 from gradsim_assets.core.models.revisions import Revision, may_pass, tokenizer_revision
 from gradsim_assets.core.models.tokenization import ChatTokenizer
 
@@ -41,6 +42,13 @@ class LoadedModel:
         return context_of(self.model)
 
     @cached_property
+    def quantised(self) -> str:
+        """How the base of the model is quantised, such as "4 bits (nf4) by bitsandbytes 0.50.2"; "" where it is not."""
+        from gradsim_assets.core.sample_gradients.quantised_linear import how_quantised
+
+        return how_quantised(self.model)
+
+    @cached_property
     def generation_positions(self) -> int:
         """Where prompt and answer must end; for models without a context of their own, what they take up to a stand-in."""
         from gradsim_assets.core.models.positions import longest_taken, takes
@@ -62,12 +70,17 @@ class LoadedModel:
 
 @lru_cache(maxsize=1)  # steps of one process share the model; a second one would not fit on a GPU
 def load_model(
-    model_id: str, revision: Revision, dtype: str, device: str, components: "Components" = ()
+    model_id: str,
+    revision: Revision,
+    dtype: str,
+    device: str,
+    components: "Components" = (),
+    quantize: Quantize = "",
 ) -> tuple[Any, Any]:
     """The model, checked and in evaluation mode on its device, and its tokenizer.
 
     What `components` leaves out has no gradients (see `choose_components`); an adapter is in the layers of its base, or merged
-    into them where that says so.
+    into them where that says so. The base of an adapter may be in few bits, or is quantised to them as `quantize` says.
 
     Raises:
         InputError: it is no causal language model, its checkpoint is not whole and sound, it cannot be loaded, or `components`
@@ -80,12 +93,12 @@ def load_model(
     from gradsim_assets.core.sample_gradients.components import choose_components
 
     _check_view(model_id, revision, components)
-    config = load_config(model_id, revision)
+    config, quantisation = _configured(model_id, revision, quantize)
     # A log line of ours says more than a bar in a step's log; downloads keep theirs.
     logging.disable_progress_bar()
     with _loading(model_id):
         if revision.base is not None:
-            made = _adapted(model_id, revision, config, dtype, components)
+            made = _adapted(model_id, revision, config, dtype, device, components, quantisation)
         else:
             made = _stored(model_id, revision, dtype) if revision.seed is None else _drawn(config, revision, dtype)
     model = made.to(device).eval()
@@ -96,12 +109,15 @@ def load_model(
     return model, load_tokenizer(model_id, revision)
 
 
-def _stored(model_id: str, revision: Revision, dtype: str) -> Any:
-    """The model with the weights of its files."""
+def _stored(
+    model_id: str, revision: Revision, dtype: str, device: str = "cpu", quantisation: Quantisation | None = None
+) -> Any:
+    """The model with the weights of its files, on the CPU; a quantised one is on its device, where it is quantised."""
     import torch
     from transformers import AutoModelForCausalLM
 
     from gradsim_assets.core.models.checkpoints import check_loading
+    from gradsim_assets.core.models.quantised_base import options, with_exact_layers
 
     model, report = AutoModelForCausalLM.from_pretrained(
         revision.source,
@@ -109,10 +125,11 @@ def _stored(model_id: str, revision: Revision, dtype: str) -> Any:
         output_loading_info=True,
         trust_remote_code=False,  # None would ask whoever sits before the terminal
         ignore_mismatched_sizes=True,  # the report names them all, an error the first
+        **(options(quantisation, device) if quantisation else {}),
         **_at(revision),
     )
     check_loading(model_id, report)
-    return model
+    return with_exact_layers(model) if quantisation else model
 
 
 def _check_view(model_id: str, revision: Revision, components: "Components") -> None:
@@ -123,33 +140,64 @@ def _check_view(model_id: str, revision: Revision, components: "Components") -> 
         )
 
 
-def _adapted(model_id: str, revision: Revision, config: Any, dtype: str, components: "Components") -> Any:
+def _configured(model_id: str, revision: Revision, quantize: Quantize) -> tuple[Any, Quantisation | None]:
+    """The configuration of a revision, and how the weights of its base are quantised; raises as both do."""
+    config = load_config(model_id, revision)
+    return config, quantisation_of(model_id, config, revision.base is not None, quantize)
+
+
+def _adapted(
+    model_id: str,
+    revision: Revision,
+    config: Any,
+    dtype: str,
+    device: str,
+    components: "Components",
+    quantisation: Quantisation | None,
+) -> Any:
     """An adapter over its base."""
     import torch
 
     from gradsim_assets.core.models.adapters import merged, with_adapter
+    from gradsim_assets.core.models.quantised_base import dequantised
 
-    base = revision.base
-    assert base is not None
     trained, in_one = revision.seed is None, components == "merged"
     held = "float32" if in_one else dtype  # a sum that is rounded more than once loses what the adapter says
     with _seeded(revision.seed):
-        made = _stored(base.source, base, held) if trained else _drawn(config, base, held)
+        made = _base(model_id, revision, config, held, device, quantisation)
+        if in_one:  # there are no tensors of the whole in few bits
+            made = dequantised(made)
         model = (merged if in_one else with_adapter)(made, model_id, revision, trained)
     for parameter in model.parameters():
-        parameter.data = parameter.data.to(getattr(torch, dtype))
+        if parameter.is_floating_point():
+            parameter.data = parameter.data.to(getattr(torch, dtype))
     return model
 
 
-def untrained_adapter(model_id: str, revision: Revision) -> Any:
-    """An adapter as PEFT draws it before any training, over its base as that is stored, in float32 on the CPU: what training
-    begins with. It is drawn by the random numbers of the process."""
+def _base(
+    model_id: str, revision: Revision, config: Any, dtype: str, device: str, quantisation: Quantisation | None
+) -> Any:
+    """The base of an adapter, its weights stored or drawn, and in few bits where it is quantised."""
+    from gradsim_assets.core.models.quantised_base import quantised
+
+    base = revision.base
+    assert base is not None
+    if revision.seed is None:
+        return _stored(base.source, base, dtype, device, quantisation)
+    drawn = _drawn(config, base, dtype)
+    return quantised(drawn, quantisation) if quantisation else drawn
+
+
+def untrained_adapter(model_id: str, revision: Revision, device: str = "cpu", quantize: Quantize = "") -> Any:
+    """An adapter as PEFT draws it before any training, over its base as that is stored, in float32: what training begins with. It
+    is drawn by the random numbers of the process."""
     from gradsim_assets.core.models.adapters import with_adapter
 
     assert revision.base is not None
+    _, quantisation = _configured(model_id, revision, quantize)
     with _loading(model_id):
         with _seeded(None):  # loading draws some, too
-            base = _stored(revision.base.source, revision.base, "float32")
+            base = _stored(revision.base.source, revision.base, "float32", device, quantisation)
         return with_adapter(base, model_id, revision, trained=False)
 
 
@@ -190,26 +238,31 @@ def freeze_other_modalities(model: Any) -> list[str]:
     return list(frozen)
 
 
-def load_skeleton(model_id: str, revision: Revision, components: "Components" = ()) -> Any:
+def load_skeleton(model_id: str, revision: Revision, components: "Components" = (), quantize: Quantize = "") -> Any:
     """The model of a revision without weights (all tensors on the meta device); raises as `load_config` and `choose_components`."""
     import torch
 
     with torch.device("meta"):
-        return blank_model(model_id, revision, "float32", components)
+        return blank_model(model_id, revision, "float32", components, quantize)
 
 
-def blank_model(model_id: str, revision: Revision, dtype: str, components: "Components" = ()) -> Any:
+def blank_model(
+    model_id: str, revision: Revision, dtype: str, components: "Components" = (), quantize: Quantize = ""
+) -> Any:
     """The model of a revision as its class makes it, on whatever device the caller has set; raises as `load_skeleton`."""
     import torch
     from transformers import AutoModelForCausalLM
 
     from gradsim_assets.core.models.adapters import with_adapter
+    from gradsim_assets.core.models.quantised_base import quantised
     from gradsim_assets.core.sample_gradients.components import choose_components
 
     _check_view(model_id, revision, components)
-    model = AutoModelForCausalLM.from_config(load_config(model_id, revision), dtype=getattr(torch, dtype))
+    config, quantisation = _configured(model_id, revision, quantize)
+    model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype))
     if revision.base is not None and components != "merged":  # which has the tensors of its base
         with _loading(model_id):
+            model = quantised(model, quantisation) if quantisation else model
             model = with_adapter(model, model_id, revision, trained=False)
     freeze_other_modalities(model)
     choose_components(model, components)
@@ -265,12 +318,9 @@ def load_config(model_id: str, revision: Revision) -> Any:
     from transformers import AutoConfig
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-    from gradsim_assets.core.models.checkpoints import check_configuration
-
     place = revision.base or revision
     with _loading(model_id):
         config = AutoConfig.from_pretrained(place.source, trust_remote_code=False, **_at(place))
-    check_configuration(model_id, config)
     causal = set(_names(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()))
     if config.architectures and not causal & set(config.architectures):
         raise InputError(

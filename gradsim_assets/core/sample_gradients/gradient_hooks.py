@@ -25,6 +25,7 @@ from gradsim_assets.core.sample_gradients.model_state import undisturbed
 from gradsim_assets.core.sample_gradients.padded_batch import BatchShape, PaddedBatch, loss_gradient
 from gradsim_assets.core.sample_gradients.precision import wide
 from gradsim_assets.core.sample_gradients.reference import PlainAutograd
+from gradsim_assets.core.sample_gradients.scaled_layers import find_scaling_use, own_parameters
 
 
 class UnprovenError(Exception):
@@ -97,8 +98,8 @@ class GradientHooks:
         numbers = {id(parameter): number for number, parameter in enumerate(self.parameters)}
         without: set[int] = set()
         for module in self.model.modules():
-            own = {n: numbers[id(p)] for n, p in module._parameters.items() if p is not None and id(p) in numbers}
-            use = find_use(module, own) if own else None
+            own = {name: numbers[id(p)] for name, p in own_parameters(module).items() if id(p) in numbers}
+            use = (find_use(module, own) or find_scaling_use(module, own)) if own else None
             if use is None:
                 without |= set(own.values())
             else:

@@ -14,6 +14,7 @@ from gradsim_assets.configuration import Settings
 from gradsim_assets.core.analysis.plots.of_table import plots_of
 from gradsim_assets.core.analysis.plots.panels import Plot
 from gradsim_assets.core.analysis.report import SettingResults, render_report, summary
+from gradsim_assets.core.analysis.report.warnings import quantised_base
 from gradsim_assets.core.candidates.bm25_candidates import model_candidates
 from gradsim_assets.core.datasets.lacking import Lacking, lacking
 from gradsim_assets.core.files import write_whole
@@ -191,6 +192,10 @@ class Sources:
         here = [part for part in parts if self.tables.exists([DOT_PRODUCTS.name, setting], part)]
         return [self.tables.provenance([DOT_PRODUCTS.name, setting], part) for part in here]
 
+    def all_products(self) -> list[dict[str, Any]]:
+        """As `of_products`, of every setting."""
+        return [entry for setting in SETTINGS for entry in self.of_products(setting)]
+
     def dataset(self) -> str | None:
         """Where the originals came from, as their table says it; of a whole path the name. None where nobody knows."""
         if not self.tables.exists([LIMA.name]):
@@ -231,7 +236,7 @@ def _write(
         settings,
         sources.originals(),
         {**sources.provenance(), "report run": context.run.run_id},
-        lacks.sentences if lacks else (),
+        (*(lacks.sentences if lacks else ()), *quantised_base(sources.all_products())),
         sources.dataset(),
         datetime.now(UTC).date(),
     )

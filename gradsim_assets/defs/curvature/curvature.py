@@ -129,7 +129,7 @@ class _Work:
         key, place = (CURVATURE.name, self.kind), Partition(self.slug)
         for path in files:
             put_beside(self.store.tables, key, place, stored_name(path), path)
-        made = self._data_version(originals, revision.name, state, loaded.device)
+        made = self._data_version(originals, loaded, state)
         result = saved_table_result(
             self.context,
             self.store,
@@ -206,11 +206,12 @@ class _Work:
         }
         return found.files, "mean_squared_gradient" if self.kind == ADAM else self.fisher, shown
 
-    def _data_version(self, originals: "list[EncodedSample]", revision: str, state: str, device: str) -> str:
+    def _data_version(self, originals: "list[EncodedSample]", loaded: LoadedModel, state: str) -> str:
         from gradsim_assets.core.gradients.inputs_version import samples_version
 
         settings = self.hub.settings(self.model_id)
-        stated = (self.kind, self.version, revision, settings.dtype, *filter(None, [settings.choice]))
+        own = (settings.dtype, *filter(None, [settings.choice, loaded.quantised]))
+        stated = (self.kind, self.version, loaded.revision.name, *own)
         if state:
             return samples_version((), *stated, self.hub.optimizer_version(self.model_id))
-        return samples_version(originals, *stated, self.compute.libraries(False, device))
+        return samples_version(originals, *stated, self.compute.libraries(False, loaded.device))

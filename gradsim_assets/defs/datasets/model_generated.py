@@ -69,7 +69,7 @@ def build(settings: Settings, partitions: Partitions, op_tags: Mapping[str, Any]
                 lima,
                 loaded,
                 model.context,
-                identity=f"{revision.name} {model.dtype}",
+                identity=" ".join(filter(None, [revision.name, model.dtype, loaded.quantised])),
                 store=compute.places.scratch("answers", keys["model"], f"{keys['shard']}.jsonl"),
                 progress=report,
                 log=context.log.info,

@@ -132,7 +132,7 @@ def _all_pairs(
         }
         with compute.run_pass(loaded, inputs.request, scratch, report, context.log.info, version, stored) as result:
             place, choice = Partition(context.partition_key), hub.settings(model_id).choice
-            made_from = (loaded.revision.name, str(loaded.model.dtype), *filter(None, [choice]))
+            made_from = (loaded.revision.name, str(loaded.model.dtype), *filter(None, [choice, loaded.quantised]))
             done = pass_tables.FinishedPass(
                 context, store, compute, place, inputs, result, loaded.device, made_from, curvature
             )

@@ -80,7 +80,7 @@ class RetrainingPlan:
         base = hub.resolve(recipe.base) if recipe.base and revision.base is None else None
         training = training_inputs(
             recipe,
-            Start(model_id, revision, recipe.base, base),
+            Start(model_id, revision, recipe.base, base, hub.settings(model_id).quantize),
             store.tables.read([LIMA.name]),
             {setting: self.variants(store, setting, model_id) for setting in SETTINGS},
             loaded,

@@ -159,8 +159,9 @@ def _gradients(
                 **_sources(store, partition, tables, settings),
                 **{name: inputs.counts[name] for name in ("dropped", "prompt_no_prefix")},
                 "checked_pairs": result.report.checks.pairs,
+                **pass_tables.quantised(result),
             }
-            made_from = (revision.name, settings.dtype, *filter(None, [settings.choice]))
+            made_from = (revision.name, settings.dtype, *filter(None, [settings.choice, loaded.quantised]))
             done = pass_tables.FinishedPass(
                 context, store, compute, partition, inputs, result, loaded.device, made_from, curvature
             )

@@ -127,6 +127,12 @@ def curvature_deps(settings: Settings, mapping: dg.PartitionMapping | None = Non
     return [dg.AssetDep(key, partition_mapping=mapping) if mapping else dg.AssetDep(key) for key in keys]
 
 
+def quantised(result: "PassResult") -> dict[str, Any]:
+    """What the provenance says of a base that is quantised."""
+    report = result.report
+    return {"quantised": report.quantised, "dequantised_error": report.dequantised_error} if report.quantised else {}
+
+
 def is_projected(table: str) -> bool:
     """Whether a table is of projections."""
     return table in _PROJECTED

@@ -130,7 +130,7 @@ class _Work:
                 "dropped": counts["dropped"],
             },
             tags=revision_tags(self.context),
-            data_version=self._data_version(originals, revision.name, loaded.device),
+            data_version=self._data_version(originals, loaded),
         )
         shutil.rmtree(scratch, ignore_errors=True)
         return result
@@ -145,12 +145,13 @@ class _Work:
         inputs = pass_inputs(lima, {}, own, loaded, policy=policy, products=(), projections={})
         return inputs.request.originals, inputs.counts
 
-    def _data_version(self, originals: "list[EncodedSample]", revision: str, device: str) -> str:
+    def _data_version(self, originals: "list[EncodedSample]", loaded: LoadedModel) -> str:
         from gradsim_assets.core.gradients.inputs_version import samples_version
 
         settings = self.hub.settings(self.model_id)
-        stated = (self.version, revision, settings.dtype, *filter(None, [settings.choice]))
-        return samples_version(originals, *stated, self.compute.libraries(False, device))
+        own = (settings.dtype, *filter(None, [settings.choice, loaded.quantised]))
+        stated = (self.version, loaded.revision.name, *own)
+        return samples_version(originals, *stated, self.compute.libraries(False, loaded.device))
 
 
 def _shown(found: "SketchReport", seconds: float) -> dict[str, Any]:

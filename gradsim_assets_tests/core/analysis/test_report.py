@@ -19,6 +19,7 @@ from gradsim_assets.core.analysis.report import sentences, summary, tokens
 from gradsim_assets.core.analysis.report.citation import citation
 from gradsim_assets.core.analysis.report.evaluation_table import evaluation_columns, evaluation_rows
 from gradsim_assets.core.analysis.report.explorer import MOST_CANDIDATES, SCALE
+from gradsim_assets.core.analysis.report.warnings import quantised_base
 from gradsim_assets.core.analysis.retrieval import retrieval
 from gradsim_assets.core.samples import sample_frame
 from gradsim_assets.core.similarity.pair_products import PairProducts
@@ -248,6 +249,16 @@ def test_candidates_without_a_score_are_a_warning_once():
         case.settings[setting] = replace(results, bm25=marked)
     text = Page(case.html()).text
     assert text.count("BM25 gives 10 candidates of 10 of 24 variants a score of 0 (no token in common)") == 1
+
+
+def test_that_a_base_is_quantised_is_said_once_with_the_largest_error():
+    how = "4 bits (nf4) by bitsandbytes 0.50.2"
+    shards = [{"quantised": how, "dequantised_error": error} for error in (1e-6, 3e-6, None)]
+    (said,) = quantised_base([*shards, {"revision": "a"}])
+    assert said.startswith(f"The base of the adapter is in {how}: ")
+    assert said.endswith("They are off from float64 by at most 3e-06 of a component's length.")
+    assert "off from" not in quantised_base([{"quantised": how}])[0], "nobody has measured it"
+    assert quantised_base([{"revision": "a"}]) == []
 
 
 def test_the_explorer_looks_and_speaks_as_the_plots_do(case):

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from peft import LoraConfig, PeftConfig
+from peft import IA3Config, LoraConfig, PeftConfig
 from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
 
 from gradsim_assets.core.gradients.engine import PassResult, plain_gradient, run_pass
@@ -40,12 +40,37 @@ def sweep(model_type: str, config: PeftConfig, trained: bool) -> str:
 @pytest.mark.parametrize("model_type", TARGETS)
 def test_gradients_are_those_of_float64_autograd(model_type: str, use_dora: bool, trained: bool) -> None:
     config = LoraConfig(r=4, target_modules=TARGETS[model_type], use_dora=use_dora, task_type="CAUSAL_LM")
-    assert sweep(model_type, config, trained) == (ALONE if use_dora else BATCHED)
+    assert sweep(model_type, config, trained) == BATCHED
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("lora", "dora")])
+@pytest.mark.parametrize("model_type", TARGETS)
+def test_scales_in_front_of_layers_and_behind_them_go_in_batches(model_type: str) -> None:
+    """IA3: the last target has its vector in front of it, the first behind."""
+    config = IA3Config(
+        target_modules=TARGETS[model_type], feedforward_modules=TARGETS[model_type][1:], task_type="CAUSAL_LM"
+    )
+    assert sweep(model_type, config, trained=True) == BATCHED
+
+
+#: What autograd has to form, so that samples go one by one.
+OF_AUTOGRAD = ("token_deltas", "tokens", "loha", "lokr", "embeddings")
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("lora", "dora", "ia3")])
 def test_every_kind_of_adapter_is_exact(kind: str) -> None:
-    assert sweep("llama", KINDS[kind], trained=True) in (BATCHED, ALONE)
+    assert sweep("llama", KINDS[kind], trained=True) == (ALONE if kind in OF_AUTOGRAD else BATCHED)
+
+
+def test_a_magnitude_of_zero_is_left_to_autograd() -> None:
+    """What DoRA scales is found by dividing by it."""
+
+    def build() -> torch.nn.Module:
+        model = adapted(tiny_model("llama"), KINDS["dora"]).get_base_model()
+        with torch.no_grad():
+            next(p for name, p in model.named_parameters() if "magnitude" in name)[3] = 0.0
+        return model
+
+    assert outcome("llama", build).what == ALONE
 
 
 @pytest.fixture(scope="module")

@@ -98,7 +98,7 @@ def test_whole_checkpoints_of_tied_and_untied_models_are_loaded(tmp_path: Path) 
             "llama",
             {"quantization_config": {"quant_method": "gptq", "bits": 4}},
             None,
-            "holds quantised weights (gptq), which have no exact gradients; give the model that it was quantised from",
+            "holds quantised weights (gptq), which have no gradients, and no adapter whose tensors were trained over them; give the adapter",
         ),
     ],
 )

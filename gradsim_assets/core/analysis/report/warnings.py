@@ -1,6 +1,7 @@
 """What a reader must know before the figures: few variants, weak rivals, copies, doubtful borders, what was not checked."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import polars as pl
 
@@ -37,6 +38,22 @@ def warnings(
             "out, greedy curves run over the number of components, and ties go by model order alone."
         )
     return list(dict.fromkeys(said))  # settings share their candidates
+
+
+def quantised_base(products: Iterable[Mapping[str, Any]]) -> list[str]:
+    """What a reader must know of a base in few bits, from the provenance of products."""
+    found = [entry for entry in products if entry.get("quantised")]
+    said = []
+    for how in dict.fromkeys(entry["quantised"] for entry in found):
+        errors = [
+            e for entry in found if entry["quantised"] == how and (e := entry.get("dequantised_error")) is not None
+        ]
+        measured = f" They are off from float64 by at most {max(errors):.0e} of a component's length." if errors else ""
+        said.append(
+            f"The base of the adapter is in {how}: gradients are those of the adapter over the weights that these bits stand for, with "
+            f"activations that are not quantised, and say nothing of the base before it was quantised.{measured}"
+        )
+    return said
 
 
 def _few(results: SettingResults, setting: str) -> list[str]:

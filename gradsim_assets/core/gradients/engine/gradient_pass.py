@@ -25,6 +25,7 @@ from gradsim_assets.core.sample_gradients.gradient_hooks import GradientHooks
 from gradsim_assets.core.sample_gradients.precision import Arithmetic, matmul_precision
 from gradsim_assets.core.sample_gradients.preconditioning import Preconditioners
 from gradsim_assets.core.sample_gradients.projections import Projector, make_projector, total_dimension
+from gradsim_assets.core.sample_gradients.quantised_linear import how_quantised
 
 #: Called with (gradients done, gradients in all, what is being done).
 Progress = Callable[[int, int, str], None]
@@ -194,6 +195,8 @@ class GradientPass:
         self._verification.verify(self._index.samples, most)
         self.report.verification_seconds = time.perf_counter() - started
         self.report.verified = self._verification.describe()
+        self.report.quantised = how_quantised(self._hooks.model)
+        self.report.dequantised_error = self._verification.dequantised_error
         self._log(self.report.verified)
 
     def _gradients_of(self, block: list[VariantKey]) -> int:

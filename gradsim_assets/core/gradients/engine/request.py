@@ -183,6 +183,10 @@ class PassReport:
     #: On what the hooks were verified, and how long that took.
     verified: str = ""
     verification_seconds: float = 0.0
+    #: How the base is quantised, "" where it is not, and how far gradients were off from float64 over its dequantised weights, as
+    #: share of a component's length; None where that was not measured.
+    quantised: str = ""
+    dequantised_error: float | None = None
     plan: str = ""
     #: What turned out otherwise than planned, a sentence each.
     notes: list[str] = field(default_factory=list)

@@ -161,6 +161,10 @@ def _together(reports: Sequence[PassReport], note: str) -> PassReport:
         tolerance=max(report.tolerance for report in reports),
         verification_seconds=sum(report.verification_seconds for report in reports),
         verified=_numbered(report.verified for report in reports),
+        quantised=reports[0].quantised,
+        dequantised_error=max(
+            (one.dequantised_error for one in reports if one.dequantised_error is not None), default=None
+        ),
         plan=_numbered(report.plan for report in reports),
         notes=[note, *dict.fromkeys(one for report in reports for one in report.notes)],
     )

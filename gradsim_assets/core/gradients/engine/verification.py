@@ -15,11 +15,16 @@ from gradsim_assets.core.sample_gradients.factors import Factors
 from gradsim_assets.core.sample_gradients.gradient_hooks import GradientHooks
 from gradsim_assets.core.sample_gradients.layers import ParameterUse, UnbatchableError
 from gradsim_assets.core.sample_gradients.padded_batch import PaddedBatch
-from gradsim_assets.core.sample_gradients.precision import matmul_precision
+from gradsim_assets.core.sample_gradients.precision import Arithmetic, matmul_precision
+from gradsim_assets.core.sample_gradients.quantised_linear import how_quantised, quantised_layers
 from gradsim_assets.core.sample_gradients.reference import Take, length, noise_slack, norm
 
 #: Tokens of the samples that hooks are verified on: this share of all tokens of a pass, or so many where that is less.
 VERIFIED_SHARE, VERIFIED_TOKENS = 0.01, 128
+
+#: How far a gradient in strict fp32 may be from that of float64 over the dequantised weights of a quantised base, as share of its
+#: length.
+DEQUANTISED = 1e-3
 
 #: The share of a float64 gradient's length at which a component is zero but for rounding.
 ZERO = 1e-12
@@ -88,6 +93,9 @@ class Verification:
         self._loss_differs = False
         #: Whether gradients were seen to be right with activations that were computed again.
         self._stands_checkpointing = False
+        #: Of a quantised base: the largest error of a component against float64 over its dequantised weights, as share of its
+        #: length; None where the base is not, or where memory does not suffice for it.
+        self.dequantised_error: float | None = None
         #: What errors are held against.
         self.tolerance = self.plain.arithmetic.strict.tolerance
 
@@ -109,6 +117,36 @@ class Verification:
                 if fits_in_memory(partial(self._try_batch, ragged), self.plain.device):
                     break
                 tokens //= 2
+        if quantised_layers(self.hooks.model):
+            self._hold_against_dequantised(min(samples, key=lambda sample: sample.length))
+
+    def _hold_against_dequantised(self, sample: EncodedSample) -> None:
+        """Measures what a sample's gradients, as they are taken in the pass, are off from those of float64 throughout.
+
+        Widened weights are those that the bits stand for, so that it is the dequantised base in float64, at the memory of what is
+        not quantised.
+        """
+        collected, double = Collected(self.hooks), Arithmetic(torch.float64)
+        with self.hooks.open(), matmul_precision("fp32", self.plain.device):
+            self.hooks.backward(PaddedBatch.of([[sample]], self.hooks.device)[0], collected, proving=True)
+        sizes: list[torch.Tensor] = []
+
+        def take(number: int, exact: torch.Tensor) -> None:
+            sizes.append(torch.stack([length(exact), collected.error(number, 0, exact)]))
+
+        try:
+            self.plain.each(sample, take, arithmetic=double)
+        except MemoryError as error:
+            self.note(f"gradients are not held against float64 over the dequantised base: {error}")
+            return
+        lengths, off = torch.stack(sizes, 1)
+        seen = lengths > ZERO * torch.linalg.vector_norm(lengths)
+        self.dequantised_error = float((off[seen] / lengths[seen]).max()) if bool(seen.any()) else 0.0
+        if self.plain.arithmetic == self.plain.arithmetic.strict and not self.dequantised_error <= DEQUANTISED:
+            raise ArithmeticError(
+                f"{sample.id}: gradients over the quantised base are off from those of float64 over its dequantised weights by "
+                f"{self.dequantised_error:.0e} of their length, and {DEQUANTISED:.0e} are allowed"
+            )
 
     def _refuse_memories(self, samples: Sequence[EncodedSample]) -> None:
         """Raises InputError where the shortest sample's loss is another one when the longest has been read before."""
@@ -227,6 +265,11 @@ class Verification:
         hooks = self.hooks
         lengths = ", ".join(map(str, sorted(self.lengths)))
         unknown = f"; {self.plain.without_wider}" if self.plain.without_wider else ""
+        if self.dequantised_error is not None:
+            unknown += (
+                f"; base in {how_quantised(hooks.model)}: largest error {self.dequantised_error:.0e} against float64 over its dequantised "
+                "weights"
+            )
         return (
             f"gradients of {len(hooks.names)} components compared with plain autograd on samples of {lengths} tokens: "
             f"largest error {self.largest:.0e} of a component's own length; {len(hooks.by_autograd)} taken by autograd, "

@@ -94,7 +94,7 @@ class MemoryModel:
         """Bytes of a batch on its way through the model; `tokens` and `labelled` of them are padded."""
         logits = self.shape.vocabulary * labelled
         scores = min(logits * self.shape.number_bytes, LOSS_BYTES)
-        held = LOGITS_AT_ONCE * logits * self.shape.activation_number_bytes
+        held = LOGITS_AT_ONCE * logits * self.shape.activation_number_bytes + self.shape.dequantised_bytes
         checkpointed, beyond = self.shape.checkpointed, self.checkpoint_beyond
         if checkpointed is None or beyond is None or tokens <= beyond:
             return int(self.shape.activations.bytes(tokens, longest) + held + SCORES_AT_ONCE * scores)

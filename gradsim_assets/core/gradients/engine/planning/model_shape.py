@@ -12,6 +12,7 @@ import torch
 from gradsim_assets.core.sample_gradients.factor_stacks import stackable_calls
 from gradsim_assets.core.sample_gradients.gradient_hooks import GradientHooks
 from gradsim_assets.core.sample_gradients.precision import wide
+from gradsim_assets.core.sample_gradients.quantised_linear import QuantisedLinear, quantised_layers
 
 #: Tokens of the shortest of three passes that activations are measured in; any context has three times as many.
 SHORT = 10
@@ -87,10 +88,12 @@ class ModelShape:
     checkpointed: CheckpointedShape | None
     #: Whether several samples can go through at a time.
     batchable: bool
-    #: Bytes of all parameters, trainable or not.
+    #: Bytes of all parameters, trainable or not, and of the scales of quantised ones.
     model_bytes: int
     #: Multiply-adds for every token with matrices that are no components: one forward, and one backward where autograd goes.
     other_products: int = 0
+    #: Bytes of the largest quantised weight while it is used.
+    dequantised_bytes: int = 0
 
     def only(self, numbers: Collection[int]) -> "ModelShape":
         """The shape where gradients are taken of some components alone; what then need not be kept is counted all the same."""
@@ -134,16 +137,28 @@ def measure(hooks: GradientHooks) -> ModelShape:
         activations=activations,
         checkpointed=checkpointed,
         batchable=hooks.batchable,
-        model_bytes=sum(p.numel() * p.element_size() for p in hooks.model.parameters()),
+        model_bytes=_model_bytes(hooks.model),
         other_products=_other_products(hooks),
+        dequantised_bytes=max(
+            (layer.used_bytes(hooks.parameters[0].dtype) for layer in quantised_layers(hooks.model)), default=0
+        ),
     )
+
+
+def _model_bytes(model: torch.nn.Module) -> int:
+    in_bits = quantised_layers(model)
+    own = {id(layer.codes) for layer in in_bits}
+    plain = sum(p.numel() * p.element_size() for p in model.parameters() if id(p) not in own)
+    return plain + sum(layer.held_bytes for layer in in_bits)
 
 
 def _other_products(hooks: GradientHooks) -> int:
     """As `ModelShape.other_products`, of what a short pass goes through; 0 where it has no fake form."""
     own, products = {id(parameter) for parameter in hooks.parameters}, 0
     sizes = {
-        module: sum(p.numel() for p in module.parameters(recurse=False) if id(p) not in own and p.dim() > 1)
+        module: module.in_features * module.out_features
+        if isinstance(module, QuantisedLinear)
+        else sum(p.numel() for p in module.parameters(recurse=False) if id(p) not in own and p.dim() > 1)
         for module in hooks.model.modules()
         if not isinstance(module, torch.nn.Embedding)
     }
@@ -256,7 +271,7 @@ class _KeptBytes:
         with ExitStack() as stack:
             for use in hooks.uses:
                 if not use.labelled:
-                    stack.callback(use.module.register_forward_pre_hook(self._remember).remove)
+                    stack.callback(use.watch(self._remember))
             for number, block in enumerate(hooks.plain.checkpointing.blocks):
                 stack.callback(block.register_forward_pre_hook(partial(self._enter, number)).remove)
                 stack.callback(block.register_forward_hook(partial(self._enter, None)).remove)
@@ -280,8 +295,7 @@ class _KeptBytes:
         # An output that its own node keeps with its graph is a cycle that no collector sees, and weights live on with it.
         return tensor.detach()
 
-    def _remember(self, module: torch.nn.Module, args: tuple[Any, ...]) -> None:
-        if torch.is_grad_enabled():  # else it is computed again later
-            for one in args:
-                if isinstance(one, torch.Tensor):
-                    self._inputs.append(self._pack(one))
+    def _remember(self, given: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
+        if torch.is_grad_enabled() and isinstance(given, torch.Tensor):  # else it is computed again later
+            self._inputs.append(self._pack(given))
+        return output
