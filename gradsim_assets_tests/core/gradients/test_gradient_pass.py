@@ -17,9 +17,9 @@ from gradsim_assets_tests.support.engine_cases import SETTINGS, relative_error, 
 ROUNDING = 5e-6
 
 
-def limited(model, request, share, **options):
+def limited(model, request, share, preconditioners=None, **options):
     """Options under which only `share` of the variants can be held at once."""
-    work = GradientPass(model, request, PassOptions(tile=1, batch_tokens=0, check_pairs=0, **options))
+    work = GradientPass(model, request, PassOptions(tile=1, batch_tokens=0, check_pairs=0, **options), preconditioners)
     work.run()
     memory = work.plan.working_bytes + share * work.plan.held_bytes
     return PassOptions(tile=1, batch_tokens=0, memory_bytes=int(memory), **options)
