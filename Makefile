@@ -61,10 +61,11 @@ $(PEERS)/.installed: $(STAMP)
 	@$(BIN)/python -m venv $(PEERS)
 	@$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
 	   > "$$($(PEERS)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/borrowed.pth"
-	@$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt kronfluence==1.0.1 dattri==0.3.0
+	@$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt kronfluence==1.0.1 dattri==0.3.0 \
+	   bergson==2.5.1 dattri-llm==0.1.0
 	@touch $@
 
-bench-peers: $(PEERS)/.installed ## Measure the engine beside kronfluence and dattri; writes build/bench/peers*.json
+bench-peers: $(PEERS)/.installed ## Measure the engine beside other tools; writes build/bench/peers*.json
 	@TQDM_DISABLE=1 $(PEERS)/bin/python -W ignore -m bench.peers
 	@TQDM_DISABLE=1 $(PEERS)/bin/python -W ignore -m bench.peers_ekfac
 

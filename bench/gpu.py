@@ -4,6 +4,7 @@
     timing  16 ids x 3 samples of a 1.18 B-parameter model beside plain passes, in strict fp32 and TF32
     tenth   99 ids, at one precision
     whole   988 ids, at one precision
+    host    99 ids in strict fp32 without and with originals kept in the host's memory: time, and the same products
     large   50 ids of a 6.7 B-parameter Llama in bf16, at LIMA's lengths
 
 It needs torch, transformers and numpy alone. Set PYTORCH_ALLOC_CONF=expandable_segments:True for `large`, as the compute image does.
@@ -328,6 +329,19 @@ class Bench:
         """16 ids with two projections."""
         timed("16 ids with projections", self.model, self._request(16, (0.01, 0.05)), self._arguments.precision, None)
 
+    def host(self) -> None:
+        """99 ids in strict fp32, where a pass is dearest: with and without gradients in the host's memory."""
+        request, found = self._request(99), {}
+        for gib in (0, 48):
+            name, options = f"99 ids, {gib} GiB on the host", {"host_bytes": gib * GIB, "check_pairs": 1}
+            found[gib] = timed(name, self.model, request, "fp32", None, **options)
+            say(name, fetched=found[gib].report.gradients_fetched)
+        worst = max(
+            float(np.abs(found[48].dot_products[setting] - dots).max() / np.abs(dots).max())
+            for setting, dots in found[0].dot_products.items()
+        )
+        say("kept on the host", largest_difference=worst)
+
     def whole(self) -> None:
         """988 ids."""
         timed("988 ids", self.model, self._request(988), self._arguments.precision, None)
@@ -404,6 +418,7 @@ def main() -> None:
         "projected": bench.projected,
         "tenth": bench.tenth,
         "whole": bench.whole,
+        "host": bench.host,
         "large": large,
     }
     unknown = set(arguments.parts) - set(every)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from bench.peers import Scores, kronfluence_analyzer
+from bench.peer_tools import Scores, kronfluence_analyzer
 from bench.workload import demo_model, make_samples
 from gradsim_assets.core.curvature.component_curvature import ComponentCurvature
 from gradsim_assets.core.curvature.curvature import compute_curvature

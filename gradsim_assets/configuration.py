@@ -140,6 +140,7 @@ class ComputeSettings(_Section):
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     precision: Literal["fp32", "tf32"] = "fp32"
     memory_gib: float = Field(default=0, ge=0, allow_inf_nan=False)
+    host_memory_gib: float = Field(default=0, ge=0, allow_inf_nan=False)
     projections: tuple[Annotated[float, Field(gt=0, le=1)], ...] = (0.01, 0.05)
     projection: Literal["fast", "trak"] = "fast"
     projection_weighting: Literal["unbiased", "script"] = "unbiased"

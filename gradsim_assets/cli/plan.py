@@ -73,7 +73,7 @@ def _gradients(model: str, settings: Settings, memory_gib: float | None, tflops:
     memory = int((memory_gib or settings.compute.memory_gib) * GIB) or free_bytes(device, "most", shape.model_bytes)
     rate = tflops * 1e12 if tflops else _measured_rate(device)
     graphs = {key: PassGraph.of(request) for key, request in shard_requests(model, revision, settings)}
-    options = PassOptions(device=str(device))
+    options = PassOptions(device=str(device), host_bytes=int(settings.compute.host_memory_gib * GIB))
     turns = {key: plan_turns(shape, graph, memory, options) for key, graph in graphs.items() if graph.minimum}
     if not turns:
         raise InputError(f'no pair of samples fits the context of {model}; set context = "truncate" for it.')

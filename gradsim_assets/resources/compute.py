@@ -32,6 +32,7 @@ class Compute(dg.ConfigurableResource):
     projections: list[float]
     precision: str = "fp32"
     memory_gib: float = 0
+    host_memory_gib: float = 0
     projection: str = "fast"
     projection_weighting: str = "unbiased"
 
@@ -74,6 +75,7 @@ class Compute(dg.ConfigurableResource):
             device=device,
             precision=self.precision,  # type: ignore[arg-type]  # resources take plain strings; settings checked them
             memory_bytes=int(self.memory_gib * 2**30) or None,
+            host_bytes=int(self.host_memory_gib * 2**30),
             projection_kind=self.projection,  # type: ignore[arg-type]
             weighting=self.projection_weighting,  # type: ignore[arg-type]
             code_version=code_version,

@@ -29,6 +29,8 @@ class DeviceProfile:
     tile: int
     #: Products of formed gradients are taken as a grid where that is at most so many times as many as are wanted.
     grid_advantage: float
+    #: Bytes that come from the host's memory, or go there, in a second; None where the host's memory is the device's.
+    host_bytes_per_second: float | None = None
 
 
 #: Two cores of a server.
@@ -57,6 +59,7 @@ CUDA = DeviceProfile(
     batch_overhead_tokens=128,
     tile=64,
     grid_advantage=float("inf"),  # rather useless work than a kernel for each pair
+    host_bytes_per_second=50e9,  # what PCIe 5 is said to reach from pinned memory; not measured
 )
 
 #: The same with TF32, as measured, and with bf16 weights, which is an estimate.

@@ -132,9 +132,22 @@ class FactorStore:
         shape = self.stacks.stacks[stack]
         return self._view(tensor, shape)[:, :, : self._rows_written(shape)]
 
+    def places(self, slot: int) -> list[torch.Tensor]:
+        """The rows of a sample in every stack, those of zeros included, to be read or written."""
+        found = []
+        for number, stack in enumerate(self.stacks.stacks):
+            start = int(self.starts[stack.labelled][slot])
+            rows = slice(start, start + int(self.sizes[stack.labelled][slot]))
+            found += [tensor[:, rows] for tensor in (self.rights[number], *self.lefts[number])]
+        return found
+
+    def reserved(self) -> None:
+        """The rows that the batch has reserved are taken, whoever has written them."""
+        self._finished = dict(self._used)
+
     def finish(self) -> None:
         """The batch is through: modules that it never came by have a gradient of zero."""
-        self._finished = dict(self._used)
+        self.reserved()
         for use, places in self.stacks.places.items():
             for place in places[self._calls.get(use, 0) :]:
                 stack = self.stacks.stacks[place.stack]

@@ -43,6 +43,14 @@ class FactoredGradients:
         """Adds a summand of every sample of the batch."""
         self._store.add(use, factors)
 
+    def places(self, slot: int) -> list[torch.Tensor]:
+        """All that is held of a slot, to be read or written."""
+        return self._store.places(slot)
+
+    def reserved(self) -> None:
+        """The batch is there, without having been added: it was put back."""
+        self._store.reserved()
+
     def finish(self, slots: slice, wanted: np.ndarray) -> Pending | None:
         """The slots are filled; returns float64 self products [wanted slots, components]."""
         self._store.finish()

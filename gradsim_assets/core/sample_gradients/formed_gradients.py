@@ -77,6 +77,10 @@ class FormedGradients:
         self._written.add(component)
         return first
 
+    def places(self, slot: int) -> list[torch.Tensor]:
+        """All that is held of a slot, to be read or written."""
+        return [self._rows[slot]]
+
     def finish(self, slots: slice, wanted: np.ndarray) -> Pending | None:
         """The slots are filled; returns float64 self products [wanted slots, components]."""
         for component in set(self.components) - self._written:  # an expert that no token chose, say

@@ -8,6 +8,7 @@ import torch
 from gradsim_assets.core.sample_gradients.factored_gradients import FactoredGradients
 from gradsim_assets.core.sample_gradients.factors import Factors
 from gradsim_assets.core.sample_gradients.formed_gradients import FormedGradients
+from gradsim_assets.core.sample_gradients.kept_gradient import KeptGradient, on_host, put_back
 from gradsim_assets.core.sample_gradients.layers import ParameterUse
 from gradsim_assets.core.sample_gradients.layout import Layout, Room
 from gradsim_assets.core.sample_gradients.padded_batch import BatchShape
@@ -82,6 +83,28 @@ class HeldGradients:
             pending = form.finish(slots, wanted)
             if pending is not None:
                 self._pending.append((form.components, pending))
+
+    def taken_out(self, slot: int, shape: BatchShape) -> KeptGradient:
+        """A copy of a slot's gradient in the host's memory, after `project`; `shape` is that of its sample alone."""
+        return KeptGradient(
+            shape=shape,
+            forms=(on_host(self._formed.places(slot)), on_host(self._factored.places(slot))),
+            projected={p: on_host(projected.places(slot)) for p, projected in self.projected.items()},
+            self_products=self.self_products([slot])[0].copy(),
+        )
+
+    def put_back(self, kept: KeptGradient) -> None:
+        """Fills the next slot with a gradient that was taken out of one of the same layout; it need not be projected."""
+        self.begin(kept.shape)
+        slot = self._slots.start
+        formed, factors = kept.forms
+        put_back(self._formed.places(slot), formed)
+        put_back(self._factored.places(slot), factors)
+        for proportion, tensors in kept.projected.items():
+            put_back(self.projected[proportion].places(slot), tensors)
+        self._factored.reserved()
+        self._self_products[slot] = kept.self_products
+        self._count = self._projected_count = self._slots.stop
 
     def project(self) -> None:
         """Projects the gradients that are not yet projected."""

@@ -28,6 +28,10 @@ class ProjectedGradients:
         """Takes the lengths of rows whose components are all there."""
         self.squares[slots] = inner_products.squares(self.rows[slots])
 
+    def places(self, slot: int) -> list[torch.Tensor]:
+        """The row of a slot and the square of its length, to be read or written."""
+        return [self.rows[slot], self.squares[slot]]
+
     def products(self, others: "ProjectedGradients", slots: np.ndarray, other_slots: np.ndarray) -> np.ndarray:
         """Float64 [pairs, 3]: products of one's slots with another's, pair by pair, and those of both with themselves."""
         found, cells = inner_products.of_pairs(

@@ -17,9 +17,9 @@ from gradsim_assets_tests.support.engine_cases import SETTINGS, relative_error, 
 ROUNDING = 5e-6
 
 
-def limited(model, request, share, **options):
+def limited(model, request, share, preconditioners=None, **options):
     """Options under which only `share` of the variants can be held at once."""
-    work = GradientPass(model, request, PassOptions(tile=1, batch_tokens=0, check_pairs=0, **options))
+    work = GradientPass(model, request, PassOptions(tile=1, batch_tokens=0, check_pairs=0, **options), preconditioners)
     work.run()
     memory = work.plan.working_bytes + share * work.plan.held_bytes
     return PassOptions(tile=1, batch_tokens=0, memory_bytes=int(memory), **options)
@@ -159,8 +159,11 @@ def test_what_memory_sufficed_for_is_remembered_when_a_pass_goes_on(tmp_path):
 
 
 def test_running_out_of_memory_with_one_sample_and_component_is_an_error_that_says_so():
+    model = tiny("llama")
+    for parameter in [*model.parameters()][3:]:  # in turns of fewer and fewer components: three are enough
+        parameter.requires_grad_(False)
     with pytest.raises(InputError, match=r"weight alone, of one pair of samples, do not fit beside the model"):
-        run_pass(Scarce(tiny("llama"), 33), small_request(**REQUEST), PassOptions(batch_tokens=400))
+        run_pass(Scarce(model, 33), small_request(originals=3, variants=1), PassOptions(batch_tokens=400))
 
 
 def test_too_little_memory_is_refused_before_anything_is_computed():

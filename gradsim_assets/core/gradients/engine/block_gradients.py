@@ -1,6 +1,6 @@
 """The gradients of one block: its variants are held, and the originals that they meet are streamed past them."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from gradsim_assets.core.gradients.engine.verification import Verification
 from gradsim_assets.core.models.encoded_sample import EncodedSample
 from gradsim_assets.core.sample_gradients.device_profile import DeviceProfile
 from gradsim_assets.core.sample_gradients.held_gradients import HeldGradients
+from gradsim_assets.core.sample_gradients.kept_gradient import KeptGradient
 from gradsim_assets.core.sample_gradients.layout import Layout, Room
 from gradsim_assets.core.sample_gradients.padded_batch import PaddedBatch, batch_shape
 from gradsim_assets.core.sample_gradients.preconditioned_products import PlacedPreconditioner, PreconditionedProducts
@@ -48,6 +49,11 @@ class BlockGradients:
         self.padding: dict[VariantKey, int] = {}
         #: Float64 [components] of originals that later blocks meet again.
         self._original_selves: dict[str, np.ndarray] = {}
+        #: Gradients of originals that wait in the host's memory for later blocks, and the layout that they are of.
+        self._kept: dict[str, KeptGradient] = {}
+        self._kept_layout: Layout | None = None
+        #: Originals of the block at hand that came from there.
+        self.fetched: set[str] = set()
         #: By what is held as factors.
         self._layouts: dict[frozenset[int], Layout] = {}
         self._verification, self._hooks = verification, verification.hooks
@@ -65,8 +71,11 @@ class BlockGradients:
         """
         self._forget_if_changed()
         self.padding.clear()
+        self.fetched.clear()
         self._hooks.plain.checkpointing.beyond = plan.checkpoint_beyond
         layout = self._layout(plan)
+        self._forget_kept_but(plan.kept if layout is self._kept_layout else frozenset())
+        self._kept_layout = layout
         variants = self._index.longest_first(block)
         own = [(key[0], self._index.variants[key]) for key in variants]
         batches = [own[part] for part in plan.batches([sample.length for _, sample in own])]
@@ -80,19 +89,54 @@ class BlockGradients:
         """The rows of the held variants' pairs: the originals that they meet come by tile by tile."""
         users = self._index.originals_met_by(variants)
         originals = [(ORIGINAL, self._index.originals[name]) for name in users]
-        tiles = [[originals[part] for part in tile] for tile in plan.tiles([sample.length for _, sample in originals])]
-        streamed = HeldGradients(layout, Room.most([self._room(layout, tile) for tile in tiles]))
+        new = [one for one in originals if one[1].id not in self._kept]
+        waiting = [one for one in originals if one[1].id in self._kept]
+        tiles = [[new[part] for part in tile] for tile in plan.tiles([sample.length for _, sample in new])]
+        fetched = [
+            [waiting[part] for part in tile] for tile in plan.tiles_of_fetched([sample.length for _, sample in waiting])
+        ]
+        streamed = HeldGradients(layout, Room.most([self._room(layout, tile) for tile in [*tiles, *fetched]]))
         preconditioned = {
             name: PreconditionedProducts(held, self._place(name, plan)) for name in self._request.preconditioners
         }
-        for tile in tiles:
+        for tile in [*fetched, *tiles]:
             streamed.clear()
-            self._fill(streamed, tile)
             names = [sample.id for batch in tile for _, sample in batch]
+            if names[0] in self._kept:
+                self._fetch(streamed, names)
+            else:
+                self._fill(streamed, tile)
             meetings = self._meetings(variants, {n: users[n] for n in names})
             yield from pair_blocks(held, streamed, meetings, self._request, preconditioned)
             if self._request.products and len(plan.blocks) > 1:
                 self._original_selves |= zip(names, streamed.self_products(range(len(names))), strict=True)
+            self._keep(streamed, [sample for batch in tile for _, sample in batch], plan)
+
+    def _keep(self, streamed: HeldGradients, tile: Sequence[EncodedSample], plan: Plan) -> None:
+        """Copies those of a tile's gradients that later blocks fetch into the host's memory."""
+        for slot, sample in enumerate(tile):
+            if sample.id in plan.kept and sample.id not in self._kept:
+                self._kept[sample.id] = streamed.taken_out(slot, batch_shape([sample]))
+
+    def _fetch(self, streamed: HeldGradients, names: Sequence[str]) -> None:
+        """Fills the next slots with gradients from the host's memory."""
+        for name in names:
+            streamed.put_back(self._kept[name])
+        self.fetched.update(names)
+
+    @property
+    def on_host(self) -> set[str]:
+        """Originals whose gradients wait in the host's memory."""
+        return set(self._kept)
+
+    def _forget_kept_but(self, names: Set[str]) -> None:
+        for name in self._kept.keys() - names:
+            del self._kept[name]
+
+    def distrust(self) -> None:
+        """Forgets gradients that are held for later blocks: something was wrong with one."""
+        self._kept.clear()
+        self._original_selves.clear()
 
     def _place(self, name: str, plan: Plan) -> PlacedPreconditioner:
         keep = plan.preconditioners_kept
@@ -115,7 +159,7 @@ class BlockGradients:
         if self._changes != self._hooks.changes:
             self._changes = self._hooks.changes
             self._layouts.clear()
-            self._original_selves.clear()
+            self.distrust()
 
     def _meetings(self, variants: list[VariantKey], users: dict[str, list[int]]) -> list[Meeting]:
         """The meetings of a tile: `users` holds its originals, and the slots of the variants that meet them."""

@@ -1,7 +1,7 @@
 """The pass: every distinct sample's gradient as few times as memory allows, all products and projections out of it."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence, Set
 from dataclasses import replace
 
 import torch
@@ -180,11 +180,8 @@ class GradientPass:
             scratch.replan(plan)
         self.report.plan = plan.describe()
         self._log(self.report.plan)
-        self._expected = sum(
-            self._gradients_of(block)
-            for number, block in enumerate(plan.blocks)
-            if not (scratch and scratch.finished(number))
-        )
+        left = [block for number, block in enumerate(plan.blocks) if not (scratch and scratch.finished(number))]
+        self._expected = self._gradients_of(left, plan)
         return plan
 
     def _verify(self) -> None:
@@ -199,8 +196,14 @@ class GradientPass:
         self.report.dequantised_error = self._verification.dequantised_error
         self._log(self.report.verified)
 
-    def _gradients_of(self, block: list[VariantKey]) -> int:
-        return len(block) + len(self._index.originals_met_by(block))
+    def _gradients_of(self, blocks: Sequence[list[VariantKey]], plan: Plan) -> int:
+        """Gradients that are computed for blocks, one after the other."""
+        count, on_host = 0, self._gradients.on_host & plan.kept
+        for block in blocks:
+            met = set(self._index.originals_met_by(block))
+            count += len(block) + len(met - on_host)
+            on_host |= met & plan.kept
+        return count
 
     def _make_plan(self, graph: PassGraph | None = None) -> Plan:
         while True:
@@ -224,10 +227,12 @@ class GradientPass:
             self._compute(number, results, scratch)
             block = self._plan.blocks[number]
             padding = self._gradients.padding if self.report.blocks == self.report.blocks_restored else None
-            wrong, checks = self._checks.check(self._checks.rows_of(block, padding), results)
+            rows = self._checks.rows_of(block, padding, self._first_fetched())
+            wrong, checks = self._checks.check(rows, results)
             if not wrong:
                 break
             self._mend(wrong)
+            self._gradients.distrust()
             self._doubtful |= set(range(number))
             if scratch:
                 scratch.remember_ways(self._hooks.ways)
@@ -236,9 +241,14 @@ class GradientPass:
             if scratch:
                 scratch.replan(self._plan)
         self.report.checks.add(checks)
+        self.report.gradients_fetched += len(self._gradients.fetched)
         if scratch:
             results.flush()
             scratch.finish(number, self._gradients.losses_of(block), checks)
+
+    def _first_fetched(self) -> Set[str]:
+        """Originals that came from the host's memory in the first block that any came from there for."""
+        return set() if self.report.gradients_fetched else self._gradients.fetched
 
     def _compute(self, number: int, results: Results, scratch: Scratch | None) -> None:
         """Computes one block, with less at a time if memory runs out."""
@@ -272,7 +282,7 @@ class GradientPass:
         """The plan with the blocks from `number` on planned anew, for hooks that have changed."""
         left = self.graph.only({key for block in self._plan.blocks[number:] for key in block})
         plan = self._make_plan(left)
-        self._expected = self.report.gradients_computed + sum(map(self._gradients_of, plan.blocks))
+        self._expected = self.report.gradients_computed + self._gradients_of(plan.blocks, plan)
         return replace(plan, blocks=[*self._plan.blocks[:number], *plan.blocks])
 
     def _mend(self, wrong: list[WrongPair]) -> None:
@@ -306,7 +316,7 @@ class GradientPass:
         if again:
             added = self._make_plan(self.graph.only(again)).blocks
             self.plan = replace(self._plan, blocks=[*self._plan.blocks, *added])
-            self._expected += sum(map(self._gradients_of, added))
+            self._expected += self._gradients_of(added, self._plan)
             if scratch:
                 scratch.replan(self._plan)
         return bool(again)

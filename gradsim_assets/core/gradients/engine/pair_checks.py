@@ -1,6 +1,6 @@
 """Results against plain autograd: products and projected cosines of a few pairs of every pass, recomputed."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import partial
 
@@ -61,17 +61,31 @@ class PairChecks:
         self._count = options.check_pairs
         self._rows = self._in_order()
 
-    def rows_of(self, block: Sequence[VariantKey], padding: Mapping[VariantKey, int] | None = None) -> list[Row]:
+    def rows_of(
+        self,
+        block: Sequence[VariantKey],
+        padding: Mapping[VariantKey, int] | None = None,
+        fetched: Set[str] = frozenset(),
+    ) -> list[Row]:
         """The rows of a block that are to be checked; `padding` (see `BlockGradients`) makes it the first of a pass.
 
         The first block brings the row whose samples stood beside the most padding. Then comes the longest pair, and others
-        are drawn at random, the same in every run of a request.
+        are drawn at random, the same in every run of a request. Of `fetched` originals the longest pair is added.
         """
         if padding is not None and self._count:
             first = self._most_padded(block, padding)
             self._rows = [first, *(row for row in self._rows if row != first)]
         held = set(block)
-        return [row for row in self._rows[: self._count] if self._variant(row) in held]
+        rows = [row for row in self._rows[: self._count] if self._variant(row) in held]
+        of_fetched = [
+            (key[0], numbers[0])
+            for key in block
+            for other, numbers in self._index.rows[key].items()
+            if other in fetched
+        ]
+        if self._count and of_fetched:
+            rows.append(max(of_fetched, key=lambda row: (self._tokens(row), row)))
+        return list(dict.fromkeys(rows))
 
     def _variant(self, row: Row) -> VariantKey:
         return row[0], self._request.pairs[row[0]][row[1]][0]

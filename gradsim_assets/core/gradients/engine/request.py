@@ -90,6 +90,9 @@ class PassOptions:
     weighting: Weighting = "unbiased"
     #: What the pass may hold on the device beside the model; None: a share of what is free.
     memory_bytes: int | None = None
+    #: What may be kept of originals' gradients in the host's memory, where the device has its own and fetching one is faster than
+    #: computing it again.
+    host_bytes: int = 0
     #: How gradients are held; "auto" leaves it to the plan.
     form: Literal["auto", "formed", "factored"] = "auto"
     #: Originals that meet the held variants at a time; None leaves it to the plan.
@@ -172,6 +175,8 @@ class PassReport:
     samples: int = 0
     pairs: int = 0
     gradients_computed: int = 0
+    #: Gradients that came from the host's memory instead of being computed once more.
+    gradients_fetched: int = 0
     blocks: int = 0
     #: Blocks that an earlier try had finished.
     blocks_restored: int = 0

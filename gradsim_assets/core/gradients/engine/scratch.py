@@ -82,7 +82,7 @@ class Scratch:
         path = self.folder / "plan.json"
         if path.exists():
             stored = json.loads(path.read_text())
-            stored["factored"] = frozenset(stored["factored"])
+            stored["factored"], stored["kept"] = frozenset(stored["factored"]), frozenset(stored["kept"])
             stored["blocks"] = [[(s, v) for s, v in block] for block in stored["blocks"]]
             return Plan(**stored)
         plan = make()
@@ -91,7 +91,7 @@ class Scratch:
 
     def replan(self, plan: Plan) -> None:
         """Stores the plan, or the one in its place where memory ran out: a pass that goes on keeps to it."""
-        content = json.dumps({**asdict(plan), "factored": sorted(plan.factored)})
+        content = json.dumps({**asdict(plan), "factored": sorted(plan.factored), "kept": sorted(plan.kept)})
         write_whole(self.folder / "plan.json", content)
 
     def array(self, name: str, shape: tuple[int, ...]) -> np.ndarray:

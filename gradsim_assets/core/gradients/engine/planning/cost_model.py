@@ -1,5 +1,6 @@
 """The cost model: FLOP and bytes of a pass, and how long they take on a device."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,12 +41,16 @@ class Work:
     product_flop: float
     #: Bytes that products of formed gradients read.
     read_bytes: float
+    #: Bytes of gradients that go to the host's memory, or come from there.
+    host_bytes: float = 0
 
     def seconds(self, profile: DeviceProfile, flop_per_token: float) -> float:
         """Expected time on a device."""
         overhead = self.batches * profile.batch_overhead_tokens * flop_per_token
         products = (self.forming_flop + self.product_flop) / profile.product_rate
-        return (self.pass_flop + overhead) / profile.pass_rate + products + self.read_bytes / profile.bytes_per_second
+        transfers = self.host_bytes / profile.host_bytes_per_second if profile.host_bytes_per_second else 0
+        reading = self.read_bytes / profile.bytes_per_second
+        return (self.pass_flop + overhead) / profile.pass_rate + products + reading + transfers
 
 
 def flop_per_token(memory: MemoryModel) -> float:
@@ -54,31 +59,50 @@ def flop_per_token(memory: MemoryModel) -> float:
     return float(FLOP_PER_MULTIPLY_ADD * (PRODUCTS_PER_PARAMETER * shape.matrix_parameters + shape.other_products))
 
 
-def work_of_pass(memory: MemoryModel, passing: list[Lengths], distinct: list[Lengths], batches: int) -> Work:
+def _pass_flop(memory: MemoryModel, passing: Sequence[Lengths]) -> float:
+    """FLOP of the forward and backward passes of samples."""
+    beyond = memory.checkpoint_beyond
+    again = 0 if beyond is None else sum(length for length, _ in passing if length > beyond)
+    return (sum(length for length, _ in passing) + FORWARD_SHARE * again) * flop_per_token(memory)
+
+
+def _forming_flop_per_token(memory: MemoryModel) -> float:
+    """FLOP of forming those gradients that are formed, for a token."""
+    projecting, components = memory.projected_numbers > 0, enumerate(memory.shape.components)
+    formed = sum(one.size for number, one in components if projecting or number not in memory.factored)
+    return float(FLOP_PER_MULTIPLY_ADD * formed)
+
+
+def computing_seconds(memory: MemoryModel, lengths: Lengths) -> float:
+    """Expected time for the gradient of one sample, in a batch of its own."""
+    alone = Work(_pass_flop(memory, [lengths]), 1, lengths[0] * _forming_flop_per_token(memory), 0, 0)
+    return alone.seconds(memory.profile, flop_per_token(memory))
+
+
+def work_of_pass(
+    memory: MemoryModel, passing: list[Lengths], distinct: list[Lengths], batches: int, host_bytes: float = 0
+) -> Work:
     """The work of a pass through whose blocks samples of the lengths `passing` go, in so many batches.
 
     `distinct` are the samples whose self products are taken: each of them once.
     """
     shape, graph = memory.shape, memory.graph
     tokens = sum(length for length, _ in passing)
-    beyond = memory.checkpoint_beyond
-    again = 0 if beyond is None else sum(length for length, _ in passing if length > beyond)
-    projecting = memory.projected_numbers > 0
-    formed = sum(c.size for number, c in enumerate(shape.components) if projecting or number not in memory.factored)
     # Self products of factors are taken like those of pairs, unless the gradient is formed anyway to be projected.
-    own = 0.0 if projecting else float(sum(length * length for length, _ in distinct))
+    own = 0.0 if memory.projected_numbers else float(sum(length * length for length, _ in distinct))
     numbers = memory.numbers_per_token + memory.numbers_per_labelled_token
     pairs = sum(map(len, graph.pairs.values()))
     forming, reading = _preconditioning(memory, tokens, len(passing))
     return Work(
-        pass_flop=(tokens + FORWARD_SHARE * again) * flop_per_token(memory),
+        pass_flop=_pass_flop(memory, passing),
         batches=batches,
-        forming_flop=float(FLOP_PER_MULTIPLY_ADD * tokens * formed) + forming,
+        forming_flop=tokens * _forming_flop_per_token(memory) + forming,
         product_flop=FLOP_PER_MULTIPLY_ADD * numbers * (_token_pairs(graph) + own),
         read_bytes=float(
             READS_PER_PAIR * pairs * (memory.formed_numbers + memory.projected_numbers) * shape.number_bytes
         )
         + reading,
+        host_bytes=host_bytes,
     )
 
 

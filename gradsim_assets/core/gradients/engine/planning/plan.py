@@ -11,6 +11,7 @@ from gradsim_assets.core.errors import InputError
 from gradsim_assets.core.gradients.engine.planning.batches import padded_batches, tiles
 from gradsim_assets.core.gradients.engine.planning.blocks import MemoryBudget, VariantGroup, make_blocks
 from gradsim_assets.core.gradients.engine.planning.cost_model import RESULT_BYTES, flop_per_token, work_of_pass
+from gradsim_assets.core.gradients.engine.planning.kept_originals import kept_originals
 from gradsim_assets.core.gradients.engine.planning.memory_model import MemoryModel, preconditioner_bytes
 from gradsim_assets.core.gradients.engine.planning.model_shape import ModelShape
 from gradsim_assets.core.gradients.engine.planning.pass_graph import Lengths, PassGraph, VariantKey, originals_of
@@ -80,6 +81,11 @@ class Plan:
     preconditioners_kept: bool = True
     #: Padded tokens of a batch beyond which activations are computed again on the way back; None: they are kept.
     checkpoint_beyond: int | None = None
+    #: Originals whose gradients are kept in the host's memory for later blocks, the bytes that these take there, and how often one
+    #: is fetched.
+    kept: frozenset[str] = frozenset()
+    host_bytes: int = 0
+    fetches: int = 0
 
     @property
     def memory_bytes(self) -> int:
@@ -97,6 +103,10 @@ class Plan:
     def tiles(self, lengths: Sequence[int]) -> list[list[slice]]:
         """Originals of these lengths (falling) in tiles of batches."""
         return tiles(self.batches(lengths), lengths, self.tile, self.tile_tokens)
+
+    def tiles_of_fetched(self, lengths: Sequence[int]) -> list[list[slice]]:
+        """Originals of these lengths (falling) that are fetched one by one, in tiles."""
+        return tiles([slice(n, n + 1) for n in range(len(lengths))], lengths, self.tile, self.tile_tokens)
 
     def with_less(self, block: int, note: Callable[[str], None], checkpointable: bool = False) -> "Plan":
         """This plan with half as much at a time where `block` ran out of memory: batches first, then tiles, then it.
@@ -140,7 +150,15 @@ class Plan:
             f"({self.held_bytes / 2**30:.2f} held, {self.working_bytes / 2**30:.2f} to work in), "
             f"{self.disk_bytes / 2**20:.0f} MiB of results; {self.flop / 1e12:.2f} TFLOP for the passes, "
             f"{self.forming_flop / 1e12:.2f} to form gradients and {self.pair_flop / 1e12:.2f} for their products."
-            f"{self._describe_preconditioners()}"
+            f"{self._describe_preconditioners()}{self._describe_kept()}"
+        )
+
+    def _describe_kept(self) -> str:
+        if not self.kept:
+            return ""
+        return (
+            f" Gradients of {len(self.kept)} originals stay in the host's memory ({self.host_bytes / 2**30:.2f} GiB), from "
+            f"where they come {self.fetches} times instead of being computed again."
         )
 
     def _describe_preconditioners(self) -> str:
@@ -191,7 +209,7 @@ def plan_pass(
     most = ABOUT_AS_CHEAP * min(plan.expected_seconds for _, plan in planned)
     best, plan = min(((q, p) for q, p in planned if p.expected_seconds <= most), key=lambda one: one[1].passes)
     improved = best.plan(improve=True)
-    return improved if improved and improved.passes < plan.passes else plan
+    return min([plan, *([improved] if improved else [])], key=lambda one: (one.passes, one.expected_seconds))
 
 
 def _choices_of_factors(shape: ModelShape, graph: PassGraph, options: PassOptions) -> list[frozenset[int]]:
@@ -272,7 +290,7 @@ class _Planner:
 
     def _costed(self, blocks: list[list[VariantKey]], sizes: "_Sizes") -> Plan:
         """The plan of these blocks, with what it takes."""
-        graph, partners = self.graph, originals_of(self.graph)
+        graph = self.graph
         plan = Plan(
             blocks=blocks,
             factored=self.memory.factored,
@@ -296,21 +314,15 @@ class _Planner:
             preconditioners_kept=self.memory.keeps_preconditioners,
             checkpoint_beyond=self.memory.checkpoint_beyond,
         )
-        needs, passing, batches = [], list[Lengths](), 0
-        for block in blocks:
-            variants = sorted((graph.variants[setting][name] for setting, name in block), reverse=True)
-            names = sorted({original for key in block for original in partners[key]})
-            originals = sorted((graph.originals[name] for name in names), reverse=True)
-            needs.append(self._needs(plan, variants, originals))
-            passing += variants + originals
-            batches += len(plan.batches([n for n, _ in variants])) + len(plan.batches([n for n, _ in originals]))
-        held, working = max(needs, key=sum, default=(0, 0))
+        plan = replace(plan, kept=kept_originals(self.memory, blocks, originals_of(graph), self.options.host_bytes))
+        flow = self._flow(plan)
+        held, working = max(flow.needs, key=sum, default=(0, 0))
         distinct = [*graph.originals.values(), *(own for of in graph.variants.values() for own in of.values())]
-        work = work_of_pass(self.memory, passing, distinct, batches)
+        work = work_of_pass(self.memory, flow.passing, distinct, flow.batches, flow.host_traffic)
         return replace(
             plan,
-            passes=len(passing),
-            tokens=sum(n for n, _ in passing),
+            passes=len(flow.passing),
+            tokens=sum(n for n, _ in flow.passing),
             held_bytes=held,
             working_bytes=working,
             disk_bytes=_results(graph) * len(self.shape.components) * RESULT_BYTES,
@@ -318,20 +330,42 @@ class _Planner:
             forming_flop=work.forming_flop,
             pair_flop=work.product_flop,
             expected_seconds=work.seconds(self.memory.profile, flop_per_token(self.memory)),
+            host_bytes=sum(self.memory.held_bytes(graph.originals[name]) for name in plan.kept),
+            fetches=flow.fetches,
         )
 
-    def _needs(self, plan: Plan, variants: list[Lengths], originals: list[Lengths]) -> tuple[int, int]:
+    def _flow(self, plan: Plan) -> "_Flow":
+        """Block by block, what goes through the model and what comes from the host's memory instead."""
+        graph, partners, on_host = self.graph, originals_of(self.graph), set[str]()
+        flow = _Flow([], [], 0, 0, 0)
+        for block in plan.blocks:
+            variants = sorted((graph.variants[setting][name] for setting, name in block), reverse=True)
+            names = sorted({original for key in block for original in partners[key]})
+            originals = sorted((graph.originals[name] for name in names if name not in on_host), reverse=True)
+            fetched = sorted((graph.originals[name] for name in names if name in on_host), reverse=True)
+            kept = plan.kept.intersection(names)
+            on_host |= kept
+            flow.needs.append(self._needs(plan, variants, originals, fetched))
+            flow.passing.extend(variants + originals)
+            flow.batches += len(plan.batches([n for n, _ in variants])) + len(plan.batches([n for n, _ in originals]))
+            flow.fetches += len(fetched)
+            flow.host_traffic += sum(self.memory.held_bytes(graph.originals[name]) for name in kept)
+        return flow
+
+    def _needs(
+        self, plan: Plan, variants: list[Lengths], originals: list[Lengths], fetched: list[Lengths]
+    ) -> tuple[int, int]:
         """Bytes that a block holds, and those that it works in."""
         memory = self.memory
-        tiles = plan.tiles([n for n, _ in originals])
-        streamed = [[originals[part] for part in tile] for tile in tiles]
+        computed = [[originals[part] for part in tile] for tile in plan.tiles([n for n, _ in originals])]
+        come = [[fetched[part] for part in tile] for tile in plan.tiles_of_fetched([n for n, _ in fetched])]
         held = [variants[part] for part in plan.batches([n for n, _ in variants])]
         passing = [
             memory.passing_bytes(len(batch) * batch[0][0], batch[0][0], len(batch) * max(n for _, n in batch))
-            for batch in [*held, *(batch for tile in streamed for batch in tile)]
+            for batch in [*held, *(batch for tile in computed for batch in tile)]
         ]
-        longest = max(n for n, _ in [variants[0], originals[0]])
-        tile = max(map(memory.room_bytes, streamed))
+        longest = max(n for n, _ in [variants[0], *originals[:1], *fetched[:1]])
+        tile = max(map(memory.room_bytes, [*computed, *come]))
         at_once = max(*passing, memory.product_bytes(longest))
         return memory.room_bytes(held), tile + at_once + memory.kept_bytes
 
@@ -339,6 +373,20 @@ class _Planner:
 def _results(graph: PassGraph) -> int:
     """Pairs, once for plain products and once for each preconditioner."""
     return sum(len(pairs) * (1 + len(graph.preconditioned.get(s, ()))) for s, pairs in graph.pairs.items())
+
+
+@dataclass
+class _Flow:
+    """What goes through a pass."""
+
+    #: By block: bytes that it holds, and those that it works in.
+    needs: list[tuple[int, int]]
+    #: Samples whose gradients are computed, and the batches that they go in.
+    passing: list[Lengths]
+    batches: int
+    #: Gradients that come from the host's memory, and the bytes that go there or come from there.
+    fetches: int
+    host_traffic: int
 
 
 class _Sizes(NamedTuple):
