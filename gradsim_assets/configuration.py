@@ -169,6 +169,13 @@ class EvaluationSettings(_Section):
     at_once: int = Field(default=0, ge=0)
 
 
+class AnalysisSettings(_Section):
+    """What the analyses tell apart."""
+
+    # None: the columns of the data that serve.
+    group_by: tuple[Annotated[str, Field(min_length=1)], ...] | None = None
+
+
 class IndexSettings(_Section):
     """How small the gradients are that the index of the originals holds, in how many parts, and how its recall is measured."""
 
@@ -254,6 +261,7 @@ class Settings(_Section):
     paraphraser: ParaphraserSettings = ParaphraserSettings()
     compute: ComputeSettings = ComputeSettings()
     preconditioners: PreconditionerSettings = PreconditionerSettings()
+    analysis: AnalysisSettings = AnalysisSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     trace: TraceSettings = TraceSettings()
     training: TrainingRecipe | None = None

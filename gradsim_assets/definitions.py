@@ -22,13 +22,21 @@ from gradsim_assets.defs.analysis import (
     parameters_per_component,
     report,
     retrieval,
+    retrieval_by_group,
     self_similarity,
     tracin,
 )
 from gradsim_assets.defs.candidates import bm25_candidates
 from gradsim_assets.defs.checks import build_status, build_tables
 from gradsim_assets.defs.curvature import curvature, optimizer_states
-from gradsim_assets.defs.datasets import lima, model_generated, originals_source, paraphrased, paraphrases_source
+from gradsim_assets.defs.datasets import (
+    lima,
+    model_generated,
+    originals_source,
+    paraphrased,
+    paraphrases_source,
+    sample_columns,
+)
 from gradsim_assets.defs.evaluation import (
     all_pairs,
     first_order,
@@ -74,6 +82,7 @@ def _build(settings: Settings, partitions: Partitions, profiles: Mapping[str, Pr
     heavy, light = tags_for(profiles, HEAVY), tags_for(profiles, LIGHT)
     tables = [
         lima.build(settings),
+        sample_columns.build(settings),
         paraphrased.build(settings, partitions),
         model_generated.build(settings, partitions, heavy),
         *bm25_candidates.build(settings, partitions),
@@ -96,6 +105,7 @@ def _build(settings: Settings, partitions: Partitions, profiles: Mapping[str, Pr
         *self_similarity.build(),
         *tracin.build(settings, partitions),
         *retrieval.build(settings, partitions),
+        *retrieval_by_group.build(settings, partitions),
         *control_comparison.build(settings),
         model_comparison.build(settings),
         *report.build(settings, partitions),

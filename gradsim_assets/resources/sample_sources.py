@@ -8,7 +8,7 @@ import dagster as dg
 from pydantic import Field
 
 from gradsim_assets.core.datasets.hub_dataset import hub_dataset
-from gradsim_assets.core.datasets.lima import LIMA_HUB, read_originals
+from gradsim_assets.core.datasets.lima import LIMA_HUB, Originals, read_originals
 from gradsim_assets.core.datasets.originals_source import originals_version
 from gradsim_assets.core.datasets.paraphrased import load_paraphrases
 from gradsim_assets.core.datasets.paraphrases_source import paraphrase_versions
@@ -32,10 +32,10 @@ class SampleSources(dg.ConfigurableResource):
 
     def load_originals(self) -> list[Sample]:
         """The originals in force, in order; raises InputError as `core.datasets.lima.load_originals`."""
-        return self.read_originals()[0]
+        return self.read_originals().samples
 
-    def read_originals(self) -> tuple[list[Sample], list[str]]:
-        """As `load_originals`, with sentences on how they were read."""
+    def read_originals(self) -> Originals:
+        """As `load_originals`, with what else their source has of them."""
         return read_originals(self.source(self.originals), self.samples)
 
     def load_paraphrases(self) -> list[Sample | Missing]:
