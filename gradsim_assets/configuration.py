@@ -98,6 +98,18 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+def _checked_owner(owner: str) -> str:
+    if not re.fullmatch(r"team:[\w-]+|[^@\s]+@[^@\s]+\.[^@\s]+", owner):
+        raise ValueError(f'{owner} is neither an address such as "ada@example.org" nor a team such as "team:nlp"')
+    return owner
+
+
+class ProjectSettings(_Section):
+    """Whose it is."""
+
+    owners: tuple[Annotated[str, AfterValidator(_checked_owner)], ...] = ()
+
+
 class DataSettings(_Section):
     """Where samples come from and how they are cut up."""
 
@@ -139,6 +151,7 @@ class ComputeSettings(_Section):
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     precision: Literal["fp32", "tf32"] = "fp32"
     memory_gib: float = Field(default=0, ge=0, allow_inf_nan=False)
+    price_per_hour: Price = 0
     projections: tuple[Annotated[float, Field(gt=0, le=1)], ...] = (0.01, 0.05)
     projection: Literal["fast", "trak"] = "fast"
     projection_weighting: Literal["unbiased", "script"] = "unbiased"
@@ -257,6 +270,7 @@ class ModelSettings(_Section):
 class Settings(_Section):
     """The whole configuration, with the places on disk."""
 
+    project: ProjectSettings = ProjectSettings()
     data: DataSettings = DataSettings()
     paraphraser: ParaphraserSettings = ParaphraserSettings()
     compute: ComputeSettings = ComputeSettings()

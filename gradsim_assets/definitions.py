@@ -3,8 +3,9 @@
 import gc
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import dagster as dg
 
@@ -117,7 +118,7 @@ def _build(settings: Settings, partitions: Partitions, profiles: Mapping[str, Pr
             originals_source.build(),
             *([optimizer_states.build()] if watches_optimizers(settings) else []),
             *paraphrases_source.build(settings, partitions),
-            *dg.map_asset_specs(tagged, dg.map_asset_specs(automated, tables)),
+            *dg.map_asset_specs(partial(tagged, settings.project.owners), dg.map_asset_specs(automated, tables)),
         ],
         asset_checks=[*build_tables(settings, partitions), *build_status()],
         jobs=[
@@ -138,10 +139,12 @@ def _without(settings: Settings) -> list[stages.Stage]:
     return [*index, *([] if settings.preconditioners.methods else [stages.CURVATURE])]
 
 
-def tagged(spec: dg.AssetSpec) -> dg.AssetSpec:
-    """Tags that one can search the catalogue by: what it is about, and whether it wants a GPU."""
+def tagged(owners: Sequence[str], spec: dg.AssetSpec) -> dg.AssetSpec:
+    """Owners, and tags that one can search the catalogue by: what it is about, and whether it wants a GPU."""
     on_gpu = spec.group_name in ON_GPU or spec.key == dg.AssetKey(MODEL_GENERATED.name)
-    return spec.merge_attributes(tags={"domain": "data-attribution", "cost": "gpu" if on_gpu else "cpu"})
+    return spec.merge_attributes(
+        tags={"domain": "data-attribution", "cost": "gpu" if on_gpu else "cpu"}, owners=list(owners)
+    )
 
 
 @contextmanager
