@@ -99,6 +99,18 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+def _checked_owner(owner: str) -> str:
+    if not re.fullmatch(r"team:[\w-]+|[^@\s]+@[^@\s]+\.[^@\s]+", owner):
+        raise ValueError(f'{owner} is neither an address such as "ada@example.org" nor a team such as "team:nlp"')
+    return owner
+
+
+class ProjectSettings(_Section):
+    """Whose it is."""
+
+    owners: tuple[Annotated[str, AfterValidator(_checked_owner)], ...] = ()
+
+
 class DataSettings(_Section):
     """Where samples come from and how they are cut up."""
 
@@ -141,6 +153,7 @@ class ComputeSettings(_Section):
     precision: Literal["fp32", "tf32"] = "fp32"
     memory_gib: float = Field(default=0, ge=0, allow_inf_nan=False)
     host_memory_gib: float = Field(default=0, ge=0, allow_inf_nan=False)
+    price_per_hour: Price = 0
     projections: tuple[Annotated[float, Field(gt=0, le=1)], ...] = (0.01, 0.05)
     projection: Literal["fast", "trak"] = "fast"
     projection_weighting: Literal["unbiased", "script"] = "unbiased"
@@ -169,6 +182,13 @@ class EvaluationSettings(_Section):
     removal_variants: int = Field(default=6, ge=1)
     removal_draws: int = Field(default=3, ge=1)
     at_once: int = Field(default=0, ge=0)
+
+
+class AnalysisSettings(_Section):
+    """What the analyses tell apart."""
+
+    # None: the columns of the data that serve.
+    group_by: tuple[Annotated[str, Field(min_length=1)], ...] | None = None
 
 
 class IndexSettings(_Section):
@@ -253,10 +273,12 @@ class ModelSettings(_Section):
 class Settings(_Section):
     """The whole configuration, with the places on disk."""
 
+    project: ProjectSettings = ProjectSettings()
     data: DataSettings = DataSettings()
     paraphraser: ParaphraserSettings = ParaphraserSettings()
     compute: ComputeSettings = ComputeSettings()
     preconditioners: PreconditionerSettings = PreconditionerSettings()
+    analysis: AnalysisSettings = AnalysisSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     trace: TraceSettings = TraceSettings()
     training: TrainingRecipe | None = None

@@ -3,8 +3,9 @@
 import gc
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import dagster as dg
 
@@ -22,13 +23,21 @@ from gradsim_assets.defs.analysis import (
     parameters_per_component,
     report,
     retrieval,
+    retrieval_by_group,
     self_similarity,
     tracin,
 )
 from gradsim_assets.defs.candidates import bm25_candidates
 from gradsim_assets.defs.checks import build_status, build_tables
 from gradsim_assets.defs.curvature import curvature, optimizer_states
-from gradsim_assets.defs.datasets import lima, model_generated, originals_source, paraphrased, paraphrases_source
+from gradsim_assets.defs.datasets import (
+    lima,
+    model_generated,
+    originals_source,
+    paraphrased,
+    paraphrases_source,
+    sample_columns,
+)
 from gradsim_assets.defs.evaluation import (
     all_pairs,
     first_order,
@@ -74,6 +83,7 @@ def _build(settings: Settings, partitions: Partitions, profiles: Mapping[str, Pr
     heavy, light = tags_for(profiles, HEAVY), tags_for(profiles, LIGHT)
     tables = [
         lima.build(settings),
+        sample_columns.build(settings),
         paraphrased.build(settings, partitions),
         model_generated.build(settings, partitions, heavy),
         *bm25_candidates.build(settings, partitions),
@@ -96,6 +106,7 @@ def _build(settings: Settings, partitions: Partitions, profiles: Mapping[str, Pr
         *self_similarity.build(),
         *tracin.build(settings, partitions),
         *retrieval.build(settings, partitions),
+        *retrieval_by_group.build(settings, partitions),
         *control_comparison.build(settings),
         model_comparison.build(settings),
         *report.build(settings, partitions),
@@ -107,8 +118,8 @@ def _build(settings: Settings, partitions: Partitions, profiles: Mapping[str, Pr
             originals_source.build(),
             *([optimizer_states.build()] if watches_optimizers(settings) else []),
             *paraphrases_source.build(settings, partitions),
-            *dg.map_asset_specs(tagged, dg.map_asset_specs(automated, tables)),
-            *map(tagged, traces.build()),
+            *dg.map_asset_specs(partial(tagged, settings.project.owners), dg.map_asset_specs(automated, tables)),
+            *map(partial(tagged, settings.project.owners), traces.build()),
         ],
         asset_checks=[*build_tables(settings, partitions), *build_status()],
         jobs=[
@@ -130,10 +141,12 @@ def _without(settings: Settings) -> list[stages.Stage]:
     return [*index, *([] if settings.preconditioners.methods else [stages.CURVATURE])]
 
 
-def tagged(spec: dg.AssetSpec) -> dg.AssetSpec:
-    """Tags that one can search the catalogue by: what it is about, and whether it wants a GPU."""
+def tagged(owners: Sequence[str], spec: dg.AssetSpec) -> dg.AssetSpec:
+    """Owners, and tags that one can search the catalogue by: what it is about, and whether it wants a GPU."""
     on_gpu = spec.group_name in ON_GPU or spec.key == dg.AssetKey(MODEL_GENERATED.name)
-    return spec.merge_attributes(tags={"domain": "data-attribution", "cost": "gpu" if on_gpu else "cpu"})
+    return spec.merge_attributes(
+        tags={"domain": "data-attribution", "cost": "gpu" if on_gpu else "cpu"}, owners=list(owners)
+    )
 
 
 @contextmanager

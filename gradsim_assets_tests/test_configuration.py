@@ -218,3 +218,15 @@ def test_every_optional_list_may_be_empty(tmp_path: Path) -> None:
     none = settings_of('[data]\noriginals = "data.jsonl"\nfilter = { source = [] }\n', tmp_path)
     with pytest.raises(InputError, match=r"data\.jsonl holds no samples of data\.filter"):
         resources(none).sources.load_originals()
+
+
+def test_owners_are_those_of_every_table(tmp_path: Path) -> None:
+    path = tmp_path / "gradsim.toml"
+    path.write_text('[project]\nowners = ["ada@example.org", "team:nlp"]\n')
+    settings = load_settings({"GRADSIM_CONFIG": str(path), "GRADSIM_HOME": str(tmp_path)})
+    graph = build_definitions(settings).get_repository_def().asset_graph
+    for key in graph.materializable_asset_keys:
+        assert list(graph.get(key).owners) == ["ada@example.org", "team:nlp"], key
+    path.write_text('[project]\nowners = ["ada"]\n')
+    with pytest.raises(InputError, match=r"project\.owners.* is neither an address .* nor a team"):
+        load_settings({"GRADSIM_CONFIG": str(path), "GRADSIM_HOME": str(tmp_path)})

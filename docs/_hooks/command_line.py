@@ -5,8 +5,10 @@ from typing import Any
 import click
 
 from gradsim_assets.cli.main import TASKS, main
+from gradsim_assets.cli.run import PARTS
+from gradsim_assets.defs.stages import STAGES
 
-MARK = "<!-- commands -->"
+MARK, PARTS_MARK = "<!-- commands -->", "<!-- parts -->"
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
@@ -16,7 +18,18 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
     parts = []
     for task, names in TASKS.items():
         parts += [f"## {task}", *(part for name in names for part in told(name, main.commands[name]))]
-    return markdown.replace(MARK, "\n\n".join(parts))
+    return markdown.replace(MARK, "\n\n".join(parts)).replace(PARTS_MARK, parts_of_a_run())
+
+
+def parts_of_a_run() -> str:
+    """A table of the parts that --only takes, with the jobs that make them up and what those are."""
+    described = {stage.job: stage.description.partition(". ")[0].rstrip(".") for stage in STAGES}
+    rows = [
+        f"| `{part}` | {', '.join(f'`{job}`' for job in jobs)} | {described.get(part, 'the datasets, whatever the model')} |"
+        for part, jobs in PARTS.items()
+        if part != "all"
+    ]
+    return "\n".join(["| part | jobs | the job of that name |", "| --- | --- | --- |", *rows])
 
 
 def told(path: str, command: click.Command) -> list[str]:

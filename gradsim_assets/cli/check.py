@@ -10,6 +10,7 @@ import click
 from gradsim_assets.cli.instance import BAD_INPUT
 from gradsim_assets.cli.model_id import MODEL_ID
 from gradsim_assets.configuration import Settings, load_settings
+from gradsim_assets.core.errors import InputError
 from gradsim_assets.demo import DEMO
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ def check(file: str | None, model: str | None, show: int) -> None:
       gradsim check
       gradsim check my_samples.jsonl --model amd/AMD-OLMo-1B-SFT
     """
+    from gradsim_assets.core.analysis.retrieval_by_group import grouping
     from gradsim_assets.core.datasets.checking import check_encoding, check_source
     from gradsim_assets.resources.by_name import resources
 
@@ -47,6 +49,11 @@ def check(file: str | None, model: str | None, show: int) -> None:
     chat = _tokenizer(settings, model or settings.models[0].id)
     lengths, unclear = check_encoding(found.samples, chat)
     faults = [*found.faults, *unclear]
+    try:
+        for note in grouping(found.columns, settings.analysis.group_by).notes:
+            click.echo(f"{note}.")
+    except InputError as error:
+        faults.append(str(error))
     for fault in faults[:_MOST_FAULTS]:
         click.echo(f"! {fault}", err=True)
     if len(faults) > _MOST_FAULTS:

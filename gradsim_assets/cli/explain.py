@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from gradsim_assets.cli import completion
 from gradsim_assets.cli.model_id import MODEL_ID
 from gradsim_assets.core.errors import InputError
 
@@ -15,9 +16,9 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("table")
+@click.argument("table", shell_complete=completion.tables)
 @click.argument("model", type=MODEL_ID)
-@click.argument("sample")
+@click.argument("sample", shell_complete=completion.samples)
 @click.option(
     "--json", "as_json", is_flag=True, help="JSON on one line: the files of the chain, the first with its rows."
 )

@@ -70,7 +70,7 @@ def _notes(data: str) -> list[str]:
 
     sources = SampleSources(originals=data, paraphrases=DataSettings().paraphrases, samples=0)
     try:
-        samples, notes = sources.read_originals()
+        originals = sources.read_originals()
     except ServiceError as error:
         return [f"not looked at ({error})"]
-    return [*notes, f"{len(samples)} samples"]
+    return [*originals.notes, f"{len(originals.samples)} samples"]

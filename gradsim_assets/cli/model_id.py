@@ -4,7 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
+from gradsim_assets.cli.completion import models
 from gradsim_assets.configuration import registered_id
 from gradsim_assets.core.errors import InputError
 
@@ -19,6 +21,9 @@ class ModelId(click.ParamType):
             return registered_id(value, Path())
         except InputError as error:
             self.fail(str(error), param, ctx)
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        return models(ctx, param, incomplete)
 
 
 MODEL_ID = ModelId()

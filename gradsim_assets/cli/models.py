@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from gradsim_assets.cli import completion
 from gradsim_assets.cli.columns import columns
 from gradsim_assets.cli.instance import bare_launcher, launcher
 from gradsim_assets.cli.model_id import MODEL_ID
@@ -122,7 +123,7 @@ def models_list(as_json: bool) -> None:
 
 
 @models.command("remove")
-@click.argument("model")
+@click.argument("model", shell_complete=completion.models)
 def models_remove(model: str) -> None:
     """Take MODEL out of the registry; its tables stay, and so do its controls. Refused while its runs are in flight.
 

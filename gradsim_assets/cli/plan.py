@@ -1,7 +1,9 @@
 """`gradsim plan`: what a run would cost, before anything is spent."""
 
+import json
 import time
 from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 import click
@@ -11,7 +13,9 @@ from gradsim_assets.configuration import Settings, load_settings
 from gradsim_assets.core.errors import InputError
 
 if TYPE_CHECKING:
+    from gradsim_assets.core.datasets.paraphrasing.paraphrase import Estimate
     from gradsim_assets.core.gradients.engine import ModelShape, PassGraph, PassOptions, PassRequest
+    from gradsim_assets.core.index.index_plan import IndexPlan
     from gradsim_assets.core.models.revisions import Revision
 
 GIB = 2**30
@@ -27,25 +31,78 @@ GIB = 2**30
 @click.option(
     "--tflops", type=click.FloatRange(min=0, min_open=True), help="Rate of matrix products (default: measured here)."
 )
-def plan(model: str, memory_gib: float | None, tflops: float | None) -> None:
-    """Say what a run for MODEL would cost: passes, memory, disk, time, API tokens. Computes no gradient.
+@click.option("--json", "as_json", is_flag=True, help="JSON on one line: sizes in bytes, times in seconds.")
+def plan(model: str, memory_gib: float | None, tflops: float | None, as_json: bool) -> None:
+    """Say what a run for MODEL would cost: time, money, passes, memory, disk, API tokens. Computes no gradient.
 
+    Money is that of compute.price_per_hour, where gradsim.toml names one.
     Answers of the model count as long as the paraphrases, and paraphrases that are to be written as long as the originals.
 
     \b
     Examples:
       gradsim plan amd/AMD-OLMo-1B-SFT
       gradsim plan amd/AMD-OLMo-1B-SFT --memory-gib 60 --tflops 300     on another machine
+      gradsim plan demo --json
     """
     settings = load_settings()
-    texts = _paraphrasing(settings)
+    texts, planned = _paraphrasing(settings), _gradients(model, settings, memory_gib, tflops)
+    if as_json:
+        told = {"model": model, **asdict(planned), "usd": planned.usd}
+        click.echo(json.dumps({**told, "paraphrases": None if texts is None else asdict(texts)}))
+        return
     if texts:
-        click.echo(texts)
-    for line in _gradients(model, settings, memory_gib, tflops):
+        click.echo(f"paraphrases: {texts}")
+    for line in planned.lines():
         click.echo(line)
 
 
-def _paraphrasing(settings: Settings) -> str | None:
+@dataclass(frozen=True)
+class _Planned:
+    """What the passes of a model cost, and an index where one is configured."""
+
+    seconds: float
+    price_per_hour: float
+    flop_per_second: float
+    device: str
+    backward_passes: int
+    distinct_samples: int
+    pairs: int
+    memory_bytes: int
+    memory_allowed_bytes: int
+    scratch_and_tables_bytes: int
+    shards: dict[str, str]  # by key, in words
+    index_dimension: int | None
+    index: "list[IndexPlan]"
+
+    @property
+    def usd(self) -> float | None:
+        """What the time costs; None where no price is configured."""
+        return round(self.seconds / 3600 * self.price_per_hour, 4) if self.price_per_hour else None
+
+    def lines(self) -> Iterator[str]:
+        """The same in words, what one wants to know first."""
+        money = "" if self.usd is None else f", {self.usd:.2f} USD at {self.price_per_hour:g} USD an hour"
+        yield f"about {_duration(self.seconds)} at {self.flop_per_second / 1e12:.2f} TFLOP/s on {self.device}{money}"
+        yield (
+            f"in all {self.backward_passes} backward passes ({self.backward_passes / self.distinct_samples:.2f} x the "
+            f"{self.distinct_samples} distinct samples) for {self.pairs} pairs; {self.memory_bytes / GIB:.2f} GiB at once of "
+            f"{self.memory_allowed_bytes / GIB:.2f} allowed; {self.scratch_and_tables_bytes / GIB:.3f} GiB of scratch and tables"
+        )
+        if self.index:
+            yield (
+                f"index of {self.index_dimension} numbers an original, in originals like these; its recall takes as many passes "
+                "again:"
+            )
+        for plan in self.index:
+            yield (
+                f"  {plan.originals:,} originals: {plan.originals:,} passes, about {_duration(plan.seconds)}, "
+                f"{plan.disk_bytes / GIB:.3f} GiB on disk, {plan.memory_bytes / GIB:.3f} GiB while it is searched"
+            )
+        for key, said in self.shards.items():
+            yield f"shard {key}: {said}"
+
+
+def _paraphrasing(settings: Settings) -> "Estimate | None":
     """What the paraphraser would ask for and spend."""
     from gradsim_assets.core.datasets.paraphrased import OPENAI
     from gradsim_assets.resources.by_name import resources
@@ -55,10 +112,10 @@ def _paraphrasing(settings: Settings) -> str | None:
     from gradsim_assets.core.datasets.paraphrasing import estimate
 
     found = resources(settings)
-    return f"paraphrases: {estimate(found.sources.load_originals(), found.paraphraser.options())}"
+    return estimate(found.sources.load_originals(), found.paraphraser.options())
 
 
-def _gradients(model: str, settings: Settings, memory_gib: float | None, tflops: float | None) -> list[str]:
+def _gradients(model: str, settings: Settings, memory_gib: float | None, tflops: float | None) -> _Planned:
     import torch
 
     from gradsim_assets.core.gradients.engine import PassGraph, PassOptions, describe_turns, plan_turns, shape_of
@@ -79,23 +136,26 @@ def _gradients(model: str, settings: Settings, memory_gib: float | None, tflops:
         raise InputError(f'no pair of samples fits the context of {model}; set context = "truncate" for it.')
     plans = [turn.plan for of_shard in turns.values() for turn in of_shard]
     passes, floor = sum(plan.passes for plan in plans), _distinct_samples(graphs.values())
-    return [
-        f"about {_duration(sum(plan.seconds(rate) for plan in plans))} at {rate / 1e12:.2f} TFLOP/s on {device}",
-        f"in all {passes} backward passes ({passes / floor:.2f} x the {floor} distinct samples) for "
-        f"{sum(of_shard[0].plan.pairs for of_shard in turns.values())} pairs; "
-        f"{max(plan.memory_bytes for plan in plans) / GIB:.2f} GiB at once of {memory / GIB:.2f} allowed; "
-        f"{sum(plan.disk_bytes for plan in plans) / GIB:.3f} GiB of scratch and tables",
-        *_index(shape, graphs.values(), settings, options, rate),
-        *(
-            f"shard {key}: {describe_turns(turns[key]) if key in turns else 'no pair fits the context'}"
-            for key in graphs
-        ),
-    ]
+    return _Planned(
+        seconds=sum(plan.seconds(rate) for plan in plans),
+        price_per_hour=settings.compute.price_per_hour,
+        flop_per_second=rate,
+        device=str(device),
+        backward_passes=passes,
+        distinct_samples=floor,
+        pairs=sum(of_shard[0].plan.pairs for of_shard in turns.values()),
+        memory_bytes=max(plan.memory_bytes for plan in plans),
+        memory_allowed_bytes=memory,
+        scratch_and_tables_bytes=sum(plan.disk_bytes for plan in plans),
+        shards={key: describe_turns(turns[key]) if key in turns else "no pair fits the context" for key in graphs},
+        index_dimension=settings.index.dimension if settings.index else None,
+        index=_index(shape, graphs.values(), settings, options, rate),
+    )
 
 
 def _index(
     shape: "ModelShape", graphs: "Iterable[PassGraph]", settings: Settings, options: "PassOptions", rate: float
-) -> list[str]:
+) -> "list[IndexPlan]":
     """What an index costs, of so many originals and more; nothing where none is asked for."""
     import torch
 
@@ -107,15 +167,7 @@ def _index(
     lengths = {name: length for graph in graphs for name, length in graph.originals.items()}
     profile = profile_of(torch.device(options.device), shape.dtype, settings.compute.precision)
     sizes = [len(lengths), *SIZES]
-    plans = index_plans(shape, lengths, settings.index.dimension, profile, rate, sizes)
-    return [
-        f"index of {settings.index.dimension} numbers an original, in originals like these; its recall takes as many passes again:",
-        *(
-            f"  {plan.originals:,} originals: {plan.originals:,} passes, about {_duration(plan.seconds)}, "
-            f"{plan.disk_bytes / GIB:.3f} GiB on disk, {plan.memory_bytes / GIB:.3f} GiB while it is searched"
-            for plan in plans
-        ),
-    ]
+    return list(index_plans(shape, lengths, settings.index.dimension, profile, rate, sizes))
 
 
 def shard_requests(model: str, revision: "Revision", settings: Settings) -> "Iterator[tuple[str, PassRequest]]":

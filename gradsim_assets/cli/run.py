@@ -51,6 +51,23 @@ PARTS = {
     "index": ("originals", "index", "index_recall"),
     "tokens": ("originals", "variants", "curvature", "gradients", "tokens", "analyses"),
     "analyses": ("analyses", "comparison"),
+    # The rest of the jobs, by their own names.
+    "originals": ("originals",),
+    "variants": ("originals", "variants"),
+    "curvature": ("originals", "curvature"),
+    "index_recall": ("originals", "index", "index_recall"),
+    "retraining": ("originals", "variants", "curvature", "gradients", "retraining"),
+    "counterfactuals": ("originals", "variants", "curvature", "gradients", "retraining", "counterfactuals", "analyses"),
+    "comparison": ("comparison",),
+}
+
+
+#: The stages made on request that parts ask for.
+_REQUESTED = {
+    "evaluation": ("evaluation", "retraining", "counterfactuals"),
+    "retraining": ("retraining",),
+    "counterfactuals": ("retraining", "counterfactuals"),
+    "tokens": ("tokens",),
 }
 
 
@@ -73,7 +90,7 @@ def run(model: str | None, only: str | None, force: bool) -> None:
       gradsim run demo --only tokens                           the report's texts coloured by token
     """
     settings = load_settings()
-    if only == "index" and settings.index is None:
+    if only in ("index", "index_recall") and settings.index is None:
         raise InputError("no index is configured; put [index] into gradsim.toml first (gradsim.example.toml says how).")
     named = [model] if model else [one.id for one in settings.models]
     models = [one for name in named for one in _models_of(name, settings)]
@@ -93,12 +110,11 @@ def _models_of(model: str, settings: Settings) -> list[str]:
 def _requested(model_id: str, part: str | None, settings: Settings) -> tuple[str, ...]:
     """The stages made on request that a part asks for and that can be made of a model: it is retrained where the configuration
     says how."""
-    if part != "evaluation":
-        return (part,) if part == "tokens" else ()
-    if settings.training_of(model_id) is None:
+    requested = _REQUESTED.get(part or "", ())
+    if "retraining" in requested and settings.training_of(model_id) is None:
         click.echo(f"{model_id} is not retrained: nothing under [training] says how it was made from the originals")
-        return ("evaluation",)
-    return ("evaluation", "retraining", "counterfactuals")
+        return tuple(stage for stage in requested if stage == "evaluation")
+    return requested
 
 
 def run_part(model_id: str, part: str, force: bool, settings: Settings, requested: tuple[str, ...]) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from gradsim_assets.cli import completion
 from gradsim_assets.cli.columns import columns
 from gradsim_assets.cli.instance import FAILED
 from gradsim_assets.cli.model_id import MODEL_ID
@@ -32,6 +33,7 @@ _HEAD = 100
 @click.option(
     "--method",
     default="cosine",
+    shell_complete=completion.methods,
     show_default=True,
     help="cosine, dot_product, a preconditioner that is configured (ekfac), or patterns of components ('*.mlp.*,*.q_proj.*').",
 )

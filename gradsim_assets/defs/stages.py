@@ -22,7 +22,7 @@ class Stage:
     description: str
 
 
-ORIGINALS = Stage("originals", dg.AssetSelection.assets("lima"), "The originals.")
+ORIGINALS = Stage("originals", dg.AssetSelection.assets("lima", "sample_columns"), "The originals.")
 VARIANTS = Stage(
     "variants",
     dg.AssetSelection.assets("paraphrased", "bm25_candidates"),

@@ -5,7 +5,7 @@ import json
 from importlib.resources import files
 from typing import Any
 
-#: One JSON object a line: `id`, `messages` and `paraphrased_messages` (lists of {role, content}).
+#: One JSON object a line: `id`, `topic`, `language`, `messages` and `paraphrased_messages` (lists of {role, content}).
 SAMPLES = files("gradsim_assets.demo") / "samples.jsonl"
 
 
@@ -24,6 +24,7 @@ def load_paraphrases() -> list[dict[str, Any]]:
 
 
 def fingerprint() -> str:
-    """SHA-256 (hex) of the parsed dataset: line ends that a checkout may have changed do not count."""
-    canonical = json.dumps(_rows(), ensure_ascii=False, sort_keys=True)
+    """SHA-256 (hex) of the parsed texts: line ends that a checkout may have changed do not count, nor what no model sees."""
+    texts = [{name: row[name] for name in ("id", "messages", "paraphrased_messages")} for row in _rows()]
+    canonical = json.dumps(texts, ensure_ascii=False, sort_keys=True)
     return hashlib.sha256(canonical.encode("utf-8")).hexdigest()

@@ -8,10 +8,11 @@ import dagster as dg
 from pydantic import Field
 
 from gradsim_assets.core.datasets.hub_dataset import hub_dataset
-from gradsim_assets.core.datasets.lima import LIMA_HUB, read_originals
+from gradsim_assets.core.datasets.lima import LIMA_HUB, Originals, read_originals
 from gradsim_assets.core.datasets.originals_source import originals_version
 from gradsim_assets.core.datasets.paraphrased import load_paraphrases
 from gradsim_assets.core.datasets.paraphrases_source import paraphrase_versions
+from gradsim_assets.core.datasets.presets import ORIGINALS, PARAPHRASES
 from gradsim_assets.core.datasets.sample_files import Source
 from gradsim_assets.core.errors import InputError
 from gradsim_assets.core.samples import Missing, Sample
@@ -32,10 +33,10 @@ class SampleSources(dg.ConfigurableResource):
 
     def load_originals(self) -> list[Sample]:
         """The originals in force, in order; raises InputError as `core.datasets.lima.load_originals`."""
-        return self.read_originals()[0]
+        return self.read_originals().samples
 
-    def read_originals(self) -> tuple[list[Sample], list[str]]:
-        """As `load_originals`, with sentences on how they were read."""
+    def read_originals(self) -> Originals:
+        """As `load_originals`, with what else their source has of them."""
         return read_originals(self.source(self.originals), self.samples)
 
     def load_paraphrases(self) -> list[Sample | Missing]:
@@ -69,9 +70,11 @@ class SampleSources(dg.ConfigurableResource):
             )
 
     def source(self, named: str, is_filtered: bool = True) -> Source:
-        """A source with the columns and values of `[data]`; the demo's file has its own."""
-        location = self._location(named)
-        if named in (DEMO, LIMA_HUB):
+        """A source of originals with the columns and values of `[data]`, or of paraphrases, which are not filtered; what has its
+        own columns takes none."""
+        presets = ORIGINALS if is_filtered else PARAPHRASES
+        location = presets.get(named) or self._location(named)
+        if named in (DEMO, LIMA_HUB, *presets):
             if self.columns or (self.where and is_filtered):
                 raise InputError(
                     f'data.columns and data.filter are for files and datasets of your own; leave them out with "{named}".'

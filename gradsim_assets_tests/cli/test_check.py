@@ -96,6 +96,34 @@ def test_rows_are_chosen_by_the_filter_of_the_configuration(chosen: str, kept: i
     assert (f"{kept} sound samples" in result.stdout) if kept else ("holds no samples of data.filter" in result.stderr)
 
 
+def test_a_mixture_with_system_prompts_and_up_to_ten_turns_has_no_refusal(here: Path) -> None:
+    """As Tulu v2 has them: sources beside conversations, a third with a system prompt, of one to ten exchanges."""
+    sources = ("flan_v2", "sharegpt", "oasst1", "open_orca")
+    rows = []
+    for number in range(60):
+        turns = 1 + number % 10
+        texts = [f"Text {n} of {number}: 1 < 2 & 'three'\n\n- ünï {n}" for n in range(2 * turns)]
+        said = plain(f"s{number}", *texts).messages
+        system = [{"role": "system", "content": f"Be brief, number {number}."}] if number % 3 == 0 else []
+        rows.append({"id": f"s{number}", "dataset": sources[number % 4], "messages": [*system, *said]})
+    (here / "mixture.jsonl").write_text("".join(json.dumps(one) + "\n" for one in rows))
+    result = invoke("check", "mixture.jsonl")
+    assert result.exit_code == 0, result.stderr
+    assert "60 sound samples, 60 with a loss that can be told" in result.stdout and "nothing is wrong" in result.stdout
+    assert "kept beside the samples: dataset (4 values)." in result.stdout
+    assert "grouped by dataset (analysis.group_by chooses others)." in result.stdout
+    shown = result.stdout.split("\n--- ")[1:]
+    assert [one.split("\n")[0] for one in shown] == ["s0", "s1", "s2"], "three samples"
+    for number, one in enumerate(shown):
+        marked = [part.split("»")[0] for part in one.split("«")[1:]]
+        assert len(marked) == 1 + number, "the loss is on every answer, and on nothing else"
+        for turn, text in enumerate(marked):
+            assert text.startswith(f"Text {2 * turn + 1} of {number}:")
+    (here / "gradsim.toml").write_text('[analysis]\ngroup_by = ["topic"]\n')
+    wrong = invoke("check", "mixture.jsonl")
+    assert wrong.exit_code == 2 and "analysis.group_by names topic, which the originals do not have" in wrong.stderr
+
+
 def test_a_sample_that_a_template_refuses_is_named(here: Path) -> None:
     (here / "gradsim.toml").write_text(
         f'[[models]]\nid = "demo"\nchat_template = {json.dumps(FAMILIES["mistral"][0])}\n'

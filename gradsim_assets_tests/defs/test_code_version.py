@@ -119,8 +119,23 @@ EDITS: Mapping[str, tuple[Edit, set[str]]] = {
         {"paraphrased"},
     ),
     "how often a service is asked again": (inserted("core/datasets/paraphrasing/live.py", "answer_event"), set()),
-    "how files of samples are read": (inserted("core/datasets/sample_files.py", "read_rows"), {"lima", "paraphrased"}),
-    "a sample of the demo": (replaced("demo/samples.jsonl", "content", "content "), {"lima", "paraphrased"}),
+    "how files of samples are read": (
+        inserted("core/datasets/sample_files.py", "read_rows"),
+        {"lima", "paraphrased", "sample_columns"},
+    ),
+    "a sample of the demo": (
+        replaced("demo/samples.jsonl", "content", "content "),
+        {"lima", "paraphrased", "sample_columns"},
+    ),
+    "what else is kept of samples": (inserted("core/datasets/sample_columns.py", "_flat"), {"lima", "sample_columns"}),
+    "what analyses group by": (
+        inserted("core/analysis/retrieval_by_group.py", "grouping"),
+        of_each_setting("retrieval_by_group") | {"sample_columns", "report"},
+    ),
+    "the figures of groups": (
+        inserted("core/analysis/retrieval_by_group.py", "_of_group"),
+        of_each_setting("retrieval_by_group"),
+    ),
     "how samples are cut into shards": (inserted("core/partition_keys.py", "shard_slice"), {"paraphrased"}),
     "how answers are decoded": (
         inserted("core/datasets/generation/answers.py", "generate_answers"),
@@ -129,24 +144,34 @@ EDITS: Mapping[str, tuple[Edit, set[str]]] = {
     "the columns of components": (
         inserted("core/components.py", "component_columns"),
         {"parameters_per_component", "report"}
-        | of_each_setting("accuracy_per_component", "agreement", "greedy_selection", "self_similarity", "retrieval")
+        | of_each_setting(
+            "accuracy_per_component",
+            "agreement",
+            "greedy_selection",
+            "self_similarity",
+            "retrieval",
+            "retrieval_by_group",
+        )
         | CONTROL_COMPARISON
         | (TAIL_PATCH | LDS | REMOVAL),
     ),
     "the order of ties": (
         inserted("core/analysis/scoring.py", "tie_order"),
-        of_each_setting("greedy_selection", "self_similarity", "retrieval") | TAIL_PATCH | LDS | REMOVAL,
+        of_each_setting("greedy_selection", "self_similarity", "retrieval", "retrieval_by_group")
+        | TAIL_PATCH
+        | LDS
+        | REMOVAL,
     ),
     "the bootstrap": (
         replaced("core/analysis/scoring.py", "RESAMPLES = 2000", "RESAMPLES = 1000"),
-        of_each_setting("accuracy_per_component", "agreement", "retrieval")
+        of_each_setting("accuracy_per_component", "agreement", "retrieval", "retrieval_by_group")
         | CONTROL_COMPARISON
         | (TAIL_PATCH | REMOVAL)
         | {"report"},
     ),
     "the interval of a share": (
         inserted("core/analysis/scoring.py", "wilson_interval"),
-        of_each_setting("accuracy_per_component", "control_comparison", "retrieval"),
+        of_each_setting("accuracy_per_component", "control_comparison", "retrieval", "retrieval_by_group"),
     ),
     "the interval of a paired difference": (
         inserted("core/analysis/scoring.py", "paired_interval"),
@@ -163,13 +188,20 @@ EDITS: Mapping[str, tuple[Edit, set[str]]] = {
     "the products of pairs": (
         inserted("core/similarity/pair_products.py", "from_frame"),
         of_each_setting(
-            *("accuracy_per_component", "agreement", "greedy_selection", "self_similarity", "retrieval"),
+            *(
+                "accuracy_per_component",
+                "agreement",
+                "greedy_selection",
+                "self_similarity",
+                "retrieval",
+                "retrieval_by_group",
+            ),
             *("gradient_similarity", "tail_patch", "linear_datamodeling_score", "removal"),
         ),
     ),
     "the sums of preconditioned products": (
         inserted("core/similarity/pair_products.py", "preconditioned_terms"),
-        of_each_setting("retrieval", "tail_patch", "linear_datamodeling_score", "removal"),
+        of_each_setting("retrieval", "retrieval_by_group", "tail_patch", "linear_datamodeling_score", "removal"),
     ),
     "the comparison": (inserted("core/analysis/model_comparison.py", "model_comparison"), {"model_comparison"}),
     # The engine's code does not count: what its numbers are is declared, and held by the test of the golden numbers.
@@ -179,7 +211,7 @@ EDITS: Mapping[str, tuple[Edit, set[str]]] = {
     "how seeds are made": (
         inserted("core/seeds.py", "stable_seed"),
         {"bm25_candidates", "report"}
-        | of_each_setting("accuracy_per_component", "agreement", "retrieval")
+        | of_each_setting("accuracy_per_component", "agreement", "retrieval", "retrieval_by_group")
         | CONTROL_COMPARISON
         | (EVALUATION | RETRAINED),
     ),
@@ -260,7 +292,8 @@ EDITS: Mapping[str, tuple[Edit, set[str]]] = {
     ),
     "the dtype of a column": (
         replaced("core/tables/schemas.py", r'"rank": Column\(pl.Int32', '"rank": Column(pl.Int64'),
-        {"bm25_candidates"} | of_each_setting("retrieval"),  # stands in for the scores of imported results
+        {"bm25_candidates"}
+        | of_each_setting("retrieval", "retrieval_by_group"),  # stands in for the scores of imported results
     ),
     "the wording of an error": (replaced("core/samples.py", "has no assistant message", "lacks an answer"), set()),
     "the condition of an error": (

@@ -42,13 +42,15 @@ def whole(*tables: str) -> set[Named]:
     return {(table, "") for table in tables}
 
 
+ORIGINALS = whole("lima", "sample_columns")
 VARIANTS = ("paraphrased", "bm25_candidates")
 PRODUCTS, PROJECTED = each("dot_products"), each("projected_similarity")
 PASS = (*PRODUCTS, *PROJECTED)
 SIZES = whole("parameters_per_component")
 #: What is made of the gradient tables of a model: with and without what is made of products alone.
 OF_PRODUCTS = each("gradient_similarity", "accuracy_per_component", "agreement", "greedy_selection", "self_similarity")
-OF_PROJECTIONS = whole(*each("retrieval"), "report", "model_comparison")
+BY_GROUP = whole(*each("retrieval_by_group"))
+OF_PROJECTIONS = whole(*each("retrieval"), "report", "model_comparison") | BY_GROUP
 OF_SIMILARITIES = each("control_comparison")
 ANALYSES = whole(*OF_PRODUCTS, *OF_SIMILARITIES) | OF_PROJECTIONS
 #: What follows from other paraphrases, and what depends on a model itself.
@@ -91,6 +93,12 @@ def sample_edited(name: str, place: int) -> Callable[[ChangingHome], None]:
         home.write(name, rows)
 
     return change
+
+
+def columns_added(home: ChangingHome) -> None:
+    """Every original gets a topic, which no text of it changes."""
+    topics = ("maths", "art")
+    home.write("originals", [{**row, "topic": topics[n % 2]} for n, row in enumerate(home.rows("originals"))])
 
 
 def file_of_others(home: ChangingHome) -> None:
@@ -195,14 +203,20 @@ FROM_LAST = by_shard(*VARIANTS, "model_generated", *PASS, shards=("01",)) | ANAL
 CHANGES = {
     # Data.
     "a paraphrase edited": Change(sample_edited("paraphrases", -1), LAST, FROM_LAST),
-    "an original edited": Change(
-        sample_edited("originals", 0), whole("lima"), whole("lima") | FROM_VARIANTS | ANALYSES
+    "an original edited": Change(sample_edited("originals", 0), ORIGINALS, ORIGINALS | FROM_VARIANTS | ANALYSES),
+    # Read again, and found to say the same: no gradient is made anew.
+    "a column added": Change(columns_added, ORIGINALS, ORIGINALS | BY_GROUP | whole("report"), core=True),
+    "what is grouped by": Change(
+        configured("analysis", group_by=[]),
+        whole("sample_columns") | BY_GROUP,
+        whole("sample_columns") | BY_GROUP,
+        changes=False,
     ),
     "a file replaced": Change(file_of_others, by_shard("paraphrased"), FROM_VARIANTS | ANALYSES),
     "a file written again": nothing(file_written_again),
     "files moved": nothing(files_elsewhere),
     "fewer samples": Change(
-        configured("data", samples=3), whole("lima") | by_shard("paraphrased"), whole("lima") | FROM_VARIANTS | ANALYSES
+        configured("data", samples=3), ORIGINALS | by_shard("paraphrased"), ORIGINALS | FROM_VARIANTS | ANALYSES
     ),
     "more shards": Change(
         configured("data", shards=3),

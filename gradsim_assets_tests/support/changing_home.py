@@ -94,6 +94,7 @@ class ChangingHome:
     evaluation: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)  # empty: the section is not there
     index: dict[str, Any] = field(default_factory=dict)  # the same
+    analysis: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.root.mkdir(parents=True, exist_ok=True)
@@ -140,6 +141,7 @@ class ChangingHome:
             "[paraphraser]": self.paraphraser,
             "[compute]": self.compute,
             "[preconditioners]": self.preconditioners,
+            "[analysis]": self.analysis,
             "[evaluation]": self.evaluation,
             **({"[training]": self.training} if self.training else {}),
             **({"[index]": self.index} if self.index else {}),
@@ -165,7 +167,7 @@ class ChangingHome:
     def _at(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> "ChangingHome":
         configured = (
             *(self.data, self.compute, self.model, self.paraphraser),
-            *(self.preconditioners, self.evaluation, self.training, self.index),
+            *(self.preconditioners, self.evaluation, self.training, self.index, self.analysis),
         )
         return ChangingHome(root, self.folder, monkeypatch, *map(dict, configured))
 

@@ -1,4 +1,4 @@
-"""A hub on loopback: it hands out folders as commits of models, and takes datasets that are pushed to it."""
+"""A hub on loopback: it hands out folders as commits of models and datasets, and takes datasets that are pushed to it."""
 
 import base64
 import hashlib
@@ -7,7 +7,7 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import parse_qs, unquote
 
 #: Status, headers and body of an answer.
 Answer = tuple[int, dict[str, str], bytes]
@@ -82,7 +82,8 @@ class HubServer:
     def get(self, path: str) -> Answer:
         """The answer to what is asked of models."""
         parts = unquote(path.split("?")[0]).strip("/").split("/")
-        api = parts[:2] == ["api", "models"]
+        api = parts[:2] in (["api", "models"], ["api", "datasets"])
+        parts = parts[1:] if parts[0] == "datasets" else parts
         owner, name, *rest = (*parts[2:], "", "") if api else (*parts, "", "")
         repo, rest = f"{owner}/{name}", [part for part in rest if part]
         if repo in self._refused:
@@ -106,6 +107,14 @@ class HubServer:
             (503, {}, b"") if self.files_busy else _file(folder.joinpath(*rest[2:]), sha, known=bool(rest) and not api)
         )
 
+    def _paths_info(self, path: str, asked: dict[str, list[str]]) -> Answer:
+        """What is known of some files of a commit."""
+        owner, name, _, wanted = unquote(path).strip("/").split("/")[2:6]
+        repo = f"{owner}/{name}"
+        folder = self._commits[repo][self._names[repo].get(wanted, wanted)]
+        there = [folder / one for one in asked.get("paths", []) if (folder / one).is_file()]
+        return _json([_entry(file) for file in there])
+
     def _refs(self, repo: str) -> dict[str, Any]:
         """The branch `main`, and tags."""
         found = [
@@ -118,7 +127,9 @@ class HubServer:
         }
 
     def post(self, path: str, body: bytes, token: str | None) -> Answer:
-        """The answer to what is sent to datasets."""
+        """The answer to what is sent to datasets; what a client asks of paths by a POST needs no token."""
+        if "/paths-info/" in path:
+            return self._paths_info(path, parse_qs(body.decode()))
         if token != f"Bearer {self.token}":
             return _json({"error": "Invalid credentials"}, 401)
         self.posts.append(path)

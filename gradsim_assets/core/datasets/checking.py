@@ -1,10 +1,13 @@
 """All that is wrong with a source of samples, and how a model will see them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import polars as pl
+
+from gradsim_assets.core.datasets.sample_columns import sample_columns
 from gradsim_assets.core.datasets.sample_files import Source, read_rows
 from gradsim_assets.core.errors import InputError
 from gradsim_assets.core.samples import Sample, parse_samples
@@ -15,11 +18,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Checked:
-    """What a source holds: its sound samples, a sentence for every fault, and sentences on how it was read."""
+    """What a source holds: its sound samples, a sentence for every fault, sentences on how it was read, and the other columns of the
+    samples (`sample_columns`)."""
 
     samples: list[Sample]
     faults: list[str]
     notes: list[str]
+    columns: pl.DataFrame
 
 
 def check_source(source: Source) -> Checked:
@@ -32,6 +37,7 @@ def check_source(source: Source) -> Checked:
     faults: list[str] = []
     found = read_rows(source, faults=faults)
     known: dict[str, Sample] = {}
+    others: dict[str, Mapping[str, Any]] = {}
     for row in found.rows:
         try:
             (sample,) = parse_samples([row], source.location)
@@ -41,7 +47,9 @@ def check_source(source: Source) -> Checked:
         if sample.id in known:
             faults.append(f"{row['place']}: the id {sample.id} occurs more than once; ids must be unique.")
         known.setdefault(sample.id, sample)
-    return Checked(list(known.values()), faults, found.notes)
+        others.setdefault(sample.id, row["others"])
+    columns, notes = sample_columns(list(known), list(others.values()), found.nested)
+    return Checked(list(known.values()), faults, [*found.notes, *notes], columns)
 
 
 def check_encoding(samples: Sequence[Sample], chat: "ChatTokenizer") -> tuple[dict[str, int], list[str]]:

@@ -1,7 +1,7 @@
 """Files of columns, Parquet and Arrow, read by Arrow's own library: it reads some columns without looking at the others."""
 
 import mmap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -26,8 +26,8 @@ class Content(NamedTuple):
     rows: Sequence[tuple[str, Mapping[str, Any]]]
 
 
-#: Which columns are wanted of those that a file has.
-Choose = Callable[[Sequence[str]], Sequence[str]]
+#: Which columns are wanted of those that a file has; of some of them it says beforehand that they hold lists or bytes.
+Choose = Callable[[Sequence[str], Collection[str]], Sequence[str]]
 
 
 def read_columns(path: Path, found: Format, choose: Choose) -> Content:
@@ -56,8 +56,8 @@ def _content(path: Path, found: Format, choose: Choose) -> Content:
     if found in _MAGIC:
         _check_single(path, found)
     read = {Format.PARQUET: _parquet, Format.ARROW_FILE: _arrow_file, Format.ARROW_STREAM: _arrow_stream}
-    columns, table = read[found](path, choose)
-    wanted = choose(columns)
+    schema, table = read[found](path, choose)
+    columns, wanted = list(schema.names), _wanted(schema, choose)
     if twice := [name for name in wanted if columns.count(name) > 1]:
         raise InputError(f"{path} has {columns.count(twice[0])} columns {twice[0]}; keep one of them.")
     chosen = table.select([name for name in wanted if name in columns])
@@ -88,30 +88,64 @@ def _is_whole(raw: bytes, found: Format) -> bool:
     return True
 
 
-def _parquet(path: Path, choose: Choose) -> tuple[list[str], "pa.Table"]:
+def _wanted(schema: "pa.Schema", choose: Choose) -> Sequence[str]:
+    return choose(list(schema.names), not_plain(schema))
+
+
+def not_plain(schema: "pa.Schema") -> set[str]:
+    """The columns that hold lists or bytes."""
+    return {part.name for part in schema if not _is_plain(part.type)}
+
+
+def _is_plain(dtype: "pa.DataType") -> bool:
+    """Whether the values of a column are texts, numbers, truth values or times, or objects of such."""
+    import pyarrow.types as kinds
+
+    if kinds.is_struct(dtype):
+        return all(_is_plain(part.type) for part in dtype)
+    if kinds.is_dictionary(dtype):
+        return _is_plain(dtype.value_type)
+    if kinds.is_timestamp(dtype) and dtype.tz and not _is_zone(dtype.tz):
+        return False
+    texts = (kinds.is_string, kinds.is_large_string, kinds.is_string_view)
+    others = (kinds.is_boolean, kinds.is_integer, kinds.is_floating, kinds.is_decimal, kinds.is_temporal, kinds.is_null)
+    return any(holds(dtype) for holds in (*texts, *others))
+
+
+def _is_zone(name: str) -> bool:
+    import pyarrow as pa
+
+    try:
+        pa.lib.string_to_tzinfo(name)
+    except (pa.ArrowException, KeyError, ValueError):  # zoneinfo's error for a zone that nobody knows is a KeyError
+        return False
+    return True
+
+
+def _parquet(path: Path, choose: Choose) -> tuple["pa.Schema", "pa.Table"]:
     import pyarrow.parquet as pq
 
     with path.open("rb") as opened, pq.ParquetFile(opened, page_checksum_verification=True) as file:
-        columns = list(file.schema_arrow.names)
-        return columns, file.read([name for name in choose(columns) if name in columns])
+        schema = file.schema_arrow
+        return schema, file.read([name for name in _wanted(schema, choose) if name in schema.names])
 
 
-def _arrow_file(path: Path, choose: Choose) -> tuple[list[str], "pa.Table"]:
+def _arrow_file(path: Path, choose: Choose) -> tuple["pa.Schema", "pa.Table"]:
     import pyarrow as pa
 
     with path.open("rb") as opened:
-        columns = list(pa.ipc.open_file(opened).schema.names)
-        chosen = pa.ipc.IpcReadOptions(included_fields=_places(columns, choose(columns)))
-        return columns, pa.ipc.open_file(opened, options=chosen).read_all()
+        schema = pa.ipc.open_file(opened).schema
+        chosen = pa.ipc.IpcReadOptions(included_fields=_places(schema.names, _wanted(schema, choose)))
+        return schema, pa.ipc.open_file(opened, options=chosen).read_all()
 
 
-def _arrow_stream(path: Path, choose: Choose) -> tuple[list[str], "pa.Table"]:
+def _arrow_stream(path: Path, choose: Choose) -> tuple["pa.Schema", "pa.Table"]:
     import pyarrow as pa
 
     with path.open("rb") as opened:
-        columns = list(pa.ipc.open_stream(opened).schema.names)
+        schema = pa.ipc.open_stream(opened).schema
         opened.seek(0)
-        chosen = pa.ipc.IpcReadOptions(included_fields=_places(columns, choose(columns)))
+        chosen = pa.ipc.IpcReadOptions(included_fields=_places(schema.names, _wanted(schema, choose)))
         table = pa.ipc.open_stream(opened, options=chosen).read_all()
         end = opened.tell()
         opened.seek(-len(_END_OF_STREAM), 2)
@@ -120,7 +154,7 @@ def _arrow_stream(path: Path, choose: Choose) -> tuple[list[str], "pa.Table"]:
             raise InputError(
                 f"{path} does not end where its Arrow stream ends: it is cut off, or several were joined; write it anew."
             )
-    return columns, table
+    return schema, table
 
 
 def _places(columns: Sequence[str], wanted: Sequence[str]) -> list[int]:

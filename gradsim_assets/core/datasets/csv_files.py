@@ -34,7 +34,7 @@ def read_csv(path: Path, lists: Collection[str], choose: Choose) -> Content:
         raise InputError(
             f"{path} cannot be read as CSV ({first_line(error)}); save it as UTF-8 with every text in quotes, or as .jsonl."
         ) from error
-    wanted = choose(columns)
+    wanted = choose(columns, ())
     if twice := [name for name in wanted if columns.count(name) > 1]:
         raise InputError(f"{path} has {columns.count(twice[0])} columns {twice[0]}; keep one of them.")
     chosen = {name: frame.to_series(columns.index(name)).to_list() for name in wanted if name in columns}

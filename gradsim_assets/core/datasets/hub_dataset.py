@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gradsim_assets.core.datasets.column_files import Choose, Content
+from gradsim_assets.core.datasets.column_files import Choose, Content, not_plain
 from gradsim_assets.core.errors import InputError, ServiceError, first_line
 from gradsim_assets.core.healing import may_heal
 
@@ -46,6 +46,8 @@ def read_hub(location: str, choose: Choose) -> Content:
     assert found is not None, location
     dataset = load_hub(*found)
     columns = list(dataset.column_names)
-    chosen: Any = dataset.select_columns([name for name in choose(columns) if name in columns])
+    schema = dataset.features.arrow_schema
+    wanted = choose(columns, not_plain(schema))
+    chosen: Any = dataset.select_columns([name for name in wanted if name in columns])
     rows = chosen.with_format(None).to_list()
     return Content(columns, [(f"row {number}", row) for number, row in enumerate(rows, 1)])

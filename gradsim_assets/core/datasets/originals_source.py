@@ -7,10 +7,11 @@ from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 
-from gradsim_assets.core.datasets.lima import hub_repo, load_originals
+from gradsim_assets.core.datasets.lima import Originals, hub_repo, read_originals
 from gradsim_assets.core.datasets.sample_files import Source
 from gradsim_assets.core.errors import ServiceError
 from gradsim_assets.core.samples import Missing, Sample
+from gradsim_assets.core.tables.storage import fingerprint
 
 #: A file as it is now: its path, size and time of the last write; None where it is not there.
 Stamp = tuple[str, int, int] | None
@@ -21,6 +22,14 @@ def content_version(samples: Sequence[Sample | Missing]) -> str:
     known = [{name: value for name, value in asdict(sample).items() if value is not None} for sample in samples]
     document = json.dumps(known, ensure_ascii=False)
     return hashlib.sha256(document.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def version_read(originals: Originals) -> str:
+    """A hash (16 hex digits) of originals as they were read, with their other columns where they have any."""
+    content = content_version(originals.samples)
+    if originals.columns.width == 1:
+        return content
+    return hashlib.sha256(f"{content} {fingerprint(originals.columns)}".encode()).hexdigest()[:16]
 
 
 def originals_version(source: Source | str, count: int) -> str:
@@ -38,7 +47,7 @@ def originals_version(source: Source | str, count: int) -> str:
 
 @lru_cache(maxsize=8)  # sensors ask again and again; size and time tell whether a file is still the same
 def _originals_version(source: Source, count: int, stamp: Stamp) -> str:
-    return content_version(load_originals(source, count))
+    return version_read(read_originals(source, count))
 
 
 def stamp_of(location: str) -> Stamp:

@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from gradsim_assets.core.datasets.csv_files import LISTS, read_csv
 from gradsim_assets.core.datasets.file_formats import Format, compression_of, format_of
 from gradsim_assets.core.datasets.hub_dataset import hub_dataset, read_hub
 from gradsim_assets.core.datasets.json_lines import Line, doubled, read_json_array, read_json_lines
-from gradsim_assets.core.datasets.layouts import LAYOUTS, PARAPHRASES, Layout, layout_of
+from gradsim_assets.core.datasets.layouts import KNOWN, LAYOUTS, PARAPHRASES, Layout, layout_of
 from gradsim_assets.core.errors import InputError, first_line
 from gradsim_assets.core.samples import without_null
 
@@ -56,17 +56,22 @@ class Source:
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows {id, messages, tools, place}, and sentences on how they were read."""
+    """Rows {id, messages, tools, others, place}, and sentences on how they were read.
+
+    `others` holds the values of the columns that no sample is made of, by column.
+    """
 
     rows: list[dict[str, Any]]
     notes: list[str] = field(default_factory=list)
+    #: Further columns that were not read, since they hold lists or bytes.
+    nested: list[str] = field(default_factory=list)
 
 
 def read_rows(source: Source, paraphrases: bool = False, faults: list[str] | None = None) -> Rows:
-    """The rows of a source; `place` is where one stands ("data.jsonl, line 3"). Columns that no sample is made of are not looked at.
+    """The rows of a source; `place` is where one stands ("data.jsonl, line 3").
 
-    Of paraphrases, the column paraphrased_messages goes before others, and ids must be there. Samples without ids get those of
-    their content. `faults` takes in the sentences on single lines that cannot be read, which are errors where there is none.
+    Of paraphrases, the column paraphrased_messages goes before others, ids must be there, and columns that no sample is made of
+    are not looked at. Samples without ids get those of their content. `faults` takes in the sentences on single lines that cannot be read, which are errors where there is none.
 
     Raises:
         InputError: the source is missing, empty, damaged or of another format, or lacks the columns.
@@ -75,10 +80,12 @@ def read_rows(source: Source, paraphrases: bool = False, faults: list[str] | Non
     layouts = (PARAPHRASES, *LAYOUTS) if paraphrases else LAYOUTS
     named = dict(source.columns)
 
-    def choose(columns: Sequence[str]) -> list[str]:
+    def choose(columns: Sequence[str], nested: Collection[str]) -> list[str]:
         layout = _layout(columns, named, layouts)
         ours = ("id", *(layout.columns if layout else ()))
-        return [*(named.get(name, name) for name in ours), *(column for column, _ in source.where)]
+        others = [] if paraphrases else [name for name in other_columns(columns, named) if name not in nested]
+        wanted = [*(named.get(name, name) for name in ours), *(column for column, _ in source.where), *others]
+        return list(dict.fromkeys(wanted))
 
     what, content = _content(source, choose, [named.get(name, name) for name in LISTS], faults)
     layout = _layout(content.columns, named, layouts)
@@ -88,11 +95,19 @@ def read_rows(source: Source, paraphrases: bool = False, faults: list[str] | Non
     kept = [(place, row) for place, row in _asked_for(source, content)]
     if not kept:
         raise InputError(f"{source} holds no samples{' of data.filter' if source.where else ''}; name another file.")
+    others = [] if paraphrases else other_columns(content.columns, named)
     rows = []
     for place, row in kept:
         ours = {name: row.get(named.get(name, name)) for name in ("id", *layout.columns)}
-        messages = layout.messages(ours)
-        rows.append({"id": ours["id"], "messages": messages, "tools": ours.get("tools"), "place": f"{source}, {place}"})
+        rows.append(
+            {
+                "id": ours["id"],
+                "messages": layout.messages(ours),
+                "tools": ours.get("tools"),
+                "others": {name: row[name] for name in others if name in row},
+                "place": f"{source}, {place}",
+            }
+        )
     notes = [f"{source} is {what} with {layout.name} ({', '.join(layout.needs)}): {len(rows)} rows"]
     if len(kept) < len(content.rows):
         notes.append(f"{len(content.rows) - len(kept)} rows are not those of data.filter")
@@ -103,7 +118,14 @@ def read_rows(source: Source, paraphrases: bool = False, faults: list[str] | Non
     if not has_ids:
         notes.append("the samples have no ids: each is called by the hash of its content")
         _name_by_content(rows)
-    return Rows(rows, notes)
+    nested = [name for name in others if not any(name in row["others"] for row in rows)]
+    return Rows(rows, notes, nested)
+
+
+def other_columns(columns: Sequence[str], named: Mapping[str, str]) -> list[str]:
+    """The columns that no sample is made of, under our names or those of `named`; one that is there twice is nobody's."""
+    ours = {*KNOWN, *named.values()}
+    return [name for name in columns if name and name not in ours and columns.count(name) == 1]
 
 
 def _layout(columns: Sequence[str], named: Mapping[str, str], layouts: Sequence[Layout]) -> Layout | None:
@@ -152,7 +174,7 @@ def _content(source: Source, choose: Choose, lists: Sequence[str], faults: list[
 def _chosen(path: Path, lines: Sequence[Line], place: str, choose: Choose) -> Content:
     """What lines hold of the columns that are chosen of all that any of them has."""
     columns = list(dict.fromkeys(name for line in lines for name in line.row))
-    wanted = choose(columns)
+    wanted = choose(columns, ())
     rows = []
     for line in lines:
         if twice := doubled(line.row, wanted):

@@ -28,6 +28,8 @@ from gradsim_assets.core.tables.schemas import (
     PROJECTED_SIMILARITY,
     REMOVAL,
     RETRIEVAL,
+    RETRIEVAL_BY_GROUP,
+    SAMPLE_COLUMNS,
     SELF_SIMILARITY,
     SETTINGS,
     SUBSET_LOSSES,
@@ -74,6 +76,7 @@ _COMPONENTS = {
 
 #: By table and column; "*" for all other columns. What a table alone decides (its own numbering, say) has no sources.
 _SOURCES: Mapping[str, Mapping[str, tuple[Source, ...]]] = {
+    SAMPLE_COLUMNS.name: {"id": ((LIMA.name, "id"),)},
     PARAPHRASED.name: {
         "id": ((LIMA.name, "id"),),
         **dict.fromkeys(("messages", "text_overlap", "verbatim"), ((LIMA.name, "messages"),)),
@@ -123,6 +126,13 @@ _SOURCES: Mapping[str, Mapping[str, tuple[Source, ...]]] = {
         "method": ((PROJECTED_SIMILARITY.name, "proportion"),),
         **dict.fromkeys(("mean_best_similarity", "median_best_similarity", "agreement"), _METHODS),
         "*": (*_METHODS, *_TEXTS),
+    },
+    RETRIEVAL_BY_GROUP.name: {
+        **dict.fromkeys(("column", "group"), ((SAMPLE_COLUMNS.name, "id"),)),
+        "component": ((DOT_PRODUCTS.name, "component"),),
+        "method": ((PROJECTED_SIMILARITY.name, "proportion"),),
+        **dict.fromkeys(("variants", "small"), ((DOT_PRODUCTS.name, "variant_id"), (SAMPLE_COLUMNS.name, "id"))),
+        "*": (*_METHODS, *_TEXTS, (SAMPLE_COLUMNS.name, "id")),
     },
     CONTROL_COMPARISON.name: {
         **dict.fromkeys(("component", "component_type", "depth"), ((GRADIENT_SIMILARITY.name, "component"),)),

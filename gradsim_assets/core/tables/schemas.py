@@ -134,6 +134,18 @@ _COPIED = {
 
 LIMA = TableSchema("lima", _SAMPLE, key=("id",), families=_WHOLE, open=True)
 
+#: Beside `lima`, not in it: what these say decides groups in analyses and no gradient.
+SAMPLE_COLUMNS = TableSchema(
+    "sample_columns",
+    {
+        "id": Column(
+            pl.String(), "id of the original; the other columns are those of the data's source, under its names"
+        )
+    },
+    key=("id",),
+    open=True,
+)
+
 PARAPHRASED = TableSchema(
     "paraphrased",
     {
@@ -380,6 +392,25 @@ RETRIEVAL = TableSchema(
     parts=SETTINGS,
     families=RECALL,
     open=True,
+)
+
+RETRIEVAL_BY_GROUP = TableSchema(
+    "retrieval_by_group",
+    {
+        "column": Column(pl.String(), "the column of sample_columns that the originals are grouped by"),
+        "group": Column(
+            pl.String(), "value of the column, or a range of numbers; null for originals without a value", nullable=True
+        ),
+        "method": Column(pl.String(), "method of the retrieval table"),
+        "variants": Column(pl.Int64(), "number of variants of the group that were scored"),
+        "small": Column(pl.Boolean(), "the group has so few variants that its figures say little"),
+        **_retrieval_columns(),
+        "component": Column(
+            pl.String(), "the component, for best_component: the one that is best on all variants", nullable=True
+        ),
+    },
+    key=("column", "group", "method"),
+    parts=SETTINGS,
 )
 
 TRACIN = TableSchema(
@@ -689,6 +720,7 @@ TABLES: dict[str, TableSchema] = {
     schema.name: schema
     for schema in (
         LIMA,
+        SAMPLE_COLUMNS,
         PARAPHRASED,
         MODEL_GENERATED,
         BM25_CANDIDATES,
@@ -704,6 +736,7 @@ TABLES: dict[str, TableSchema] = {
         SELF_SIMILARITY,
         TRACIN,
         RETRIEVAL,
+        RETRIEVAL_BY_GROUP,
         CONTROL_COMPARISON,
         MODEL_COMPARISON,
         FIRST_ORDER,

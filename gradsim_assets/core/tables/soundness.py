@@ -1,5 +1,6 @@
 """What makes a table unsound: every function takes frames and returns findings, one sentence each, none for a sound one."""
 
+import json
 from collections.abc import Iterable, Mapping
 
 import polars as pl
@@ -40,6 +41,26 @@ def duplicate_findings(schema: TableSchema, frame: pl.DataFrame) -> Findings:
     if repeated.is_empty():
         return []
     return [f"{repeated.n_unique()} keys occur more than once, such as {_named(repeated, key)}"]
+
+
+def conversation_findings(frame: pl.DataFrame) -> Findings:
+    """Originals without messages, or without anything that the loss could be on, and such whose whole conversation (as JSON) is
+    another one than their messages."""
+    messages = pl.col("messages")
+    roles = messages.list.eval(pl.element().struct.field("role"))
+    answered = roles.list.contains("assistant") | roles.list.contains("text")
+    silent = frame.filter((messages.list.len() == 0) | ~answered)
+    found = [f"{silent.height} originals have no answer, such as {silent['id'][0]}"] if silent.height else []
+    if "conversation" in frame.columns:
+        other = [
+            name
+            for name, told, whole in frame.select("id", "messages", "conversation").drop_nulls().iter_rows()
+            if [(m["role"], m["content"]) for m in json.loads(whole)["messages"]]
+            != [(m["role"], m["content"]) for m in told]
+        ]
+        if other:
+            found.append(f"{len(other)} originals have another conversation than their messages, such as {other[0]}")
+    return found
 
 
 def flag_findings(frame: pl.DataFrame) -> Findings:
@@ -167,6 +188,41 @@ def product_findings(frame: pl.DataFrame, tolerance: float = TOLERANCE) -> Findi
             f"{_named(broken, [*_PAIR, 'component'])}"
         )
     return found
+
+
+def predicted_findings(frame: pl.DataFrame, products: pl.LazyFrame) -> Findings:
+    """Changes of loss (`first_order`) that are not predicted by the products: -learning rate x product of the full gradients."""
+    joined = frame.join(_whole_products(products, frame), on=_PAIR)
+    wanted = -pl.col("learning_rate") * pl.col("product")
+    # Of the size that the two gradients could have at most: products near 0 are sums of terms that cancel.
+    off = joined.filter((pl.col("predicted") - wanted).abs() > TOLERANCE * pl.col("learning_rate") * pl.col("most"))
+    return (
+        [f"{off.height} predictions are not those of the products, such as {_named(off, _PAIR)}"] if off.height else []
+    )
+
+
+def token_findings(frame: pl.DataFrame, products: pl.LazyFrame) -> Findings:
+    """Contributions of a side's tokens (`token_attribution`) that do not make up the product of the full gradients."""
+    sums = frame.group_by(*_PAIR, "side", maintain_order=True).agg(pl.col("contribution").sum(), pl.len())
+    joined = sums.join(_whole_products(products, frame), on=_PAIR)
+    off = joined.filter((pl.col("contribution") - pl.col("product")).abs() > TOLERANCE * pl.col("most"))
+    if off.is_empty():
+        return []
+    return [f"the tokens of {off.height} texts do not make up the product, such as {_named(off, [*_PAIR, 'side'])}"]
+
+
+def _whole_products(products: pl.LazyFrame, wanted: pl.DataFrame) -> pl.DataFrame:
+    """By pair of those in `wanted` the product of the full gradients, and the most that it could be."""
+    pairs = wanted.select(_PAIR).unique().lazy()
+    sums = (
+        products.join(pairs, on=_PAIR, how="semi")
+        .group_by(_PAIR)
+        .agg(
+            product=pl.col("dot_product").sum(),
+            most=(pl.col("variant_self").sum() * pl.col("original_self").sum()).sqrt(),
+        )
+    )
+    return sums.collect()
 
 
 def cosine_findings(frame: pl.DataFrame, column: str = "similarity", tolerance: float = TOLERANCE) -> Findings:

@@ -36,6 +36,8 @@ from gradsim_assets.core.tables.schemas import (
     PARAPHRASED,
     REMOVAL,
     RETRIEVAL,
+    RETRIEVAL_BY_GROUP,
+    SAMPLE_COLUMNS,
     SELF_SIMILARITY,
     SETTINGS,
     TAIL_PATCH,
@@ -67,6 +69,7 @@ _SHOWN = {
     **_TABLES,
     **{table.name: table.name for table in (FIRST_ORDER, TAIL_PATCH, LINEAR_DATAMODELING_SCORE, REMOVAL)},
     "controls": CONTROL_COMPARISON.name,
+    "by_group": RETRIEVAL_BY_GROUP.name,
 }
 
 
@@ -83,7 +86,10 @@ def build(settings: Settings, partitions: Partitions) -> list[dg.AssetsDefinitio
                 for setting in SETTINGS
                 for table in (*_SHOWN.values(), TOKEN_ATTRIBUTION.name)
             ),
-            *(dg.AssetDep(table.name, partition_mapping=ALL) for table in (LIMA, PARAPHRASED, BM25_CANDIDATES)),
+            *(
+                dg.AssetDep(table.name, partition_mapping=ALL)
+                for table in (LIMA, SAMPLE_COLUMNS, PARAPHRASED, BM25_CANDIDATES)
+            ),
             dg.AssetDep(MODEL_GENERATED.name, partition_mapping=BY_MODEL),
         ],
         kinds={"plotly"},
@@ -135,6 +141,7 @@ class Sources:
                 linear_datamodeling_score=self.retrained(LINEAR_DATAMODELING_SCORE.name, setting),
                 removal=self.retrained(REMOVAL.name, setting),
                 controls=self.of_same_products(CONTROL_COMPARISON.name, setting),
+                by_group=self.of_same_products(RETRIEVAL_BY_GROUP.name, setting),
                 token_attribution=self.of_same_products(TOKEN_ATTRIBUTION.name, setting),
                 bm25=self.candidates(setting),
                 variants=self.variants(setting),
@@ -239,6 +246,7 @@ def _write(
         (*(lacks.sentences if lacks else ()), *quantised_base(sources.all_products())),
         sources.dataset(),
         datetime.now(UTC).date(),
+        sources.store.optional([SAMPLE_COLUMNS.name], [Partition()]),
     )
     retrievals = {setting: results.retrieval for setting, results in settings.items()}
     comparisons = {setting: results.controls for setting, results in settings.items()}

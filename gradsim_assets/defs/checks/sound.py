@@ -1,6 +1,6 @@
 """Checks of the tables themselves, per partition where the table is partitioned."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,36 +12,47 @@ from gradsim_assets.core.candidates.bm25_candidates import model_candidates
 from gradsim_assets.core.errors import InputError
 from gradsim_assets.core.partition_keys import shard_slice
 from gradsim_assets.core.samples import present
-from gradsim_assets.core.tables import soundness
+from gradsim_assets.core.tables import analysis_soundness, soundness
 from gradsim_assets.core.tables.audit import read_audited
 from gradsim_assets.core.tables.schemas import (
+    ACCURACY_PER_COMPONENT,
+    AGREEMENT,
     ALL_PAIRS,
     ALL_PAIRS_PRECONDITIONED,
     ALL_PAIRS_PROJECTED,
     BM25_CANDIDATES,
+    CONTROL_COMPARISON,
     CURVATURE,
     DOT_PRODUCTS,
     FIRST_ORDER,
     GRADIENT_INDEX,
     GRADIENT_SIMILARITY,
+    GREEDY_SELECTION,
     INDEX_RECALL,
     LIMA,
     LINEAR_DATAMODELING_SCORE,
+    MODEL_COMPARISON,
     MODEL_GENERATED,
     PARAMETERS_PER_COMPONENT,
     PARAPHRASED,
     PRECONDITIONED_PRODUCTS,
     PROJECTED_SIMILARITY,
     REMOVAL,
+    RETRIEVAL,
+    RETRIEVAL_BY_GROUP,
+    SAMPLE_COLUMNS,
+    SELF_SIMILARITY,
     SETTINGS,
     SUBSET_LOSSES,
     TABLES,
     TAIL_PATCH,
     TOKEN_ATTRIBUTION,
+    TRACIN,
 )
 from gradsim_assets.core.tables.storage import Partition
 from gradsim_assets.core.tables.table_schema import TableSchema
 from gradsim_assets.defs.checks.accuracy_drift import drift
+from gradsim_assets.defs.checks.analysis_rules import Rules, analysis_rules, comparison_rules
 from gradsim_assets.defs.checks.no_flags import flags
 from gradsim_assets.defs.checks.no_zero_scores import zero_scores
 from gradsim_assets.defs.checks.results import check_result, checked_partition
@@ -53,8 +64,6 @@ from gradsim_assets.resources.table_store import TableStore
 
 #: The check that every table has, blocking: downstream of a wrong table nothing is computed in the same run.
 SOUND = "sound"
-
-Rules = Callable[[TableStore, Sequence[str], Partition, pl.DataFrame], soundness.Findings]
 
 
 @dataclass(frozen=True)
@@ -69,12 +78,26 @@ class _Group:
 
 def build_tables(settings: Settings, partitions: Partitions) -> list[dg.AssetChecksDefinition]:
     """The checks of the tables for one configuration."""
+    groups = _groups(settings, partitions)
+    return [*map(_checks, groups), flags(partitions), zero_scores(partitions, settings.data.candidates), drift()]
+
+
+def findings_of(
+    settings: Settings, partitions: Partitions, store: TableStore, key: Sequence[str], partition: Partition
+) -> soundness.Findings:
+    """What the check of a table finds in one of its partitions, without a run."""
+    group = next(group for group in _groups(settings, partitions) if tuple(key) in group.paths)
+    return _findings(group.rules, store, key, partition)[0]
+
+
+def _groups(settings: Settings, partitions: Partitions) -> list[_Group]:
     methods = settings.preconditioners.methods
     gradient_paths = _paths(configured(settings, (DOT_PRODUCTS, PROJECTED_SIMILARITY, PRECONDITIONED_PRODUCTS)))
     all_pairs = configured(settings, (ALL_PAIRS, ALL_PAIRS_PROJECTED, ALL_PAIRS_PRECONDITIONED))
     shards = tuple(partitions.shards.get_partition_keys())
-    groups = [
-        _Group("originals_sound", ((LIMA.name,),), None, _no_rules),
+    return [
+        _Group("originals_sound", ((LIMA.name,),), None, _original_rules),
+        _Group("sample_columns_sound", ((SAMPLE_COLUMNS.name,),), None, _column_rules),
         _Group("paraphrases_sound", ((PARAPHRASED.name,),), partitions.shards, _paraphrase_rules),
         _Group("candidates_sound", ((BM25_CANDIDATES.name,),), partitions.shards, _candidate_rules),
         _Group("answers_sound", ((MODEL_GENERATED.name,),), partitions.model_shards, _answer_rules),
@@ -115,13 +138,33 @@ def build_tables(settings: Settings, partitions: Partitions) -> list[dg.AssetChe
             MODELS,
             _counterfactual_rules(shards),
         ),
+        # A step checks what lies side by side: what is made from another table of the group would wait for its own check.
+        *(
+            _Group(name, paths, MODELS, analysis_rules(shards))
+            for name, paths in _of_analyses(settings).items()
+            if paths
+        ),
+        _Group("comparison_sound", ((MODEL_COMPARISON.name,),), None, comparison_rules),
     ]
-    return [*map(_checks, groups), flags(partitions), zero_scores(partitions, settings.data.candidates), drift()]
 
 
 def _paths(tables: Iterable[TableSchema]) -> tuple[tuple[str, str], ...]:
     """The paths of tables that exist for both settings."""
     return tuple((table.name, setting) for table in tables for setting in SETTINGS)
+
+
+def _of_analyses(settings: Settings) -> dict[str, tuple[tuple[str, ...], ...]]:
+    """The paths of the tables of a model's analyses, by the step that checks them."""
+    tables = (
+        *(ACCURACY_PER_COMPONENT, AGREEMENT, GREEDY_SELECTION, SELF_SIMILARITY),
+        *(RETRIEVAL, RETRIEVAL_BY_GROUP, CONTROL_COMPARISON),
+    )
+    summed = tuple((TRACIN.name, setting) for setting in TRACIN.parts) if settings.trajectories else ()
+    return {
+        "sizes_sound": ((PARAMETERS_PER_COMPONENT.name,),),
+        "sums_over_checkpoints_sound": summed,
+        "analyses_sound": _paths(tables),
+    }
 
 
 def _checks(group: _Group) -> dg.AssetChecksDefinition:
@@ -165,8 +208,19 @@ def _findings(
     return found, frame.height
 
 
-def _no_rules(store: TableStore, key: Sequence[str], partition: Partition, frame: pl.DataFrame) -> soundness.Findings:
-    return []
+def _original_rules(
+    store: TableStore, key: Sequence[str], partition: Partition, frame: pl.DataFrame
+) -> soundness.Findings:
+    return ([] if frame.height else ["there is no original"]) + soundness.conversation_findings(frame)
+
+
+def _column_rules(
+    store: TableStore, key: Sequence[str], partition: Partition, frame: pl.DataFrame
+) -> soundness.Findings:
+    """Every original has its row, once and in the order of the originals."""
+    originals = store.tables.read([LIMA.name])["id"].to_list()
+    found = soundness.sample_findings(frame, originals, "the originals")
+    return found if found or frame["id"].to_list() == originals else ["the rows are not in the order of the originals"]
 
 
 def _paraphrase_rules(
@@ -291,9 +345,15 @@ def _evaluation_rules(shards: Sequence[str]) -> Rules:
         if "original_id" not in frame.columns:  # random originals are out of all
             known = known.select("variant_id").unique()
         strange = frame.join(known, on=known.columns, how="anti")
-        return [f"{strange.height} rows are not of dot_products, such as {strange.row(0)}"] if strange.height else []
+        found = [f"{strange.height} rows are not of dot_products, such as {strange.row(0)}"] if strange.height else []
+        told = _TOLD.get(key[0])
+        return found + (told(frame, store.tables.scan(source, parts)) if told else [])
 
     return rules
+
+
+#: What tables say again of the products that they follow from.
+_TOLD = {FIRST_ORDER.name: soundness.predicted_findings, TOKEN_ATTRIBUTION.name: soundness.token_findings}
 
 
 def _subset_rules(shards: Sequence[str]) -> Rules:
@@ -358,7 +418,12 @@ def _counterfactual_rules(shards: Sequence[str]) -> Rules:
             texts = store.variants(key[1], str(partition.model), shards)
             return [] if texts is not None and present(texts).is_empty() else ["no variant was evaluated"]
         if key[0] != LINEAR_DATAMODELING_SCORE.name:
-            return []
+            originals = store.tables.read([LIMA.name]).height
+            found = analysis_soundness.range_findings(REMOVAL, frame)
+            too_many = frame.filter((pl.col("removed") < 1) | (pl.col("removed") >= originals))
+            return found + (
+                [f"{too_many['removed'][0]} of {originals} originals were removed"] if len(too_many) else []
+            )
         beyond = frame.filter(pl.any_horizontal(pl.col("lds", "lds_low", "lds_high").abs() > 1))
         return [f"{beyond.height} rows hold no correlations, such as {beyond.row(0)}"] if beyond.height else []
 

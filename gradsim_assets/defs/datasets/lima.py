@@ -4,10 +4,10 @@ import dagster as dg
 import polars as pl
 
 from gradsim_assets.configuration import Settings
-from gradsim_assets.core.datasets.lima import hub_repo
-from gradsim_assets.core.datasets.originals_source import content_version
+from gradsim_assets.core.datasets.lima import Originals, hub_repo
+from gradsim_assets.core.datasets.originals_source import version_read
 from gradsim_assets.core.errors import ServiceError
-from gradsim_assets.core.samples import Sample, sample_frame
+from gradsim_assets.core.samples import sample_frame
 from gradsim_assets.core.tables.schemas import LIMA
 from gradsim_assets.defs.code_version import code_version
 from gradsim_assets.defs.datasets.originals_source import ORIGINALS_SOURCE
@@ -34,11 +34,12 @@ def build(settings: Settings) -> dg.AssetsDefinition:
     )
     @fails_in_one_sentence
     def lima(context: dg.AssetExecutionContext, sources: SampleSources) -> dg.MaterializeResult[pl.DataFrame]:
-        samples, notes = sources.read_originals()
+        originals = sources.read_originals()
+        samples, notes = originals.samples, originals.notes
         context.log.info(f"{len(samples)} originals from {sources.originals}")
         for note in notes:
             context.log.info(note)
-        tags = _made_from(context, sources, samples)
+        tags = made_from_source(context, sources, originals)
         return table_result(
             LIMA,
             sample_frame(samples),
@@ -50,10 +51,10 @@ def build(settings: Settings) -> dg.AssetsDefinition:
     return lima
 
 
-def _made_from(context: dg.AssetExecutionContext, sources: SampleSources, samples: list[Sample]) -> dict[str, str]:
+def made_from_source(context: dg.AssetExecutionContext, sources: SampleSources, originals: Originals) -> dict[str, str]:
     """Tags that say which version of the source was read; none where the hub does not say now at which commit it stands."""
     try:
-        version = sources.originals_version() if hub_repo(sources.originals) else content_version(samples)
+        version = sources.originals_version() if hub_repo(sources.originals) else version_read(originals)
     except ServiceError as error:
         context.log.warning(str(error))
         return {}

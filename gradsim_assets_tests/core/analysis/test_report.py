@@ -20,7 +20,8 @@ from gradsim_assets.core.analysis.report.citation import citation
 from gradsim_assets.core.analysis.report.evaluation_table import evaluation_columns, evaluation_rows
 from gradsim_assets.core.analysis.report.explorer import MOST_CANDIDATES, SCALE
 from gradsim_assets.core.analysis.report.warnings import quantised_base
-from gradsim_assets.core.analysis.retrieval import retrieval
+from gradsim_assets.core.analysis.retrieval import methods, retrieval
+from gradsim_assets.core.analysis.retrieval_by_group import grouping, retrieval_by_group
 from gradsim_assets.core.samples import sample_frame
 from gradsim_assets.core.similarity.pair_products import PairProducts
 from gradsim_assets.core.tables import schemas
@@ -903,3 +904,53 @@ def test_selecting_is_compared_with_projecting_at_equal_cost_on_held_out_samples
         f"(95\u00a0% interval 0.400 to 0.600): {verdict}."
     ]
     assert not any("other samples find" in s for s in sentences.sentences(retrieved.head(1), chosen, None))
+
+
+def grouped(case):
+    """The case with topics, languages and a note of every original, the first of which has no topic."""
+    ids = case.pairs["paraphrased"].candidates.variants
+    topics = [None, *(("maths", "art", EVIL)[n % 3] for n in range(1, len(ids)))]
+    columns = pl.DataFrame({"id": ids, "topic": topics, "note": [f"note {n}" for n in range(len(ids))]})
+    groups = grouping(columns, ["topic"]).groups
+    for setting, pairs in case.pairs.items():
+        table = retrieval_by_group(pairs.candidates, methods(pairs), groups)
+        case.settings[setting] = replace(case.settings[setting], by_group=table)
+    return case, dict(zip(ids, topics, strict=True)), columns
+
+
+def test_figures_stand_by_group_with_their_numbers_and_small_ones_are_said():
+    case, topics, columns = grouped(Case())
+    page = Page(case.html(columns=columns))
+    assert "Accuracy by topic, paraphrased" in page.text and "Accuracy by topic, model-generated" in page.text
+    assert "4 of 4 groups by topic have fewer than 10 variants" in page.text
+    row = case.settings["paraphrased"].by_group.filter(group="maths", method="full_gradient").row(0, named=True)
+    assert row["variants"] == list(topics.values()).count("maths")
+    shown = " ".join(page.text.split())
+    low = "" if row["mrr_low"] is None else f" {row['mrr_low']:.3f}–{row['mrr_high']:.3f}"
+    figures = f"maths{row['variants']} few {row['mrr']:.3f}{low} {row['accuracy']:.3f}"
+    assert figures in shown and "(none)1 few" in shown
+    data = json.loads(page.scripts["explorer-data"])
+    assert data["groups"] == ["topic"] and set(data["columns"]) == {"topic", "note"}
+    assert data["columns"]["topic"] == {name: topic for name, topic in topics.items() if topic is not None}
+
+
+@pytest.mark.ui
+def test_samples_are_chosen_by_group_and_show_their_columns(open_page):
+    case, topics, columns = grouped(Case())
+    page = open_page(case.html(columns=columns))
+
+    def shown():
+        return set(page.locator("#samples li").evaluate_all("all => all.map((n) => n.childNodes[1].textContent)"))
+
+    for wanted in ("maths", EVIL, None):
+        value = json.dumps(["topic", "(none)" if wanted is None else wanted], separators=(",", ":"))
+        page.select_option("#group", value)
+        assert shown() == {name for name, topic in topics.items() if topic == wanted}
+    first = next(name for name, topic in topics.items() if topic is None)
+    assert page.locator("#sample-id").text_content() == first
+    assert page.locator("#columns").text_content() == f"note: {columns['note'][0]}"
+    page.select_option("#setting", "model_generated")
+    assert shown() == {first}, "the group stays chosen"
+    page.select_option("#group", "")
+    assert len(shown()) == len(topics)
+    assert page.evaluate("document.body.dataset.broken") is None

@@ -123,7 +123,8 @@ def test_columns_of_every_layout_are_the_same_samples(kind: str, layout: str, tm
 def read(tmp_path: Path, *rows: dict[str, Any], **options: Any) -> tuple[list[Sample], list[str]]:
     path = tmp_path / "data.jsonl"
     path.write_bytes(TEXTS[".jsonl"](list(rows)))
-    return read_originals(Source(str(path), **options))
+    found = read_originals(Source(str(path), **options))
+    return found.samples, found.notes
 
 
 def test_all_that_a_layout_can_say_is_read(tmp_path: Path) -> None:
@@ -195,6 +196,7 @@ def test_what_was_detected_made_up_or_left_out_is_said(tmp_path: Path) -> None:
         "1 rows are not those of data.filter",
         "2 rejected answers are ignored",
         "the samples have no ids: each is called by the hash of its content",
+        "kept beside the samples: topic (1 values)",
     ]
     again, _ = read(tmp_path, *reversed(rows))
     assert {one.id for one in found} < {one.id for one in again}, "an id follows from the content alone"
@@ -298,7 +300,7 @@ def test_paraphrases_have_the_columns_of_the_configuration_and_are_not_filtered(
     )
     assert sources.load_originals() == [Sample("1", "Q", "A")]
     assert sources.load_paraphrases() == [Sample("1", "R", "B")]
-    assert sources.read_originals()[1][0].endswith("o.jsonl is JSON lines with messages (messages): 1 rows")
+    assert sources.read_originals().notes[0].endswith("o.jsonl is JSON lines with messages (messages): 1 rows")
 
 
 @pytest.mark.parametrize("given", [{"columns": {"id": "uid"}}, {"where": {"dataset": "lima"}}])

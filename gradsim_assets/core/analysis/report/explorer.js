@@ -96,6 +96,35 @@
     component: (i) => rank(i, state.component) === 1 && rank(i, full()) !== 1,
   };
 
+  // ---- groups: columns of the data besides the conversations ----------------------------------------------------
+  const NONE_GIVEN = "(none)";
+  const columnOf = (name, i) => DATA.columns[name][data().variants[i]] ?? NONE_GIVEN;
+  // Which samples are of the chosen group; an option's value is [column, group] as JSON.
+  const inGroup = () => {
+    const [column, group] = JSON.parse($("group")?.value || "[]");
+    return column === undefined ? () => true : (i) => columnOf(column, i) === group;
+  };
+  const fillGroups = () => {
+    if (!$("group")) return;
+    const kept = $("group").value, options = [element("option", { value: "" }, "all")];
+    for (const column of DATA.groups) {
+      const counts = new Map();
+      data().variants.forEach((_, i) => counts.set(columnOf(column, i), (counts.get(columnOf(column, i)) ?? 0) + 1));
+      const sorted = [...counts].sort(([a, n], [b, m]) => (a === NONE_GIVEN) - (b === NONE_GIVEN) || m - n || a.localeCompare(b));
+      options.push(element("optgroup", { label: column },
+        ...sorted.map(([group, n]) => element("option", { value: JSON.stringify([column, group]) }, `${group} (${n})`))));
+    }
+    $("group").replaceChildren(...options);
+    $("group").value = kept;
+    if ($("group").selectedIndex < 0) $("group").value = "";
+  };
+  const renderColumns = () => {
+    const id = data().variants[state.sample];
+    const said = Object.entries(DATA.columns).flatMap(([name, values]) => (id in values ? [`${name}: ${values[id]}`] : []));
+    $("columns").textContent = said.join(" · ");
+    $("columns").hidden = !said.length;
+  };
+
   const list = () => {
     const here = data(), wanted = $("search").value.trim().toLowerCase();
     let found = here.variants.map((_, i) => i);
@@ -116,7 +145,7 @@
         found.sort((a, b) => wrong(a, c) - wrong(b, c) || far(a) - far(b));
       }
     }
-    state.listed = found.filter(FILTERS[$("filter").value]);
+    state.listed = found.filter(FILTERS[$("filter").value]).filter(inGroup());
     state.limit = PAGE;
     renderList();
   };
@@ -199,6 +228,7 @@
     }
     if (here.overlap[state.sample]) parts.push(element("span", {}, here.overlap[state.sample]));
     $("verdict").replaceChildren(...parts.flatMap((part, n) => (n ? [" · ", part] : [part])));
+    renderColumns();
     renderCandidates(chosen);
     renderTexts();
     renderCurves();
@@ -222,6 +252,7 @@
     if (!Object.hasOwn(DATA.settings, setting) || sample === undefined) return false;
     $("search").value = "";
     $("filter").value = "all";
+    if ($("group")) $("group").value = "";
     openSetting(setting);
     const here = data(), place = here.names.findIndex((name) => component && (name === component || short(name) === component));
     if (place >= 0) chooseComponent(place);
@@ -399,6 +430,7 @@
     $("setting").value = setting;
     const here = load(setting);
     fillComponents();
+    fillGroups();
     const kept = here.names.indexOf(component);
     state.component = kept >= 0 ? kept : here.best >= 0 ? here.best : full();
     $("component").value = String(state.component);
@@ -415,8 +447,8 @@
   const start = () => {
     $("setting").addEventListener("change", (event) => openSetting(event.target.value));
     $("component").addEventListener("change", (event) => chooseComponent(Number(event.target.value)));
-    for (const name of ["order", "filter"]) {
-      $(name).addEventListener("change", () => { list(); chooseSample(state.listed[0] ?? -1); });
+    for (const name of ["order", "filter", "group"]) {
+      $(name)?.addEventListener("change", () => { list(); chooseSample(state.listed[0] ?? -1); });
     }
     ($("marked") ?? $("differences")).addEventListener("change", renderTexts);
     window.addEventListener("hashchange", openAddress);

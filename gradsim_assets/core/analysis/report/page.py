@@ -11,7 +11,7 @@ import polars as pl
 
 from gradsim_assets.core.analysis.control_comparison import of_full_gradient
 from gradsim_assets.core.analysis.plots import interactive, palette, series, wording
-from gradsim_assets.core.analysis.report import explorer, sentences, tokens
+from gradsim_assets.core.analysis.report import explorer, groups, sentences, tokens
 from gradsim_assets.core.analysis.report.citation import citation
 from gradsim_assets.core.analysis.report.evaluation_table import evaluation_columns, evaluation_rows
 from gradsim_assets.core.analysis.report.headline import headline_sentence, headlines
@@ -49,6 +49,7 @@ def render_report(
     notes: Sequence[str] = (),
     dataset: str | None = None,
     made: date | None = None,
+    columns: pl.DataFrame | None = None,
 ) -> str:
     """The report as one HTML document.
 
@@ -63,6 +64,7 @@ def render_report(
         notes: what a reader must know of the data beside what the tables say, in sentences.
         dataset: where the originals came from, as it is shown; None where unknown.
         made: the day of the report; None leaves it out.
+        columns: `sample_columns`, which samples are filtered by; None where there is none.
     """
     import plotly.offline
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -70,6 +72,7 @@ def render_report(
     environment = Environment(loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined)
     explored = {setting: _explorer(results, parameters) for setting, results in settings.items()}
     shown = _texts(explored, settings, originals)
+    known = groups.sample_columns(columns, {name for part in explored.values() for name in part["variants"]})
     figures = {setting: _figures(results) for setting, results in settings.items()}
     proofs = {setting: _proofs(results) for setting, results in settings.items()}
     sections = {
@@ -90,6 +93,7 @@ def render_report(
         headline=headline_sentence(headlines(retrievals, controls, scores)),
         verdict=verdict(model, retrievals, controls),
         citation=citation(model, revision, dataset, _variants(retrievals), made),
+        groups=known["groups"],
         compared=any(results.variants is not None for results in settings.values()),
         palette=palette,
         sections=sections,
@@ -108,7 +112,13 @@ def render_report(
         ),
         by_token=any(results.token_attribution is not None for results in settings.values()),
         explorer=embedded_json(
-            {"settings": explored, "texts": shown, "tokens": _tokens(settings, shown), "style": _style()}
+            {
+                "settings": explored,
+                "texts": shown,
+                "tokens": _tokens(settings, shown),
+                "style": _style(),
+                **known,
+            }
         ),
     )
 
@@ -128,6 +138,7 @@ def _section(
         "sentences": sentences.sentences(results.retrieval, results.greedy, parameters),
         "methods": _methods(results.retrieval),
         "copies": _copies(results.retrieval),
+        "by_group": groups.group_tables(results.by_group),
         "controls": [{**row, "name": wording.method_name(row["control"])} for row in controls],
         "worth": {"columns": worth, "rows": evaluation_rows(worth)},
         "figures": figures,

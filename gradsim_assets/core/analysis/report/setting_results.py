@@ -23,5 +23,6 @@ class SettingResults:
     linear_datamodeling_score: pl.DataFrame | None = None
     removal: pl.DataFrame | None = None
     token_attribution: pl.DataFrame | None = None
+    by_group: pl.DataFrame | None = None  # retrieval_by_group
     prompt_no_prefix: int = 0  # samples of which the prompt is not what the whole begins with; once for every shard
     checked_pairs: int | None = None  # pairs recomputed by plain autograd, over all shards; None where nobody knows
