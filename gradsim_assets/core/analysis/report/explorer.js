@@ -1,8 +1,8 @@
 "use strict";
 // Runs the sample explorer at once; the plotting library is run after the first paint, and figures when they come into view.
-(() => {
+(async () => {
   const $ = (id) => document.getElementById(id);
-  const DATA = JSON.parse($("explorer-data").textContent);
+  const [DATA, TEXTS] = await Promise.all(["explorer-data", "texts-data"].map(Packed.json));
   const STYLE = DATA.style; // colours, symbols and words of all plots
   const CONFIG = Figures.CONFIG;
   const PAGE = 200; // samples listed at a time
@@ -34,7 +34,7 @@
       bm25Score: raw.bm25_score === null ? null : unpack(raw.bm25_score, Float32Array),
       similarity: unpack(raw.similarity, Int16Array),
       ranks: unpack(raw.ranks, Uint32Array),
-      texts: DATA.texts.variants[setting],
+      texts: TEXTS.variants[setting],
       lower: null,
     });
   };
@@ -84,7 +84,7 @@
   const searchable = () => {
     const here = data();
     here.lower ??= here.variants.map((id) =>
-      [id, ...[here.texts, DATA.texts.originals].flatMap((all) => (all?.[id] ?? []).map(([, text]) => text))].join("\n").toLowerCase());
+      [id, ...[here.texts, TEXTS.originals].flatMap((all) => (all?.[id] ?? []).map(([, text]) => text))].join("\n").toLowerCase());
     return here.lower;
   };
 
@@ -271,18 +271,19 @@
     return node;
   };
   // Turns are compared with those at the same place of the other text, where they are of the same role.
+  const asRead = (text) => ($("reading").value === "rendered" && Rendered.isReady() ? Rendered.node(text) : element("div", { className: "raw" }, text));
   const messages = (texts, others, side, kind, marked) =>
     texts ? texts.map(([role, own], n) => {
-      const other = others?.[n]?.[0] === role ? others[n][1] : undefined;
-      const compared = marked !== "nothing" && other !== undefined ? Texts.differences(...(side ? [other, own] : [own, other])) : null;
+      const other = others?.[n]?.[0] === role ? others[n][1] : undefined, node = asRead(own);
       // Words that the other one lacks are marked, unless the text stands alone or is too long.
-      return message(role, own, ...(compared?.[side].map(([part, differs]) => (differs ? element(kind, {}, part) : part)) ?? [own]));
+      if (marked !== "nothing" && other !== undefined) Texts.mark(node, asRead(other), side, kind);
+      return message(role, own, node);
     }) : [element("p", { className: "help" }, "This report holds no text for it.")];
 
   const renderTexts = () => {
     const id = data().variants[state.sample];
     const original = state.candidate === undefined ? id : originalOf(state.candidate);
-    const texts = [DATA.texts.originals?.[original], data().texts?.[id]];
+    const texts = [TEXTS.originals?.[original], data().texts?.[id]];
     $("original-head").textContent = original === id ? `Original ${id}` : `Candidate ${original}`;
     const marked = marking(), nodes = { original: $("original-text"), variant: $("variant-text") };
     const told = marked === "tokens" ? Tokens.pair(DATA.tokens[state.setting], id, original, { original: texts[0], variant: texts[1] }) : null;
@@ -418,7 +419,7 @@
     for (const name of ["order", "filter"]) {
       $(name).addEventListener("change", () => { list(); chooseSample(state.listed[0] ?? -1); });
     }
-    ($("marked") ?? $("differences")).addEventListener("change", renderTexts);
+    for (const switched of [$("marked") ?? $("differences"), $("reading")]) switched.addEventListener("change", renderTexts);
     window.addEventListener("hashchange", openAddress);
     let timer = 0;
     const search = () => {
@@ -457,11 +458,12 @@
     // A report that was opened as a file has no front page beside it.
     $("all-models").hidden = !location.protocol.startsWith("http");
     document.body.dataset.ready = "yes";
-    setTimeout(startFigures, 30);
+    setTimeout(startLibraries, 30);
   };
 
-  const startFigures = () => {
-    Figures.start(STYLE.darkened, followClicks, renderCurves);
+  const startLibraries = async () => {
+    await Promise.all([Rendered.load(), Figures.start(STYLE.darkened, followClicks, renderCurves)]);
+    if (state.sample >= 0) renderTexts();
     if (state.sample >= 0) {
       renderCurves();
       $("all-components").on("plotly_click", (event) => {

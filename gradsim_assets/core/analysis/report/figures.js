@@ -19,10 +19,7 @@ const Figures = (() => {
   // Plots are made for white paper; on a dark page what is ink there is light, whatever its place in the figure.
   const coloured = (figure) => (DARK.matches && !onPaper ? deep(figure, (text) => colours[text] ?? text) : figure);
 
-  const source = (node) => {
-    sources ??= JSON.parse(document.getElementById("figures-data").textContent);
-    return sources[node.dataset.figure];
-  };
+  const source = (node) => sources[node.dataset.figure];
 
   const draw = async (node) => {
     const figure = coloured(source(node)), first = !node.dataset.drawn;
@@ -99,10 +96,10 @@ const Figures = (() => {
   };
 
   // `darkened` says by what a colour is replaced on a dark page, `drawn` is told of every figure, `again` of other colours.
-  const start = (darkened, drawn, again) => {
+  const start = async (darkened, drawn, again) => {
     colours = darkened;
     onDrawn = drawn;
-    document.head.append(Object.assign(document.createElement("script"), { textContent: document.getElementById("plotly-source").textContent }));
+    [sources] = await Promise.all([Packed.json("figures-data"), Packed.run("plots")]);
     for (const node of all()) { buttons(node); watcher.observe(node); }
     DARK.addEventListener("change", () => { all().filter((node) => node.dataset.drawn).forEach(draw); again(); });
     for (const [kind, paper] of [["beforeprint", true], ["afterprint", false]]) {

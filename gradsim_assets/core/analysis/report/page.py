@@ -15,15 +15,16 @@ from gradsim_assets.core.analysis.report import explorer, sentences, tokens
 from gradsim_assets.core.analysis.report.citation import citation
 from gradsim_assets.core.analysis.report.evaluation_table import evaluation_columns, evaluation_rows
 from gradsim_assets.core.analysis.report.headline import headline_sentence, headlines
+from gradsim_assets.core.analysis.report.libraries import LIBRARIES, library_source, packed_library, script_hash
+from gradsim_assets.core.analysis.report.packing import packed_json
 from gradsim_assets.core.analysis.report.setting_results import SettingResults
 from gradsim_assets.core.analysis.report.verdict import verdict
 from gradsim_assets.core.analysis.report.warnings import warnings
-from gradsim_assets.core.embedded_json import embedded_json
 
 _HERE = Path(__file__).parent
 
 #: In the order in which they need one another.
-_SCRIPTS = ("texts.js", "tokens.js", "tables.js", "figures.js", "explorer.js")
+_SCRIPTS = ("packed.js", "texts.js", "rendered.js", "tokens.js", "tables.js", "figures.js", "explorer.js")
 
 
 @dataclass(frozen=True)
@@ -64,12 +65,12 @@ def render_report(
         dataset: where the originals came from, as it is shown; None where unknown.
         made: the day of the report; None leaves it out.
     """
-    import plotly.offline
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined)
     explored = {setting: _explorer(results, parameters) for setting, results in settings.items()}
     shown = _texts(explored, settings, originals)
+    script = "\n".join((_HERE / name).read_text() for name in _SCRIPTS)
     figures = {setting: _figures(results) for setting, results in settings.items()}
     proofs = {setting: _proofs(results) for setting, results in settings.items()}
     sections = {
@@ -96,9 +97,10 @@ def render_report(
         provenance=_rows(provenance or {}),
         warnings=[*notes, *warnings(parameters, settings, originals)],
         style=(_HERE / "style.css").read_text(),
-        script="\n".join((_HERE / name).read_text() for name in _SCRIPTS),
-        plotly=plotly.offline.get_plotlyjs(),
-        figures=embedded_json(
+        script=script,
+        allowed=" ".join(map(script_hash, (script, *map(library_source, LIBRARIES)))),
+        libraries={name: packed_library(name) for name in LIBRARIES},
+        figures=packed_json(
             {
                 f"{setting}-{kind}{n}": json.loads(figure.json)
                 for kind, drawn in (("", figures), ("proof", proofs))
@@ -107,9 +109,8 @@ def render_report(
             }
         ),
         by_token=any(results.token_attribution is not None for results in settings.values()),
-        explorer=embedded_json(
-            {"settings": explored, "texts": shown, "tokens": _tokens(settings, shown), "style": _style()}
-        ),
+        explorer=packed_json({"settings": explored, "tokens": _tokens(settings, shown), "style": _style()}),
+        texts=packed_json(shown),
     )
 
 
