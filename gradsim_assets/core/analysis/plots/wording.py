@@ -68,7 +68,7 @@ PLOTS = {
     "retrieval": Words(
         "Finding the own original",
         "Share of variants whose own original has the strictly highest similarity among its candidates, with Wilson's "
-        "95 % interval; the best component is chosen on the same variants, so its bar is optimistic.",
+        "95 % interval; the best component is chosen on the same variants: its interval allows for that, its bar is optimistic.",
     ),
     "controls": Words(
         "Beside its controls",
