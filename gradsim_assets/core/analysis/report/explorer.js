@@ -4,7 +4,6 @@
   const $ = (id) => document.getElementById(id);
   const [DATA, TEXTS] = await Promise.all(["explorer-data", "texts-data"].map(Packed.json));
   const STYLE = DATA.style; // colours, symbols and words of all plots
-  const CONFIG = Figures.CONFIG;
   const PAGE = 200; // samples listed at a time
   const NONE = -32768, SCALE = 32767;
 
@@ -57,13 +56,17 @@
     return result;
   };
   const originalOf = (pair) => data().originals[data().original[pair]];
-  // What a sample's own original has more, under the full gradient, than the best of the others; null where either is missing.
-  const margin = (sample) => {
+  // What a sample's own original has more, under a component, than the best of the others on this page; null where either is missing.
+  const margin = (sample, component = full()) => {
     const own = ownPair(sample);
     if (own === undefined) return null;
-    const rivals = pairsOf(sample).filter((pair) => pair !== own).map((pair) => cosine(pair, full())).filter((value) => value !== null);
-    const value = cosine(own, full());
+    const rivals = pairsOf(sample).filter((pair) => pair !== own).map((pair) => cosine(pair, component)).filter((value) => value !== null);
+    const value = cosine(own, component);
     return value === null || !rivals.length ? null : value - Math.max(...rivals);
+  };
+  const margins = (component = full()) => {
+    const known = (data().margins ??= {});
+    return (known[component] ??= data().variants.map((_, i) => margin(i, component)));
   };
   // The tenth of the samples whose decision hangs on least.
   const closest = () => {
@@ -116,7 +119,7 @@
         found.sort((a, b) => wrong(a, c) - wrong(b, c) || far(a) - far(b));
       }
     }
-    state.listed = found.filter(FILTERS[$("filter").value]);
+    state.listed = found.filter((i) => FILTERS[$("filter").value](i) && Brushing.passes(i));
     state.limit = PAGE;
     renderList();
   };
@@ -173,6 +176,7 @@
     state.component = component;
     $("component").value = String(component);
     if ($("order").value === "chosen" || $("filter").value === "component") list();
+    Brushing.draw();
     renderSample();
   };
 
@@ -354,7 +358,8 @@
     }
     const wide = layout(400);
     Object.assign(wide.xaxis, ticks);
-    Plotly.react("all-components", Figures.coloured(traces), Figures.coloured(wide), CONFIG);
+    $("all-components").dataset.name = `${state.setting}-${here.variants[state.sample]}-components`;
+    Figures.show($("all-components"), traces, wide);
     renderType(inside);
   };
 
@@ -379,7 +384,8 @@
     traces.filter((t) => !t.line.color).forEach((t, n) => { t.line.color = colours[n % colours.length]; });
     const narrow = layout(360), last = Math.max(...part.map((c) => c.depth));
     Object.assign(narrow.xaxis, { tick0: 0, dtick: Math.max(1, Math.ceil(last / 12)) });
-    Plotly.react("one-type", Figures.coloured(traces), Figures.coloured(narrow), CONFIG);
+    $("one-type").dataset.name = `${state.setting}-${here.variants[state.sample]}-${kind}`;
+    Figures.show($("one-type"), traces, narrow);
   };
 
   // ---- controls ------------------------------------------------------------------------------------------------
@@ -400,10 +406,12 @@
     $("setting").value = setting;
     const here = load(setting);
     fillComponents();
+    Brushing.forget();
     const kept = here.names.indexOf(component);
     state.component = kept >= 0 ? kept : here.best >= 0 ? here.best : full();
     $("component").value = String(state.component);
     list();
+    Brushing.draw();
     const again = here.variants.indexOf(before);
     chooseSample(again >= 0 ? again : (state.listed[0] ?? -1));
   };
@@ -414,6 +422,11 @@
   };
 
   const start = () => {
+    Brushing.start({
+      margins, layout, axis, name: (i) => data().variants[i], component: () => state.component, setting: () => state.setting, show: Figures.show,
+      colours: STYLE.cycle, words: STYLE.margins, touch: window.matchMedia("(pointer: coarse)").matches,
+      open: chooseSample, changed: () => { list(); if (!state.listed.includes(state.sample)) chooseSample(state.listed[0] ?? -1); },
+    });
     $("setting").addEventListener("change", (event) => openSetting(event.target.value));
     $("component").addEventListener("change", (event) => chooseComponent(Number(event.target.value)));
     for (const name of ["order", "filter"]) {
@@ -462,7 +475,8 @@
   };
 
   const startLibraries = async () => {
-    await Promise.all([Rendered.load(), Figures.start(STYLE.darkened, followClicks, renderCurves)]);
+    await Promise.all([Rendered.load(), Figures.start(STYLE.darkened, followClicks, () => { renderCurves(); Brushing.again(); })]);
+    Brushing.draw();
     if (state.sample >= 0) renderTexts();
     if (state.sample >= 0) {
       renderCurves();

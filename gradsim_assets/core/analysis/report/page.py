@@ -24,7 +24,16 @@ from gradsim_assets.core.analysis.report.warnings import warnings
 _HERE = Path(__file__).parent
 
 #: In the order in which they need one another.
-_SCRIPTS = ("packed.js", "texts.js", "rendered.js", "tokens.js", "tables.js", "figures.js", "explorer.js")
+_SCRIPTS = (
+    "packed.js",
+    "texts.js",
+    "rendered.js",
+    "tokens.js",
+    "tables.js",
+    "figures.js",
+    "brushing.js",
+    "explorer.js",
+)
 
 
 @dataclass(frozen=True)
@@ -96,7 +105,7 @@ def render_report(
         sections=sections,
         provenance=_rows(provenance or {}),
         warnings=[*notes, *warnings(parameters, settings, originals)],
-        style=(_HERE / "style.css").read_text(),
+        style="\n".join((_HERE / name).read_text() for name in ("style.css", "texts.css")),
         script=script,
         allowed=" ".join(map(script_hash, (script, *map(library_source, LIBRARIES)))),
         libraries={name: packed_library(name) for name in LIBRARIES},
@@ -173,6 +182,7 @@ def _style() -> dict[str, Any]:
         "darkened": palette.DARKENED,
         "depth": wording.DEPTH,
         "similarity": wording.SIMILARITY,
+        "margins": {"full": wording.MARGIN_FULL, "chosen": wording.MARGIN_CHOSEN},
         "full_gradient": wording.FULL_GRADIENT,
         "best_component": wording.BEST_COMPONENT,
     }

@@ -1,8 +1,7 @@
 """Texts in the page as a reader sees them (mark `ui`): Markdown, code, formulas, and what a text must never do."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -76,34 +75,6 @@ def with_answer(case: Case, original: str, variant: str | None = None) -> Case:
     for setting, results in case.settings.items():
         case.settings[setting] = replace(results, variants=put(results.variants, variant or original))
     return case
-
-
-@pytest.fixture(scope="module")
-def case() -> Case:
-    return Case()
-
-
-@pytest.fixture
-def open_page(browser: Any, tmp_path: Path) -> Iterator[Callable[..., Any]]:
-    errors: list[str] = []
-
-    def opened(html: str, width: int = 1280, dark: bool = False) -> Any:
-        (tmp_path / "index.html").write_text(html, encoding="utf-8")
-        scheme = "dark" if dark else "light"
-        context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
-        context.grant_permissions(["clipboard-read", "clipboard-write"])
-        page = context.new_page()
-        page.asked = []
-        page.on("request", lambda request: page.asked.append(request.url))
-        page.on("pageerror", lambda error: errors.append(str(error)))
-        page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
-        page.goto((tmp_path / "index.html").as_uri() + "#paraphrased/lima_1")
-        page.wait_for_selector("body[data-plots]")
-        return page
-
-    yield opened
-    # Of the policy's own words one test makes use.
-    assert [error for error in errors if "Content Security Policy" not in error] == []
 
 
 ANSWERED = "#original-text .message.assistant"
