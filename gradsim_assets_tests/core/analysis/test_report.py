@@ -405,7 +405,9 @@ def test_points_and_cells_choose_components(case, open_page):
     heatmap = page.locator('[data-figure="model_generated-2"]')
     heatmap.scroll_into_view_if_needed()
     page.wait_for_selector('[data-figure="model_generated-2"][data-drawn]')
-    heatmap.locator(".nsewdrag").first.click(position={"x": 5, "y": 5})  # block 0 of the first type
+    # Block 0 of the first type: the second of four columns, behind the embedding's.
+    area = heatmap.locator(".nsewdrag").first
+    area.click(position={"x": area.bounding_box()["width"] * 1.5 / 4, "y": 5})
     page.wait_for_function("document.querySelector('#setting').value === 'model_generated'")
     assert page.inner_text("#chosen-head") == "model.layers.0.self_attn.q_proj.weight"
 

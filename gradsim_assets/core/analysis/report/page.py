@@ -14,6 +14,7 @@ from gradsim_assets.core.analysis.plots import interactive, palette, series, wor
 from gradsim_assets.core.analysis.report import explorer, sentences, tokens
 from gradsim_assets.core.analysis.report.citation import citation
 from gradsim_assets.core.analysis.report.evaluation_table import evaluation_columns, evaluation_rows
+from gradsim_assets.core.analysis.report.family_means import family_means
 from gradsim_assets.core.analysis.report.headline import headline_sentence, headlines
 from gradsim_assets.core.analysis.report.libraries import LIBRARIES, library_source, packed_library, script_hash
 from gradsim_assets.core.analysis.report.packing import packed_json
@@ -80,7 +81,10 @@ def render_report(
     explored = {setting: _explorer(results, parameters) for setting, results in settings.items()}
     shown = _texts(explored, settings, originals)
     script = "\n".join((_HERE / name).read_text() for name in _SCRIPTS)
-    figures = {setting: _figures(results) for setting, results in settings.items()}
+    scales = {
+        column: series.common_scale(_of_components(settings, column), column) for column in ("accuracy", "agreement")
+    }
+    figures = {setting: _figures(results, scales) for setting, results in settings.items()}
     proofs = {setting: _proofs(results) for setting, results in settings.items()}
     sections = {
         setting: _section(setting, results, parameters, figures[setting], proofs[setting])
@@ -138,6 +142,7 @@ def _section(
         "sentences": sentences.sentences(results.retrieval, results.greedy, parameters),
         "methods": _methods(results.retrieval),
         "copies": _copies(results.retrieval),
+        "families": family_means(results.similarity),
         "controls": [{**row, "name": wording.method_name(row["control"])} for row in controls],
         "worth": {"columns": worth, "rows": evaluation_rows(worth)},
         "figures": figures,
@@ -210,14 +215,19 @@ def _tokens(settings: Mapping[str, SettingResults], texts: Mapping[str, Any]) ->
     }
 
 
-def _figures(results: SettingResults) -> list[_Figure]:
+def _of_components(settings: Mapping[str, SettingResults], column: str) -> list[pl.DataFrame]:
+    """The tables of every setting that have a figure of each component."""
+    return [getattr(results, column) for results in settings.values()]
+
+
+def _figures(results: SettingResults, scales: Mapping[str, tuple[float, float] | None]) -> list[_Figure]:
     levels = series.references(results.retrieval)
     per_component = [
         found
         for frame, column, shown in ((results.accuracy, "accuracy", levels), (results.agreement, "agreement", {}))
         for found in (
             (f"{column}_over_depth", interactive.over_depth(frame, column, shown)),
-            (f"{column}_bars", interactive.heatmap(frame, column)),
+            (f"{column}_bars", interactive.heatmap(frame, column, scales[column])),
             (f"{column}_attention_mlp", interactive.attention_against_mlp(frame, column, shown)),
             (f"{column}_by_parameters", interactive.box_by_size(frame, column)),
         )
