@@ -5,11 +5,12 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 PEERS  := build/peers
+LIBRARIES := gradsim_assets/core/analysis/report/libraries
 
 export GRADSIM_HOME ?= $(CURDIR)/.gradsim
 
 .DEFAULT_GOAL := help
-.PHONY: help demo ui docs test test-slow test-slurm test-architectures test-ui e2e-k8s bench bench-peers demo-weights golden-numbers lint format constraints clean
+.PHONY: help demo ui docs test test-slow test-slurm test-architectures test-ui e2e-k8s bench bench-peers demo-weights golden-numbers libraries lint format constraints clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-18s %s\n", $$1, $$2}'
@@ -74,6 +75,11 @@ demo-weights: $(STAMP) ## Train the demo's models as their recipes say; their we
 
 golden-numbers: $(STAMP) ## Record what the engine computes, after its declared numerics version was raised
 	@$(BIN)/python -m gradsim_assets_tests.support.golden_numbers
+
+libraries: ## Bundle the JavaScript that the report brings of others, as its package-lock.json names it (needs Node 20)
+	@rm -rf build/libraries && mkdir -p build/libraries
+	@cp $(LIBRARIES)/*.js $(LIBRARIES)/*.mjs $(LIBRARIES)/package*.json build/libraries/
+	@cd build/libraries && npm ci --silent --no-audit --no-fund --ignore-scripts && node build.mjs $(CURDIR)/$(LIBRARIES)
 
 # dg wants an environment that is activated, and writes nothing into the home.
 DG = GRADSIM_HOME=$(CURDIR)/build/dg GRADSIM_CONFIG=gradsim.example.toml DAGSTER_DISABLE_TELEMETRY=yes \

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Query, Response
 from gradsim_assets.configuration import load_settings
 from gradsim_assets.core.analysis.model_comparison import paired_differences
 from gradsim_assets.core.analysis.report.headline import BESIDE
+from gradsim_assets.core.partition_keys import model_slug
 from gradsim_assets.core.tables.schemas import FULL_GRADIENT, GRADIENT_SIMILARITY, MODEL_COMPARISON, SETTINGS
 from gradsim_assets.core.tables.storage import Partition, Tables
 from gradsim_assets.web.over_steps import Trajectory, trajectories
@@ -29,6 +30,7 @@ def router(site: Site, pages: Pages) -> APIRouter:
             trajectories=_trajectories(chosen),
             settings=SETTINGS,
             beside=BESIDE,
+            slug=model_slug,
             table=site.dagster_page("model_comparison"),
         )
 

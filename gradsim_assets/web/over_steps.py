@@ -48,12 +48,17 @@ def trajectories(comparison: pl.DataFrame, models: Collection[str]) -> list[Traj
     """Every run of which the table `model_comparison` has two of some models or more."""
     found = series.trajectories(comparison.filter(pl.col("model").is_in(list(models))))
     return [
-        Trajectory(run, setting, tuple(_panel(part, name) for name in series.OVER_STEPS if part[name].count()))
+        Trajectory(
+            run,
+            setting,
+            tuple(panel(part, name, wording.LABELS[name]) for name in series.OVER_STEPS if part[name].count()),
+        )
         for (run, setting), part in found.items()
     ]
 
 
-def _panel(part: pl.DataFrame, column: str) -> Panel:
+def panel(part: pl.DataFrame, column: str, label: str) -> Panel:
+    """The curves of a column over `step`, one for each `method`, with the ends of its intervals beside it (`_low`, `_high`)."""
     known = part.filter(pl.col(column).is_not_null())
     ends = series.ends_of(known, column, f"{column}_low", f"{column}_high")
     lowest, highest = min(0.0, ends[0]), max(1.0, ends[1])
@@ -80,7 +85,7 @@ def _panel(part: pl.DataFrame, column: str) -> Panel:
         )
 
     return Panel(
-        wording.LABELS[column],
+        label,
         tuple(curve(rows) for rows in known.partition_by("method", maintain_order=True)),
         tuple((x(step), str(step)) for step in _few(steps)),
         tuple((y(level), f"{level:.1f}") for level in np.linspace(lowest, highest, 6)),

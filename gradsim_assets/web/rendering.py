@@ -1,5 +1,6 @@
 """Templates of the pages, as answers to requests."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ class Pages:
         self._environment = Environment(loader=FileSystemLoader(folder), autoescape=True, undefined=StrictUndefined)
         self._environment.globals |= {"dagster": dagster, "setting_name": wording.setting_name}
 
-    def answer(self, template: str, status: int = 200, **values: Any) -> Response:
+    def answer(
+        self, template: str, status: int = 200, headers: Mapping[str, str] | None = None, **values: Any
+    ) -> Response:
         """A page as the answer to a request."""
         page = self._environment.get_template(template).render(**values)
-        return Response(page, status, {"Cache-Control": "no-cache"}, media_type="text/html")
+        return Response(page, status, {"Cache-Control": "no-cache", **(headers or {})}, media_type="text/html")

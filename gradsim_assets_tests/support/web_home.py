@@ -17,13 +17,22 @@ from pathlib import Path
 from typing import Any, Self
 
 import dagster as dg
+import polars as pl
 
+from gradsim_assets.configuration import DataSettings
 from gradsim_assets.core.analysis.control_comparison import control_comparison
 from gradsim_assets.core.analysis.report import summary
 from gradsim_assets.core.home import Home
 from gradsim_assets.core.models.controls import untrained_id
-from gradsim_assets.core.partition_keys import model_slug
-from gradsim_assets.core.tables.schemas import GRADIENT_SIMILARITY, SETTINGS
+from gradsim_assets.core.partition_keys import model_slug, shard_keys
+from gradsim_assets.core.tables.schemas import (
+    GRADIENT_SIMILARITY,
+    LIMA,
+    MODEL_GENERATED,
+    PARAPHRASED,
+    SETTINGS,
+    TableSchema,
+)
 from gradsim_assets.core.tables.storage import Partition, Tables
 from gradsim_assets.orchestration.model_registry import register
 from gradsim_assets.runs.instance_file import provide
@@ -136,6 +145,7 @@ class WebHome(PagesServer):
         for setting, results in case.settings.items():
             compared = control_comparison(results.similarity, {CONTROL: results.similarity})
             case.settings[setting] = replace(results, controls=compared)
+        self._write_texts()
         for model in (MODEL, CONTROL):
             self._write(model)
         self._write(OLD, old=True)
@@ -154,6 +164,29 @@ class WebHome(PagesServer):
         for setting in SETTINGS:
             similarity = self.case.settings[setting].similarity
             tables.write([GRADIENT_SIMILARITY.name, setting], similarity, Partition(model_slug(model)))
+
+    def _write_texts(self) -> None:
+        """Originals and variants, cut into the shards that there are where nothing is configured."""
+        tables, keys = Tables(str(self.home.tables)), shard_keys(DataSettings().shards)
+
+        def whole(frame: pl.DataFrame | None, schema: TableSchema) -> pl.DataFrame:
+            assert frame is not None
+            rest = {"provider": pl.lit("file"), "prompt_tokens": 1, "completion_tokens": 1, "truncated": False}
+            there = frame.with_columns(**{name: rest[name] for name in schema.columns if name in rest})
+            missing = {name: None for name in schema.columns if name not in there.columns}
+            return schema.enforce(there.with_columns(**missing).select(list(schema.columns)))
+
+        tables.write([LIMA.name], whole(self.case.originals, LIMA), Partition())
+        for setting, schema, models in (
+            ("paraphrased", PARAPHRASED, (None,)),
+            ("model_generated", MODEL_GENERATED, (MODEL, CONTROL)),
+        ):
+            frame = whole(self.case.settings[setting].variants, schema)
+            size = -(-frame.height // len(keys))
+            for model in models:
+                for place, shard in enumerate(keys):
+                    slug = None if model is None else model_slug(model)
+                    tables.write([setting], frame.slice(place * size, size), Partition(slug, shard))
 
     def files(self) -> dict[str, bytes]:
         """Everything that lies in the home, by name."""

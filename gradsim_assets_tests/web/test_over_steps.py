@@ -9,6 +9,7 @@ from gradsim_assets.core.analysis.model_comparison import model_comparison
 from gradsim_assets.core.analysis.report.headline import BESIDE
 from gradsim_assets.core.analysis.retrieval import retrieval
 from gradsim_assets.core.models.trajectories import Checkpoint
+from gradsim_assets.core.partition_keys import model_slug
 from gradsim_assets.core.similarity.pair_products import PairProducts
 from gradsim_assets.core.tables.schemas import SETTINGS
 from gradsim_assets.web.over_steps import BOTTOM, LEFT, RIGHT, TOP, trajectories
@@ -62,6 +63,7 @@ def test_the_page_draws_every_curve_and_names_it(comparison: pl.DataFrame) -> No
         differences={setting: [] for setting in SETTINGS},
         settings=SETTINGS,
         beside=BESIDE,
+        slug=model_slug,
         table="http://dagster/assets/model_comparison",
     )
     page = bytes(answer.body).decode()

@@ -35,11 +35,7 @@ def control_comparison(
 def _of_control(
     similarity: pl.DataFrame | pl.LazyFrame, control: str, other: pl.DataFrame | pl.LazyFrame
 ) -> pl.DataFrame:
-    own, theirs = _comparable(similarity.lazy(), other.lazy())
-    names, first = _ranks(own)
-    others, second = _ranks(theirs)
-    shared = [name for name in names if name in others]
-    first, second = first[[names.index(name) for name in shared]], second[[others.index(name) for name in shared]]
+    _, shared, first, second = paired_ranks(similarity.lazy(), other.lazy())
     right, theirs_right = first == 1, second == 1
     count = right.shape[1]
     reciprocal, theirs_reciprocal = 1 / first, 1 / second
@@ -68,6 +64,22 @@ def _of_control(
     ).select(list(CONTROL_COMPARISON.columns))
 
 
+def paired_ranks(
+    similarity: pl.LazyFrame, other: pl.LazyFrame
+) -> tuple[tuple[str, ...], list[str], np.ndarray, np.ndarray]:
+    """The ranks of own originals under two models, on the variants that have the same candidates under both.
+
+    Arguments are tables `gradient_similarity`. The V variants in the order of their ids, the C components that both have, and the
+    ranks under each model (float64 [C, V], infinite where the own original has none).
+    """
+    own, theirs = _comparable(similarity, other)
+    variants, names, first = _ranks(own)
+    _, others, second = _ranks(theirs)
+    shared = [name for name in names if name in others]
+    places = [[of_one.index(name) for name in shared] for of_one in (names, others)]
+    return variants, shared, first[places[0]], second[places[1]]
+
+
 def _comparable(own: pl.LazyFrame, other: pl.LazyFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
     """The rows of the variants that have the same candidates in both tables, in one order of pairs."""
     pair = ["variant_id", "original_id"]
@@ -81,14 +93,14 @@ def _comparable(own: pl.LazyFrame, other: pl.LazyFrame) -> tuple[pl.DataFrame, p
     )
 
 
-def _ranks(similarity: pl.DataFrame) -> tuple[list[str], np.ndarray]:
-    """Components, and the ranks of the own originals under each of them (float64 [C, V]), variants in the order of their ids."""
+def _ranks(similarity: pl.DataFrame) -> tuple[tuple[str, ...], list[str], np.ndarray]:
+    """Variants, components, and the ranks of the own originals under each of them (float64 [C, V]), variants in the order of their ids."""
     found: tuple[Candidates, tuple[str, ...], np.ndarray] = read_pairs(
         similarity, "gradient_similarity", ("similarity",)
     )
     candidates, components, values = found
     shape = (len(components), len(candidates.variants))
-    return list(components), np.array([candidates.ranks(row) for row in values]).reshape(shape)
+    return candidates.variants, list(components), np.array([candidates.ranks(row) for row in values]).reshape(shape)
 
 
 def of_full_gradient(comparison: pl.DataFrame | None) -> list[dict[str, Any]]:

@@ -44,12 +44,12 @@ def model_comparison(
 def paired_differences(
     similarity: pl.DataFrame | pl.LazyFrame, others: Mapping[str, pl.DataFrame | pl.LazyFrame]
 ) -> list[dict[str, Any]]:
-    """How the full gradient of a model differs from that of others, in the columns of `control_comparison`: on the variants
-    that have the same candidates under both, those with none in common left out.
+    """How one component (or the full gradient) of a model differs from that of others, in the columns of `control_comparison`: on
+    the variants that have the same candidates under both, those with none in common left out.
 
-    Arguments are rows of the full gradient in the tables `gradient_similarity`, of the others by their ids.
+    Arguments are that component's rows of the tables `gradient_similarity`, of the others by their ids.
     """
-    rows = of_full_gradient(control_comparison(similarity, others))
+    rows = control_comparison(similarity, others).rows(named=True)
     return [{**row, "model": row["control_model"]} for row in rows if row["variants"]]
 
 

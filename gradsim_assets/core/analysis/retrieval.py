@@ -7,7 +7,9 @@ import numpy as np
 import polars as pl
 
 from gradsim_assets.core.analysis.scoring import (
+    best_columns,
     best_component,
+    critical_value,
     paired_columns,
     recall_columns,
     retrieval_columns,
@@ -131,7 +133,9 @@ def retrieval(
     `overlap` is that of `text_overlap`; `verbatim` says by variant whether its answer is a copy of its original's, None
     where that is not known, `preconditioned` is the table `preconditioned_products`, `tracin` the one of that name. For chance
     all figures are expectations, and its intervals and test are null. The best component is chosen on the same variants
-    that it is scored on, so its accuracy is optimistic (see `greedy_selection` for held-out figures).
+    that it is scored on: its intervals are those for all components at once and its p-value is multiplied by their number
+    (Bonferroni), so that both hold whichever was chosen, while the figures themselves are optimistic (see `greedy_selection` for
+    held-out ones).
     """
     rows = methods(pairs, projected, bm25, parameters, overlap, preconditioned, tracin)
     candidates = pairs.candidates
@@ -149,6 +153,11 @@ def retrieval(
     columns["p_value"] = [None, *(mcnemar(correct[0], row) for row in correct[1:])]
     ahead = paired_columns(np.repeat(correct[:1], len(rows) - 1, axis=0), correct[1:])
     columns |= {name: [None, *values.tolist()] for name, values in ahead.items()}
+    if rows[-1].component is not None:
+        chosen = pairs.components.index(rows[-1].component)
+        for name, value in _of_best(pairs.ranks, chosen, correct[0], recall_at).items():
+            columns[name][-1] = value
+        columns["p_value"][-1] = min(1.0, columns["p_value"][-1] * len(pairs.components))
     columns["agreement"] = [rho(m.similarity, pairs.full_similarity) if m.is_cosine else None for m in rows]
     columns["component"] = [method.component for method in rows]
     chance = chance_row(candidates, recall_at)
@@ -162,12 +171,24 @@ def retrieval(
             },
         }
     )
-    return schemas.RETRIEVAL.enforce(frame.with_columns(_by_copy(correct, candidates, verbatim)))
+    by_copy = _by_copy(correct, candidates, verbatim, pairs.ranks == 1 if rows[-1].component is not None else None)
+    return schemas.RETRIEVAL.enforce(frame.with_columns(by_copy))
 
 
-def _by_copy(correct: np.ndarray, candidates: Candidates, verbatim: Mapping[str, bool] | None) -> list[pl.Series]:
+def _of_best(ranks: np.ndarray, chosen: int, full: np.ndarray, recall_at: Sequence[int]) -> dict[str, float]:
+    """The columns of the component that was chosen among all rows of the ranks [C, V], beside the decisions (bool [V]) of the full
+    gradient; with intervals that hold whichever was chosen."""
+    right = ranks == 1
+    differences = full.astype(float) - right
+    ahead = paired_columns(full[None], right[chosen : chosen + 1], critical_value(differences))
+    return best_columns(ranks, chosen, recall_at) | {name: float(values[0]) for name, values in ahead.items()}
+
+
+def _by_copy(
+    correct: np.ndarray, candidates: Candidates, verbatim: Mapping[str, bool] | None, among: np.ndarray | None
+) -> list[pl.Series]:
     """Accuracy on the variants whose answer is a copy, and on the others: for each row of `correct` (bool [M, V]), then for
-    chance; null where that is not known or there are none.
+    chance; null where that is not known or there are none. The last row was chosen `among` others (bool [C, V]), if any.
     """
     copied = [(verbatim or {}).get(variant) for variant in candidates.variants]
     series = []
@@ -176,7 +197,11 @@ def _by_copy(correct: np.ndarray, candidates: Candidates, verbatim: Mapping[str,
         count = None if verbatim is None else int(chosen.sum())
         series.append(pl.Series(f"variants_{name}", [count] * (len(correct) + 1), dtype=pl.Int64))
         guessed = _guessed(candidates)[chosen]
-        for column, values in share_columns(f"accuracy_{name}", correct[:, chosen]).items():
+        shares = share_columns(f"accuracy_{name}", correct[:, chosen])
+        if among is not None and chosen.any():
+            best = share_columns(f"accuracy_{name}", correct[-1:, chosen], critical_value(among[:, chosen]))
+            shares = {column: np.append(values[:-1], best[column]) for column, values in shares.items()}
+        for column, values in shares.items():
             chance = guessed.mean() if len(guessed) and column == f"accuracy_{name}" else np.nan
             series.append(pl.Series(column, np.append(values, chance), nan_to_null=True))
     return series

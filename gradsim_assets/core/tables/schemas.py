@@ -359,7 +359,8 @@ RETRIEVAL = TableSchema(
         "method": Column(
             pl.String(),
             f"{FULL_GRADIENT}, a preconditioner (of the full gradient), projection_P (P the proportion), bm25, {TEXT_OVERLAP} "
-            "(chrF2 of the answers), tracin and tracin_normalised (of the checkpoints of a run up to this one), best_component or chance",
+            "(chrF2 of the answers), tracin and tracin_normalised (of the checkpoints of a run up to this one), best_component (its intervals hold for all components at "
+            "once, its p-value is multiplied by their number) or chance",
         ),
         **_retrieval_columns(),
         "mean_best_similarity": Column(pl.Float64(), "mean over variants of the highest similarity", "cosine", True),

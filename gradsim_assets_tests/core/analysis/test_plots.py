@@ -300,3 +300,40 @@ def test_every_plot_is_worded_once(large):
     for name, plot in large.items():
         assert plot.title.startswith(wording.PLOTS[name].title)
         assert plot.help == wording.PLOTS[name].help
+
+
+def test_many_blocks_are_small_multiples_on_one_scale():
+    tables = Tables(24)
+    figure = json.loads(interactive.over_depth(tables.accuracy, "accuracy", {"full gradient": 0.97, "chance": 0.2}))
+    named = [trace for trace in figure["data"] if "customdata" in trace]
+    drawn = [name for trace in named for name in trace["customdata"]]
+    assert sorted(drawn) == sorted(tables.accuracy["component"]), "every component once"
+    assert len({trace["xaxis"] for trace in named}) == len(named) == 7 + 2, "a panel for each type"
+    titles = {annotation["text"] for annotation in figure["layout"]["annotations"]}
+    assert {"self_attn.q_proj", "mlp.down_proj", "embed_tokens", "lm_head"} <= titles
+    spans = {tuple(axis["range"]) for name, axis in figure["layout"].items() if name.startswith("yaxis")}
+    assert len(spans) == 1
+    low, high = spans.pop()
+    parts = series.with_interval(tables.accuracy, "accuracy")
+    assert low < parts["low"].min() and parts["high"].max() < high, "intervals are in sight"
+    areas = [trace for trace in figure["data"] if trace.get("fill")]
+    assert len(areas) == 7 and all(len(numbers(area["x"])) == 48 for area in areas)
+    assert [trace["name"] for trace in figure["data"] if trace.get("showlegend") is True] == ["full gradient", "chance"]
+    few = json.loads(interactive.over_depth(Tables(8).accuracy, "accuracy", {}))
+    assert "xaxis2" not in few["layout"], "lines of few blocks are told apart in one picture"
+
+
+def test_heat_maps_have_every_component_and_one_scale(small):
+    ends = series.common_scale(
+        [small.accuracy, small.accuracy.with_columns(accuracy=pl.col("accuracy") / 2)], "accuracy"
+    )
+    assert ends == (small.accuracy["accuracy"].min() / 2, small.accuracy["accuracy"].max())
+    (drawn,) = traces(interactive.heatmap(small.accuracy, "accuracy", ends))
+    assert (drawn["zmin"], drawn["zmax"]) == ends
+    names = [name for row in drawn["customdata"] for name in row if name]
+    assert sorted(names) == sorted(small.accuracy["component"])
+    grid = np.array(numbers(drawn["z"])).reshape(len(drawn["y"]), -1)
+    shown = {name: grid[i, j] for i, row in enumerate(drawn["customdata"]) for j, name in enumerate(row) if name}
+    assert shown == pytest.approx(dict(small.accuracy.select("component", "accuracy").iter_rows()))
+    assert drawn["y"][-2:] == ["embed_tokens", "lm_head"] and np.isfinite(grid[-2, 0]) and np.isfinite(grid[-1, -1])
+    assert series.common_scale([small.accuracy.head(1)], "accuracy") is None

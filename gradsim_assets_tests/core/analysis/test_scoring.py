@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from gradsim_assets.core.analysis.scoring import (
+    best_columns,
     bootstrap_interval,
+    critical_value,
     paired_columns,
     paired_interval,
     resampled,
@@ -150,3 +152,52 @@ def test_an_interval_depends_on_nothing_else() -> None:
 def test_values_without_spread_have_no_bootstrap_interval(values: np.ndarray) -> None:
     low, high = bootstrap_interval(values)
     assert low.shape == (2,) and np.isnan(low).all() and np.isnan(high).all()
+
+
+def test_one_of_many_needs_no_more_than_itself_where_all_are_alike_and_sidaks_where_none_are() -> None:
+    rng = np.random.default_rng(0)
+    one = rng.random((1, 500)) < 0.5
+    assert critical_value(one) == pytest.approx(Z, abs=0.06)
+    assert critical_value(np.repeat(one, 60, axis=0)) == pytest.approx(Z, abs=0.06)
+    # Sidak 1967: the two-sided quantile at 1 - 0.95^(1/60). A quantile of 4,000 draws is known to 0.05 there (two sigma).
+    assert critical_value(rng.random((60, 500)) < 0.5) == pytest.approx(3.337, abs=0.1)
+    same = np.ones((60, 500), dtype=bool)
+    assert critical_value(same) == pytest.approx(3.337, abs=0.1), (
+        "of rows without spread nobody knows how alike they are"
+    )
+    assert critical_value(np.ones((3, 0))) > Z and critical_value(np.ones((1, 1))) == pytest.approx(Z, abs=0.06)
+    alike = np.where(rng.random((60, 500)) < 0.8, one, rng.random((60, 500)) < 0.5)
+    assert Z < critical_value(alike) < 3.3, "the more alike, the less is to be allowed for"
+    assert critical_value(alike) == critical_value(alike.copy()), "the same decisions, the same value"
+
+
+@pytest.mark.parametrize(("alike", "variants"), [(0.0, 114), (0.6, 114), (0.6, 40), (0.95, 114)])
+def test_the_interval_of_the_best_holds_where_none_is_better_than_the_others(alike: float, variants: int) -> None:
+    """Under the null all components find half of the originals, and the best is so by chance alone."""
+    rng = np.random.default_rng(7)
+    repeats, components = 300, 40
+    covered = plain = 0
+    for _ in range(repeats):
+        common = rng.random((1, variants)) < 0.5
+        right = np.where(rng.random((components, variants)) < alike, common, rng.random((components, variants)) < 0.5)
+        best = int(right.sum(axis=1).argmax())
+        found = best_columns(np.where(right, 1.0, 2.0), best, ())
+        covered += found["accuracy_low"] <= 0.5 <= found["accuracy_high"]
+        low, high = wilson_interval(right[best : best + 1].sum(axis=1), variants)
+        plain += bool(low[0] <= 0.5 <= high[0])
+        # With ranks 1 and 2 alone, MRR is 0.5 + accuracy / 2: its interval must hold as well.
+        assert found["mrr"] == pytest.approx(0.5 + found["accuracy"] / 2)
+    # 95 % of 300 is 285, with a standard deviation of 3.8; three of them below. Only the lower end is tried by the best.
+    assert covered >= 285 - 12
+    assert plain < covered - (60 if alike < 0.9 else 5), "each by itself does not hold for the best of many"
+
+
+def test_the_best_of_one_is_that_one() -> None:
+    ranks = np.array([[1.0, 1, 2, 3, 1, 1, 2, 1]])
+    found, alone = best_columns(ranks, 0, (2,)), retrieval_columns(ranks, (2,))
+    for name, value in found.items():
+        # A quantile of draws for shares; the bootstrap's percentiles beside standard errors for MRR.
+        assert value == pytest.approx(float(alone[name][0]), abs=0.08), name
+    flat = best_columns(np.ones((3, 5)), 1, ())
+    assert flat["accuracy"] == flat["accuracy_high"] == 1.0 and 0 < flat["accuracy_low"] < 0.57
+    assert math.isnan(flat["mrr_low"]) and flat["mrr"] == 1.0

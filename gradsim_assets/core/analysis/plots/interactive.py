@@ -12,7 +12,7 @@ from gradsim_assets.core.evaluation.tail_patch import tail_patch_summary
 _PAIR = ("variant_id", "original_id")
 
 
-def _figure(height: int, **layout: Any) -> Any:
+def _figure(height: int, base: Any = None, **layout: Any) -> Any:
     import plotly.graph_objects as go
 
     axis = {
@@ -22,7 +22,7 @@ def _figure(height: int, **layout: Any) -> Any:
         "ticks": "outside",
         "automargin": True,
     }
-    figure = go.Figure()
+    figure = go.Figure() if base is None else base
     figure.update_layout(
         height=height,
         margin={"l": 60, "r": 15, "t": 15, "b": 50},
@@ -44,7 +44,7 @@ def _json(figure: Any) -> str:
     return figure.to_json()
 
 
-def _levels(figure: Any, levels: dict[str, float], x: tuple[float, float]) -> None:
+def _levels(figure: Any, levels: dict[str, float], x: tuple[float, float], **where: Any) -> None:
     for (name, level), style in zip(levels.items(), palette.REFERENCE_STYLES, strict=False):
         figure.add_scatter(
             x=list(x),
@@ -53,6 +53,7 @@ def _levels(figure: Any, levels: dict[str, float], x: tuple[float, float]) -> No
             line={"color": style.colour, "dash": style.line, "width": 1.5},
             name=name,
             hovertemplate=f"{name}: %{{y:.3f}}<extra></extra>",
+            **where,
         )
 
 
@@ -80,10 +81,13 @@ def _hover(components: Sequence[str], low: np.ndarray, high: np.ndarray) -> list
 
 
 def over_depth(frame: pl.DataFrame, column: str, levels: dict[str, float]) -> str | None:
-    """One line per component type over depth: types apart by colour and symbol, families by dash."""
+    """One line per component type over depth: types apart by colour and symbol, families by dash; a panel for each type where there
+    are so many blocks that lines would run into each other."""
     panels = series.lines(frame, column)
     if not panels:
         return None
+    if max(int(line.depth.max(initial=0)) for lines in panels.values() for line in lines) >= MOST_BLOCKS:
+        return _small_multiples(frame, column, levels)
     figure = _figure(520, xaxis_title=wording.DEPTH, yaxis_title=wording.LABELS[column])
     found = [line for lines in panels.values() for line in lines]
     for line in found:
@@ -111,10 +115,94 @@ def over_depth(frame: pl.DataFrame, column: str, levels: dict[str, float]) -> st
     return _json(figure)
 
 
+#: Blocks up to which the lines of all component types stand in one picture.
+MOST_BLOCKS = 8
+
+#: Panels beside each other, and the height of one in pixels.
+_COLUMNS, _PANEL = 2, 118
+
+
+def _small_multiples(frame: pl.DataFrame, column: str, levels: dict[str, float]) -> str:
+    """A panel for every component type, all on one scale, in the colour of its family and with the area of its intervals; what
+    stands outside the blocks is a point at its place in every panel of its own name."""
+    from plotly.subplots import make_subplots
+
+    found = [line for lines in series.lines(frame, column).values() for line in lines]
+    rest, places = series.outside(series.with_interval(frame, column)), series.outside_places(frame)
+    titles = [line.name for line in found] + rest["component_type"].to_list()
+    rows = -(-len(titles) // _COLUMNS)
+    gap = 26 / (_PANEL * rows)
+    grid = make_subplots(
+        rows, _COLUMNS, shared_xaxes="all", shared_yaxes="all", subplot_titles=titles, vertical_spacing=min(gap, 0.9 / rows)
+    )  # fmt: skip
+    figure = _figure(90 + _PANEL * rows, grid, margin={"l": 68, "r": 15, "t": 28, "b": 70})
+    figure.update_annotations(font={"size": 12, "color": palette.INK}, yshift=-2)
+    last = max(int(line.depth.max(initial=0)) for line in found)
+    for place, line in enumerate(found):
+        _panel(figure, line, row=place // _COLUMNS + 1, col=place % _COLUMNS + 1)
+    for place, (row, x) in enumerate(zip(rest.iter_rows(named=True), places, strict=True), len(found)):
+        where = {"row": place // _COLUMNS + 1, "col": place % _COLUMNS + 1}
+        one = pl.DataFrame([row], schema=rest.schema)
+        _outside(figure, one, column, [x], showlegend=False, **where)
+    for place in range(len(titles)):
+        where = {"row": place // _COLUMNS + 1, "col": place % _COLUMNS + 1}
+        _levels(figure, levels, (0, last), showlegend=place == 0, **where)
+    figure.update_xaxes(**_ticks(last, places, 6), tickangle=0, range=[-1.7, last + 1.7], title_text=None)
+    figure.update_yaxes(nticks=4, range=_span(frame, column, levels))
+    for place in range(max(0, len(titles) - _COLUMNS), len(titles)):
+        where = {"row": place // _COLUMNS + 1, "col": place % _COLUMNS + 1}
+        figure.update_xaxes(title_text=wording.DEPTH, showticklabels=True, title_font_size=12, **where)
+    figure.add_annotation(
+        text=wording.LABELS[column],
+        xref="paper",
+        yref="paper",
+        x=0,
+        y=0.5,
+        xshift=-44,
+        textangle=-90,
+        showarrow=False,
+        font={"size": 13, "color": palette.INK},
+    )
+    return _json(figure)
+
+
+def _panel(figure: Any, line: series.Line, **where: int) -> None:
+    """One component type with the area of its intervals."""
+    style = palette.FAMILY_STYLES[line.family]
+    known = ~np.isnan(line.low) & ~np.isnan(line.high)
+    if known.any():
+        depth = line.depth[known]
+        figure.add_scatter(
+            x=[*depth.tolist(), *depth[::-1].tolist()],
+            y=[*line.high[known].tolist(), *line.low[known][::-1].tolist()],
+            mode="lines",
+            fill="toself",
+            fillcolor=style.colour,
+            opacity=palette.AREA,
+            line={"width": 0},
+            hoverinfo="skip",
+            showlegend=False,
+            **where,
+        )
+    figure.add_scatter(
+        x=line.depth,
+        y=line.value,
+        mode="lines+markers",
+        name=line.name,
+        line={"color": style.colour, "width": 1.5},
+        marker={"symbol": style.symbol, "size": 4.5},
+        customdata=line.components,
+        text=_hover(line.components, line.low, line.high),
+        hovertemplate=_VALUE_Y,
+        showlegend=False,
+        **where,
+    )
+
+
 _VALUE_Y = "%{y:.4f} %{text}<extra></extra>"
 
 
-def _outside(figure: Any, rest: pl.DataFrame, column: str, places: list[int]) -> None:
+def _outside(figure: Any, rest: pl.DataFrame, column: str, places: list[int], **where: Any) -> None:
     value, low, high = (series.values(rest[name]) for name in (column, "low", "high"))
     components = rest["component"].to_list()
     figure.add_scatter(
@@ -127,35 +215,63 @@ def _outside(figure: Any, rest: pl.DataFrame, column: str, places: list[int]) ->
         customdata=components,
         text=_hover(components, low, high),
         hovertemplate=_VALUE_Y,
+        **where,
     )
 
 
-def _ticks(last: int, places: list[int]) -> dict[str, Any]:
+#: Numbers of blocks on an axis of a whole picture's width.
+MOST_TICKS = 12
+
+
+def _span(frame: pl.DataFrame, column: str, levels: dict[str, float]) -> list[float]:
+    """What an axis shows of a figure with its intervals, and of the levels that it is compared with."""
+    parts = series.with_interval(frame, column)
+    found = np.concatenate([*(series.values(parts[name]) for name in (column, "low", "high")), list(levels.values())])
+    low, high = float(np.nanmin(found)), float(np.nanmax(found))
+    room = 0.06 * (high - low) or 0.05
+    return [low - room, high + room]
+
+
+def _ticks(last: int, places: list[int], most: int = MOST_TICKS) -> dict[str, Any]:
     # Block numbers, and the names of the places before the first block and after the last.
-    depths = list(range(0, last + 1, max(1, -(-last // 12))))
+    every = max(1, -(-last // most))
+    depths = list(range(0, last + 1, every))
+    if most < MOST_TICKS:  # narrow: the names need the room of the numbers beside them
+        near = every / 2
+        depths = [d for d in depths if not (-1 in places and d < near) and not (last + 1 in places and d > last - near)]
     before, after = ([-1] if -1 in places else []), ([last + 1] if last + 1 in places else [])
     texts = ["in"] * len(before) + [str(depth) for depth in depths] + ["out"] * len(after)
     return {"tickvals": before + depths + after, "ticktext": texts}
 
 
-def heatmap(frame: pl.DataFrame, column: str) -> str | None:
-    """Component types against depth; the colour scale (cividis) reads the same with and without colour vision."""
+def heatmap(frame: pl.DataFrame, column: str, scale: tuple[float, float] | None = None) -> str | None:
+    """Component types against depth, and what stands outside the blocks before the first and after the last; the colour scale
+    (cividis) reads the same with and without colour vision. `scale` is its ends, so that other maps can be compared."""
     rows = [line for lines in series.lines(frame, column).values() for line in lines]
     if not rows:
         return None
-    depths = sorted({int(depth) for line in rows for depth in line.depth})
-    index = {depth: place for place, depth in enumerate(depths)}
-    grid = np.full((len(rows), len(depths)), np.nan)
+    rest, places = series.outside(series.with_interval(frame, column)), series.outside_places(frame)
+    last = max(int(line.depth.max(initial=0)) for line in rows)
+    depths = list(range(min([0, *places]), max([last, *places]) + 1))
+    grid = np.full((len(rows) + len(rest), len(depths)), np.nan)
     names, said = np.full(grid.shape, "", dtype=object), np.full(grid.shape, "", dtype=object)
     for row, line in enumerate(rows):
-        places = [index[int(depth)] for depth in line.depth]
-        grid[row, places], names[row, places] = line.value, line.components
-        said[row, places] = _hover(line.components, line.low, line.high)
-    figure = _figure(110 + 24 * len(rows), xaxis_title=wording.DEPTH)
+        at = [int(depth) - depths[0] for depth in line.depth]
+        grid[row, at], names[row, at] = line.value, line.components
+        said[row, at] = _hover(line.components, line.low, line.high)
+    value, low, high = (series.values(rest[name]) for name in (column, "low", "high"))
+    for row, place in enumerate(places, len(rows)):
+        one = slice(row - len(rows), row - len(rows) + 1)
+        at_place = place - depths[0]
+        grid[row, at_place], names[row, at_place] = value[one][0], rest["component"][one.start]
+        said[row, at_place] = _hover(rest["component"][one].to_list(), low[one], high[one])[0]
+    figure = _figure(110 + 24 * len(grid), xaxis_title=wording.DEPTH)
     figure.add_heatmap(
         x=depths,
-        y=[line.name for line in rows],
+        y=[*(line.name for line in rows), *rest["component_type"]],
         z=grid,
+        zmin=None if scale is None else scale[0],
+        zmax=None if scale is None else scale[1],
         customdata=names.tolist(),
         text=said.tolist(),
         colorscale="Cividis",
@@ -166,7 +282,7 @@ def heatmap(frame: pl.DataFrame, column: str) -> str | None:
         ygap=1,
     )
     figure.update_yaxes(autorange="reversed", showgrid=False, ticks="")
-    figure.update_xaxes(showgrid=False, **_ticks(depths[-1], []))
+    figure.update_xaxes(showgrid=False, **_ticks(last, places))
     return _json(figure)
 
 

@@ -105,6 +105,13 @@ def whiskers(value: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray
     return np.nan_to_num([value - low, high - value]).clip(0)
 
 
+def common_scale(frames: Sequence[pl.DataFrame], column: str) -> tuple[float, float] | None:
+    """The least and the largest number in a column of some frames; None where there is no number, or but one."""
+    found = np.concatenate([np.zeros(0), *(values(frame[column]) for frame in frames)])
+    found = found[~np.isnan(found)]
+    return (float(found.min()), float(found.max())) if len(found) and found.min() < found.max() else None
+
+
 def ends_of(frame: pl.DataFrame, *columns: str) -> tuple[float, float]:
     """The least and the largest number in some columns, 0 among them."""
     found = np.concatenate([[0.0], *(values(frame[name]) for name in columns)])

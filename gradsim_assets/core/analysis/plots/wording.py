@@ -11,6 +11,7 @@ DEPTH = "depth (block number)"
 ACCURACY = "accuracy (share of variants)"
 AGREEMENT = "agreement ρ (cosine)"
 SIMILARITY = "similarity (cosine)"
+MARGIN_FULL, MARGIN_CHOSEN = "margin, full gradient", "margin, component"
 OUTSIDE = "outside the blocks"
 SIZE = "parameters of a component"
 SHARE = "share of the parameters (%, log scale)"
@@ -68,7 +69,7 @@ PLOTS = {
     "retrieval": Words(
         "Finding the own original",
         "Share of variants whose own original has the strictly highest similarity among its candidates, with Wilson's "
-        "95 % interval; the best component is chosen on the same variants, so its bar is optimistic.",
+        "95 % interval; the best component is chosen on the same variants: its interval allows for that, its bar is optimistic.",
     ),
     "controls": Words(
         "Beside its controls",

@@ -1,10 +1,9 @@
 "use strict";
 // Runs the sample explorer at once; the plotting library is run after the first paint, and figures when they come into view.
-(() => {
+(async () => {
   const $ = (id) => document.getElementById(id);
-  const DATA = JSON.parse($("explorer-data").textContent);
+  const [DATA, TEXTS] = await Promise.all(["explorer-data", "texts-data"].map(Packed.json));
   const STYLE = DATA.style; // colours, symbols and words of all plots
-  const CONFIG = Figures.CONFIG;
   const PAGE = 200; // samples listed at a time
   const NONE = -32768, SCALE = 32767;
 
@@ -34,7 +33,7 @@
       bm25Score: raw.bm25_score === null ? null : unpack(raw.bm25_score, Float32Array),
       similarity: unpack(raw.similarity, Int16Array),
       ranks: unpack(raw.ranks, Uint32Array),
-      texts: DATA.texts.variants[setting],
+      texts: TEXTS.variants[setting],
       lower: null,
     });
   };
@@ -57,13 +56,17 @@
     return result;
   };
   const originalOf = (pair) => data().originals[data().original[pair]];
-  // What a sample's own original has more, under the full gradient, than the best of the others; null where either is missing.
-  const margin = (sample) => {
+  // What a sample's own original has more, under a component, than the best of the others on this page; null where either is missing.
+  const margin = (sample, component = full()) => {
     const own = ownPair(sample);
     if (own === undefined) return null;
-    const rivals = pairsOf(sample).filter((pair) => pair !== own).map((pair) => cosine(pair, full())).filter((value) => value !== null);
-    const value = cosine(own, full());
+    const rivals = pairsOf(sample).filter((pair) => pair !== own).map((pair) => cosine(pair, component)).filter((value) => value !== null);
+    const value = cosine(own, component);
     return value === null || !rivals.length ? null : value - Math.max(...rivals);
+  };
+  const margins = (component = full()) => {
+    const known = (data().margins ??= {});
+    return (known[component] ??= data().variants.map((_, i) => margin(i, component)));
   };
   // The tenth of the samples whose decision hangs on least.
   const closest = () => {
@@ -84,7 +87,7 @@
   const searchable = () => {
     const here = data();
     here.lower ??= here.variants.map((id) =>
-      [id, ...[here.texts, DATA.texts.originals].flatMap((all) => (all?.[id] ?? []).map(([, text]) => text))].join("\n").toLowerCase());
+      [id, ...[here.texts, TEXTS.originals].flatMap((all) => (all?.[id] ?? []).map(([, text]) => text))].join("\n").toLowerCase());
     return here.lower;
   };
 
@@ -145,7 +148,8 @@
         found.sort((a, b) => wrong(a, c) - wrong(b, c) || far(a) - far(b));
       }
     }
-    state.listed = found.filter(FILTERS[$("filter").value]).filter(inGroup());
+    const passes = FILTERS[$("filter").value], belongs = inGroup();
+    state.listed = found.filter((i) => passes(i) && belongs(i) && Brushing.passes(i));
     state.limit = PAGE;
     renderList();
   };
@@ -202,6 +206,7 @@
     state.component = component;
     $("component").value = String(component);
     if ($("order").value === "chosen" || $("filter").value === "component") list();
+    Brushing.draw();
     renderSample();
   };
 
@@ -302,18 +307,19 @@
     return node;
   };
   // Turns are compared with those at the same place of the other text, where they are of the same role.
+  const asRead = (text) => ($("reading").value === "rendered" && Rendered.isReady() ? Rendered.node(text) : element("div", { className: "raw" }, text));
   const messages = (texts, others, side, kind, marked) =>
     texts ? texts.map(([role, own], n) => {
-      const other = others?.[n]?.[0] === role ? others[n][1] : undefined;
-      const compared = marked !== "nothing" && other !== undefined ? Texts.differences(...(side ? [other, own] : [own, other])) : null;
+      const other = others?.[n]?.[0] === role ? others[n][1] : undefined, node = asRead(own);
       // Words that the other one lacks are marked, unless the text stands alone or is too long.
-      return message(role, own, ...(compared?.[side].map(([part, differs]) => (differs ? element(kind, {}, part) : part)) ?? [own]));
+      if (marked !== "nothing" && other !== undefined) Texts.mark(node, asRead(other), side, kind);
+      return message(role, own, node);
     }) : [element("p", { className: "help" }, "This report holds no text for it.")];
 
   const renderTexts = () => {
     const id = data().variants[state.sample];
     const original = state.candidate === undefined ? id : originalOf(state.candidate);
-    const texts = [DATA.texts.originals?.[original], data().texts?.[id]];
+    const texts = [TEXTS.originals?.[original], data().texts?.[id]];
     $("original-head").textContent = original === id ? `Original ${id}` : `Candidate ${original}`;
     const marked = marking(), nodes = { original: $("original-text"), variant: $("variant-text") };
     const told = marked === "tokens" ? Tokens.pair(DATA.tokens[state.setting], id, original, { original: texts[0], variant: texts[1] }) : null;
@@ -384,7 +390,8 @@
     }
     const wide = layout(400);
     Object.assign(wide.xaxis, ticks);
-    Plotly.react("all-components", Figures.coloured(traces), Figures.coloured(wide), CONFIG);
+    $("all-components").dataset.name = `${state.setting}-${here.variants[state.sample]}-components`;
+    Figures.show($("all-components"), traces, wide);
     renderType(inside);
   };
 
@@ -409,7 +416,8 @@
     traces.filter((t) => !t.line.color).forEach((t, n) => { t.line.color = colours[n % colours.length]; });
     const narrow = layout(360), last = Math.max(...part.map((c) => c.depth));
     Object.assign(narrow.xaxis, { tick0: 0, dtick: Math.max(1, Math.ceil(last / 12)) });
-    Plotly.react("one-type", Figures.coloured(traces), Figures.coloured(narrow), CONFIG);
+    $("one-type").dataset.name = `${state.setting}-${here.variants[state.sample]}-${kind}`;
+    Figures.show($("one-type"), traces, narrow);
   };
 
   // ---- controls ------------------------------------------------------------------------------------------------
@@ -431,10 +439,12 @@
     const here = load(setting);
     fillComponents();
     fillGroups();
+    Brushing.forget();
     const kept = here.names.indexOf(component);
     state.component = kept >= 0 ? kept : here.best >= 0 ? here.best : full();
     $("component").value = String(state.component);
     list();
+    Brushing.draw();
     const again = here.variants.indexOf(before);
     chooseSample(again >= 0 ? again : (state.listed[0] ?? -1));
   };
@@ -445,12 +455,17 @@
   };
 
   const start = () => {
+    Brushing.start({
+      margins, layout, axis, name: (i) => data().variants[i], component: () => state.component, setting: () => state.setting, show: Figures.show,
+      colours: STYLE.cycle, words: STYLE.margins, touch: window.matchMedia("(pointer: coarse)").matches,
+      open: chooseSample, changed: () => { list(); if (!state.listed.includes(state.sample)) chooseSample(state.listed[0] ?? -1); },
+    });
     $("setting").addEventListener("change", (event) => openSetting(event.target.value));
     $("component").addEventListener("change", (event) => chooseComponent(Number(event.target.value)));
     for (const name of ["order", "filter", "group"]) {
       $(name)?.addEventListener("change", () => { list(); chooseSample(state.listed[0] ?? -1); });
     }
-    ($("marked") ?? $("differences")).addEventListener("change", renderTexts);
+    for (const switched of [$("marked") ?? $("differences"), $("reading")]) switched.addEventListener("change", renderTexts);
     window.addEventListener("hashchange", openAddress);
     let timer = 0;
     const search = () => {
@@ -489,11 +504,13 @@
     // A report that was opened as a file has no front page beside it.
     $("all-models").hidden = !location.protocol.startsWith("http");
     document.body.dataset.ready = "yes";
-    setTimeout(startFigures, 30);
+    setTimeout(startLibraries, 30);
   };
 
-  const startFigures = () => {
-    Figures.start(STYLE.darkened, followClicks, renderCurves);
+  const startLibraries = async () => {
+    await Promise.all([Rendered.load(), Figures.start(STYLE.darkened, followClicks, () => { renderCurves(); Brushing.again(); })]);
+    Brushing.draw();
+    if (state.sample >= 0) renderTexts();
     if (state.sample >= 0) {
       renderCurves();
       $("all-components").on("plotly_click", (event) => {

@@ -4,7 +4,9 @@ const Figures = (() => {
   const CONFIG = { responsive: true, displaylogo: false, displayModeBar: false, scrollZoom: false };
   const DARK = window.matchMedia("screen and (prefers-color-scheme: dark)");
   // A column of a two-column paper is 3.3 inches wide; pictures of points have 300 of them an inch.
-  const COLUMN = 3.3 * 96, DENSITY = 300 / 96;
+  const COLUMN = 3.3 * 96, DENSITY = 300 / 96, POINT = 72 / 96;
+  const LETTERS = 10; // 7.5 points
+  const LEAST = 200; // pixels of height, which the title of a scale needs
   let sources = null, colours = {}, onPaper = false, onDrawn = () => {};
 
   const deep = (value, change) => {
@@ -19,9 +21,14 @@ const Figures = (() => {
   // Plots are made for white paper; on a dark page what is ink there is light, whatever its place in the figure.
   const coloured = (figure) => (DARK.matches && !onPaper ? deep(figure, (text) => colours[text] ?? text) : figure);
 
-  const source = (node) => {
-    sources ??= JSON.parse(document.getElementById("figures-data").textContent);
-    return sources[node.dataset.figure];
+  const given = new Map(); // figures that the page makes itself, by node
+  const source = (node) => given.get(node) ?? sources[node.dataset.figure];
+
+  // Draws a figure that the page makes itself; it is saved as all others are.
+  const show = (node, data, layout) => {
+    given.set(node, { data, layout });
+    node.style.minHeight = "";
+    return Plotly.react(node, coloured(data), coloured(layout), CONFIG);
   };
 
   const draw = async (node) => {
@@ -50,14 +57,55 @@ const Figures = (() => {
     setTimeout(() => URL.revokeObjectURL(link.href), 1000);
   };
 
-  // The picture is of paper, also where the page is dark: a copy is drawn out of sight.
+  // The picture is of paper, also where the page is dark: a copy is drawn out of sight, as wide as a column and with its letters
+  // and marks as large as they are printed there.
+  const scaled = ({ data, layout }, shrunk) => {
+    const smaller = (value, most) => (typeof value === "number" ? Math.min(value, most) : value);
+    const small = {
+      ...layout, width: COLUMN, height: Math.max(LEAST, Math.round((layout.height ?? 450) * shrunk)), autosize: false, margin: { l: 44, r: 8, t: 8, b: 36 },
+      font: { ...layout.font, size: LETTERS, family: "Helvetica, Arial, sans-serif" }, legend: { ...layout.legend, font: { size: LETTERS - 1 } },
+    };
+    for (const name of Object.keys(layout).filter((one) => /^[xy]axis\d*$/.test(one))) {
+      small[name] = { ...layout[name], title: { ...layout[name].title, font: { size: LETTERS }, standoff: 4 } };
+    }
+    const traces = data.map((trace) => ({
+      ...trace,
+      ...(trace.marker?.size && { marker: { ...trace.marker, size: smaller(trace.marker.size, 4.5) } }),
+      ...(trace.colorbar && { colorbar: { ...trace.colorbar, title: { ...trace.colorbar.title, font: { size: LETTERS - 1 } } } }),
+      ...(trace.line?.width && { line: { ...trace.line, width: smaller(trace.line.width, 1.2) } }),
+    }));
+    return { data: traces, layout: small };
+  };
+
+  // Signs that the letters of PDF's own fonts lack.
+  const printable = (svg) => svg.replaceAll("\u2212", "\u2013").replaceAll("ρ", "rho").replaceAll("\u00a0", " ");
+
+  const asPdf = async (svg, width, height) => {
+    await Packed.run("paper");
+    const { jsPDF, svg2pdf } = globalThis.PaperLibraries;
+    const size = [width * POINT, height * POINT];
+    const page = new jsPDF({ unit: "pt", format: size, orientation: width > height ? "landscape" : "portrait", compress: true });
+    const drawn = new DOMParser().parseFromString(printable(svg), "image/svg+xml").documentElement;
+    document.body.append(drawn); // it is measured where it is shown
+    try {
+      await svg2pdf(drawn, page, { x: 0, y: 0, width: size[0], height: size[1] });
+    } finally {
+      drawn.remove();
+    }
+    return page.output("arraybuffer");
+  };
+
   const picture = async (node, format) => {
-    const figure = source(node), width = node.clientWidth || 700, height = figure.layout.height ?? 450;
-    const copy = document.createElement("div");
-    const options = { format, width, height, scale: format === "png" ? (COLUMN * DENSITY) / Math.min(width, COLUMN) : 1 };
-    await Plotly.newPlot(copy, figure.data, { ...figure.layout, width, height }, { staticPlot: true });
-    await Plotly.downloadImage(copy, { ...options, filename: node.dataset.name });
+    const figure = source(node), copy = document.createElement("div");
+    const { data, layout } = scaled(figure, Math.max(0.6, COLUMN / (node.clientWidth || COLUMN)));
+    await Plotly.newPlot(copy, data, layout, { staticPlot: true });
+    const vector = format !== "png", { width, height } = layout;
+    const address = await Plotly.toImage(copy, { format: vector ? "svg" : "png", width, height, scale: vector ? 1 : DENSITY });
     Plotly.purge(copy);
+    const name = `${node.dataset.name}.${format}`;
+    if (!vector) return save(name, Uint8Array.from(atob(address.split(",")[1]), (sign) => sign.charCodeAt(0)), "image/png");
+    const svg = decodeURIComponent(address.slice(address.indexOf(",") + 1));
+    return format === "svg" ? save(name, svg, "image/svg+xml") : save(name, await asPdf(svg, width, height), "application/pdf");
   };
 
   const listed = (value) => (value === undefined || value === null ? [] : Array.isArray(value) || ArrayBuffer.isView(value) ? [...value] : [value]);
@@ -89,26 +137,28 @@ const Figures = (() => {
     row.className = "copies";
     const add = (label, title, act) => {
       const button = Object.assign(document.createElement("button"), { type: "button", className: "small", textContent: label, title });
-      button.addEventListener("click", async () => { if (!node.dataset.drawn) await draw(node); await act(); });
+      button.addEventListener("click", async () => { if (node.dataset.figure && !node.dataset.drawn) await draw(node); await act(); });
       row.append(button);
     };
-    add("PNG", "Save as a picture, 300 points an inch at a paper's column width", () => picture(node, "png"));
-    add("SVG", "Save as a vector picture", () => picture(node, "svg"));
+    add("PNG", "Save as a picture of a paper's column width (3.3 inches), 300 points an inch", () => picture(node, "png"));
+    add("SVG", "Save as a vector picture of a paper's column width", () => picture(node, "svg"));
+    add("PDF", "Save as a vector picture of a paper's column width, for LaTeX", () => picture(node, "pdf"));
     add("CSV", "Save the numbers behind the plot", () => save(`${node.dataset.name}.csv`, numbers(node), "text/csv"));
     node.after(row);
   };
 
   // `darkened` says by what a colour is replaced on a dark page, `drawn` is told of every figure, `again` of other colours.
-  const start = (darkened, drawn, again) => {
+  const start = async (darkened, drawn, again) => {
     colours = darkened;
     onDrawn = drawn;
-    document.head.append(Object.assign(document.createElement("script"), { textContent: document.getElementById("plotly-source").textContent }));
-    for (const node of all()) { buttons(node); watcher.observe(node); }
+    [sources] = await Promise.all([Packed.json("figures-data"), Packed.run("plots")]);
+    document.querySelectorAll("[data-name]").forEach(buttons);
+    for (const node of all()) watcher.observe(node);
     DARK.addEventListener("change", () => { all().filter((node) => node.dataset.drawn).forEach(draw); again(); });
     for (const [kind, paper] of [["beforeprint", true], ["afterprint", false]]) {
       window.addEventListener(kind, () => { onPaper = paper; all().forEach(draw); again(); });
     }
   };
 
-  return { start, coloured, CONFIG };
+  return { start, show };
 })();

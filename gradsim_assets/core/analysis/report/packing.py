@@ -1,6 +1,9 @@
-"""Numbers in a page."""
+"""Numbers and data in a page."""
 
 import base64
+import gzip
+import json
+from typing import Any
 
 import numpy as np
 
@@ -8,3 +11,11 @@ import numpy as np
 def pack(values: np.ndarray) -> str:
     """Base64 of little-endian numbers, which the page reads as a typed array."""
     return base64.b64encode(values.astype(values.dtype.newbyteorder("<")).tobytes()).decode()
+
+
+def packed_json(value: Any) -> str:
+    """Base64 of JSON under gzip, which `packed.js` reads: nothing of it can end the script element that it stands in."""
+    document = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    # Lone surrogates, which texts out of JSON may have, are written as escapes. No time stamp: the same data give the same page.
+    whole = document.encode("utf-8", "backslashreplace")
+    return base64.b64encode(gzip.compress(whole, compresslevel=6, mtime=0)).decode()

@@ -14,16 +14,27 @@ from gradsim_assets.core.analysis.plots import interactive, palette, series, wor
 from gradsim_assets.core.analysis.report import explorer, groups, sentences, tokens
 from gradsim_assets.core.analysis.report.citation import citation
 from gradsim_assets.core.analysis.report.evaluation_table import evaluation_columns, evaluation_rows
+from gradsim_assets.core.analysis.report.family_means import family_means
 from gradsim_assets.core.analysis.report.headline import headline_sentence, headlines
+from gradsim_assets.core.analysis.report.libraries import LIBRARIES, library_source, packed_library, script_hash
+from gradsim_assets.core.analysis.report.packing import packed_json
 from gradsim_assets.core.analysis.report.setting_results import SettingResults
 from gradsim_assets.core.analysis.report.verdict import verdict
 from gradsim_assets.core.analysis.report.warnings import warnings
-from gradsim_assets.core.embedded_json import embedded_json
 
 _HERE = Path(__file__).parent
 
 #: In the order in which they need one another.
-_SCRIPTS = ("texts.js", "tokens.js", "tables.js", "figures.js", "explorer.js")
+_SCRIPTS = (
+    "packed.js",
+    "texts.js",
+    "rendered.js",
+    "tokens.js",
+    "tables.js",
+    "figures.js",
+    "brushing.js",
+    "explorer.js",
+)
 
 
 @dataclass(frozen=True)
@@ -66,14 +77,17 @@ def render_report(
         made: the day of the report; None leaves it out.
         columns: `sample_columns`, which samples are filtered by; None where there is none.
     """
-    import plotly.offline
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined)
     explored = {setting: _explorer(results, parameters) for setting, results in settings.items()}
     shown = _texts(explored, settings, originals)
     known = groups.sample_columns(columns, {name for part in explored.values() for name in part["variants"]})
-    figures = {setting: _figures(results) for setting, results in settings.items()}
+    script = "\n".join((_HERE / name).read_text() for name in _SCRIPTS)
+    scales = {
+        column: series.common_scale(_of_components(settings, column), column) for column in ("accuracy", "agreement")
+    }
+    figures = {setting: _figures(results, scales) for setting, results in settings.items()}
     proofs = {setting: _proofs(results) for setting, results in settings.items()}
     sections = {
         setting: _section(setting, results, parameters, figures[setting], proofs[setting])
@@ -99,10 +113,11 @@ def render_report(
         sections=sections,
         provenance=_rows(provenance or {}),
         warnings=[*notes, *warnings(parameters, settings, originals)],
-        style=(_HERE / "style.css").read_text(),
-        script="\n".join((_HERE / name).read_text() for name in _SCRIPTS),
-        plotly=plotly.offline.get_plotlyjs(),
-        figures=embedded_json(
+        style="\n".join((_HERE / name).read_text() for name in ("style.css", "texts.css")),
+        script=script,
+        allowed=" ".join(map(script_hash, (script, *map(library_source, LIBRARIES)))),
+        libraries={name: packed_library(name) for name in LIBRARIES},
+        figures=packed_json(
             {
                 f"{setting}-{kind}{n}": json.loads(figure.json)
                 for kind, drawn in (("", figures), ("proof", proofs))
@@ -111,15 +126,8 @@ def render_report(
             }
         ),
         by_token=any(results.token_attribution is not None for results in settings.values()),
-        explorer=embedded_json(
-            {
-                "settings": explored,
-                "texts": shown,
-                "tokens": _tokens(settings, shown),
-                "style": _style(),
-                **known,
-            }
-        ),
+        explorer=packed_json({"settings": explored, "tokens": _tokens(settings, shown), "style": _style(), **known}),
+        texts=packed_json(shown),
     )
 
 
@@ -139,6 +147,7 @@ def _section(
         "methods": _methods(results.retrieval),
         "copies": _copies(results.retrieval),
         "by_group": groups.group_tables(results.by_group),
+        "families": family_means(results.similarity),
         "controls": [{**row, "name": wording.method_name(row["control"])} for row in controls],
         "worth": {"columns": worth, "rows": evaluation_rows(worth)},
         "figures": figures,
@@ -183,6 +192,7 @@ def _style() -> dict[str, Any]:
         "darkened": palette.DARKENED,
         "depth": wording.DEPTH,
         "similarity": wording.SIMILARITY,
+        "margins": {"full": wording.MARGIN_FULL, "chosen": wording.MARGIN_CHOSEN},
         "full_gradient": wording.FULL_GRADIENT,
         "best_component": wording.BEST_COMPONENT,
     }
@@ -210,14 +220,19 @@ def _tokens(settings: Mapping[str, SettingResults], texts: Mapping[str, Any]) ->
     }
 
 
-def _figures(results: SettingResults) -> list[_Figure]:
+def _of_components(settings: Mapping[str, SettingResults], column: str) -> list[pl.DataFrame]:
+    """The tables of every setting that have a figure of each component."""
+    return [getattr(results, column) for results in settings.values()]
+
+
+def _figures(results: SettingResults, scales: Mapping[str, tuple[float, float] | None]) -> list[_Figure]:
     levels = series.references(results.retrieval)
     per_component = [
         found
         for frame, column, shown in ((results.accuracy, "accuracy", levels), (results.agreement, "agreement", {}))
         for found in (
             (f"{column}_over_depth", interactive.over_depth(frame, column, shown)),
-            (f"{column}_bars", interactive.heatmap(frame, column)),
+            (f"{column}_bars", interactive.heatmap(frame, column, scales[column])),
             (f"{column}_attention_mlp", interactive.attention_against_mlp(frame, column, shown)),
             (f"{column}_by_parameters", interactive.box_by_size(frame, column)),
         )

@@ -236,8 +236,8 @@ def _best(row: Mapping[str, Any], parameters: pl.DataFrame | None) -> str:
         share = dict(parameters.select("component", "share").iter_rows()).get(row["component"])
     size = "" if share is None else f" ({100 * share:.2g}\u00a0% of the parameters)"
     return (
-        f"The best single component, {row['component']}{size}, reaches {row['accuracy']:.3f}{_test(row)}; it is chosen "
-        "on the same variants, which flatters it."
+        f"The best single component, {row['component']}{size}, reaches {row['accuracy']:.3f}{_interval(row)}{_test(row)}; it is "
+        "chosen on the same variants: interval and test allow for the choice among all components, the figure itself flatters."
     )
 
 

@@ -57,6 +57,35 @@ const Texts = (() => {
     });
   };
 
+  const leaves = (root) => {
+    const walker = document.createTreeWalker(root, NodeFilter.SHOW_TEXT), found = [];
+    while (walker.nextNode()) found.push(walker.currentNode);
+    return found;
+  };
+
+  // Marks (as `kind`) what words of a text the other one lacks, in whatever elements they stand; `side` is 0 for the first of the
+  // two. A formula is marked as a whole. Nothing is marked where texts are too long to compare.
+  const mark = (root, other, side, kind) => {
+    const own = leaves(root), texts = [own, leaves(other)].map((nodes) => nodes.map((node) => node.data).join(""));
+    const parts = differences(...(side ? texts.reverse() : texts))?.[side];
+    let part = 0, used = 0;
+    for (const node of parts ? own : []) {
+      const pieces = [];
+      for (let at = 0; at < node.data.length;) {
+        const [text, differs] = parts[part], taken = node.data.slice(at, at + text.length - used);
+        // White space between the cells of a table, or between blocks, holds no element.
+        pieces.push([taken, differs && !(isSpace(taken) && !taken.trim())]);
+        at += taken.length;
+        used += taken.length;
+        if (used === text.length) { part++; used = 0; }
+      }
+      if (!pieces.some(([, differs]) => differs)) continue;
+      const formula = node.parentElement?.closest("math");
+      if (formula) formula.classList.add(kind);
+      else node.replaceWith(...pieces.map(([text, differs]) => (differs ? Object.assign(document.createElement(kind), { textContent: text }) : text)));
+    }
+  };
+
   // A page that was opened as a file may not use the clipboard everywhere; an old way still works there.
   const copy = async (text) => {
     try {
@@ -82,5 +111,5 @@ const Texts = (() => {
     return node;
   };
 
-  return { differences, button };
+  return { differences, mark, button };
 })();
