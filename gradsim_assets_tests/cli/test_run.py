@@ -159,7 +159,7 @@ def test_an_edited_original_costs_whatever_was_compared_with_it(home: ChangingHo
     edited(home, "originals", 0)
     started = time.time()
     home.run("--only", "gradients")
-    assert set(home.computed(started)) == BEFORE_ANALYSES | {("lima", "")}
+    assert set(home.computed(started)) == BEFORE_ANALYSES | {("lima", ""), ("sample_columns", "")}
     assert home.passes(started) == 2, "once for every shard"
 
 

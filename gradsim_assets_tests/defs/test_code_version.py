@@ -127,7 +127,7 @@ EDITS: Mapping[str, tuple[Edit, set[str]]] = {
         replaced("demo/samples.jsonl", "content", "content "),
         {"lima", "paraphrased", "sample_columns"},
     ),
-    "what else is kept of samples": (inserted("core/datasets/sample_columns.py", "_flat"), {"lima", "sample_columns"}),
+    "what else is kept of samples": (inserted("core/datasets/sample_columns.py", "_flat"), {"sample_columns"}),
     "what analyses group by": (
         inserted("core/analysis/retrieval_by_group.py", "grouping"),
         of_each_setting("retrieval_by_group") | {"sample_columns", "report"},

@@ -124,7 +124,7 @@ def test_datasets_and_what_is_made_on_request_are_not_automated_and_what_follows
         *("linear_datamodeling_score", "removal"),
     )
     on_request = {f"{table}_{setting}" for table in of_settings for setting in SETTINGS} | {"subset_losses"}
-    assert without == {"lima", "paraphrased", "bm25_candidates"} | on_request
+    assert without == {"lima", "sample_columns", "paraphrased", "bm25_candidates"} | on_request
     assert {"model_generated", "dot_products_paraphrased", "report", "model_comparison"} <= with_condition
 
 

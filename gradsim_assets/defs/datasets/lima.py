@@ -17,6 +17,9 @@ from gradsim_assets.orchestration.groups import DATASETS
 from gradsim_assets.orchestration.observations import made_from, observed
 from gradsim_assets.resources.sample_sources import SampleSources
 
+#: What is kept of originals beside their conversations, of which no table of conversations is made.
+OTHER_COLUMNS = ("core.datasets.sample_columns",)
+
 
 def build(settings: Settings) -> dg.AssetsDefinition:
     @dg.asset(
@@ -27,6 +30,7 @@ def build(settings: Settings) -> dg.AssetsDefinition:
             "resources.sample_sources",
             sample_frame,
             "core.tables.schemas:LIMA",
+            without=OTHER_COLUMNS,
         ),
         deps=[ORIGINALS_SOURCE],
         retry_policy=RETRIES if hub_repo(settings.data.originals) else None,

@@ -16,6 +16,7 @@ from gradsim_assets.core.samples import Sample
 from gradsim_assets.core.tables.schemas import LIMA, PARAPHRASED
 from gradsim_assets.core.tables.storage import fingerprint
 from gradsim_assets.defs.code_version import code_version
+from gradsim_assets.defs.datasets.lima import OTHER_COLUMNS
 from gradsim_assets.defs.datasets.paraphrases_source import PARAPHRASES_SOURCE
 from gradsim_assets.defs.progress import progress
 from gradsim_assets.defs.table_results import column_schema, table_result, version_of
@@ -42,6 +43,7 @@ def build(settings: Settings, partitions: Partitions) -> dg.AssetsDefinition:
             shard_slice,
             "core.tables.schemas:PARAPHRASED",
             config=f"{_provider(settings)} shards={partitions.shard_count}",
+            without=OTHER_COLUMNS,
         ),
         deps=[] if settings.data.paraphrases == OPENAI else [PARAPHRASES_SOURCE],
         retry_policy=RETRIES,
