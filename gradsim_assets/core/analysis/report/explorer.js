@@ -323,6 +323,7 @@
     $("original-head").textContent = original === id ? `Original ${id}` : `Candidate ${original}`;
     const marked = marking(), nodes = { original: $("original-text"), variant: $("variant-text") };
     const told = marked === "tokens" ? Tokens.pair(DATA.tokens[state.setting], id, original, { original: texts[0], variant: texts[1] }) : null;
+    $("reading").disabled = Boolean(told); // tokens are cut out of raw texts
     if (told) {
       for (const [side, node] of Object.entries(nodes)) {
         node.replaceChildren(...told[side].texts.map((part) => message(part.role, part.text, ...Tokens.spans(told[side], part))),
