@@ -1,6 +1,7 @@
 """`python -m bench.engine`: how close a pass comes to bare forward and backward passes, and to what came before."""
 
 import argparse
+import copy
 import json
 import resource
 import statistics
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from peft import IA3Config, LoraConfig, get_peft_model
 
 from bench.baselines import in_batches, one_by_one, packed, plain_passes, scripts
 from bench.workload import SETTINGS, demo_model, distinct_samples, lima_lengths, make_pairs, make_request
@@ -179,27 +181,45 @@ def over_scripts(samples: int, runs: int) -> dict[str, float]:
 
 
 def over_full_parameters(runs: int) -> dict[str, float]:
-    """What a pass of the demo's adapter costs beside one of all parameters of its base, over the demo's own samples."""
+    """What a pass of the demo's adapter costs beside one of all parameters of its base, over the demo's own samples; and what passes of
+    DoRA and IA3 over that base cost in batches, and one sample at a time."""
     with tempfile.TemporaryDirectory() as folder:
         place = build_demo_adapter(Path(folder))
         (adapter, tokenizer), (base, _) = (
             load_model.__wrapped__(str(one), resolve(str(one)), "float32", "cpu") for one in (place, place / BASE)
         )
-    chat = ChatTokenizer(tokenizer)
+    request = demo_request(ChatTokenizer(tokenizer))
+    kinds = {
+        "dora": LoraConfig(r=16, use_dora=True, target_modules=TARGETS, task_type="CAUSAL_LM"),
+        "ia3": IA3Config(target_modules=TARGETS, feedforward_modules=TARGETS[-1:], task_type="CAUSAL_LM"),
+    }
+    models = {"adapter": adapter, "full": base}
+    models |= {name: get_peft_model(copy.deepcopy(base), config).get_base_model() for name, config in kinds.items()}
+    jobs = {name: partial(engine_pass, one, request) for name, one in models.items()}
+    alone = replace(OPTIONS, batch_tokens=0)
+    jobs |= {f"{name}_alone": partial(engine_pass, models[name], request, alone) for name in kinds}
+    times = interleaved(runs, jobs)
+    names = {"adapter": "adapter", "full": "all_parameters", **{name: name for name in kinds}}
+    samples = sum(map(len, (request.originals, *request.variants.values())))
+    return {
+        **{f"milliseconds_per_sample_of_{names[n]}": 1e3 * statistics.median(times[n]) / samples for n in names},
+        "adapter_over_full": ratio(times, "adapter", "full"),
+        **{f"{name}_in_batches_over_one_by_one": ratio(times, name, f"{name}_alone") for name in kinds},
+    }
+
+
+#: What DoRA and IA3 are put into.
+TARGETS = ["q_proj", "v_proj", "down_proj"]
+
+
+def demo_request(chat: ChatTokenizer) -> PassRequest:
+    """The demo's originals and paraphrases, each of these with five originals."""
     sets = [
         [replace(chat.encode(sample), id=f"lima_{number}") for number, sample in enumerate(parse_samples(rows, "demo"))]
         for rows in (load_originals(), load_paraphrases())
     ]
     pairs = {SETTINGS[0]: make_pairs(len(sets[0]), 5, 3)}
-    request = PassRequest(sets[0], {SETTINGS[0]: sets[1]}, pairs, frozenset(SETTINGS[:1]))
-    times = interleaved(
-        runs, {name: partial(engine_pass, one, request) for name, one in (("adapter", adapter), ("full", base))}
-    )
-    return {
-        "milliseconds_per_sample_of_adapter": 1e3 * statistics.median(times["adapter"]) / (2 * len(sets[0])),
-        "milliseconds_per_sample_of_all_parameters": 1e3 * statistics.median(times["full"]) / (2 * len(sets[0])),
-        "adapter_over_full": ratio(times, "adapter", "full"),
-    }
+    return PassRequest(sets[0], {SETTINGS[0]: sets[1]}, pairs, frozenset(SETTINGS[:1]))
 
 
 def scaling() -> list[dict[str, float]]:

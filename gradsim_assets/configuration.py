@@ -31,7 +31,7 @@ from gradsim_assets.core.home import gradsim_home
 from gradsim_assets.core.models.answer_spans import LossOn
 from gradsim_assets.core.models.controls import trained_id, untrained_id
 from gradsim_assets.core.models.quantisation import Quantize
-from gradsim_assets.core.models.revisions import is_folder, whole_id
+from gradsim_assets.core.models.revisions import Part, is_folder, whole_id
 from gradsim_assets.core.models.tokenization import ContextPolicy
 from gradsim_assets.core.models.trajectories import Checkpoint, checkpoint_of
 from gradsim_assets.core.partition_keys import MAX_SHARDS
@@ -237,6 +237,7 @@ class ModelSettings(_Section):
     # Patterns of names, or what of an adapter; none: all of them, of an adapter those that it has trained.
     components: Literal["adapter", "merged"] | tuple[Annotated[str, Field(min_length=1)], ...] = ()
     quantize: Quantize = ""  # of an adapter's base
+    part: Part = ""  # of a model that reads images as well
     profile: str = Field(default=HEAVY, min_length=1)
     base: str = ""
     # What the names of a run's checkpoints look like: the entry stands for each of them, and not for a model of its own.
@@ -261,7 +262,7 @@ class ModelSettings(_Section):
     def differing(self, default: "ModelSettings") -> str:
         """What decides values and is not as in `default`, such as "candidates=10 dtype=bfloat16"; "" where all is."""
         differing = [self.choice] if self.choice else []
-        for name in ("candidates", "chat_template", "context", "dtype", "quantize"):
+        for name in ("candidates", "chat_template", "context", "dtype", "part", "quantize"):
             value = str(getattr(self, name))
             if value != str(getattr(default, name)):
                 # The text of a template is no name; its hash tells two of them apart.

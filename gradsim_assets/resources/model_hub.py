@@ -209,12 +209,13 @@ class ModelHub(dg.ConfigurableResource):
         Trainable is what the model's settings choose, or all of it if it is to be `whole`.
         """
         settings = self.settings(model_id)
-        return load_skeleton(model_id, revision, () if whole else settings.components, settings.quantize)
+        components = () if whole else settings.components
+        return load_skeleton(model_id, revision, components, settings.quantize, settings.part)
 
     def blank(self, model_id: str, revision: Revision) -> Any:
         """The model of that revision, with its settings, as its class makes it."""
         settings = self.settings(model_id)
-        return blank_model(model_id, revision, settings.dtype, settings.components, settings.quantize)
+        return blank_model(model_id, revision, settings.dtype, settings.components, settings.quantize, settings.part)
 
     def load(self, model_id: str, revision: Revision, log: Callable[[str], None] = _log.info) -> LoadedModel:
         """The model of exactly this revision, in evaluation mode on the configured device.
@@ -225,7 +226,7 @@ class ModelHub(dg.ConfigurableResource):
         settings = self.settings(model_id)
         device = own_device(self.device, Home(Path(self.home)).gpus)
         model, tokenizer = load_model(
-            model_id, revision, settings.dtype, device, settings.components, settings.quantize
+            model_id, revision, settings.dtype, device, settings.components, settings.quantize, settings.part
         )
         self.revision_named(model_id, revision.name)  # a folder may have changed while it was read
         if tokenizer.pad_token_id is None:

@@ -23,9 +23,9 @@ from gradsim_assets.core.files import write_whole
 from gradsim_assets.core.gradients.engine.request import ORIGINAL, Losses
 from gradsim_assets.core.locks import try_lock
 from gradsim_assets.core.models.encoded_sample import EncodedSample
-from gradsim_assets.core.models.loading import load_config, load_model, untrained_adapter
+from gradsim_assets.core.models.loading import blank_model, load_model, untrained_adapter
 from gradsim_assets.core.models.quantisation import Quantize
-from gradsim_assets.core.models.revisions import Revision
+from gradsim_assets.core.models.revisions import Part, Revision
 from gradsim_assets.core.sample_gradients.reference import PlainAutograd
 from gradsim_assets.core.training.loop import reproducible, train
 from gradsim_assets.core.training.recipe import TrainingRecipe
@@ -46,7 +46,7 @@ _LOOK_AGAIN_SECONDS = 0.5
 class Start:
     """What is known of the model under study, and of the one that it was made from; None: random weights.
 
-    An adapter is made from its own base, whatever is said here, quantised as `quantize` says.
+    An adapter is made from its own base, whatever is said here, quantised as `quantize` says. Both are the `part` of what they are that is studied.
     """
 
     model_id: str
@@ -54,6 +54,7 @@ class Start:
     base_id: str = ""
     base: Revision | None = None
     quantize: Quantize = ""
+    part: Part = ""
 
 
 @dataclass(frozen=True)
@@ -90,14 +91,12 @@ class Training:
         """The model before training, in float32 on the device. Runs within `reproducible`."""
         if self.start.revision.base is not None:
             start = self.start
-            return untrained_adapter(start.model_id, start.revision, self.device, start.quantize).to(self.device)
+            made = untrained_adapter(start.model_id, start.revision, self.device, start.quantize, start.part)
+            return made.to(self.device)
         if self.start.base is not None:
-            model, _ = load_model(self.start.base_id, self.start.base, "float32", self.device)
+            model, _ = load_model(self.start.base_id, self.start.base, "float32", self.device, part=self.start.part)
             return copy.deepcopy(model)  # the loaded one is shared
-        from transformers import AutoModelForCausalLM
-
-        config = load_config(self.start.model_id, self.start.revision)
-        return AutoModelForCausalLM.from_config(config, dtype=torch.float32).to(self.device)
+        return blank_model(self.start.model_id, self.start.revision, "float32", part=self.start.part).to(self.device)
 
     def model(self, left_out: LeftOut, progress: Progress = lambda done, total: None) -> Any:
         """The model made without some originals, in evaluation mode: the same bits for the same call on one CPU."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from gradsim_assets.core.errors import InputError, ServiceError, first_line
 from gradsim_assets.core.models.quantisation import Quantisation, Quantize, quantisation_of
-from gradsim_assets.core.models.revisions import Revision, may_pass, tokenizer_revision
+from gradsim_assets.core.models.revisions import Part, Revision, may_pass, tokenizer_revision
 from gradsim_assets.core.models.tokenization import ChatTokenizer
 
 if TYPE_CHECKING:
@@ -76,11 +76,13 @@ def load_model(
     device: str,
     components: "Components" = (),
     quantize: Quantize = "",
+    part: Part = "",
 ) -> tuple[Any, Any]:
     """The model, checked and in evaluation mode on its device, and its tokenizer.
 
     What `components` leaves out has no gradients (see `choose_components`); an adapter is in the layers of its base, or merged
-    into them where that says so. The base of an adapter may be in few bits, or is quantised to them as `quantize` says.
+    into them where that says so. The base of an adapter may be in few bits, or is quantised to them as `quantize` says. Of a model that reads images as well, its
+    text `part` alone may be asked for.
 
     Raises:
         InputError: it is no causal language model, its checkpoint is not whole and sound, it cannot be loaded, or `components`
@@ -93,14 +95,16 @@ def load_model(
     from gradsim_assets.core.sample_gradients.components import choose_components
 
     _check_view(model_id, revision, components)
-    config, quantisation = _configured(model_id, revision, quantize)
+    config, quantisation = _configured(model_id, revision, quantize, part)
     # A log line of ours says more than a bar in a step's log; downloads keep theirs.
     logging.disable_progress_bar()
     with _loading(model_id):
         if revision.base is not None:
             made = _adapted(model_id, revision, config, dtype, device, components, quantisation)
         else:
-            made = _stored(model_id, revision, dtype) if revision.seed is None else _drawn(config, revision, dtype)
+            made = (
+                _stored(model_id, revision, config, dtype) if revision.seed is None else _drawn(config, revision, dtype)
+            )
     model = made.to(device).eval()
     check_weights(model_id, model)
     check_forward(model_id, model)
@@ -110,16 +114,20 @@ def load_model(
 
 
 def _stored(
-    model_id: str, revision: Revision, dtype: str, device: str = "cpu", quantisation: Quantisation | None = None
+    model_id: str,
+    revision: Revision,
+    config: Any,
+    dtype: str,
+    device: str = "cpu",
+    quantisation: Quantisation | None = None,
 ) -> Any:
     """The model with the weights of its files, on the CPU; a quantised one is on its device, where it is quantised."""
     import torch
-    from transformers import AutoModelForCausalLM
 
     from gradsim_assets.core.models.checkpoints import check_loading
     from gradsim_assets.core.models.quantised_base import options, with_exact_layers
 
-    model, report = AutoModelForCausalLM.from_pretrained(
+    model, report = _made_by(config).from_pretrained(
         revision.source,
         dtype=getattr(torch, dtype),
         output_loading_info=True,
@@ -140,9 +148,9 @@ def _check_view(model_id: str, revision: Revision, components: "Components") -> 
         )
 
 
-def _configured(model_id: str, revision: Revision, quantize: Quantize) -> tuple[Any, Quantisation | None]:
+def _configured(model_id: str, revision: Revision, quantize: Quantize, part: Part) -> tuple[Any, Quantisation | None]:
     """The configuration of a revision, and how the weights of its base are quantised; raises as both do."""
-    config = load_config(model_id, revision)
+    config = load_config(model_id, revision, part)
     return config, quantisation_of(model_id, config, revision.base is not None, quantize)
 
 
@@ -183,21 +191,23 @@ def _base(
     base = revision.base
     assert base is not None
     if revision.seed is None:
-        return _stored(base.source, base, dtype, device, quantisation)
+        return _stored(base.source, base, config, dtype, device, quantisation)
     drawn = _drawn(config, base, dtype)
     return quantised(drawn, quantisation) if quantisation else drawn
 
 
-def untrained_adapter(model_id: str, revision: Revision, device: str = "cpu", quantize: Quantize = "") -> Any:
+def untrained_adapter(
+    model_id: str, revision: Revision, device: str = "cpu", quantize: Quantize = "", part: Part = ""
+) -> Any:
     """An adapter as PEFT draws it before any training, over its base as that is stored, in float32: what training begins with. It
     is drawn by the random numbers of the process."""
     from gradsim_assets.core.models.adapters import with_adapter
 
     assert revision.base is not None
-    _, quantisation = _configured(model_id, revision, quantize)
+    config, quantisation = _configured(model_id, revision, quantize, part)
     with _loading(model_id):
         with _seeded(None):  # loading draws some, too
-            base = _stored(revision.base.source, revision.base, "float32", device, quantisation)
+            base = _stored(revision.base.source, revision.base, config, "float32", device, quantisation)
         return with_adapter(base, model_id, revision, trained=False)
 
 
@@ -217,10 +227,10 @@ def _drawn(config: Any, revision: Revision, dtype: str) -> Any:
     device.
     """
     import torch
-    from transformers import AutoModelForCausalLM, GenerationConfig
+    from transformers import GenerationConfig
 
     with _seeded(revision.seed):
-        model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype))
+        model = _made_by(config).from_config(config, dtype=getattr(torch, dtype))
     with suppress(OSError):  # few folders have none; its end tokens are those of the answers
         model.generation_config = GenerationConfig.from_pretrained(revision.source, **_at(revision))
     return model
@@ -238,28 +248,34 @@ def freeze_other_modalities(model: Any) -> list[str]:
     return list(frozen)
 
 
-def load_skeleton(model_id: str, revision: Revision, components: "Components" = (), quantize: Quantize = "") -> Any:
+def load_skeleton(
+    model_id: str, revision: Revision, components: "Components" = (), quantize: Quantize = "", part: Part = ""
+) -> Any:
     """The model of a revision without weights (all tensors on the meta device); raises as `load_config` and `choose_components`."""
     import torch
 
     with torch.device("meta"):
-        return blank_model(model_id, revision, "float32", components, quantize)
+        return blank_model(model_id, revision, "float32", components, quantize, part)
 
 
 def blank_model(
-    model_id: str, revision: Revision, dtype: str, components: "Components" = (), quantize: Quantize = ""
+    model_id: str,
+    revision: Revision,
+    dtype: str,
+    components: "Components" = (),
+    quantize: Quantize = "",
+    part: Part = "",
 ) -> Any:
     """The model of a revision as its class makes it, on whatever device the caller has set; raises as `load_skeleton`."""
     import torch
-    from transformers import AutoModelForCausalLM
 
     from gradsim_assets.core.models.adapters import with_adapter
     from gradsim_assets.core.models.quantised_base import quantised
     from gradsim_assets.core.sample_gradients.components import choose_components
 
     _check_view(model_id, revision, components)
-    config, quantisation = _configured(model_id, revision, quantize)
-    model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype))
+    config, quantisation = _configured(model_id, revision, quantize, part)
+    model = _made_by(config).from_config(config, dtype=getattr(torch, dtype))
     if revision.base is not None and components != "merged":  # which has the tensors of its base
         with _loading(model_id):
             model = quantised(model, quantisation) if quantisation else model
@@ -313,20 +329,46 @@ def load_token_ids(model_id: str, revision: Revision) -> Callable[[str], list[in
     return lambda text: tokenizer.encode(text, add_special_tokens=False).ids
 
 
-def load_config(model_id: str, revision: Revision) -> Any:
-    """The configuration of a revision; raises InputError where it is none of a causal LM, or ServiceError."""
+def load_config(model_id: str, revision: Revision, part: Part = "") -> Any:
+    """The configuration of a revision; raises InputError where it is none of a causal LM, and none of a model whose text `part` is
+    one, or ServiceError."""
     from transformers import AutoConfig
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
     place = revision.base or revision
     with _loading(model_id):
         config = AutoConfig.from_pretrained(place.source, trust_remote_code=False, **_at(place))
-    causal = set(_names(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()))
-    if config.architectures and not causal & set(config.architectures):
+    made = config.architectures or []
+    if not made or _causal().intersection(made):
+        return config
+    if not _reading_images().intersection(made):
+        raise InputError(f"{model_id} is a {made[0]}, not a causal language model; choose another model.")
+    if part != "text":
         raise InputError(
-            f"{model_id} is a {config.architectures[0]}, not a causal language model; choose another model."
+            f'{model_id} is a {made[0]}, which reads images as well as texts; set part = "text" in its entry under [[models]] to study '
+            "its text part alone, or choose another model."
         )
     return config
+
+
+def _made_by(config: Any) -> Any:
+    """The class of transformers that makes models of a configuration which `load_config` takes."""
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+
+    made = config.architectures or []
+    causal = not made or bool(_causal().intersection(made))
+    return AutoModelForCausalLM if causal else AutoModelForImageTextToText
+
+
+def _causal() -> set[str]:
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    return set(_names(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()))
+
+
+def _reading_images() -> set[str]:
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+
+    return set(_names(MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES.values()))
 
 
 def _at(revision: Revision) -> dict[str, str]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from pathlib import Path
+from typing import Literal
 
 from gradsim_assets.core.errors import InputError, ServiceError, first_line
 from gradsim_assets.core.models.controls import UNTRAINED_SEED, untrained_id
@@ -50,6 +51,10 @@ OVER = "+"
 
 #: How a file begins that git-lfs put in the place of the one that was asked for.
 _POINTER = b"version https://git-lfs.github.com/spec/"
+
+
+#: Which part of a model is studied: all that texts reach of one that reads images, too, or the whole of a language model.
+Part = Literal["", "text"]
 
 
 @dataclass(frozen=True)

@@ -76,15 +76,15 @@ class RetrainingPlan:
         from gradsim_assets.core.evaluation.retraining import Retrainings, Start
         from gradsim_assets.core.evaluation.training_inputs import training_inputs
 
-        recipe = self.recipe(model_id)
+        recipe, own = self.recipe(model_id), hub.settings(model_id)
         base = hub.resolve(recipe.base) if recipe.base and revision.base is None else None
         training = training_inputs(
             recipe,
-            Start(model_id, revision, recipe.base, base, hub.settings(model_id).quantize),
+            Start(model_id, revision, recipe.base, base, own.quantize, own.part),
             store.tables.read([LIMA.name]),
             {setting: self.variants(store, setting, model_id) for setting in SETTINGS},
             loaded,
-            hub.settings(model_id).context,
+            own.context,
         )
         folder = compute.places.retrainings(model_slug(model_id))
         version = code_version(*MADE_BY, without=STOOD_FOR)
