@@ -612,6 +612,13 @@ def test_on_paper_everything_is_drawn_and_nothing_is_to_be_pressed(case, open_pa
     assert page.locator("#original-text").is_visible() and page.locator("#cite-text").is_visible()
     inks = page.locator(".xtitle").evaluate_all("all => all.map((node) => getComputedStyle(node).fill)")
     assert set(inks) == {"rgb(34, 34, 34)"}, "paper is white, whatever the screen is"
+    drawn = (
+        "[...document.querySelectorAll('[data-figure] .main-svg')].map((node) => node.getBoundingClientRect().width)"
+    )
+    assert max(page.evaluate(drawn)) <= 660, "as wide as a sheet, however wide the screen is"
+    page.emulate_media(media="screen", color_scheme="dark")
+    page.evaluate("window.dispatchEvent(new Event('afterprint'))")
+    page.wait_for_function("document.documentElement.scrollWidth <= 1280")
 
 
 @pytest.mark.ui

@@ -5,6 +5,7 @@ const Figures = (() => {
   const DARK = window.matchMedia("screen and (prefers-color-scheme: dark)");
   // A column of a two-column paper is 3.3 inches wide; pictures of points have 300 of them an inch.
   const COLUMN = 3.3 * 96, DENSITY = 300 / 96, POINT = 72 / 96;
+  const SHEET = 660; // pixels between the margins of A4 or Letter
   const LETTERS = 10; // 7.5 points
   const LEAST = 200; // pixels of height, which the title of a scale needs
   let sources = null, colours = {}, onPaper = false, onDrawn = () => {};
@@ -21,6 +22,13 @@ const Figures = (() => {
   // Plots are made for white paper; on a dark page what is ink there is light, whatever its place in the figure.
   const coloured = (figure) => (DARK.matches && !onPaper ? deep(figure, (text) => colours[text] ?? text) : figure);
 
+  // A sheet is narrower than most screens, and pictures do not shrink with it.
+  const put = async (node, data, layout) => {
+    await Plotly.react(node, data, onPaper ? { ...layout, width: SHEET } : layout, CONFIG);
+    if (!onPaper && node.dataset.paper) await Plotly.Plots.resize(node); // as wide as its place on the screen again
+    node.dataset.paper = onPaper ? "yes" : "";
+  };
+
   const given = new Map(); // figures that the page makes itself, by node
   const source = (node) => given.get(node) ?? sources[node.dataset.figure];
 
@@ -28,12 +36,12 @@ const Figures = (() => {
   const show = (node, data, layout) => {
     given.set(node, { data, layout });
     node.style.minHeight = "";
-    return Plotly.react(node, coloured(data), coloured(layout), CONFIG);
+    return put(node, coloured(data), coloured(layout));
   };
 
   const draw = async (node) => {
     const figure = coloured(source(node)), first = !node.dataset.drawn;
-    await Plotly.react(node, figure.data, figure.layout, CONFIG);
+    await put(node, figure.data, figure.layout);
     node.style.minHeight = "";
     node.dataset.drawn = "yes";
     if (first) onDrawn(node);
