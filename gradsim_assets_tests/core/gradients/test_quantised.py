@@ -121,7 +121,7 @@ def test_what_bitsandbytes_makes_of_eight_bits_itself_is_another_function(
     adapter: Path, bases: dict[str, Path]
 ) -> None:
     """LLM.int8 rounds activations to 8 bits, too, so its loss is not that of the dequantised weights, and its gradients are those of
-    no function. Measured here, so that the pages may say how much that is: losses by some 1e-4, gradients by percents."""
+    no function. Measured here, so that the pages may say how much that is: losses by 2e-6, gradients by up to 0.8 %."""
     request, ours = small_request(), load(adapter, "8bit").model
     theirs = PeftModel.from_pretrained(
         loaded_by_transformers(bases["llama"], "8bit"), adapter, is_trainable=True
@@ -138,8 +138,8 @@ def test_what_bitsandbytes_makes_of_eight_bits_itself_is_another_function(
             gradients.append(torch.cat([one.flatten() for one in torch.autograd.grad(loss, own)]))
         differences.append(abs(losses[0] - losses[1]) / losses[0])
         off.append(float((gradients[0] - gradients[1]).norm() / gradients[0].norm()))
-    assert 1e-7 < max(differences) < 1e-2, differences
-    assert PROMISED < max(off) < 0.2, off
+    assert 1e-7 < max(differences) < 1e-4, differences
+    assert 10 * PROMISED < max(off) < 0.05, off
 
 
 def test_steps_on_originals_are_measured_over_quantised_bases_and_leave_weights_alone(adapter: Path) -> None:
