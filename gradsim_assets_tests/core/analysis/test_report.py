@@ -949,7 +949,7 @@ def test_figures_stand_by_group_with_their_numbers_and_small_ones_are_said():
     low = "" if row["mrr_low"] is None else f" {row['mrr_low']:.3f}–{row['mrr_high']:.3f}"
     figures = f"maths{row['variants']} few {row['mrr']:.3f}{low} {row['accuracy']:.3f}"
     assert figures in shown and "(none)1 few" in shown
-    data = json.loads(page.scripts["explorer-data"])
+    data = unpacked(page, "explorer-data")
     assert data["groups"] == ["topic"] and set(data["columns"]) == {"topic", "note"}
     assert data["columns"]["topic"] == {name: topic for name, topic in topics.items() if topic is not None}
 
