@@ -7,10 +7,7 @@ import numpy as np
 
 from gradsim_assets.core.analysis.plots import palette, wording
 from gradsim_assets.core.analysis.sample_comparison import Place, SampleUnderModel
-
-#: Size of the picture, and where its axes begin: left, top, right, bottom.
-WIDTH, HEIGHT = 460, 230
-LEFT, TOP, RIGHT, BOTTOM = 42, 10, 450, 200
+from gradsim_assets.web.over_steps import BOTTOM, LEFT, RIGHT, TOP
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,9 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, OlmoConfig
 
+from gradsim_assets.core.models.loading import LoadedModel, load_model
+from gradsim_assets.core.models.revisions import resolve
+from gradsim_assets.core.models.tokenization import ChatTokenizer
 from gradsim_assets.demo.model import train_tokenizer
 
 
@@ -29,6 +32,13 @@ def save_tiny_model(folder: Path, kind: str = "olmo", seed: int = 0, positions: 
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def load_tiny_model(folder: Path) -> LoadedModel:
+    """An OLMo that is saved in a folder first, and loaded as users' models are."""
+    revision = resolve(str(save_tiny_model(folder)))
+    model, tokenizer = load_model(str(folder), revision, "float32", "cpu")
+    return LoadedModel(model, ChatTokenizer(tokenizer), revision, "cpu")
 
 
 def save_optimizer_state(folder: Path, path: Path, seed: int = 0) -> Path:

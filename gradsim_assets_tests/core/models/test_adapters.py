@@ -31,17 +31,6 @@ from gradsim_assets_tests.support.tiny_models import save_tiny_model
 IDS = torch.arange(3, 40)[None]
 
 
-@pytest.fixture
-def base(tmp_path: Path) -> Path:
-    return save_tiny_model(tmp_path / "base", "llama")
-
-
-@pytest.fixture
-def adapter(base: Path) -> Path:
-    save_adapter(base, base.with_name("adapter"))
-    return base.with_name("adapter")
-
-
 def load(folder: Path, **settings: object) -> LoadedModel:
     load_model.cache_clear()  # the files change under the same name
     hub = ModelHub(home=str(folder.parent), device="cpu", models=[{"id": str(folder), **settings}])

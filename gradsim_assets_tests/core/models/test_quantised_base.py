@@ -27,22 +27,9 @@ from gradsim_assets.core.sample_gradients.device_profile import profile_of
 from gradsim_assets.core.sample_gradients.gradient_hooks import GradientHooks
 from gradsim_assets.core.sample_gradients.quantised_linear import quantised_layers
 from gradsim_assets.resources.model_hub import ModelHub
-from gradsim_assets_tests.support.adapters import save_adapter
 from gradsim_assets_tests.support.quantised import WAYS, dequantised_twin, loaded_by_transformers, save_quantised
-from gradsim_assets_tests.support.tiny_models import save_tiny_model
 
 IDS = torch.arange(3, 40)[None]
-
-
-@pytest.fixture
-def base(tmp_path: Path) -> Path:
-    return save_tiny_model(tmp_path / "base", "llama")
-
-
-@pytest.fixture
-def adapter(base: Path) -> Path:
-    save_adapter(base, base.with_name("adapter"))
-    return base.with_name("adapter")
 
 
 def hub_of(folder: Path, **settings: object) -> ModelHub:

@@ -8,23 +8,18 @@ from safetensors.torch import load_file, save_file
 
 from gradsim_assets.core.gradients.engine import PassOptions
 from gradsim_assets.core.models.encoded_sample import EncodedSample
-from gradsim_assets.core.models.loading import LoadedModel, load_model
-from gradsim_assets.core.models.revisions import resolve
-from gradsim_assets.core.models.tokenization import ChatTokenizer
+from gradsim_assets.core.models.loading import LoadedModel
 from gradsim_assets.core.samples import Sample
 from gradsim_assets.core.tracing.held_originals import HeldOriginals
 from gradsim_assets.core.tracing.kept_gradients import KeptGradients
-from gradsim_assets_tests.support.tiny_models import save_tiny_model
+from gradsim_assets_tests.support.tiny_models import load_tiny_model
 
 TEXTS = [Sample("a", "Why?", "So that it is."), Sample("b", "How does tea brew?", "Slowly."), Sample("c", "Who?", "I.")]
 
 
 @pytest.fixture(scope="module")
 def loaded(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
-    folder = save_tiny_model(tmp_path_factory.mktemp("tiny") / "model")
-    revision = resolve(str(folder))
-    model, tokenizer = load_model(str(folder), revision, "float32", "cpu")
-    return LoadedModel(model, ChatTokenizer(tokenizer), revision, "cpu")
+    return load_tiny_model(tmp_path_factory.mktemp("tiny") / "model")
 
 
 @pytest.fixture(scope="module")

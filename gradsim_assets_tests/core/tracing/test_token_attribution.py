@@ -6,15 +6,13 @@ import pytest
 import torch
 
 from gradsim_assets.core.gradients.engine import PassOptions
-from gradsim_assets.core.models.loading import LoadedModel, load_model
-from gradsim_assets.core.models.revisions import resolve
-from gradsim_assets.core.models.tokenization import ChatTokenizer
+from gradsim_assets.core.models.loading import LoadedModel
 from gradsim_assets.core.sample_gradients.components import trainable_components
 from gradsim_assets.core.sample_gradients.reference import plain_gradient
 from gradsim_assets.core.samples import Sample
 from gradsim_assets.core.tracing.attributed_pairs import AttributedPair
 from gradsim_assets.core.tracing.token_attribution import TOLERANCE, TokenAttribution
-from gradsim_assets_tests.support.tiny_models import save_tiny_model
+from gradsim_assets_tests.support.tiny_models import load_tiny_model
 
 ORIGINALS = {
     "eggs": Sample("eggs", "How long does an egg take?", "Seven minutes in boiling water 🥚, then rinse it."),
@@ -30,10 +28,7 @@ VARIANTS = {
 
 @pytest.fixture(scope="module")
 def loaded(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
-    folder = save_tiny_model(tmp_path_factory.mktemp("tiny") / "model")
-    revision = resolve(str(folder))
-    model, tokenizer = load_model(str(folder), revision, "float32", "cpu")
-    return LoadedModel(model, ChatTokenizer(tokenizer), revision, "cpu")
+    return load_tiny_model(tmp_path_factory.mktemp("tiny") / "model")
 
 
 @pytest.fixture(scope="module")

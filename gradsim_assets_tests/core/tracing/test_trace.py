@@ -13,9 +13,7 @@ from gradsim_assets.core.components import component_type, family
 from gradsim_assets.core.datasets.text_overlap import with_text_overlap
 from gradsim_assets.core.errors import InputError
 from gradsim_assets.core.gradients.engine import PassOptions, PassRequest, PassResult, run_pass
-from gradsim_assets.core.models.loading import LoadedModel, load_model
-from gradsim_assets.core.models.revisions import resolve
-from gradsim_assets.core.models.tokenization import ChatTokenizer
+from gradsim_assets.core.models.loading import LoadedModel
 from gradsim_assets.core.sample_gradients.components import trainable_components
 from gradsim_assets.core.sample_gradients.preconditioning import ComponentPreconditioner
 from gradsim_assets.core.sample_gradients.reference import plain_gradient
@@ -23,7 +21,7 @@ from gradsim_assets.core.samples import Sample, sample_frame
 from gradsim_assets.core.tracing.held_originals import HeldOriginals
 from gradsim_assets.core.tracing.query import TextError, checked_query
 from gradsim_assets.core.tracing.trace import Method, originals_of
-from gradsim_assets_tests.support.tiny_models import save_tiny_model
+from gradsim_assets_tests.support.tiny_models import load_tiny_model
 
 ORIGINALS = [
     Sample("eggs", "How long does an egg take?", "Seven minutes in boiling water, then rinse it."),
@@ -39,10 +37,7 @@ ROUNDING = 1e-5
 
 @pytest.fixture(scope="module")
 def loaded(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
-    folder = save_tiny_model(tmp_path_factory.mktemp("tiny") / "model")
-    revision = resolve(str(folder))
-    model, tokenizer = load_model(str(folder), revision, "float32", "cpu")
-    return LoadedModel(model, ChatTokenizer(tokenizer), revision, "cpu")
+    return load_tiny_model(tmp_path_factory.mktemp("tiny") / "model")
 
 
 class Halving:
