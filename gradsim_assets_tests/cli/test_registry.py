@@ -52,17 +52,17 @@ def test_a_wrong_key_or_model_holds_up_nothing(tmp_path: Path, monkeypatch: pyte
     listed = gradsim(tmp_path, "models", "list", config=config, HF_HUB_OFFLINE="1")
     lines = sorted(line.split(maxsplit=3) for line in listed.stdout.splitlines()[1:])
     assert lines == sorted(
-        [["demo", "demo", "-", "36 missing"], [str(model), model_slug(str(model)), "-", "36 missing"]]
+        [["demo", "demo", "-", "38 missing"], [str(model), model_slug(str(model)), "-", "38 missing"]]
     )
     told = json.loads(gradsim(tmp_path, "models", "list", "--json", config=config, HF_HUB_OFFLINE="1").stdout)
     assert {one["key"]: [one["model"], one["revision"], one["status"], one["control_of"]] for one in told} == {
-        key: [name, None, "36 missing", None] for name, key in (("demo", "demo"), (str(model), model_slug(str(model))))
+        key: [name, None, "38 missing", None] for name, key in (("demo", "demo"), (str(model), model_slug(str(model))))
     }
     assert "/nonexistent under [[models]] is not registered: /nonexistent is no model folder" in listed.stderr
     assert f"{model} is the id of a model; its partition key" in listed.stderr
     assert "~zz is no model's key; remove it with `gradsim models remove '~zz'`" in listed.stderr
     handed = gradsim(tmp_path, "backfill", "--only", "originals", config=config)
-    assert "1 partitions of 1 assets" in handed.stdout, handed.stderr
+    assert "2 partitions of 2 assets" in handed.stdout, handed.stderr
     assert gradsim(tmp_path, "models", "remove", "~zz", config=config).returncode == 0
     assert keys(tmp_path, monkeypatch) == sorted(["demo", model_slug(str(model))])
 

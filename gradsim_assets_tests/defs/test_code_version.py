@@ -298,7 +298,7 @@ EDITS: Mapping[str, tuple[Edit, set[str]]] = {
     "the wording of an error": (replaced("core/samples.py", "has no assistant message", "lacks an answer"), set()),
     "the condition of an error": (
         replaced("core/samples.py", r'"assistant" not in roles', '"user" not in roles'),
-        {"lima", "paraphrased"},
+        {"lima", "paraphrased", "sample_columns"},
     ),
 }
 
@@ -332,6 +332,8 @@ DECIDES_NOTHING_THERE = {
     "core.gradients.inputs_version:samples_version": "for the data version",
     "core.curvature": "the declared version of preconditioners stands for it",
     "core.gradients.numerics_version:NUMERICS": "what is not followed",
+    "core.datasets.originals_source:version_read": "for the data version",
+    "core.analysis.retrieval_by_group:small_groups": "counted beside the table in the UI",
     "core.datasets.originals_source:content_version": "says what was read of a source; what is read is the table",
     "core.datasets.lacking:lacking": "counted beside a table in the UI; what the report tells is followed",
 }

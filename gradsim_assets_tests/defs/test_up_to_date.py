@@ -40,10 +40,10 @@ def test_a_registered_model_without_tables_is_a_warning_that_names_it_and_the_me
     found = checked(launcher)
     assert not found.passed and found.severity == dg.AssetCheckSeverity.WARN
     assert found.description == (
-        "1 of 1 models is out of date (tables of all models: 5 missing; org/name: 26 missing); `gradsim run org/name` "
+        "1 of 1 models is out of date (tables of all models: 6 missing; org/name: 28 missing); `gradsim run org/name` "
         "computes what is missing or stale"
     )
-    assert found.metadata["missing"].value == 31
+    assert found.metadata["missing"].value == 34
 
 
 def test_of_many_models_each_has_a_line_and_the_first_are_named(launcher: Launcher) -> None:
@@ -53,15 +53,15 @@ def test_of_many_models_each_has_a_line_and_the_first_are_named(launcher: Launch
     launcher.instance.add_dynamic_partitions("model", ["org/m0"])  # a wrong key out of the dialog is no model
     found = checked(launcher)
     said = str(found.description)
-    assert said.startswith("5 of 5 models are out of date (tables of all models: 5 missing; org/m0: 26 missing; ")
-    assert "org/m2: 26 missing; and 2 models more); `gradsim run MODEL` or `gradsim backfill` computes" in said
+    assert said.startswith("5 of 5 models are out of date (tables of all models: 6 missing; org/m0: 28 missing; ")
+    assert "org/m2: 28 missing; and 2 models more); `gradsim run MODEL` or `gradsim backfill` computes" in said
     listed = {row.data["model"]: row.data["partitions"] for row in found.metadata["models"].records}  # type: ignore[union-attr]
-    assert listed == {"tables of all models": "5 missing", **dict.fromkeys(models, "26 missing")}
+    assert listed == {"tables of all models": "6 missing", **dict.fromkeys(models, "28 missing")}
     partitions = [row.data["partition"] for row in found.metadata["partitions"].records]  # type: ignore[union-attr]
     assert len(partitions) == 50 and {model_slug("org/m0")} <= {str(p).split("|")[0] for p in partitions}
 
 
 def test_without_a_model_what_all_of_them_need_is_told(launcher: Launcher) -> None:
     assert str(checked(launcher).description).startswith(
-        "0 of 0 models are out of date (tables of all models: 5 missing); "
+        "0 of 0 models are out of date (tables of all models: 6 missing); "
     )

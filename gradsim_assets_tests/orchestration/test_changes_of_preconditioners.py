@@ -24,7 +24,7 @@ def each(table: str, *shards: str) -> set[Named]:
 
 PRODUCTS = each("preconditioned_products", *SHARDS)
 PLAIN = each("dot_products", *SHARDS) | each("projected_similarity", *SHARDS)
-RETRIEVAL = each("retrieval", "")
+RETRIEVAL = each("retrieval", "") | each("retrieval_by_group", "")
 SHOWN = RETRIEVAL | {("report", "")}
 COMPARISON = {("model_comparison", "")}
 
