@@ -75,11 +75,13 @@ import dagster_k8s, dagster_postgres, psycopg2, polars, pyarrow.ipc, pyarrow.par
 import matplotlib.figure, matplotlib.backends.backend_agg, matplotlib.backends.backend_svg, plotly.offline; \
 from plotly.graph_objects import Bar, Box, Figure, Heatmap, Scatter"
 
+# The definitions are loaded once where the package can be written, so that what is found in its code need not be looked for by every pod.
 FROM base AS control
 COPY --from=control-packages /opt/venv /opt/venv
 COPY --from=wheel /dist /tmp/dist
 RUN --mount=type=bind,from=tools,source=/opt/tools,target=/opt/tools \
-    /opt/tools/bin/pip install -q --no-deps --no-index /tmp/dist/*.whl
+    /opt/tools/bin/pip install -q --no-deps --no-index /tmp/dist/*.whl \
+ && python -c "from gradsim_assets.definitions import defs; defs()"
 ARG VERSION=0.1.0
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="gradsim-control" \
@@ -112,7 +114,8 @@ RUN --mount=type=bind,from=tools,source=/opt/tools,target=/opt/tools \
 FROM compute-packages AS compute
 COPY --from=wheel /dist /tmp/dist
 RUN --mount=type=bind,from=tools,source=/opt/tools,target=/opt/tools \
-    /opt/tools/bin/pip install -q --no-deps --no-index /tmp/dist/*.whl
+    /opt/tools/bin/pip install -q --no-deps --no-index /tmp/dist/*.whl \
+ && python -c "from gradsim_assets.definitions import defs; defs()"
 # Tiles and batches have many sizes: without it a GPU's memory is cut into pieces that the largest of them do not fit in.
 ENV PYTORCH_ALLOC_CONF=expandable_segments:True
 ARG VERSION=0.1.0

@@ -7,6 +7,8 @@ STAMP  := $(VENV)/.installed
 PEERS  := build/peers
 LIBRARIES := gradsim_assets/core/analysis/report/libraries
 
+# A machine's wish for no bytecode would have every process of ours compile the package anew.
+unexport PYTHONDONTWRITEBYTECODE
 export GRADSIM_HOME ?= $(CURDIR)/.gradsim
 
 .DEFAULT_GOAL := help

@@ -29,6 +29,7 @@ from gradsim_assets.defs.analysis import (
 )
 from gradsim_assets.defs.candidates import bm25_candidates
 from gradsim_assets.defs.checks import build_status, build_tables
+from gradsim_assets.defs.code_version import remember
 from gradsim_assets.defs.curvature import curvature, optimizer_states
 from gradsim_assets.defs.datasets import (
     lima,
@@ -70,7 +71,9 @@ def build_definitions(settings: Settings, profiles: Mapping[str, Profile] | None
         # Multi-partition mappings and partitioned checks are beta or preview; we pin the version that they work on.
         warnings.simplefilter("ignore", dg.BetaWarning)
         warnings.simplefilter("ignore", dg.PreviewWarning)
-        return _build(settings, partitions_of(settings), profiles or {})
+        definitions = _build(settings, partitions_of(settings), profiles or {})
+    remember()
+    return definitions
 
 
 def partitions_of(settings: Settings) -> Partitions:

@@ -15,6 +15,7 @@ from typing import Any
 
 from gradsim_assets import core
 from gradsim_assets.orchestration.followed_code import Followed, SourceTree
+from gradsim_assets.orchestration.remembered_code import RememberedCode
 
 #: The folder of the package; modules are named relative to it ("core.analysis.agreement").
 PACKAGE = Path(core.__file__).parent.parent
@@ -74,12 +75,27 @@ def code_version(*roots: Root, config: str = "", without: tuple[str, ...] = ()) 
 
 def followed(*roots: Root, without: tuple[str, ...] = ()) -> list[Followed]:
     """The definitions and files that a code version is made of; arguments and errors are those of `code_version`."""
-    return _tree(PACKAGE).followed(map(_name, roots), (*DECIDES_NOTHING, *without))
+    question = sorted(map(_name, roots)), sorted({*DECIDES_NOTHING, *without}), FOLLOWED
+    remembered = _remembered(PACKAGE)
+    if (found := remembered.get(*question)) is None:
+        found = _tree(PACKAGE).followed(*question[:2])
+        remembered.put(found, *question)
+    return found
+
+
+def remember() -> None:
+    """Keeps what was found of code versions for the next process that asks, see `remembered_code`."""
+    _remembered(PACKAGE).keep()
 
 
 def _name(root: Root) -> str:
     name = root if isinstance(root, str) else f"{root.__module__}:{root.__qualname__}"
     return name.removeprefix(f"{PACKAGE.name}.")
+
+
+@cache
+def _remembered(package: Path) -> RememberedCode:
+    return RememberedCode(package)
 
 
 @cache

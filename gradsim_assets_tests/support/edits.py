@@ -23,6 +23,7 @@ def forget() -> None:
     """Has code versions read anew from the folder that `code_version.PACKAGE` now is."""
     versions.code_version.cache_clear()
     versions._tree.cache_clear()
+    versions._remembered.cache_clear()
 
 
 Edit = Callable[[Path], None]
