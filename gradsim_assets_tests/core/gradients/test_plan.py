@@ -223,7 +223,7 @@ def test_reading_a_shape_allocates_no_weights():
 
 MEASURE = textwrap.dedent(
     """
-    import resource, threading, time
+    import re
     import numpy as np, torch
     torch.set_num_threads(1)
     from transformers import AutoModelForCausalLM, LlamaConfig
@@ -245,27 +245,21 @@ MEASURE = textwrap.dedent(
     request = PassRequest(originals, {"x": variants}, {"x": pairs}, frozenset({"x"}))
     warm = PassRequest(samples(2, 60), {"x": samples(1, 60)}, {"x": [("s0", "s0"), ("s0", "s1")]}, frozenset({"x"}))
     GradientPass(model, warm, PassOptions(form="formed", check_pairs=0, **OPTIONS)).run()
-    page = resource.getpagesize()
-    resident = lambda: int(open("/proc/self/statm").read().split()[1]) * page
-    before, peak, done = 0, 0, False
+    before = 0
+
+    def resident(most):
+        (kilobytes,) = re.findall(rf"{'VmHWM' if most else 'VmRSS'}:\\s+(\\d+) kB", open("/proc/self/status").read())
+        return int(kilobytes) * 1024
 
     def begin(said):
-        global before, peak
+        global before
         if "backward passes" in said:  # what comes before is verification
-            before, peak = resident(), 0
+            open("/proc/self/clear_refs", "w").write("5")  # the kernel begins the peak anew: nothing of it is missed
+            before = resident(most=False)
 
-    def watch():
-        global peak
-        while not done:
-            peak = max(peak, resident())
-            time.sleep(0.002)
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
     work = GradientPass(model, request, PassOptions(form="formed", check_pairs=0, memory_bytes=MEMORY * 2**20, **OPTIONS))
     work.run(log=begin)
-    done = True
-    watcher.join()
+    peak = resident(most=True)
     print(work.plan.passes, work.report.gradients_computed, work.plan.memory_bytes, peak - before, len(work.plan.blocks))
     """
 )
