@@ -70,24 +70,26 @@ class Rows:
 def read_rows(source: Source, paraphrases: bool = False, faults: list[str] | None = None) -> Rows:
     """The rows of a source; `place` is where one stands ("data.jsonl, line 3").
 
-    Of paraphrases, the column paraphrased_messages goes before others, ids must be there, and columns that no sample is made of
-    are not looked at. Samples without ids get those of their content. `faults` takes in the sentences on single lines that cannot be read, which are errors where there is none.
+    Of paraphrases, the column paraphrased_messages goes before others, ids must be there, columns that no sample is made of
+    are not looked at, and columns may have our names as well as those of the source. Samples without ids get those of their content. `faults` takes in the sentences on single lines that cannot be read, which are errors where there is none.
 
     Raises:
         InputError: the source is missing, empty, damaged or of another format, or lacks the columns.
         ServiceError: the hub does not answer.
     """
     layouts = (PARAPHRASES, *LAYOUTS) if paraphrases else LAYOUTS
-    named = dict(source.columns)
 
     def choose(columns: Sequence[str], nested: Collection[str]) -> list[str]:
+        named = _named(source, columns, paraphrases)
         layout = _layout(columns, named, layouts)
         ours = ("id", *(layout.columns if layout else ()))
         others = [] if paraphrases else [name for name in other_columns(columns, named) if name not in nested]
         wanted = [*(named.get(name, name) for name in ours), *(column for column, _ in source.where), *others]
         return list(dict.fromkeys(wanted))
 
-    what, content = _content(source, choose, [named.get(name, name) for name in LISTS], faults)
+    lists = [*LISTS, *(theirs for ours, theirs in source.columns if ours in LISTS)]
+    what, content = _content(source, choose, lists, faults)
+    named = _named(source, content.columns, paraphrases)
     layout = _layout(content.columns, named, layouts)
     has_ids = named.get("id", "id") in content.columns
     if layout is None or (paraphrases and not has_ids):
@@ -98,16 +100,12 @@ def read_rows(source: Source, paraphrases: bool = False, faults: list[str] | Non
     others = [] if paraphrases else other_columns(content.columns, named)
     rows = []
     for place, row in kept:
-        ours = {name: row.get(named.get(name, name)) for name in ("id", *layout.columns)}
-        rows.append(
-            {
-                "id": ours["id"],
-                "messages": layout.messages(ours),
-                "tools": ours.get("tools"),
-                "others": {name: row[name] for name in others if name in row},
-                "place": f"{source}, {place}",
-            }
-        )
+        try:
+            rows.append(_row(row, layout, named, others, f"{source}, {place}"))
+        except InputError as error:
+            if faults is None:
+                raise
+            faults.append(str(error))
     notes = [f"{source} is {what} with {layout.name} ({', '.join(layout.needs)}): {len(rows)} rows"]
     if len(kept) < len(content.rows):
         notes.append(f"{len(content.rows) - len(kept)} rows are not those of data.filter")
@@ -122,6 +120,41 @@ def read_rows(source: Source, paraphrases: bool = False, faults: list[str] | Non
     return Rows(rows, notes, nested)
 
 
+def _row(
+    row: Mapping[str, Any], layout: Layout, named: Mapping[str, str], others: Sequence[str], place: str
+) -> dict[str, Any]:
+    """One of `Rows`; raises InputError where a column holds what its layout can make nothing of."""
+    ours = {name: row.get(named.get(name, name)) for name in ("id", *layout.columns)}
+    try:
+        messages = layout.messages(ours)
+    except ValueError as error:
+        raise InputError(f"{place}: {error}") from error
+    return {
+        "id": ours["id"],
+        "messages": messages,
+        "tools": ours.get("tools"),
+        "others": {name: row[name] for name in others if name in row},
+        "place": place,
+    }
+
+
+def _named(source: Source, columns: Sequence[str], paraphrases: bool) -> dict[str, str]:
+    """By our name of a column the one that it has in a source of these columns; paraphrases may have it under our name.
+
+    Raises:
+        InputError: a column that originals are said to have is not there. Without it they would be read as other samples, without
+            their tools, say, or under other ids.
+    """
+    named = {ours: theirs for ours, theirs in source.columns if theirs in columns}
+    lacking = [] if paraphrases else [(ours, theirs) for ours, theirs in source.columns if ours not in named]
+    if lacking:
+        ours, theirs = lacking[0]
+        raise InputError(
+            f"data.columns names {theirs} as {ours}, which {source} lacks; it has {', '.join(columns) or 'none'}: correct it."
+        )
+    return named
+
+
 def other_columns(columns: Sequence[str], named: Mapping[str, str]) -> list[str]:
     """The columns that no sample is made of, under our names or those of `named`; one that is there twice is nobody's."""
     ours = {*KNOWN, *named.values()}
@@ -130,8 +163,7 @@ def other_columns(columns: Sequence[str], named: Mapping[str, str]) -> list[str]
 
 def _layout(columns: Sequence[str], named: Mapping[str, str], layouts: Sequence[Layout]) -> Layout | None:
     """The layout of a file by its columns, those of them that are named otherwise called by our names."""
-    theirs = {theirs: ours for ours, theirs in named.items()}
-    return layout_of({theirs.get(name, name) for name in columns if name not in named or named[name] == name}, layouts)
+    return layout_of({*named, *(set(columns) - {*named, *named.values()})}, layouts)
 
 
 def _asked_for(source: Source, content: Content) -> list[tuple[str, Mapping[str, Any]]]:

@@ -16,7 +16,7 @@ import pytest
 from gradsim_assets.core.datasets.lima import hub_repo, load_originals, read_originals
 from gradsim_assets.core.datasets.originals_source import originals_version
 from gradsim_assets.core.datasets.paraphrased import load_paraphrases
-from gradsim_assets.core.datasets.sample_files import Source
+from gradsim_assets.core.datasets.sample_files import Source, read_rows
 from gradsim_assets.core.errors import InputError
 from gradsim_assets.core.models.tokenization import ChatTokenizer
 from gradsim_assets.core.samples import Sample
@@ -226,7 +226,10 @@ def test_paraphrases_without_ids_are_refused(tmp_path: Path) -> None:
         ({"instruction": 3, "output": "A"}, "has a number among the parts of its user message"),
         ({"prompt": "Q", "completion": 4}, "has a number as the content of its assistant message"),
         ({"prompt": "Q", "completion": "A", "tools": "[{"}, "has tools that are no JSON"),
-        ({"instruction": "Q", "output": "A", "history": ["Hi"]}, "sample a has an empty answer"),
+        ({"instruction": "Q", "output": "A", "history": ["Hi"]}, "history holds a list where a list of pairs"),
+        ({"instruction": "Q", "output": "A", "history": [["Hi", "Hello", "You"]]}, "where a list of pairs"),
+        ({"instruction": "Q", "output": "A", "history": 5}, "history holds a number where a list of pairs"),
+        ({"instruction": "Q", "output": "A", "history": "Hi"}, "history holds text where a list of pairs"),
     ],
 )
 def test_an_unsound_row_of_another_layout_is_named(row: dict[str, Any], said: str, tmp_path: Path) -> None:
@@ -301,6 +304,33 @@ def test_paraphrases_have_the_columns_of_the_configuration_and_are_not_filtered(
     assert sources.load_originals() == [Sample("1", "Q", "A")]
     assert sources.load_paraphrases() == [Sample("1", "R", "B")]
     assert sources.read_originals().notes[0].endswith("o.jsonl is JSON lines with messages (messages): 1 rows")
+
+
+def test_paraphrases_may_have_our_columns_where_originals_have_others(tmp_path: Path) -> None:
+    (tmp_path / "o.jsonl").write_bytes(TEXTS[".jsonl"]([{"uid": "1", "chat": plain("", "Q", "A").messages}]))
+    (tmp_path / "p.jsonl").write_bytes(TEXTS[".jsonl"]([{"id": "1", "messages": plain("", "R", "B").messages}]))
+    columns = {"id": "uid", "messages": "chat"}
+    sources = SampleSources(
+        originals="o.jsonl", paraphrases="p.jsonl", samples=0, folder=str(tmp_path), columns=columns
+    )
+    assert sources.load_paraphrases() == [Sample("1", "R", "B")]
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".parquet"])
+@pytest.mark.parametrize("ours", ["id", "tools", "prompt"])
+def test_a_column_that_is_named_and_not_there_is_refused(ours: str, suffix: str, tmp_path: Path) -> None:
+    """Without the column samples would be called otherwise, or lose their tools, without a word."""
+    path = tmp_path / f"data{suffix}"
+    frame = pl.DataFrame({"id": ["1"], "prompt": ["Q"], "completion": ["A"]})
+    {".jsonl": frame.write_ndjson, ".csv": frame.write_csv, ".parquet": frame.write_parquet}[suffix](path)
+    with pytest.raises(InputError, match=f"data.columns names mine as {ours}, which .* lacks; it has id, prompt, comp"):
+        read_rows(Source(str(path), ((ours, "mine"),)))
+
+
+def test_columns_may_change_places(tmp_path: Path) -> None:
+    (tmp_path / "o.jsonl").write_bytes(TEXTS[".jsonl"]([{"id": "1", "prompt": "A", "completion": "Q"}]))
+    columns = (("completion", "prompt"), ("prompt", "completion"))
+    assert load_originals(Source(str(tmp_path / "o.jsonl"), columns)) == [Sample("1", "Q", "A")]
 
 
 @pytest.mark.parametrize("given", [{"columns": {"id": "uid"}}, {"where": {"dataset": "lima"}}])
