@@ -68,7 +68,7 @@ def _serving(columns: pl.DataFrame) -> tuple[list[str], list[str]]:
 def _check(name: str, columns: pl.DataFrame, there: Sequence[str]) -> None:
     if name not in there:
         raise InputError(
-            f"analysis.group_by names {name}, which the originals do not have beside their conversations (they have "
+            f"analysis.group_by names {name}, which the originals do not have beside their conversations, or which holds lists (they have "
             f"{', '.join(there) or 'nothing there'}); correct it, or leave it out."
         )
     values = columns[name].drop_nulls().n_unique()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gradsim_assets.core.datasets.column_files import Choose, Content, read_columns
-from gradsim_assets.core.datasets.csv_files import LISTS, read_csv
+from gradsim_assets.core.datasets.csv_files import LISTS, MAY_BE_MESSAGES, read_csv
 from gradsim_assets.core.datasets.file_formats import Format, compression_of, format_of
 from gradsim_assets.core.datasets.hub_dataset import hub_dataset, read_hub
 from gradsim_assets.core.datasets.json_lines import Line, doubled, read_json_array, read_json_lines
@@ -23,6 +23,9 @@ _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
 #: What a folder of `datasets.save_to_disk` says of its files; and one of several splits.
 _STATE, _SPLITS = "state.json", "dataset_dict.json"
+
+#: So many values of a column, of so many characters, stand in a sentence.
+_MOST, _SHOWN = 3, 40
 
 
 @dataclass(frozen=True)
@@ -87,8 +90,7 @@ def read_rows(source: Source, paraphrases: bool = False, faults: list[str] | Non
         wanted = [*(named.get(name, name) for name in ours), *(column for column, _ in source.where), *others]
         return list(dict.fromkeys(wanted))
 
-    lists = [*LISTS, *(theirs for ours, theirs in source.columns if ours in LISTS)]
-    what, content = _content(source, choose, lists, faults)
+    what, content = _content(source, choose, faults)
     named = _named(source, content.columns, paraphrases)
     layout = _layout(content.columns, named, layouts)
     has_ids = named.get("id", "id") in content.columns
@@ -96,7 +98,7 @@ def read_rows(source: Source, paraphrases: bool = False, faults: list[str] | Non
         raise InputError(_lacking(source, content.columns, layout))
     kept = [(place, row) for place, row in _asked_for(source, content)]
     if not kept:
-        raise InputError(f"{source} holds no samples{' of data.filter' if source.where else ''}; name another file.")
+        raise InputError(_without_samples(source, content))
     others = [] if paraphrases else other_columns(content.columns, named)
     rows = []
     for place, row in kept:
@@ -174,6 +176,20 @@ def _asked_for(source: Source, content: Content) -> list[tuple[str, Mapping[str,
     return [(at, row) for at, row in content.rows if all(row.get(name) in values for name, values in source.where)]
 
 
+def _without_samples(source: Source, content: Content) -> str:
+    """The sentence for a source without rows, or without those that are asked for."""
+    if not content.rows or not source.where:
+        return f"{source} holds no samples; name another file."
+    held = {name: list(dict.fromkeys(repr(row.get(name)) for _, row in content.rows)) for name, _ in source.where}
+    said = "; ".join(f"{name} is {_listed(values)}" for name, values in held.items())
+    return f"{source} holds no samples of data.filter ({said}): correct its values (in CSV all are texts), or name another file."
+
+
+def _listed(values: Sequence[str]) -> str:
+    shown = [value if len(value) <= _SHOWN else f"{value[:_SHOWN]}..." for value in values[:_MOST]]
+    return " or ".join([*shown, "others"] if len(values) > _MOST else shown)
+
+
 def _name_by_content(rows: Sequence[dict[str, Any]]) -> None:
     """Gives every row an id: the hash of what it says (12 hex digits), with a number behind it where others say the same."""
     seen: Counter[str] = Counter()
@@ -186,7 +202,7 @@ def _name_by_content(rows: Sequence[dict[str, Any]]) -> None:
         row["id"] = name if seen[name] == 1 else f"{name}-{seen[name]}"
 
 
-def _content(source: Source, choose: Choose, lists: Sequence[str], faults: list[str] | None) -> tuple[str, Content]:
+def _content(source: Source, choose: Choose, faults: list[str] | None) -> tuple[str, Content]:
     """What a source is, and what it holds."""
     if source.is_hub:
         return "a dataset of the hub", read_hub(source.location, choose)
@@ -196,11 +212,21 @@ def _content(source: Source, choose: Choose, lists: Sequence[str], faults: list[
     found = format_of(path)
     what = f"{found.value} within {compression[1:]}" if (compression := compression_of(path)) else found.value
     if found is Format.CSV:
-        return what, read_csv(path, lists, choose)
+        lists, may_be = (_called(names, source) for names in (LISTS, MAY_BE_MESSAGES))
+        return what, read_csv(path, lists, may_be, choose)
     if not found.is_text:
         return what, read_columns(path, found, choose)
     read, place = (read_json_lines, "line") if found is Format.JSON_LINES else (read_json_array, "entry")
-    return what, _chosen(path, list(read(path, faults)), place, choose)
+    lines = list(read(path, faults))
+    if not lines:
+        raise InputError(faults[0] if faults else f"{path} holds nothing but an empty array; write it anew.")
+    return what, _chosen(path, lines, place, choose)
+
+
+def _called(names: Sequence[str], source: Source) -> list[str]:
+    """Columns by our names and by those that a source has for them."""
+    named = dict(source.columns)
+    return [*(name for name in names if name not in named.values()), *(named[name] for name in names if name in named)]
 
 
 def _chosen(path: Path, lines: Sequence[Line], place: str, choose: Choose) -> Content:

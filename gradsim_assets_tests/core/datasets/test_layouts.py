@@ -226,6 +226,7 @@ def test_paraphrases_without_ids_are_refused(tmp_path: Path) -> None:
         ({"instruction": 3, "output": "A"}, "has a number among the parts of its user message"),
         ({"prompt": "Q", "completion": 4}, "has a number as the content of its assistant message"),
         ({"prompt": "Q", "completion": "A", "tools": "[{"}, "has tools that are no JSON"),
+        ({"prompt": "Q", "completion": "A", "tools": "[" * 99999}, "has tools that are no JSON"),
         ({"instruction": "Q", "output": "A", "history": ["Hi"]}, "history holds a list where a list of pairs"),
         ({"instruction": "Q", "output": "A", "history": [["Hi", "Hello", "You"]]}, "where a list of pairs"),
         ({"instruction": "Q", "output": "A", "history": 5}, "history holds a number where a list of pairs"),
@@ -325,6 +326,36 @@ def test_a_column_that_is_named_and_not_there_is_refused(ours: str, suffix: str,
     {".jsonl": frame.write_ndjson, ".csv": frame.write_csv, ".parquet": frame.write_parquet}[suffix](path)
     with pytest.raises(InputError, match=f"data.columns names mine as {ours}, which .* lacks; it has id, prompt, comp"):
         read_rows(Source(str(path), ((ours, "mine"),)))
+
+
+@pytest.mark.parametrize("names", [("prompt", "completion"), ("prompt", "chosen"), ("asked", "told")])
+def test_messages_in_cells_of_prompts_and_answers_are_messages_and_other_lists_are_texts(
+    names: tuple[str, str], tmp_path: Path
+) -> None:
+    """Whatever the columns are called."""
+    asked, told = ([{"role": role, "content": text}] for role, text in (("user", "Q"), ("assistant", "A")))
+    rows = [
+        {"id": "a", names[0]: json.dumps(asked), names[1]: json.dumps(told)},
+        {"id": "b", names[0]: "[1, 2]", names[1]: '[{"content": 3}]'},
+        {"id": "c", names[0]: "[Q", names[1]: "[" * 99999},
+    ]
+    pl.DataFrame(rows).write_csv(tmp_path / "o.csv")
+    named = (("prompt", "asked"), ("completion", "told")) if names[0] == "asked" else ()
+    assert load_originals(Source(str(tmp_path / "o.csv"), named)) == [
+        Sample("a", "Q", "A"),
+        Sample("b", "[1, 2]", '[{"content": 3}]'),
+        Sample("c", "[Q", "[" * 99999),
+    ]
+
+
+def test_values_of_a_filter_that_no_row_has_are_told_beside_those_that_are_there(tmp_path: Path) -> None:
+    pl.DataFrame({"prompt": list("abcd"), "completion": list("abcd"), "part": [1, 2, 3, 4]}).write_csv(
+        tmp_path / "o.csv"
+    )
+    with pytest.raises(
+        InputError, match=r"no samples of data.filter \(part is '1' or '2' or '3' or others\): correct its"
+    ):
+        load_originals(Source(str(tmp_path / "o.csv"), (), (("part", (1,)),)))
 
 
 def test_columns_may_change_places(tmp_path: Path) -> None:
