@@ -25,13 +25,13 @@ def learning_rates(checkpoint: Revision) -> dict[int, float]:
     record = _document(checkpoint, TRAINING_RECORD)
     if record:
         rates = _numbers(checkpoint, TRAINING_RECORD, dict(record.get("learning_rates") or {}))
+        differ = None in rates.values()
     else:
         logged = _document(checkpoint, TRAINER_STATE).get("log_history") or ()
         found = {one["step"]: one["learning_rate"] for one in logged if {"step", "learning_rate"} <= set(one)}
         rates = _numbers(checkpoint, TRAINER_STATE, found)
-        if rates and _differ(checkpoint):
-            rates[min(rates)] = None
-    if None in rates.values():
+        differ = bool(rates) and _differ(checkpoint)
+    if differ:
         raise InputError(
             f"groups of parameters had different learning rates in the training of {checkpoint.source}, and a sum over its checkpoints "
             "has one of each step for all of them."
