@@ -233,7 +233,7 @@ def _tools(tools: Any, where: str) -> list[Any] | None:
     if isinstance(tools, str):
         try:
             tools = json.loads(tools)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise InputError(f"{where} has tools that are no JSON ({error}); write a list of their schemas.") from error
     if tools is None:
         return None

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Collection, Iterator
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -49,10 +50,11 @@ class RecordCheckpoints(TrainerCallback):
         Raises:
             InputError: one of them is no step.
         """
-        if wrong := [step for step in steps if not isinstance(step, int) or step < 1]:
+        if wrong := [step for step in steps if not isinstance(step, Integral) or step < 1]:
             raise InputError(f"RecordCheckpoints cannot save at step {wrong[0]}; give whole numbers from 1 up.")
-        self.steps = frozenset(steps)
-        self._rates: dict[int, float] = {}
+        self.steps = frozenset(int(step) for step in steps)
+        #: By step; None where groups of parameters had different ones.
+        self._rates: dict[int, float | None] = {}
         self._drawn: list[dict[str, Any]] = []
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -69,10 +71,9 @@ class RecordCheckpoints(TrainerCallback):
             _watch_sampler(kwargs.get("train_dataloader"), self._drawn, state)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Notes the learning rate of the step that begins; none where groups of parameters have different ones."""
+        """Notes the learning rate of the step that begins; None where groups of parameters have different ones."""
         rates = {float(group["lr"]) for group in kwargs["optimizer"].param_groups}
-        if len(rates) == 1:
-            self._rates[state.global_step + 1] = rates.pop()
+        self._rates[state.global_step + 1] = rates.pop() if len(rates) == 1 else None
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
         """Asks for a checkpoint at the chosen steps."""
@@ -108,7 +109,7 @@ def _checkpoint(args: Any, state: Any) -> Path:
     return Path(args.output_dir, f"checkpoint-{state.global_step}")
 
 
-def _rates_of(checkpoint: Path) -> dict[int, float]:
+def _rates_of(checkpoint: Path) -> dict[int, float | None]:
     """The learning rates that stand beside a checkpoint; none where there is no record."""
     file = checkpoint / TRAINING_RECORD
     if not file.is_file():

@@ -32,7 +32,7 @@ def test_the_adapter_is_computed_and_reported_as_any_model_is(tmp_path: Path, qu
         )
         provenance = tables.provenance(["dot_products", setting], Partition("demo-lora", "00"))
         revision = provenance["revision"]
-        assert bool(provenance.get("quantised")) == bool(quantize) == bool(provenance["settings"])
+        assert bool(provenance.get("quantised")) == bool(quantize) == bool(provenance.get("settings"))
         assert len(revision.split("+")) == 2
     summary = json.loads((home / "reports/demo-lora/summary.json").read_text())
     assert summary["revision"] == revision and summary["parameters"] == sizes["parameters"].sum() == 23552

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
@@ -97,6 +98,22 @@ def test_chosen_steps_are_saved_with_the_rate_of_every_step_and_the_order_of_sam
     assert resolve(str(tmp_path / "checkpoint-5")).name == before, "a record is no part of the model"
 
 
+def test_steps_whose_groups_have_different_rates_are_recorded_as_such(base: Path, tmp_path: Path) -> None:
+    training = Training(base, tmp_path, (2,), max_steps=2)
+    weights = [p for p in training.trainer.model.parameters() if p.requires_grad]
+    groups = [{"params": weights[:1], "lr": 1e-2}, {"params": weights[1:], "lr": 1e-4}]
+    training.trainer.optimizer = torch.optim.AdamW(groups)
+    training.trainer.train()
+    place = tmp_path / "checkpoint-2"
+    assert json.loads((place / "training_record.json").read_text())["learning_rates"] == {"1": None, "2": None}
+    (place / "trainer_state.json").write_text(json.dumps({"log_history": [{"step": 2, "learning_rate": 1e-2}]}))
+    for name in ("training_record.json", "scheduler.pt"):
+        with pytest.raises(InputError, match="groups of parameters had different learning rates"):
+            learning_rates(Revision("any", str(place)))
+        (place / name).unlink()
+    assert learning_rates(Revision("any", str(place))) == {2: 1e-2}
+
+
 def test_a_resumed_training_goes_on_with_the_record_and_trains_as_without_the_callback(
     base: Path, tmp_path: Path
 ) -> None:
@@ -140,6 +157,7 @@ def test_second_moments_are_the_optimizers_own(adapter: bool, base: Path, tmp_pa
 def test_what_would_delete_checkpoints_or_is_no_step_is_refused(base: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="save_total_limit = 2 deletes checkpoints"):
         Training(base, tmp_path, (2,), save_total_limit=2).trainer.train()
+    assert RecordCheckpoints(np.arange(2, 5)).steps == {2, 3, 4}
     for wrong in (0, -3, 1.5):
         with pytest.raises(InputError, match=f"cannot save at step {wrong}"):
             RecordCheckpoints([wrong])  # type: ignore[list-item]

@@ -1,7 +1,7 @@
 """`retrieval_by_group`: accuracy and reciprocal ranks of every method by a column of the originals (topic, language, source)."""
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -20,6 +20,9 @@ MOST_VALUES, FEWEST_EACH, MOST_COLUMNS = 20, 3, 5
 
 #: What is grouped by on request has at most so many groups; numbers with more values than `MOST_VALUES` are cut into quarters.
 MOST_GROUPS = 100
+
+#: Whole numbers below have all of their digits as floats.
+_ALL_DIGITS = 2**53
 
 
 class Grouping(NamedTuple):
@@ -65,7 +68,7 @@ def _serving(columns: pl.DataFrame) -> tuple[list[str], list[str]]:
 def _check(name: str, columns: pl.DataFrame, there: Sequence[str]) -> None:
     if name not in there:
         raise InputError(
-            f"analysis.group_by names {name}, which the originals do not have beside their conversations (they have "
+            f"analysis.group_by names {name}, which the originals do not have beside their conversations, or which holds lists (they have "
             f"{', '.join(there) or 'nothing there'}); correct it, or leave it out."
         )
     values = columns[name].drop_nulls().n_unique()
@@ -82,7 +85,14 @@ def _labels(values: pl.Series) -> list[str | None]:
         return _quarters(values)
     if values.dtype == pl.Boolean:
         return [None if value is None else ("yes" if value else "no") for value in values]
-    return [None if value is None else (f"{value:g}" if isinstance(value, float) else str(value)) for value in values]
+    return [None if value is None else _shown(value) for value in values]
+
+
+def _shown(value: Any) -> str:
+    """A value as text, another one for every value: a number that is rounded would be the group of others, too."""
+    if isinstance(value, float):
+        return str(int(value)) if value.is_integer() and abs(value) < _ALL_DIGITS else repr(value)
+    return str(value)
 
 
 def _quarters(values: pl.Series) -> list[str | None]:
@@ -90,7 +100,7 @@ def _quarters(values: pl.Series) -> list[str | None]:
     edges = np.unique(np.quantile(known, (0.25, 0.5, 0.75)))
     place = np.searchsorted(edges, known, side="left")
     names = {
-        quarter: f"{known[place == quarter].min():.10g} to {known[place == quarter].max():.10g}"
+        quarter: f"{_shown(known[place == quarter].min().item())} to {_shown(known[place == quarter].max().item())}"
         for quarter in set(place)
     }
     labels = iter([names[quarter] for quarter in place])

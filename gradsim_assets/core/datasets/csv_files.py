@@ -14,11 +14,15 @@ from gradsim_assets.core.errors import InputError, first_line
 #: Columns that hold lists.
 LISTS = ("messages", "paraphrased_messages", "conversations", "tools", "history")
 
+#: Columns that hold texts or messages.
+MAY_BE_MESSAGES = ("prompt", "completion", "chosen")
+
 _SEPARATORS = ",;\t|"
 
 
-def read_csv(path: Path, lists: Collection[str], choose: Choose) -> Content:
-    """Those columns of a file that are chosen; cells without text are null, those of the columns `lists` are JSON.
+def read_csv(path: Path, lists: Collection[str], may_be: Collection[str], choose: Choose) -> Content:
+    """Those columns of a file that are chosen; cells without text are null, those of the columns `lists` are JSON, and those of
+    the columns `may_be` are messages where they are JSON of such, and texts otherwise.
 
     Raises:
         InputError: the file is no CSV or no UTF-8, a column is there twice, or a cell is no JSON; the sentence names the row.
@@ -42,7 +46,15 @@ def read_csv(path: Path, lists: Collection[str], choose: Choose) -> Content:
     for number in range(frame.height):
         place = f"row {number + 1}"
         cells = {name: values[number] for name, values in chosen.items()}
-        rows.append((place, {name: _cell(name, cell, lists, f"{path}, {place}") for name, cell in cells.items()}))
+        rows.append(
+            (
+                place,
+                {
+                    name: _messages(cell) if name in may_be else _cell(name, cell, lists, f"{path}, {place}")
+                    for name, cell in cells.items()
+                },
+            )
+        )
     return Content(columns, rows)
 
 
@@ -52,12 +64,24 @@ def _separator(raw: bytes) -> str:
     return max(_SEPARATORS, key=header.count)
 
 
+def _messages(cell: str | None) -> Any:
+    """The messages that a cell holds as JSON; its text where it holds none."""
+    if cell is None or not cell.lstrip().startswith("["):
+        return cell
+    try:
+        found = json.loads(cell)
+    except (ValueError, RecursionError):
+        return cell
+    is_messages = bool(found) and all(isinstance(part, dict) and "role" in part for part in found)
+    return found if is_messages else cell
+
+
 def _cell(name: str, cell: str | None, lists: Collection[str], place: str) -> Any:
     if cell is None or name not in lists:
         return cell
     try:
         return json.loads(cell)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(
             f"{place}: {name} is no JSON ({error}), as lists are not that were written by Python itself; write it by json.dumps, or "
             "the file as .jsonl."

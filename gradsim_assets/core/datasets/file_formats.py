@@ -82,6 +82,8 @@ def format_of(path: Path) -> Format:
     compression = compression_of(path)
     with opened(path) as file:
         head = file.read(_HEAD_BYTES)
+    if compression and _compression(head):
+        raise InputError(f"{path} is compressed twice; {_UNPACK}.")
     found = _found(path, head, Path(path.name.lower().removesuffix(compression or "")).suffix)
     if compression and not found.is_text:
         raise InputError(f"{path} holds {found.value} within {compression[1:]}; {_UNPACK}.")
@@ -102,6 +104,10 @@ def compression_of(path: Path) -> str | None:
             head = file.read(8)
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}); correct the path or its permissions.") from error
+    return _compression(head)
+
+
+def _compression(head: bytes) -> str | None:
     return next((suffix for magic, suffix in _COMPRESSED.items() if head.startswith(magic)), None)
 
 

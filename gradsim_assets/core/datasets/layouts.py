@@ -4,6 +4,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from gradsim_assets.core.errors import kind_of
 from gradsim_assets.core.samples import PLAIN
 
 #: A row of a file, by column.
@@ -43,7 +44,8 @@ _SPEAKERS = {
 class Layout:
     """A way to write conversations: the columns that a file must have, further ones that it may have, and the messages of a row.
 
-    `messages` gives what `core.samples.parse_sample` checks, or None where the row holds none.
+    `messages` gives what `core.samples.parse_sample` checks, or None where the row holds none; it raises ValueError where it can
+    make nothing of a column.
     """
 
     name: str
@@ -89,13 +91,17 @@ def _turn(turn: Any, place: int) -> Any:
 def _alpaca(row: Row) -> Any:
     parts = [text for name in ("instruction", "input") if (text := row.get(name))]
     asked: Any = "\n".join(parts) if all(isinstance(text, str) for text in parts) else parts
-    before = [_said(role, text) for pair in row.get("history") or () for role, text in _pair(pair)]
+    before = _earlier(row.get("history") or [])
     return _with_system(row, [*before, _said("user", asked), _said("assistant", row.get("output"))])
 
 
-def _pair(pair: Any) -> list[tuple[str, Any]]:
-    both = pair if isinstance(pair, list) and len(pair) == 2 else [pair, None]
-    return list(zip(("user", "assistant"), both, strict=True))
+def _earlier(history: Any) -> list[dict[str, Any]]:
+    """The turns before the last two, which Alpaca's files hold as pairs of what was asked and what was answered."""
+    if not isinstance(history, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in history):
+        raise ValueError(
+            f"history holds {kind_of(history)} where a list of pairs [user's text, assistant's text] must be; correct it."
+        )
+    return [_said(role, text) for pair in history for role, text in zip(("user", "assistant"), pair, strict=True)]
 
 
 def _two(prompt: str, answer: str) -> Callable[[Row], Any]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gradsim_assets.core.datasets.column_files import Choose, Content, read_columns
-from gradsim_assets.core.datasets.csv_files import LISTS, read_csv
+from gradsim_assets.core.datasets.csv_files import LISTS, MAY_BE_MESSAGES, read_csv
 from gradsim_assets.core.datasets.file_formats import Format, compression_of, format_of
 from gradsim_assets.core.datasets.hub_dataset import hub_dataset, read_hub
 from gradsim_assets.core.datasets.json_lines import Line, doubled, read_json_array, read_json_lines
@@ -23,6 +23,9 @@ _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
 #: What a folder of `datasets.save_to_disk` says of its files; and one of several splits.
 _STATE, _SPLITS = "state.json", "dataset_dict.json"
+
+#: So many values of a column, of so many characters, stand in a sentence.
+_MOST, _SHOWN = 3, 40
 
 
 @dataclass(frozen=True)
@@ -70,44 +73,41 @@ class Rows:
 def read_rows(source: Source, paraphrases: bool = False, faults: list[str] | None = None) -> Rows:
     """The rows of a source; `place` is where one stands ("data.jsonl, line 3").
 
-    Of paraphrases, the column paraphrased_messages goes before others, ids must be there, and columns that no sample is made of
-    are not looked at. Samples without ids get those of their content. `faults` takes in the sentences on single lines that cannot be read, which are errors where there is none.
+    Of paraphrases, the column paraphrased_messages goes before others, ids must be there, columns that no sample is made of
+    are not looked at, and columns may have our names as well as those of the source. Samples without ids get those of their content. `faults` takes in the sentences on single lines that cannot be read, which are errors where there is none.
 
     Raises:
         InputError: the source is missing, empty, damaged or of another format, or lacks the columns.
         ServiceError: the hub does not answer.
     """
     layouts = (PARAPHRASES, *LAYOUTS) if paraphrases else LAYOUTS
-    named = dict(source.columns)
 
     def choose(columns: Sequence[str], nested: Collection[str]) -> list[str]:
+        named = _named(source, columns, paraphrases)
         layout = _layout(columns, named, layouts)
         ours = ("id", *(layout.columns if layout else ()))
         others = [] if paraphrases else [name for name in other_columns(columns, named) if name not in nested]
         wanted = [*(named.get(name, name) for name in ours), *(column for column, _ in source.where), *others]
         return list(dict.fromkeys(wanted))
 
-    what, content = _content(source, choose, [named.get(name, name) for name in LISTS], faults)
+    what, content = _content(source, choose, faults)
+    named = _named(source, content.columns, paraphrases)
     layout = _layout(content.columns, named, layouts)
     has_ids = named.get("id", "id") in content.columns
     if layout is None or (paraphrases and not has_ids):
         raise InputError(_lacking(source, content.columns, layout))
     kept = [(place, row) for place, row in _asked_for(source, content)]
     if not kept:
-        raise InputError(f"{source} holds no samples{' of data.filter' if source.where else ''}; name another file.")
+        raise InputError(_without_samples(source, content))
     others = [] if paraphrases else other_columns(content.columns, named)
     rows = []
     for place, row in kept:
-        ours = {name: row.get(named.get(name, name)) for name in ("id", *layout.columns)}
-        rows.append(
-            {
-                "id": ours["id"],
-                "messages": layout.messages(ours),
-                "tools": ours.get("tools"),
-                "others": {name: row[name] for name in others if name in row},
-                "place": f"{source}, {place}",
-            }
-        )
+        try:
+            rows.append(_row(row, layout, named, others, f"{source}, {place}"))
+        except InputError as error:
+            if faults is None:
+                raise
+            faults.append(str(error))
     notes = [f"{source} is {what} with {layout.name} ({', '.join(layout.needs)}): {len(rows)} rows"]
     if len(kept) < len(content.rows):
         notes.append(f"{len(content.rows) - len(kept)} rows are not those of data.filter")
@@ -122,6 +122,41 @@ def read_rows(source: Source, paraphrases: bool = False, faults: list[str] | Non
     return Rows(rows, notes, nested)
 
 
+def _row(
+    row: Mapping[str, Any], layout: Layout, named: Mapping[str, str], others: Sequence[str], place: str
+) -> dict[str, Any]:
+    """One of `Rows`; raises InputError where a column holds what its layout can make nothing of."""
+    ours = {name: row.get(named.get(name, name)) for name in ("id", *layout.columns)}
+    try:
+        messages = layout.messages(ours)
+    except ValueError as error:
+        raise InputError(f"{place}: {error}") from error
+    return {
+        "id": ours["id"],
+        "messages": messages,
+        "tools": ours.get("tools"),
+        "others": {name: row[name] for name in others if name in row},
+        "place": place,
+    }
+
+
+def _named(source: Source, columns: Sequence[str], paraphrases: bool) -> dict[str, str]:
+    """By our name of a column the one that it has in a source of these columns; paraphrases may have it under our name.
+
+    Raises:
+        InputError: a column that originals are said to have is not there. Without it they would be read as other samples, without
+            their tools, say, or under other ids.
+    """
+    named = {ours: theirs for ours, theirs in source.columns if theirs in columns}
+    lacking = [] if paraphrases else [(ours, theirs) for ours, theirs in source.columns if ours not in named]
+    if lacking:
+        ours, theirs = lacking[0]
+        raise InputError(
+            f"data.columns names {theirs} as {ours}, which {source} lacks; it has {', '.join(columns) or 'none'}: correct it."
+        )
+    return named
+
+
 def other_columns(columns: Sequence[str], named: Mapping[str, str]) -> list[str]:
     """The columns that no sample is made of, under our names or those of `named`; one that is there twice is nobody's."""
     ours = {*KNOWN, *named.values()}
@@ -130,8 +165,7 @@ def other_columns(columns: Sequence[str], named: Mapping[str, str]) -> list[str]
 
 def _layout(columns: Sequence[str], named: Mapping[str, str], layouts: Sequence[Layout]) -> Layout | None:
     """The layout of a file by its columns, those of them that are named otherwise called by our names."""
-    theirs = {theirs: ours for ours, theirs in named.items()}
-    return layout_of({theirs.get(name, name) for name in columns if name not in named or named[name] == name}, layouts)
+    return layout_of({*named, *(set(columns) - {*named, *named.values()})}, layouts)
 
 
 def _asked_for(source: Source, content: Content) -> list[tuple[str, Mapping[str, Any]]]:
@@ -140,6 +174,20 @@ def _asked_for(source: Source, content: Content) -> list[tuple[str, Mapping[str,
             f"data.filter names {lacking[0]}, which {source} lacks; it has {', '.join(content.columns)}: correct it."
         )
     return [(at, row) for at, row in content.rows if all(row.get(name) in values for name, values in source.where)]
+
+
+def _without_samples(source: Source, content: Content) -> str:
+    """The sentence for a source without rows, or without those that are asked for."""
+    if not content.rows or not source.where:
+        return f"{source} holds no samples; name another file."
+    held = {name: list(dict.fromkeys(repr(row.get(name)) for _, row in content.rows)) for name, _ in source.where}
+    said = "; ".join(f"{name} is {_listed(values)}" for name, values in held.items())
+    return f"{source} holds no samples of data.filter ({said}): correct its values (in CSV all are texts), or name another file."
+
+
+def _listed(values: Sequence[str]) -> str:
+    shown = [value if len(value) <= _SHOWN else f"{value[:_SHOWN]}..." for value in values[:_MOST]]
+    return " or ".join([*shown, "others"] if len(values) > _MOST else shown)
 
 
 def _name_by_content(rows: Sequence[dict[str, Any]]) -> None:
@@ -154,7 +202,7 @@ def _name_by_content(rows: Sequence[dict[str, Any]]) -> None:
         row["id"] = name if seen[name] == 1 else f"{name}-{seen[name]}"
 
 
-def _content(source: Source, choose: Choose, lists: Sequence[str], faults: list[str] | None) -> tuple[str, Content]:
+def _content(source: Source, choose: Choose, faults: list[str] | None) -> tuple[str, Content]:
     """What a source is, and what it holds."""
     if source.is_hub:
         return "a dataset of the hub", read_hub(source.location, choose)
@@ -164,11 +212,21 @@ def _content(source: Source, choose: Choose, lists: Sequence[str], faults: list[
     found = format_of(path)
     what = f"{found.value} within {compression[1:]}" if (compression := compression_of(path)) else found.value
     if found is Format.CSV:
-        return what, read_csv(path, lists, choose)
+        lists, may_be = (_called(names, source) for names in (LISTS, MAY_BE_MESSAGES))
+        return what, read_csv(path, lists, may_be, choose)
     if not found.is_text:
         return what, read_columns(path, found, choose)
     read, place = (read_json_lines, "line") if found is Format.JSON_LINES else (read_json_array, "entry")
-    return what, _chosen(path, list(read(path, faults)), place, choose)
+    lines = list(read(path, faults))
+    if not lines:
+        raise InputError(faults[0] if faults else f"{path} holds nothing but an empty array; write it anew.")
+    return what, _chosen(path, lines, place, choose)
+
+
+def _called(names: Sequence[str], source: Source) -> list[str]:
+    """Columns by our names and by those that a source has for them."""
+    named = dict(source.columns)
+    return [*(name for name in names if name not in named.values()), *(named[name] for name in names if name in named)]
 
 
 def _chosen(path: Path, lines: Sequence[Line], place: str, choose: Choose) -> Content:

@@ -192,11 +192,12 @@ def _check_folder(folder: Path, model_id: str) -> None:
 def over_base(adapter: Revision, model_id: str, fallback: bool = True, base: str = "") -> Revision:
     """An adapter over its base as that is now; arguments and errors are those of `resolve`."""
     base_id = base or _named_base(adapter, model_id)
-    try:
-        found = resolve(base_id, fallback)
+    try:  # not what it stands over itself, which may be this adapter
+        found, is_adapter = _without_base(base_id, fallback)
     except InputError as error:
-        raise InputError(f"the base of the adapter {model_id}: {error}") from error
-    if found.base is not None:
+        mend = "" if base else " If it lies elsewhere now, give it as `base` of the adapter's entry under [[models]]."
+        raise InputError(f"the base of the adapter {model_id}: {error}{mend}") from error
+    if is_adapter:
         raise InputError(
             f"the base of the adapter {model_id} is an adapter itself ({base_id}); merge that into its own base (PEFT: "
             "merge_and_unload), and give the merged model as `base` of this entry under [[models]]."
@@ -232,8 +233,9 @@ def _named_base(adapter: Revision, model_id: str) -> str:
         config = json.loads(file.read_text(encoding="utf-8")) if file else {}
     except ValueError as error:
         raise InputError(f"{ADAPTER} of {model_id} is no JSON ({error}); save the adapter again.") from error
-    named, wanted = config.get("base_model_name_or_path"), config.get("revision")
-    if not named:
+    known = config if isinstance(config, dict) else {}
+    named, wanted = known.get("base_model_name_or_path"), known.get("revision")
+    if not named or not isinstance(named, str):
         raise InputError(
             f"{ADAPTER} of {model_id} does not say what it was trained over (base_model_name_or_path); {mend}"
         )

@@ -107,7 +107,7 @@ def _rates(
             rate = mean_rate(hub.learning_rates(one.model_id, revision), after, one.step)
         except InputError as error:
             return f"TracIn of {model_id} is left out: {error}", {}
-        if not rate:
+        if rate is None:
             return (
                 f"TracIn of {model_id} is left out: no learning rate of steps {after + 1} to {one.step} stands beside "
                 f"{one.model_id} (trainer_state.json of transformers' Trainer, with logging_steps of at most as many); train with "
@@ -115,4 +115,6 @@ def _rates(
                 {},
             )
         found[one], after = rate, one.step
-    return ("", found) if found else (f"{model_id} has no step of training behind it.", {})
+    if not any(found.values()):  # no step, or none but those of a warm-up that begins with 0
+        return f"{model_id} has no step of training behind it that has changed it.", {}
+    return "", found

@@ -98,6 +98,17 @@ def test_numbers_are_groups_on_request_and_many_are_cut_into_quarters() -> None:
     assert quarters[0] == "0 to 2.4" and quarters[-1] == "7.5 to 9.9"
 
 
+def test_no_two_values_are_one_group_since_they_are_long() -> None:
+    """Times in milliseconds and in seconds, and fractions with many digits."""
+    milliseconds = [1_700_000_000_000 + n for n in range(100)]
+    columns = of(at=milliseconds, few=[1234567.0, 1234568.0] * 50, near=[0.12345678, 0.12345679, -0.0, 0.0] * 25)
+    found = grouping(columns, ["at", "few", "near"]).groups
+    assert {list(found["at"].values()).count(one) for one in found["at"].values()} == {25}
+    assert found["at"]["s0"] == "1700000000000 to 1700000000024"
+    assert set(found["few"].values()) == {"1234567", "1234568"}
+    assert set(found["near"].values()) == {"0.12345678", "0.12345679", "0"}
+
+
 def test_what_cannot_be_grouped_by_is_refused() -> None:
     columns = of(url=[f"u{n}" for n in range(300)], topic=["a", "b", "c"] * 100)
     with pytest.raises(InputError, match=r"names toppic, which the originals do not have .* \(they have url, topic\)"):

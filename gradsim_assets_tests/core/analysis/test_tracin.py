@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+import torch
+from transformers import get_constant_schedule, get_linear_schedule_with_warmup
 
 from gradsim_assets.core.analysis.retrieval import retrieval
 from gradsim_assets.core.analysis.tracin import tracin
@@ -83,3 +85,50 @@ def test_rates_come_from_the_trainers_state_or_from_our_record_which_has_every_s
     (tmp_path / "training_record.json").write_text("{")
     with pytest.raises(InputError, match=r"training_record\.json of .* is no JSON object"):
         learning_rates(revision)
+
+
+@pytest.mark.parametrize(
+    ("name", "document", "said"),
+    [
+        ("training_record.json", {"learning_rates": {"1": 1e-4, "2": None}}, "different learning rates"),
+        ("training_record.json", {"learning_rates": {"1": "fast"}}, "holds a learning rate that is no number"),
+        ("trainer_state.json", {"log_history": [{"step": 1, "learning_rate": [1]}]}, "that is no number"),
+        ("trainer_state.json", ["step"], "is no JSON object"),
+    ],
+)
+def test_rates_that_are_not_one_number_of_a_step_are_refused(
+    name: str, document: object, said: str, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_text(json.dumps(document))
+    with pytest.raises(InputError, match=said):
+        learning_rates(Revision("abc", str(tmp_path)))
+
+
+@pytest.mark.parametrize("kind", ["constant", "linear", "plateau"])
+@pytest.mark.parametrize("rates", [(1e-2, 1e-4), (1e-3, 1e-3)])
+def test_groups_of_different_rates_are_known_by_the_trainers_scheduler(
+    kind: str, rates: tuple[float, float], tmp_path: Path
+) -> None:
+    """The Trainer logs the rate of the first group alone, which would weigh gradients of all others as well."""
+    groups = [{"params": [torch.nn.Parameter(torch.zeros(1))], "lr": rate} for rate in rates]
+    optimizer = torch.optim.SGD(groups)
+    scheduler = {
+        "constant": lambda: get_constant_schedule(optimizer),
+        "linear": lambda: get_linear_schedule_with_warmup(optimizer, 1, 9),
+        "plateau": lambda: torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer),
+    }[kind]()
+    torch.save(scheduler.state_dict(), tmp_path / "scheduler.pt")
+    (tmp_path / "trainer_state.json").write_text(json.dumps({"log_history": [{"step": 1, "learning_rate": rates[0]}]}))
+    revision = Revision("abc", str(tmp_path))
+    if len(set(rates)) == 1:
+        assert learning_rates(revision) == {1: rates[0]}
+    else:
+        with pytest.raises(InputError, match="groups of parameters had different learning rates in the training of"):
+            learning_rates(revision)
+
+
+def test_a_rate_of_zero_is_known(checkpoints: list[pl.DataFrame]) -> None:
+    """A warm-up begins with it."""
+    assert mean_rate({1: 0.0, 2: 1e-4}, 0, 1) == 0.0
+    pairs = [PairProducts.from_frame(frame) for frame in checkpoints]
+    assert tracin(pairs, (0.0, 0.0, 1.0)).equals(tracin(pairs[2:], (1.0,)))

@@ -16,7 +16,7 @@ import pytest
 from gradsim_assets.core.datasets.lima import hub_repo, load_originals, read_originals
 from gradsim_assets.core.datasets.originals_source import originals_version
 from gradsim_assets.core.datasets.paraphrased import load_paraphrases
-from gradsim_assets.core.datasets.sample_files import Source
+from gradsim_assets.core.datasets.sample_files import Source, read_rows
 from gradsim_assets.core.errors import InputError
 from gradsim_assets.core.models.tokenization import ChatTokenizer
 from gradsim_assets.core.samples import Sample
@@ -226,7 +226,11 @@ def test_paraphrases_without_ids_are_refused(tmp_path: Path) -> None:
         ({"instruction": 3, "output": "A"}, "has a number among the parts of its user message"),
         ({"prompt": "Q", "completion": 4}, "has a number as the content of its assistant message"),
         ({"prompt": "Q", "completion": "A", "tools": "[{"}, "has tools that are no JSON"),
-        ({"instruction": "Q", "output": "A", "history": ["Hi"]}, "sample a has an empty answer"),
+        ({"prompt": "Q", "completion": "A", "tools": "[" * 99999}, "has tools that are no JSON"),
+        ({"instruction": "Q", "output": "A", "history": ["Hi"]}, "history holds a list where a list of pairs"),
+        ({"instruction": "Q", "output": "A", "history": [["Hi", "Hello", "You"]]}, "where a list of pairs"),
+        ({"instruction": "Q", "output": "A", "history": 5}, "history holds a number where a list of pairs"),
+        ({"instruction": "Q", "output": "A", "history": "Hi"}, "history holds text where a list of pairs"),
     ],
 )
 def test_an_unsound_row_of_another_layout_is_named(row: dict[str, Any], said: str, tmp_path: Path) -> None:
@@ -301,6 +305,63 @@ def test_paraphrases_have_the_columns_of_the_configuration_and_are_not_filtered(
     assert sources.load_originals() == [Sample("1", "Q", "A")]
     assert sources.load_paraphrases() == [Sample("1", "R", "B")]
     assert sources.read_originals().notes[0].endswith("o.jsonl is JSON lines with messages (messages): 1 rows")
+
+
+def test_paraphrases_may_have_our_columns_where_originals_have_others(tmp_path: Path) -> None:
+    (tmp_path / "o.jsonl").write_bytes(TEXTS[".jsonl"]([{"uid": "1", "chat": plain("", "Q", "A").messages}]))
+    (tmp_path / "p.jsonl").write_bytes(TEXTS[".jsonl"]([{"id": "1", "messages": plain("", "R", "B").messages}]))
+    columns = {"id": "uid", "messages": "chat"}
+    sources = SampleSources(
+        originals="o.jsonl", paraphrases="p.jsonl", samples=0, folder=str(tmp_path), columns=columns
+    )
+    assert sources.load_paraphrases() == [Sample("1", "R", "B")]
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".parquet"])
+@pytest.mark.parametrize("ours", ["id", "tools", "prompt"])
+def test_a_column_that_is_named_and_not_there_is_refused(ours: str, suffix: str, tmp_path: Path) -> None:
+    """Without the column samples would be called otherwise, or lose their tools, without a word."""
+    path = tmp_path / f"data{suffix}"
+    frame = pl.DataFrame({"id": ["1"], "prompt": ["Q"], "completion": ["A"]})
+    {".jsonl": frame.write_ndjson, ".csv": frame.write_csv, ".parquet": frame.write_parquet}[suffix](path)
+    with pytest.raises(InputError, match=f"data.columns names mine as {ours}, which .* lacks; it has id, prompt, comp"):
+        read_rows(Source(str(path), ((ours, "mine"),)))
+
+
+@pytest.mark.parametrize("names", [("prompt", "completion"), ("prompt", "chosen"), ("asked", "told")])
+def test_messages_in_cells_of_prompts_and_answers_are_messages_and_other_lists_are_texts(
+    names: tuple[str, str], tmp_path: Path
+) -> None:
+    """Whatever the columns are called."""
+    asked, told = ([{"role": role, "content": text}] for role, text in (("user", "Q"), ("assistant", "A")))
+    rows = [
+        {"id": "a", names[0]: json.dumps(asked), names[1]: json.dumps(told)},
+        {"id": "b", names[0]: "[1, 2]", names[1]: '[{"content": 3}]'},
+        {"id": "c", names[0]: "[Q", names[1]: "[" * 99999},
+    ]
+    pl.DataFrame(rows).write_csv(tmp_path / "o.csv")
+    named = (("prompt", "asked"), ("completion", "told")) if names[0] == "asked" else ()
+    assert load_originals(Source(str(tmp_path / "o.csv"), named)) == [
+        Sample("a", "Q", "A"),
+        Sample("b", "[1, 2]", '[{"content": 3}]'),
+        Sample("c", "[Q", "[" * 99999),
+    ]
+
+
+def test_values_of_a_filter_that_no_row_has_are_told_beside_those_that_are_there(tmp_path: Path) -> None:
+    pl.DataFrame({"prompt": list("abcd"), "completion": list("abcd"), "part": [1, 2, 3, 4]}).write_csv(
+        tmp_path / "o.csv"
+    )
+    with pytest.raises(
+        InputError, match=r"no samples of data.filter \(part is '1' or '2' or '3' or others\): correct its"
+    ):
+        load_originals(Source(str(tmp_path / "o.csv"), (), (("part", (1,)),)))
+
+
+def test_columns_may_change_places(tmp_path: Path) -> None:
+    (tmp_path / "o.jsonl").write_bytes(TEXTS[".jsonl"]([{"id": "1", "prompt": "A", "completion": "Q"}]))
+    columns = (("completion", "prompt"), ("prompt", "completion"))
+    assert load_originals(Source(str(tmp_path / "o.jsonl"), columns)) == [Sample("1", "Q", "A")]
 
 
 @pytest.mark.parametrize("given", [{"columns": {"id": "uid"}}, {"where": {"dataset": "lima"}}])

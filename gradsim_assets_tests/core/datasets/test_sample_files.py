@@ -218,6 +218,7 @@ def test_a_torn_or_foreign_line_is_named_by_its_number(content: bytes, line: int
         ("data.jsonl", gzip.compress(ROW, mtime=0), "holds JSON lines; rename it so that it ends in .jsonl.gz"),
         ("data.jsonl.gz", gzip.compress(ROW * 99, mtime=0)[:-9], "cannot be unpacked (EOFError"),
         ("data.jsonl.zst", b"\x28\xb5\x2f\xfd\x04", "cannot be unpacked"),
+        ("data.jsonl.gz", gzip.compress(gzip.compress(ROW)), "is compressed twice; unpack it"),
         ("data.parquet.gz", gzip.compress(b"PAR1", mtime=0), "holds Parquet within gz; unpack it"),
         ("data.jsonl.bz2", b"BZh9", "is compressed by bzip2; unpack it"),
         ("data.zip", b"PK\x03\x04\x14", "is a zip archive"),

@@ -229,6 +229,23 @@ def test_an_adapter_over_an_adapter_is_refused(adapter: Path, tmp_path: Path) ->
         load(upper)
 
 
+def test_an_adapter_that_names_itself_as_its_base_is_refused(adapter: Path) -> None:
+    for named in (".", str(adapter)):
+        edit(adapter, base_model_name_or_path=named)
+        with pytest.raises(InputError, match=r"the base of the adapter .* is an adapter itself"):
+            load(adapter)
+
+
+@pytest.mark.parametrize("named", [5, ["org/base"], {"id": "org/base"}])
+def test_a_base_that_is_named_by_no_text_is_no_base(adapter: Path, named: object) -> None:
+    edit(adapter, base_model_name_or_path=named)
+    with pytest.raises(InputError, match=r"does not say what it was trained over"):
+        load(adapter)
+    (adapter / "adapter_config.json").write_text(json.dumps([named]))
+    with pytest.raises(InputError, match=r"does not say what it was trained over"):
+        load(adapter)
+
+
 def test_a_folder_with_an_adapter_and_a_whole_model_is_refused(adapter: Path, base: Path) -> None:
     shutil.copy(adapter / "adapter_config.json", base)
     with pytest.raises(InputError, match="holds an adapter .* and the weights of a whole model; give each a place"):
