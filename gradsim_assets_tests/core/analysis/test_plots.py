@@ -441,7 +441,9 @@ def test_there_is_a_matrix_of_exhaustive_comparisons_alone(small):
     assert pair_matrix.common_scale([None]) is None
     first, second = matrix_of(small.every_pair), matrix_of(every_pair(4, 4))
     both = pair_matrix.common_scale([first, None, second])
-    assert both == (min(first.scale[0], second.scale[0]), max(first.scale[1], second.scale[1]))
+    for of in ("pairs", "cells"):
+        ends = [getattr(one.scale, of) for one in (first, second)]
+        assert getattr(both, of) == (min(ends)[0], max(high for _, high in ends))
 
 
 def test_histograms_have_the_own_pairs_and_all_others_as_shares_of_their_number():

@@ -292,8 +292,8 @@ def heatmap(frame: pl.DataFrame, column: str, scale: tuple[float, float] | None 
 _MATRIX, _SPREAD, _PARTED, _BETWEEN = 430, 150, 40, 62
 
 
-def pair_matrix(matrix: matrices.PairMatrix, scale: tuple[float, float]) -> str:
-    """All pairs as a heat map, and below it histograms of the own pairs and the others; `scale` has the ends of the similarities."""
+def pair_matrix(matrix: matrices.PairMatrix, scale: matrices.Scale) -> str:
+    """All pairs as a heat map, and below it histograms of the own pairs and the others."""
     from plotly.subplots import make_subplots
 
     inside = _MATRIX + _BETWEEN + _SPREAD
@@ -306,8 +306,8 @@ def pair_matrix(matrix: matrices.PairMatrix, scale: tuple[float, float]) -> str:
         x=columns.labels,
         y=rows.labels,
         z=[[None if np.isnan(value) else value for value in line] for line in matrix.cells.tolist()],
-        zmin=scale[0],
-        zmax=scale[1],
+        zmin=scale.cells[0],
+        zmax=scale.cells[1],
         customdata=matrix.pairs,
         colorscale=palette.HEAT,
         colorbar={
@@ -326,7 +326,7 @@ def pair_matrix(matrix: matrices.PairMatrix, scale: tuple[float, float]) -> str:
         col=1,
     )
     _spread(figure, matrix, scale)
-    names = {"type": "category", "showticklabels": False, "showgrid": False, "ticks": ""}
+    names = {"type": "category", "showticklabels": False, "showgrid": False, "ticks": "", "title_standoff": 8}
     figure.update_xaxes(
         title_text=wording.pair_axis("originals", columns.samples, columns.share, "column"), row=1, **names
     )
@@ -335,7 +335,7 @@ def pair_matrix(matrix: matrices.PairMatrix, scale: tuple[float, float]) -> str:
     return _json(figure)
 
 
-def _spread(figure: Any, matrix: matrices.PairMatrix, scale: tuple[float, float]) -> None:
+def _spread(figure: Any, matrix: matrices.PairMatrix, scale: matrices.Scale) -> None:
     """The histograms of the own pairs and of all others, of the same bars."""
     edges, *shares = matrices.bars(matrix, scale)
     ends = [f"{low:.3f} to {high:.3f}" for low, high in itertools.pairwise(edges)]

@@ -10,8 +10,8 @@ import polars as pl
 from gradsim_assets.core.analysis.plots.wording import MOST_CELLS
 from gradsim_assets.core.tables.schemas import FULL_GRADIENT
 
-#: Bars of the histograms over the whole range of similarities.
-BARS = 40
+#: Bars of the histograms over the whole range of similarities, and as many as that of own pairs that are fewer than so many.
+BARS, FEW_BARS, FEW = 40, 20, 100
 
 #: Digits of a cell, as many as are shown.
 _DIGITS = 4
@@ -24,6 +24,14 @@ class Axis:
     labels: tuple[str, ...]
     samples: int
     share: int
+
+
+@dataclass(frozen=True)
+class Scale:
+    """The least and the largest similarity of all pairs, and of what the cells show of them: ends of the histograms and of the colours."""
+
+    pairs: tuple[float, float]
+    cells: tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -51,10 +59,11 @@ class PairMatrix:
         return self.rows.share > 1 or self.columns.share > 1
 
     @property
-    def scale(self) -> tuple[float, float]:
-        """The least and the largest similarity of all pairs."""
+    def scale(self) -> Scale:
+        """The ends of its histograms and colours."""
         both = np.concatenate([self.own, self.others])
-        return float(both.min()), float(both.max())
+        ends = (float(both.min()), float(both.max()))
+        return Scale(ends, (float(np.nanmin(self.cells)), float(np.nanmax(self.cells))))
 
 
 def pair_matrix(similarity: pl.DataFrame | pl.LazyFrame) -> PairMatrix | None:
@@ -117,17 +126,24 @@ def _cells(
     return np.round(np.where(np.isinf(highest), np.nan, highest), _DIGITS), pairs
 
 
-def common_scale(matrices: Iterable[PairMatrix | None]) -> tuple[float, float] | None:
-    """The least and the largest similarity of some matrices, so that these can be compared; None without any."""
-    ends = [one.scale for one in matrices if one is not None]
-    return (min(low for low, _ in ends), max(high for _, high in ends)) if ends else None
+def common_scale(matrices: Iterable[PairMatrix | None]) -> Scale | None:
+    """The ends of some matrices together, so that these can be compared; None without any."""
+    scales = [one.scale for one in matrices if one is not None]
+    if not scales:
+        return None
+    return Scale(_reach([one.pairs for one in scales]), _reach([one.cells for one in scales]))
 
 
-def bars(matrix: PairMatrix, scale: tuple[float, float]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Edges of the bars of both histograms over the scale, [BARS + 1], and the shares (%) of the own pairs and of the others in
-    each, [BARS]."""
-    low, high = scale if scale[0] < scale[1] else (scale[0] - 0.5, scale[1] + 0.5)
-    edges = np.linspace(low, high, BARS + 1)
+def _reach(ends: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    return min(low for low, _ in ends), max(high for _, high in ends)
+
+
+def bars(matrix: PairMatrix, scale: Scale) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Edges of the B bars of both histograms over the scale, [B + 1], and the shares (%) of the own pairs and of the others in
+    each, [B]."""
+    low, high = scale.pairs
+    low, high = (low, high) if low < high else (low - 0.5, high + 0.5)
+    edges = np.linspace(low, high, (BARS if len(matrix.own) >= FEW else FEW_BARS) + 1)
     own, others = (
         100 * np.histogram(found, edges)[0] / max(len(found), 1) for found in (matrix.own, matrix.others)
     )  # fmt: skip

@@ -179,7 +179,7 @@ def pair_matrix(frame: pl.DataFrame | pl.LazyFrame, setting: str) -> list[Plot]:
 
 
 def _cells(figure: Any, axes: Any, matrix: matrices.PairMatrix) -> None:
-    low, high = matrix.scale
+    low, high = matrix.scale.cells
     image = axes.imshow(matrix.cells, cmap=palette.HEAT, aspect="auto", interpolation="none", vmin=low, vmax=high)
     rows, columns = matrix.rows, matrix.columns
     axes.set_xlabel(wording.pair_axis("originals", columns.samples, columns.share, "column"))
@@ -194,7 +194,7 @@ def _spread(axes: Any, matrix: matrices.PairMatrix) -> None:
     for name, style, share in ((wording.OTHER, palette.OTHER_STYLE, others), (wording.OWN, palette.OWN_STYLE, own)):
         axes.stairs(share, edges, fill=True, color=style.colour, alpha=palette.BARS, linewidth=0, label=name)
     axes.set(xlabel=wording.SIMILARITY, ylabel=wording.PAIRS)
-    axes.legend(loc="upper right")
+    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2)
 
 
 def first_order(frame: pl.DataFrame, setting: str) -> list[Plot]:
