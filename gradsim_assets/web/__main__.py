@@ -1,5 +1,7 @@
 """`python -m gradsim_assets.web`: the server of the pages, a service of `gradsim ui`."""
 
+from contextlib import nullcontext
+
 import click
 
 
@@ -21,7 +23,9 @@ def main(host: str, port: int, dagster: str, read_only: bool) -> None:
     from gradsim_assets.web.app import create_app, names_of
     from gradsim_assets.web.site import Site
 
-    with open_instance(writes=False) as instance, serving(address_of(host, port)):
+    # Who wants a text traced must not be led here by the home.
+    told = nullcontext() if read_only else serving(address_of(host, port))
+    with open_instance(writes=False) as instance, told:
         app = create_app(Site(Launcher(instance), dagster), names_of(host, load_settings().web), read_only)
         uvicorn.run(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=2)
 

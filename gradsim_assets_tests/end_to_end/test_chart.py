@@ -192,7 +192,7 @@ def test_pods_name_priority_classes_that_the_chart_makes(tmp_path: Path) -> None
     made = {o["metadata"]["name"]: o["value"] for o in objects if o["kind"] == "PriorityClass"}
     assert made == {"gradsim-control": 1000000, "gradsim-step": 1000}
     named = {name: pod.get("priorityClassName") for name, pod in pods(objects).items()}
-    assert {named[f"gradsim-{c}"] for c in ("code", "daemon", "webserver")} == {"gradsim-control"}
+    assert {named[f"gradsim-{c}"] for c in ("code", "daemon", "pages", "webserver")} == {"gradsim-control"}
     assert "priorityClassName: gradsim-step\n" in config_map(objects, "gradsim-config")["profiles.yaml"]
 
 
