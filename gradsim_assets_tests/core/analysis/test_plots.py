@@ -446,6 +446,16 @@ def test_there_is_a_matrix_of_exhaustive_comparisons_alone(small):
         assert getattr(both, of) == (min(ends)[0], max(high for _, high in ends))
 
 
+def test_a_few_copies_do_not_darken_the_rest():
+    frame = every_pair(60, 60)
+    copied = (pl.col("variant_id") == "s_7") & (pl.col("original_id").is_in(["s_8", "s_9"]))
+    matrix = matrix_of(frame.with_columns(similarity=pl.when(copied).then(5.0).otherwise("similarity")))
+    low, high = matrix.scale.cells
+    assert low == matrix.cells.min() and high < 1 and matrix.scale.pairs[1] == 5.0
+    assert 0 < (matrix.cells > high).sum() <= matrix.cells.size / 200
+    assert cells_of(interactive.pair_matrix(matrix, matrix.scale))["zmax"] == high
+
+
 def test_histograms_have_the_own_pairs_and_all_others_as_shares_of_their_number():
     frame = every_pair(40, 40)
     matrix = matrix_of(frame)

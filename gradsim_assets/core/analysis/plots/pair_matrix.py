@@ -13,6 +13,9 @@ from gradsim_assets.core.tables.schemas import FULL_GRADIENT
 #: Bars of the histograms over the whole range of similarities, and as many as that of own pairs that are fewer than so many.
 BARS, FEW_BARS, FEW = 40, 20, 100
 
+#: Share of the cells that the colours tell apart: those above it have the brightest one, so that a few copies do not darken the rest.
+TOLD_APART = 0.995
+
 #: Digits of a cell, as many as are shown.
 _DIGITS = 4
 
@@ -28,7 +31,7 @@ class Axis:
 
 @dataclass(frozen=True)
 class Scale:
-    """The least and the largest similarity of all pairs, and of what the cells show of them: ends of the histograms and of the colours."""
+    """The least and the largest similarity of all pairs, and the ends of the colours of the cells."""
 
     pairs: tuple[float, float]
     cells: tuple[float, float]
@@ -63,7 +66,7 @@ class PairMatrix:
         """The ends of its histograms and colours."""
         both = np.concatenate([self.own, self.others])
         ends = (float(both.min()), float(both.max()))
-        return Scale(ends, (float(np.nanmin(self.cells)), float(np.nanmax(self.cells))))
+        return Scale(ends, (float(np.nanmin(self.cells)), float(np.nanquantile(self.cells, TOLD_APART))))
 
 
 def pair_matrix(similarity: pl.DataFrame | pl.LazyFrame) -> PairMatrix | None:

@@ -96,9 +96,9 @@ PLOTS = {
         "Every variant with every original",
         "Similarity of the full gradients of all pairs. The own pairs lie on the diagonal from the top left; originals without a "
         f"variant stand behind it. Of more than {MOST_CELLS} samples several share a row or a column, as the axes say: such a cell has "
-        "the highest similarity of its pairs. Columns that are bright all the way are originals that resemble every variant. The "
-        "histograms have the own pairs and all others, each as shares of their own number: the less they overlap, the surer the own "
-        "original is found.",
+        "the highest similarity of its pairs. At most one cell in 200 lies above the scale of the colours and has its last one. Columns "
+        "that are bright all the way are originals that resemble every variant. The histograms have the own pairs and all others, each "
+        "as shares of their own number: the less they overlap, the surer the own original is found.",
     ),
     "accuracy_over_depth": Words("Accuracy over depth", _ACCURACY),
     "accuracy_bars": Words("Accuracy of every component", _ACCURACY),
