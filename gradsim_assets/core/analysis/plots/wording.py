@@ -37,7 +37,7 @@ STEP = "step of the training"
 MOST_CELLS = 128
 
 HIGHEST = "highest similarity of a cell (cosine)"
-PAIRS = "share of the pairs (%)"
+PAIRS = "pairs (%)"
 
 
 class Words(NamedTuple):
