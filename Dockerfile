@@ -71,7 +71,7 @@ RUN --mount=type=bind,from=tools,source=/opt/tools,target=/opt/tools \
  && rm -rf kubernetes/aio pyarrow/include pyarrow/*flight* \
  && find . -name '*.so' -size +5M -not -path '*.libs/*' -exec strip --strip-unneeded {} + \
  && python -c "import dagster_webserver.cli, dagster._cli, dagster._daemon.cli, dagster._core.executor.step_delegating; \
-import dagster_k8s, dagster_postgres, psycopg2, polars, pyarrow.ipc, pyarrow.parquet, rank_bm25, sacrebleu.metrics.chrf, tokenizers, upath, huggingface_hub, openai, jinja2, hf_xet; \
+import fastapi.staticfiles, dagster_k8s, dagster_postgres, psycopg2, polars, pyarrow.ipc, pyarrow.parquet, rank_bm25, sacrebleu.metrics.chrf, tokenizers, upath, huggingface_hub, openai, jinja2, hf_xet; \
 import matplotlib.figure, matplotlib.backends.backend_agg, matplotlib.backends.backend_svg, plotly.offline; \
 from plotly.graph_objects import Bar, Box, Figure, Heatmap, Scatter"
 

@@ -1,5 +1,7 @@
 """`python -m gradsim_assets.web`: the server of the pages, a service of `gradsim ui`."""
 
+from contextlib import nullcontext
+
 import click
 
 
@@ -7,8 +9,11 @@ import click
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", type=int, required=True, help="Port to listen on.")
 @click.option("--dagster", required=True, help="Address of Dagster's UI, which pages link to.")
-def main(host: str, port: int, dagster: str) -> None:
-    """Serve the front page, the reports and the comparison until SIGINT or SIGTERM."""
+@click.option(
+    "--read-only", is_flag=True, help="Show what there is and take no texts to trace: needs neither torch nor a GPU."
+)
+def main(host: str, port: int, dagster: str, read_only: bool) -> None:
+    """Serve the front page, the reports, the comparison and traces until SIGINT or SIGTERM."""
     import uvicorn
 
     from gradsim_assets.configuration import load_settings
@@ -18,8 +23,10 @@ def main(host: str, port: int, dagster: str) -> None:
     from gradsim_assets.web.app import create_app, names_of
     from gradsim_assets.web.site import Site
 
-    with open_instance(writes=False) as instance, serving(address_of(host, port)):
-        app = create_app(Site(Launcher(instance), dagster), names_of(host, load_settings().web))
+    # Who wants a text traced must not be led here by the home.
+    told = nullcontext() if read_only else serving(address_of(host, port))
+    with open_instance(writes=False) as instance, told:
+        app = create_app(Site(Launcher(instance), dagster), names_of(host, load_settings().web), read_only)
         uvicorn.run(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=2)
 
 

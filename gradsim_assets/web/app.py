@@ -22,18 +22,19 @@ _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 _PROGRAMS = "/api/"
 
 
-def create_app(site: Site, names: frozenset[str] | None) -> FastAPI:
+def create_app(site: Site, names: frozenset[str] | None, read_only: bool = False) -> FastAPI:
     """The application over one home.
 
     Args:
         site: the home.
         names: hosts that requests may ask for; None for all.
+        read_only: whether no texts are taken to be traced.
     """
     app = FastAPI(title="gradsim", docs_url=None, redoc_url=None, openapi_url="/api/openapi.json")
-    pages = Pages(site.dagster)
-    for make in (front_page.router, reports.router, comparison.router, samples.router, scripts.router):
+    pages = Pages(site.dagster, read_only)
+    for make in (front_page.router, reports.router, comparison.router, samples.router, scripts.router, tracing.router):
         app.include_router(make(site, pages), include_in_schema=False)
-    app.include_router(tracing.router(site, pages))
+    app.include_router(tracing.refusing() if read_only else tracing.asking(site))
     app.mount("/static", StaticFiles(directory=Path(__file__).parent / "static"))
 
     def refusal(request: Request, status: int, sentence: str) -> Response:

@@ -11,12 +11,17 @@ from gradsim_assets.core.analysis.plots import wording
 
 
 class Pages:
-    """The templates of all pages; each links to Dagster's UI at the address `dagster`."""
+    """The templates of all pages; each links to Dagster's UI at the address `dagster`, and to where texts are traced unless the
+    server is `read_only`."""
 
-    def __init__(self, dagster: str) -> None:
+    def __init__(self, dagster: str, read_only: bool) -> None:
         folder = Path(__file__).parent / "templates"
         self._environment = Environment(loader=FileSystemLoader(folder), autoescape=True, undefined=StrictUndefined)
-        self._environment.globals |= {"dagster": dagster, "setting_name": wording.setting_name}
+        self._environment.globals |= {
+            "dagster": dagster,
+            "read_only": read_only,
+            "setting_name": wording.setting_name,
+        }
 
     def answer(
         self, template: str, status: int = 200, headers: Mapping[str, str] | None = None, **values: Any

@@ -1,4 +1,4 @@
-"""Traces over HTTP: a page to ask on, a call for programs, and the pages of what was found."""
+"""Traces over HTTP: a page to ask on, a call for programs, and the pages of what was found; where nothing may be asked, these alone."""
 
 import asyncio
 import json
@@ -43,10 +43,10 @@ class Asked(BaseModel):
 
 
 def router(site: Site, pages: Pages) -> APIRouter:
-    """`/trace`, `/traces/<partition key>/<id>/`, and `/api/trace` for programs."""
-    routes, queue = APIRouter(), TraceQueue(_Tracer(site))
+    """`/trace` and `/traces/<partition key>/<id>/`."""
+    routes = APIRouter()
 
-    @routes.get("/trace", include_in_schema=False)
+    @routes.get("/trace")
     def trace_page(model: str | None = None) -> Response:
         return pages.answer(
             "trace.html.j2",
@@ -56,9 +56,27 @@ def router(site: Site, pages: Pages) -> APIRouter:
             recent=_recent(site),
         )
 
-    @routes.get("/traces/{slug}/{trace_id}/", include_in_schema=False)
+    @routes.get("/traces/{slug}/{trace_id}/")
     def found(slug: str, trace_id: str) -> FileResponse:
         return FileResponse(_folder(site, slug, trace_id) / PAGE, headers={"Cache-Control": "no-cache"})
+
+    return routes
+
+
+def refusing() -> APIRouter:
+    """What programs are told by a server that takes no texts."""
+    routes = APIRouter()
+
+    @routes.post("/api/trace", include_in_schema=False)
+    def ask() -> JSONResponse:
+        return JSONResponse({"error": "this server shows what there is and takes no texts; ask the trace server."}, 403)
+
+    return routes
+
+
+def asking(site: Site) -> APIRouter:
+    """`/api/trace` for programs, and for the page."""
+    routes, queue = APIRouter(), TraceQueue(_Tracer(site))
 
     @routes.post("/api/trace")
     async def ask(asked: Asked, request: Request) -> JSONResponse:

@@ -192,7 +192,7 @@ def test_pods_name_priority_classes_that_the_chart_makes(tmp_path: Path) -> None
     made = {o["metadata"]["name"]: o["value"] for o in objects if o["kind"] == "PriorityClass"}
     assert made == {"gradsim-control": 1000000, "gradsim-step": 1000}
     named = {name: pod.get("priorityClassName") for name, pod in pods(objects).items()}
-    assert {named[f"gradsim-{c}"] for c in ("code", "daemon", "webserver")} == {"gradsim-control"}
+    assert {named[f"gradsim-{c}"] for c in ("code", "daemon", "pages", "webserver")} == {"gradsim-control"}
     assert "priorityClassName: gradsim-step\n" in config_map(objects, "gradsim-config")["profiles.yaml"]
 
 
@@ -204,6 +204,56 @@ def test_kueue_label_is_on_the_job(tmp_path: Path) -> None:
 
 def test_there_is_no_trace_server_unless_it_is_asked_for() -> None:
     assert not [o for o in render() if o["metadata"]["name"].endswith("-trace")]
+
+
+def test_the_front_page_is_a_small_pod_that_only_reads() -> None:
+    objects = render(
+        None, "--set", "modelCache.enabled=true,secrets.huggingFace.existingSecret=t,storage.s3.existingSecret=s"
+    )
+    for document in objects:
+        kubernetes_validate.validate(document, NEWEST, strict=True)
+    deployment = find(objects, "Deployment", "r-gradsim-pages")
+    assert deployment["spec"]["replicas"] == 1
+    pod = deployment["spec"]["template"]["spec"]
+    # An account that may do nothing, and no token of it.
+    assert pod["serviceAccountName"] == "r-gradsim-steps" and pod["automountServiceAccountToken"] is False
+    (container,) = pod["containers"]
+    assert container["image"] == "gradsim-control:0.1.0" and "--read-only" in container["command"]
+    assert container["resources"]["limits"] == {"memory": "1Gi"}
+    mounts = {one["mountPath"]: one.get("readOnly", False) for one in container["volumeMounts"]}
+    assert mounts["/var/lib/gradsim"] and mounts["/opt/dagster/dagster_home/dagster.yaml"] and mounts["/etc/gradsim"]
+    assert {one["name"] for one in container["volumeMounts"]} == {one["name"] for one in pod["volumes"]}
+    assert "/var/cache/huggingface" not in mounts, "it loads no model"
+    environment = {one["name"] for one in container["env"]}
+    assert {"DAGSTER_PG_PASSWORD", "GRADSIM_HOME"} <= environment and "HF_TOKEN" not in environment
+    assert container["envFrom"] == [{"secretRef": {"name": "s"}}], "tables may lie in object storage"
+    assert {container[f"{kind}Probe"]["httpGet"]["path"] for kind in ("startup", "readiness", "liveness")} == {
+        "/health"
+    }
+    labels = deployment["spec"]["template"]["metadata"]["labels"]
+    assert find(objects, "Service", "r-gradsim-pages")["spec"]["selector"].items() <= labels.items()
+    policy = find(objects, "NetworkPolicy", "r-gradsim-pages")
+    assert policy["spec"]["podSelector"]["matchLabels"].items() <= labels.items()
+    assert policy["spec"]["ingress"] == [{"ports": [{"port": "http"}], "from": [{"podSelector": {}}]}]
+
+
+def test_links_lead_to_the_pages_that_are_served() -> None:
+    def web(*more: str) -> str:
+        found = {one["name"]: one.get("value") for one in container_context(render(None, *more))["k8s"]["env"]}
+        return str(found["GRADSIM_WEB"])
+
+    addresses = "frontPage.url=https://a.example,traceServer.url=https://b.example"
+    assert web() == ""
+    assert web("--set", addresses) == "https://a.example"
+    assert web("--set", f"{addresses},traceServer.enabled=true") == "https://a.example"
+    assert web("--set", f"{addresses},traceServer.enabled=true,frontPage.enabled=false") == "https://b.example"
+    assert web("--set", f"{addresses},frontPage.enabled=false") == "", "nobody serves them"
+
+
+def test_there_is_no_front_page_where_it_is_switched_off_or_there_is_no_instance() -> None:
+    for more in ("frontPage.enabled=false", "controlPlane.enabled=false"):
+        names = {o["metadata"]["name"] for o in render(None, "--set", more)}
+        assert "r-gradsim-code" in names and "r-gradsim-pages" not in names
 
 
 def test_the_trace_server_is_a_pod_of_its_profile_that_finds_home_instance_and_models() -> None:
@@ -274,7 +324,8 @@ def test_a_changed_setting_restarts_whom_it_concerns() -> None:
         found = {}
         for o in render(None, *more):
             if o["kind"] == "Deployment":
-                (found[o["metadata"]["name"]],) = o["spec"]["template"]["metadata"]["annotations"].values()
+                annotations = o["spec"]["template"]["metadata"]["annotations"]
+                found[o["metadata"]["name"]] = " ".join(annotations.values())
         return found
 
     before = checksums()
@@ -283,6 +334,7 @@ def test_a_changed_setting_restarts_whom_it_concerns() -> None:
     assert instance["r-gradsim-code"] == before["r-gradsim-code"]
     assert instance["r-gradsim-daemon"] != before["r-gradsim-daemon"]
     assert instance["r-gradsim-webserver"] != before["r-gradsim-webserver"]
+    assert instance["r-gradsim-pages"] != before["r-gradsim-pages"]
     profile = checksums("--set", "profiles.gpu.sharedMemory=3Gi")
     assert profile["r-gradsim-code"] != before["r-gradsim-code"]
     assert profile["r-gradsim-daemon"] == before["r-gradsim-daemon"]
@@ -337,6 +389,8 @@ def test_the_official_chart_finds_our_code_location() -> None:
         (["--set", "traceServer.enabled=true,controlPlane.enabled=false"], ["traceServer.enabled needs controlPlane"]),
         (["--set", "traceServer.enabled=true,traceServer.profile=tpu"], ["traceServer.profile is tpu", "profiles"]),
         (["--set", "traceServer.replicas=2"], ["traceServer", "replicas"]),
+        (["--set", "frontPage.profile=gpu"], ["frontPage", "profile"]),
+        (["--set", "frontPage.url=gradsim.example.org"], ["frontPage", "url"]),
         (["--set", "modelCache.prefetch={gpt2}"], ["modelCache.enabled is false"]),
         (["--set", "modelCache.enabled=true,modelCache.prefetch={a b}"], ["prefetch"]),
     ],

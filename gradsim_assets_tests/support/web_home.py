@@ -59,11 +59,21 @@ def _orphan() -> dg.DagsterRun:
     return dg.DagsterRun("analyses", str(uuid.uuid4()), status=dg.DagsterRunStatus.STARTED, tags=tags)
 
 
-class PagesServer:
-    """The real server of a home's pages on loopback; a context manager."""
+#: The server as the control image has it: there is no torch that could be imported.
+_WITHOUT_TORCH = """
+import sys
+for name in ("torch", "transformers", "peft", "datasets", "faiss"):
+    sys.modules[name] = None  # an import of it fails
+from gradsim_assets.web.__main__ import main
+main()
+"""
 
-    def __init__(self, root: Path) -> None:
-        self.home, self.port = Home(root), free_port()
+
+class PagesServer:
+    """The real server of a home's pages on loopback; a context manager. One that is `read_only` has no torch."""
+
+    def __init__(self, root: Path, read_only: bool = False) -> None:
+        self.home, self.port, self.read_only = Home(root), free_port(), read_only
 
     @property
     def address(self) -> str:
@@ -105,7 +115,8 @@ class PagesServer:
         return urllib.request.urlopen(urllib.request.Request(self.address + path, method="DELETE"), timeout=60)
 
     def __enter__(self) -> Self:
-        command = [sys.executable, "-m", "gradsim_assets.web", "--port", str(self.port), "--dagster", DAGSTER]
+        started = ["-c", _WITHOUT_TORCH, "--read-only"] if self.read_only else ["-m", "gradsim_assets.web"]
+        command = [sys.executable, *started, "--port", str(self.port), "--dagster", DAGSTER]
         self._log = (self.home.folder.parent / "web.log").open("ab")
         self._process = subprocess.Popen(
             command, env=environment_of(self.home.folder), stdout=self._log, stderr=self._log

@@ -50,6 +50,8 @@ def test_from_the_front_page_to_a_report_and_a_comparison(open_page, site: WebHo
 def test_pages_fit_the_screen_and_what_is_touched_is_large_enough(open_page, path: str, width: int) -> None:
     page = open_page(path, width)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
+    wider = "all => all.filter((one) => one.offsetWidth > one.closest('.scroll').clientWidth).length"
+    assert page.locator(".scroll caption").evaluate_all(wider) == 0, "what tables say is read without scrolling"
     heights = page.evaluate("[...document.querySelectorAll('.button, .choose')].map((b) => b.offsetHeight)")
     assert all(height >= 44 for height in heights)
 

@@ -283,7 +283,7 @@ def _plots(settings: Mapping[str, SettingResults], parameters: pl.DataFrame) -> 
         plots[setting] = [
             plot
             for name, table in _SHOWN.items()
-            if table != GRADIENT_SIMILARITY.name and getattr(results, name) is not None
+            if getattr(results, name) is not None
             for plot in plots_of(table, getattr(results, name), setting, results.retrieval)
         ]
     return plots

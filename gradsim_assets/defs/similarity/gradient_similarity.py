@@ -3,11 +3,12 @@
 import dagster as dg
 import polars as pl
 
+from gradsim_assets.core.analysis.plots.of_table import plots_of
 from gradsim_assets.core.similarity.gradient_similarity import gradient_similarity
 from gradsim_assets.core.similarity.pair_products import PairProducts
 from gradsim_assets.core.tables.schemas import DOT_PRODUCTS, GRADIENT_SIMILARITY, SETTINGS
 from gradsim_assets.defs.code_version import code_version
-from gradsim_assets.defs.table_results import column_schema, model_provenance, table_result
+from gradsim_assets.defs.table_results import column_schema, model_provenance, plot_metadata, table_result
 from gradsim_assets.orchestration import groups
 from gradsim_assets.orchestration.asset_keys import asset_key
 from gradsim_assets.orchestration.failures import fails_in_one_sentence
@@ -40,6 +41,7 @@ def _similarity(setting: str) -> dg.AssetsDefinition:
     ) -> dg.MaterializeResult[pl.DataFrame]:
         frame = gradient_similarity(PairProducts.from_frame(dot_products))
         provenance = model_provenance(context, store, setting, dot_products)
-        return table_result(GRADIENT_SIMILARITY, frame, provenance=provenance)
+        shown = plot_metadata(plots_of(GRADIENT_SIMILARITY.name, frame, setting))
+        return table_result(GRADIENT_SIMILARITY, frame, metadata=shown, provenance=provenance)
 
     return similarity

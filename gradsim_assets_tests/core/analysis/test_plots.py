@@ -16,7 +16,7 @@ from gradsim_assets.core.analysis.control_comparison import control_comparison
 from gradsim_assets.core.analysis.greedy_selection import greedy_selection
 from gradsim_assets.core.analysis.model_comparison import model_comparison
 from gradsim_assets.core.analysis.parameters_per_component import parameters_per_component
-from gradsim_assets.core.analysis.plots import interactive, palette, panels, series, static, wording
+from gradsim_assets.core.analysis.plots import interactive, pair_matrix, palette, panels, series, static, wording
 from gradsim_assets.core.analysis.retrieval import retrieval
 from gradsim_assets.core.analysis.self_similarity import self_similarity
 from gradsim_assets.core.models.trajectories import Checkpoint
@@ -50,6 +50,7 @@ class Tables:
         self.greedy = greedy_selection(pairs, self.parameters, splits=2)
         self.self_similarity = self_similarity(pairs, self.parameters)
         self.retrieval = retrieval(pairs, projected(table), bm25(table), self.parameters)
+        self.every_pair = gradient_similarity(PairProducts.from_frame(realistic(30, 30, names[:2])))
         similarity = gradient_similarity(pairs)
         self.controls = control_comparison(similarity, {"a/b+untrained": similarity, "a/c": similarity})
 
@@ -64,6 +65,7 @@ class Tables:
             *static.first_order(FIRST_ORDER, "paraphrased"),
             *static.tail_patch(TAIL_PATCH, "model_generated"),
             *static.controls(self.controls, "paraphrased"),
+            *static.pair_matrix(self.every_pair, "paraphrased"),
             *static.linear_datamodeling_score(LDS, "paraphrased"),
             *static.removal(REMOVAL, "model_generated"),
             *static.comparison(
@@ -102,6 +104,7 @@ def boxes(svg: str) -> list[tuple[str, float, float, float, float]]:
 
 NAMES = {
     "controls",
+    "pair_matrix",
     "first_order",
     "tail_patch",
     "linear_datamodeling_score",
@@ -337,3 +340,135 @@ def test_heat_maps_have_every_component_and_one_scale(small):
     assert shown == pytest.approx(dict(small.accuracy.select("component", "accuracy").iter_rows()))
     assert drawn["y"][-2:] == ["embed_tokens", "lm_head"] and np.isfinite(grid[-2, 0]) and np.isfinite(grid[-1, -1])
     assert series.common_scale([small.accuracy.head(1)], "accuracy") is None
+
+
+# ---- every variant with every original -------------------------------------------------------------------------------
+
+
+def every_pair(variants: int, originals: int) -> pl.DataFrame:
+    """A table `gradient_similarity` of all pairs in an order of its own; variants are of the last originals."""
+    rng = np.random.default_rng(variants)
+    rows = [
+        (f"s_{v}", f"s_{o}", component, float(rng.uniform(0.6, 1) if v == o else rng.uniform(-0.1, 0.5)))
+        for v in range(originals - variants, originals)
+        for o in rng.permutation(originals).tolist()
+        for component in ("model.layers.0.mlp.up_proj.weight", "full_gradient")
+    ]
+    return pl.DataFrame(rows, schema=["variant_id", "original_id", "component", "similarity"], orient="row")
+
+
+def cells_of(figure: str) -> dict:
+    (drawn,) = traces(figure, type="heatmap")
+    return drawn
+
+
+def matrix_of(frame: pl.DataFrame) -> pair_matrix.PairMatrix:
+    matrix = pair_matrix.pair_matrix(frame)
+    assert matrix is not None
+    return matrix
+
+
+@pytest.mark.parametrize("size", [12, 30, 128])
+def test_every_pair_has_a_cell_that_names_it_and_own_pairs_are_the_diagonal(size):
+    frame = every_pair(size, size)
+    matrix = matrix_of(frame.lazy())
+    drawn = cells_of(interactive.pair_matrix(matrix, matrix.scale))
+    named = {tuple(pair): value for line, values in zip(drawn["customdata"], drawn["z"], strict=True)
+             for pair, value in zip(line, values, strict=True)}  # fmt: skip
+    full = frame.filter(component="full_gradient")
+    expected = {(v, o): value for v, o, value in full.select("variant_id", "original_id", "similarity").iter_rows()}
+    assert named == pytest.approx(expected, abs=1e-4) and len(named) == size**2
+    assert [line[place][0] for place, line in enumerate(drawn["customdata"])] == [f"s_{n}" for n in range(size)]
+    assert all(variant == original for variant, original in (line[n] for n, line in enumerate(drawn["customdata"])))
+    assert (drawn["x"], drawn["y"]) == ([f"s_{n}" for n in range(size)],) * 2
+    assert drawn["colorbar"]["title"]["text"] == wording.SIMILARITY
+    svg = static.pair_matrix(frame, "paraphrased")[0].svg
+    assert f"{size} originals" in svg and f"{size} variants" in svg
+
+
+def test_of_many_samples_a_cell_is_the_highest_of_its_pairs_and_names_it():
+    frame = every_pair(300, 300)
+    matrix = matrix_of(frame)
+    figure = interactive.pair_matrix(matrix, matrix.scale)
+    drawn = cells_of(figure)
+    known = {(v, o): value for v, o, value in frame.filter(component="full_gradient").drop("component").iter_rows()}
+    for row in range(100):
+        for column in (0, row, 99):
+            inside = {
+                (f"s_{v}", f"s_{o}"): known[f"s_{v}", f"s_{o}"]
+                for v in range(3 * row, 3 * row + 3)
+                for o in range(3 * column, 3 * column + 3)
+            }
+            best = max(inside, key=inside.__getitem__)
+            assert drawn["z"][row][column] == pytest.approx(inside[best], abs=1e-4)
+            assert tuple(drawn["customdata"][row][column]) == best
+    assert drawn["x"][0] == "s_0 to s_2" and len(drawn["x"]) == len(drawn["y"]) == 100
+    # Whoever looks is told what a cell is.
+    layout = json.loads(figure)["layout"]
+    assert layout["xaxis"]["title"]["text"] == "300 originals, 3 a column"
+    assert layout["yaxis"]["title"]["text"] == "300 variants, 3 a row"
+    assert drawn["colorbar"]["title"]["text"] == wording.HIGHEST
+    assert "300 originals, 3 a column" in static.pair_matrix(frame, "paraphrased")[0].svg
+
+
+def test_originals_without_a_variant_stand_behind_the_diagonal():
+    matrix = matrix_of(every_pair(3, 6))
+    assert matrix.rows.labels == ("s_3", "s_4", "s_5")
+    assert matrix.columns.labels == ("s_3", "s_4", "s_5", "s_0", "s_1", "s_2")
+    assert (len(matrix.own), len(matrix.others)) == (3, 15)
+    # The last cell of a side may hold fewer.
+    odd = matrix_of(every_pair(129, 131))
+    assert (odd.rows.share, odd.columns.share) == (2, 2)
+    assert (odd.rows.labels[-1], odd.columns.labels[-1]) == ("s_130", "s_1")
+
+
+def test_a_similarity_that_is_undefined_leaves_a_gap():
+    frame = every_pair(3, 3)
+    gone = (pl.col("variant_id") == "s_1") & (pl.col("original_id") == "s_1")
+    matrix = matrix_of(frame.with_columns(similarity=pl.when(gone).then(None).otherwise("similarity")))
+    drawn = cells_of(interactive.pair_matrix(matrix, matrix.scale))
+    assert drawn["z"][1][1] is None and drawn["customdata"][1][1] == ["", ""]
+    assert (len(matrix.own), len(matrix.others)) == (2, 6)
+
+
+def test_there_is_a_matrix_of_exhaustive_comparisons_alone(small):
+    assert pair_matrix.pair_matrix(every_pair(4, 4).slice(2)) is None
+    assert pair_matrix.pair_matrix(every_pair(4, 4).filter(component="model.layers.0.mlp.up_proj.weight")) is None
+    assert pair_matrix.pair_matrix(every_pair(1, 4)) is None
+    assert pair_matrix.pair_matrix(every_pair(4, 4).with_columns(similarity=pl.lit(None, pl.Float64))) is None
+    pairs = PairProducts.from_frame(realistic(30, 5, block_names(1)))
+    assert static.pair_matrix(gradient_similarity(pairs), "paraphrased") == []
+    assert pair_matrix.common_scale([None]) is None
+    first, second = matrix_of(small.every_pair), matrix_of(every_pair(4, 4))
+    both = pair_matrix.common_scale([first, None, second])
+    for of in ("pairs", "cells"):
+        ends = [getattr(one.scale, of) for one in (first, second)]
+        assert getattr(both, of) == (min(ends)[0], max(high for _, high in ends))
+
+
+def test_a_few_copies_do_not_darken_the_rest():
+    frame = every_pair(60, 60)
+    copied = (pl.col("variant_id") == "s_7") & (pl.col("original_id").is_in(["s_8", "s_9"]))
+    matrix = matrix_of(frame.with_columns(similarity=pl.when(copied).then(5.0).otherwise("similarity")))
+    low, high = matrix.scale.cells
+    assert low == matrix.cells.min() and high < 1 and matrix.scale.pairs[1] == 5.0
+    assert 0 < (matrix.cells > high).sum() <= matrix.cells.size / 200
+    assert cells_of(interactive.pair_matrix(matrix, matrix.scale))["zmax"] == high
+
+
+def test_histograms_have_the_own_pairs_and_all_others_as_shares_of_their_number():
+    frame = every_pair(40, 40)
+    matrix = matrix_of(frame)
+    own = (pl.col("variant_id") == pl.col("original_id")).alias("own")
+    full = frame.filter(component="full_gradient").with_columns(own)
+    edges, *shares = pair_matrix.bars(matrix, matrix.scale)
+    for share, is_own in zip(shares, (True, False), strict=True):
+        found = full.filter(own=is_own)["similarity"].to_numpy()
+        assert share.sum() == pytest.approx(100)
+        assert share.tolist() == pytest.approx((100 * np.histogram(found, edges)[0] / len(found)).tolist())
+    drawn = {bar["name"]: bar for bar in traces(interactive.pair_matrix(matrix, matrix.scale), type="bar")}
+    assert numbers(drawn[wording.OWN]["y"]) == pytest.approx(shares[0].tolist())
+    assert numbers(drawn[wording.OTHER]["y"]) == pytest.approx(shares[1].tolist())
+    svg = static.pair_matrix(frame, "paraphrased")[0].svg
+    for name, style in ((wording.OWN, palette.OWN_STYLE), (wording.OTHER, palette.OTHER_STYLE)):
+        assert drawn[name]["marker"]["color"] == style.colour and style.colour.lower() in svg and name in svg

@@ -470,6 +470,10 @@ def test_nothing_is_wider_than_the_screen(case, open_page, width):
         figure.scroll_into_view_if_needed()
         page.wait_for_selector(f'[data-figure="{figure.get_attribute("data-figure")}"][data-drawn]')
     assert page.evaluate("document.documentElement.scrollWidth") <= width
+    wider = (
+        "all => all.filter((one) => one.offsetWidth > one.closest('.scroll').clientWidth).map((one) => one.textContent)"
+    )
+    assert page.locator(".scroll caption").evaluate_all(wider) == [], "what tables say is read without scrolling"
 
 
 @pytest.mark.ui

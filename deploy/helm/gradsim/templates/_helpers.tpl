@@ -92,14 +92,30 @@ capabilities: {drop: [ALL]}
       key: {{ .Values.postgres.secretKey }}
 {{- end -}}
 
-{{/* Environment of everything that runs our code: code server, run pods, step pods. */}}
-{{- define "gradsim.env" -}}
+{{/* Which servers of our own pages there are. */}}
+{{- define "gradsim.pageServers" -}}
+{{- $servers := list -}}
+{{- if and .Values.frontPage.enabled .Values.controlPlane.enabled -}}{{- $servers = append $servers "pages" -}}{{- end -}}
+{{- if .Values.traceServer.enabled -}}{{- $servers = append $servers "trace" -}}{{- end -}}
+{{- toYaml $servers -}}
+{{- end -}}
+
+{{/* By which address people reach our own pages; nothing where nobody serves them or knows it: no link may promise what is not there. */}}
+{{- define "gradsim.web" -}}
+{{- $found := "" -}}
+{{- range $server := include "gradsim.pageServers" . | fromYamlArray -}}
+{{- $found = default (get (ternary $.Values.traceServer $.Values.frontPage (eq $server "trace")) "url") $found -}}
+{{- end -}}
+{{- $found -}}
+{{- end -}}
+
+{{/* Where things lie and by which address: environment of everything that runs our code, for what only reads the whole. */}}
+{{- define "gradsim.placesEnv" -}}
 {{ include "gradsim.passwordEnv" . }}
 - {name: GRADSIM_HOME, value: /var/lib/gradsim}
 - {name: GRADSIM_CONFIG, value: /etc/gradsim/gradsim.toml}
 - {name: GRADSIM_PROFILES, value: /etc/gradsim/profiles.yaml}
-{{- /* Without a trace server reports are files of the home: nothing serves them, so that no link may promise it. */}}
-- {name: GRADSIM_WEB, value: {{ ternary .Values.traceServer.url "" .Values.traceServer.enabled | quote }}}
+- {name: GRADSIM_WEB, value: {{ include "gradsim.web" . | quote }}}
 {{- with .Values.storage.tables }}
 - name: GRADSIM_TABLES
   value: {{ . | quote }}
@@ -122,6 +138,11 @@ capabilities: {drop: [ALL]}
 - name: AWS_DEFAULT_REGION
   value: {{ . | quote }}
 {{- end }}
+{{- end -}}
+
+{{/* Environment of code server, run pods, step pods and the trace server: the same with what they ask others by. */}}
+{{- define "gradsim.env" -}}
+{{ include "gradsim.placesEnv" . }}
 {{- with .Values.secrets.huggingFace }}
 {{- if .existingSecret }}
 - name: HF_TOKEN
@@ -143,33 +164,52 @@ capabilities: {drop: [ALL]}
 {{- end }}
 {{- end -}}
 
+{{/* Secrets whose keys become variables: of object storage, and all others. */}}
+{{- define "gradsim.placesSecrets" -}}
+{{- $names := list -}}
+{{- with .Values.storage.s3.existingSecret }}{{ $names = append $names . }}{{ end -}}
+{{- toYaml $names -}}
+{{- end -}}
+
 {{- define "gradsim.envSecrets" -}}
 {{- $names := .Values.secrets.envFrom -}}
-{{- with .Values.storage.s3.existingSecret }}{{ $names = prepend $names . }}{{ end -}}
+{{- range include "gradsim.placesSecrets" . | fromYamlArray }}{{ $names = prepend $names . }}{{ end -}}
 {{- toYaml $names -}}
 {{- end -}}
 
 {{- define "gradsim.volumes" -}}
+{{ include "gradsim.claims" (list . false) }}
+{{- end -}}
+
+{{- define "gradsim.volumeMounts" -}}
+{{ include "gradsim.mounts" (list . false) }}
+{{- end -}}
+
+{{/* Volumes of what runs our code, and of what only reads (the second is true): (list $ true) */}}
+{{- define "gradsim.claims" -}}
+{{- $root := index . 0 -}}
 - name: tmp
   emptyDir: {}
 - name: dagster-home
   emptyDir: {}
 - name: config
-  configMap: {name: {{ include "gradsim.fullname" . }}-config}
+  configMap: {name: {{ include "gradsim.fullname" $root }}-config}
 - name: home
-  persistentVolumeClaim: {claimName: {{ include "gradsim.homeClaim" . }}}
-{{- if .Values.modelCache.enabled }}
+  persistentVolumeClaim: {claimName: {{ include "gradsim.homeClaim" $root }}}
+{{- if and $root.Values.modelCache.enabled (not (index . 1)) }}
 - name: models
-  persistentVolumeClaim: {claimName: {{ include "gradsim.modelClaim" . }}}
+  persistentVolumeClaim: {claimName: {{ include "gradsim.modelClaim" $root }}}
 {{- end }}
 {{- end -}}
 
-{{- define "gradsim.volumeMounts" -}}
+{{- define "gradsim.mounts" -}}
+{{- $root := index . 0 -}}
+{{- $reads := index . 1 -}}
 - {name: tmp, mountPath: /tmp}
 - {name: dagster-home, mountPath: /opt/dagster/dagster_home}
 - {name: config, mountPath: /etc/gradsim, readOnly: true}
-- {name: home, mountPath: /var/lib/gradsim}
-{{- if .Values.modelCache.enabled }}
+- {name: home, mountPath: /var/lib/gradsim{{ if $reads }}, readOnly: true{{ end }}}
+{{- if and $root.Values.modelCache.enabled (not $reads) }}
 - {name: models, mountPath: /var/cache/huggingface}
 {{- end }}
 {{- end -}}

@@ -1,11 +1,13 @@
 """Interactive plots (plotly) for the report: each function returns a figure as JSON that plotly.js draws, or None."""
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import polars as pl
 
+from gradsim_assets.core.analysis.plots import pair_matrix as matrices
 from gradsim_assets.core.analysis.plots import palette, series, wording
 from gradsim_assets.core.evaluation.tail_patch import tail_patch_summary
 
@@ -245,8 +247,8 @@ def _ticks(last: int, places: list[int], most: int = MOST_TICKS) -> dict[str, An
 
 
 def heatmap(frame: pl.DataFrame, column: str, scale: tuple[float, float] | None = None) -> str | None:
-    """Component types against depth, and what stands outside the blocks before the first and after the last; the colour scale
-    (cividis) reads the same with and without colour vision. `scale` is its ends, so that other maps can be compared."""
+    """Component types against depth, and what stands outside the blocks before the first and after the last. `scale` has the ends
+    of the colours, so that other maps can be compared."""
     rows = [line for lines in series.lines(frame, column).values() for line in lines]
     if not rows:
         return None
@@ -274,7 +276,7 @@ def heatmap(frame: pl.DataFrame, column: str, scale: tuple[float, float] | None 
         zmax=None if scale is None else scale[1],
         customdata=names.tolist(),
         text=said.tolist(),
-        colorscale="Cividis",
+        colorscale=palette.HEAT,
         colorbar={"title": {"text": wording.LABELS[column], "side": "right", "font": {"size": 12}}, "thickness": 14},
         hovertemplate="%{z:.4f} %{text}<extra></extra>",
         hoverongaps=False,
@@ -284,6 +286,75 @@ def heatmap(frame: pl.DataFrame, column: str, scale: tuple[float, float] | None 
     figure.update_yaxes(autorange="reversed", showgrid=False, ticks="")
     figure.update_xaxes(showgrid=False, **_ticks(last, places))
     return _json(figure)
+
+
+#: Pixels of the matrix of pairs and of the histograms below it, cells up to which a line parts them, and the room between both.
+_MATRIX, _SPREAD, _PARTED, _BETWEEN = 430, 150, 40, 62
+
+
+def pair_matrix(matrix: matrices.PairMatrix, scale: matrices.Scale) -> str:
+    """All pairs as a heat map, and below it histograms of the own pairs and the others."""
+    from plotly.subplots import make_subplots
+
+    inside = _MATRIX + _BETWEEN + _SPREAD
+    grid = make_subplots(2, 1, row_heights=[_MATRIX, _SPREAD], vertical_spacing=_BETWEEN / inside)
+    figure = _figure(inside + 15 + 90, grid, barmode="overlay", bargap=0, margin={"l": 60, "r": 15, "t": 15, "b": 90})
+    rows, columns = matrix.rows, matrix.columns
+    parted = int(max(len(rows.labels), len(columns.labels)) <= _PARTED)
+    title = wording.HIGHEST if matrix.is_binned else wording.SIMILARITY
+    figure.add_heatmap(
+        x=columns.labels,
+        y=rows.labels,
+        z=[[None if np.isnan(value) else value for value in line] for line in matrix.cells.tolist()],
+        zmin=scale.cells[0],
+        zmax=scale.cells[1],
+        customdata=matrix.pairs,
+        colorscale=palette.HEAT,
+        colorbar={
+            "title": {"text": title, "side": "right", "font": {"size": 12}},
+            "thickness": 14,
+            "len": _MATRIX / inside,
+            "y": 1,
+            "yanchor": "top",
+        },
+        name=wording.SIMILARITY,
+        hovertemplate="%{z:.4f}<br>variant %{customdata[0]}<br>original %{customdata[1]}<extra></extra>",
+        hoverongaps=False,
+        xgap=parted,
+        ygap=parted,
+        row=1,
+        col=1,
+    )
+    _spread(figure, matrix, scale)
+    names = {"type": "category", "showticklabels": False, "showgrid": False, "ticks": "", "title_standoff": 8}
+    figure.update_xaxes(
+        title_text=wording.pair_axis("originals", columns.samples, columns.share, "column"), row=1, **names
+    )
+    title = wording.pair_axis("variants", rows.samples, rows.share, "row")
+    figure.update_yaxes(title_text=title, autorange="reversed", row=1, **names)
+    return _json(figure)
+
+
+def _spread(figure: Any, matrix: matrices.PairMatrix, scale: matrices.Scale) -> None:
+    """The histograms of the own pairs and of all others, of the same bars."""
+    edges, *shares = matrices.bars(matrix, scale)
+    ends = [f"{low:.3f} to {high:.3f}" for low, high in itertools.pairwise(edges)]
+    shown = ((wording.OTHER, palette.OTHER_STYLE, shares[1]), (wording.OWN, palette.OWN_STYLE, shares[0]))
+    for name, style, share in shown:
+        figure.add_bar(
+            x=(edges[:-1] + edges[1:]) / 2,
+            y=share,
+            width=edges[1] - edges[0],
+            name=name,
+            marker={"color": style.colour, "line": {"width": 0}},
+            opacity=palette.BARS,
+            customdata=ends,
+            hovertemplate=f"{name}: %{{y:.3g}} % from %{{customdata}}<extra></extra>",
+            row=2,
+            col=1,
+        )
+    figure.update_xaxes(title_text=wording.SIMILARITY, row=2)
+    figure.update_yaxes(title_text=wording.PAIRS, row=2)
 
 
 def attention_against_mlp(frame: pl.DataFrame, column: str, levels: dict[str, float]) -> str | None:

@@ -9,6 +9,7 @@ from gradsim_assets.core.tables.schemas import (
     AGREEMENT,
     CONTROL_COMPARISON,
     FIRST_ORDER,
+    GRADIENT_SIMILARITY,
     GREEDY_SELECTION,
     LINEAR_DATAMODELING_SCORE,
     MODEL_COMPARISON,
@@ -24,6 +25,7 @@ def plots_of(table: str, frame: pl.DataFrame, setting: str = "", retrieval: pl.D
     """The plots of a table, of some none; `retrieval` adds the levels of other methods to compare with."""
     drawn = {
         PARAMETERS_PER_COMPONENT.name: lambda: static.parameters(frame),
+        GRADIENT_SIMILARITY.name: lambda: static.pair_matrix(frame, setting),
         ACCURACY_PER_COMPONENT.name: lambda: static.accuracy(frame, retrieval, setting),
         AGREEMENT.name: lambda: static.agreement(frame, setting),
         GREEDY_SELECTION.name: lambda: static.greedy(frame, retrieval, setting),

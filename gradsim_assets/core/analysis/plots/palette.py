@@ -57,6 +57,15 @@ def style(place: int, family: str = FAMILIES[0]) -> Style:
     return Style(CYCLE[colour], *_MARKERS[(place + turn) % len(_MARKERS)], *_DASHES[FAMILIES.index(family)])
 
 
+#: Pairs of a variant with its own original, and with another one.
+OWN_STYLE, OTHER_STYLE = style(0), style(1)
+
+#: Colours of a heat map, from low to high, as matplotlib calls them: read the same with and without colour vision.
+HEAT = "cividis"
+
+#: How opaque the bars of two histograms are that stand in each other's way.
+BARS = 0.6
+
 #: Families of component types, where they and not the types are told apart.
 FAMILY_STYLES = {
     family: Style(colour, *marker, *dash)

@@ -121,8 +121,8 @@ def ends_of(frame: pl.DataFrame, *columns: str) -> tuple[float, float]:
 def own_and_others(frame: pl.DataFrame) -> list[tuple[str, pl.DataFrame, palette.Style]]:
     """The pairs of variants with their own originals and those with others, each with a name and a style; no empty ones."""
     own = pl.col("variant_id") == pl.col("original_id")
-    parts = ((OTHER, frame.filter(~own)), (OWN, frame.filter(own)))
-    return [(name, rows, palette.style(1 - place)) for place, (name, rows) in enumerate(parts) if len(rows)]
+    parts = ((OTHER, frame.filter(~own), palette.OTHER_STYLE), (OWN, frame.filter(own), palette.OWN_STYLE))
+    return [part for part in parts if len(part[1])]
 
 
 def lds_methods(frame: pl.DataFrame) -> pl.DataFrame:

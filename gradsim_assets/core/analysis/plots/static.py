@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from gradsim_assets.core.analysis.plots import pair_matrix as matrices
 from gradsim_assets.core.analysis.plots import palette, series, wording
 from gradsim_assets.core.analysis.plots.panels import (
     PerComponent,
@@ -161,6 +162,39 @@ def _bars(axes: Any, rows: pl.DataFrame, column: str, shown: str, gap: float) ->
     for place, (value, end) in enumerate(zip(found, ends, strict=True)):
         axes.text(end + gap, place, shown.format(value), va="center", fontsize=8)
     axes.grid(axis="y", visible=False)
+
+
+def pair_matrix(frame: pl.DataFrame | pl.LazyFrame, setting: str) -> list[Plot]:
+    """All pairs as a heat map, and beside it histograms of the own pairs and the others; left out where not all were compared."""
+    matrix = matrices.pair_matrix(frame)
+    if matrix is None:
+        return []
+
+    def draw(figure: Any) -> None:
+        cells, spread = figure.subplots(1, 2, width_ratios=[1.25, 1])
+        _cells(figure, cells, matrix)
+        _spread(spread, matrix)
+
+    return [as_plot("pair_matrix", setting, (10, 4.6), draw)]
+
+
+def _cells(figure: Any, axes: Any, matrix: matrices.PairMatrix) -> None:
+    low, high = matrix.scale.cells
+    image = axes.imshow(matrix.cells, cmap=palette.HEAT, aspect="auto", interpolation="none", vmin=low, vmax=high)
+    rows, columns = matrix.rows, matrix.columns
+    axes.set_xlabel(wording.pair_axis("originals", columns.samples, columns.share, "column"))
+    axes.set_ylabel(wording.pair_axis("variants", rows.samples, rows.share, "row"))
+    axes.set(xticks=[], yticks=[])
+    axes.grid(visible=False)
+    figure.colorbar(image, ax=axes, label=wording.HIGHEST if matrix.is_binned else wording.SIMILARITY)
+
+
+def _spread(axes: Any, matrix: matrices.PairMatrix) -> None:
+    edges, own, others = matrices.bars(matrix, matrix.scale)
+    for name, style, share in ((wording.OTHER, palette.OTHER_STYLE, others), (wording.OWN, palette.OWN_STYLE, own)):
+        axes.stairs(share, edges, fill=True, color=style.colour, alpha=palette.BARS, linewidth=0, label=name)
+    axes.set(xlabel=wording.SIMILARITY, ylabel=wording.PAIRS)
+    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2)
 
 
 def first_order(frame: pl.DataFrame, setting: str) -> list[Plot]:

@@ -33,6 +33,12 @@ LABELS = {"accuracy": ACCURACY, "agreement": AGREEMENT, "lds": "LDS (rank correl
 
 STEP = "step of the training"
 
+#: Rows and columns of a matrix of all pairs, up to which every pair has a cell of its own.
+MOST_CELLS = 128
+
+HIGHEST = "highest similarity of a cell (cosine)"
+PAIRS = "pairs (%)"
+
 
 class Words(NamedTuple):
     """What a plot is called, and a sentence that helps to read it."""
@@ -86,6 +92,14 @@ PLOTS = {
         "look at the model: BM25 compares prompts and stays where it is, as does the overlap of paraphrased answers; that of the "
         "model's own answers grows as it learns them by heart.",
     ),
+    "pair_matrix": Words(
+        "Every variant with every original",
+        "Similarity of the full gradients of all pairs. The own pairs lie on the diagonal from the top left; originals without a "
+        f"variant stand behind it. Of more than {MOST_CELLS} samples several share a row or a column, as the axes say: such a cell has "
+        "the highest similarity of its pairs. At most one cell in 200 lies above the scale of the colours and has its last one. Columns "
+        "that are bright all the way are originals that resemble every variant. The histograms have the own pairs and all others, each "
+        "as shares of their own number: the less they overlap, the surer the own original is found.",
+    ),
     "accuracy_over_depth": Words("Accuracy over depth", _ACCURACY),
     "accuracy_bars": Words("Accuracy of every component", _ACCURACY),
     "accuracy_attention_mlp": Words("Accuracy: attention against MLP", _BAND),
@@ -134,8 +148,11 @@ PLOTS = {
     ),
 }
 
-#: What only the page can do.
-CLICK = "Click a cell to open that component in the sample explorer."
+#: What only the page can do, by the plot.
+CLICKS = {
+    **dict.fromkeys(("accuracy_bars", "agreement_bars"), "Click a cell to open that component in the sample explorer."),
+    "pair_matrix": "Click a cell to read its pair in the sample explorer (its variant beside the own original, where the other is left out).",
+}
 
 
 def number(count: float) -> str:
@@ -174,6 +191,11 @@ def p_value(p: float) -> str:
 def share_of(parameters: float) -> str:
     """The axis of shares of all parameters."""
     return f"share of the {number(parameters)} parameters (%)"
+
+
+def pair_axis(kind: str, samples: int, share: int, cell: str) -> str:
+    """The axis of a matrix of pairs: of what (`variants`) how many, and how many share a row or column where they do."""
+    return f"{samples} {kind}" if share == 1 else f"{samples} {kind}, {share} a {cell}"
 
 
 def by_criterion(criterion: str) -> str:

@@ -10,6 +10,7 @@
   // ---- figures -------------------------------------------------------------------------------------------------
   const followClicks = (node) => node.on("plotly_click", (event) => {
     const name = event.points[0].customdata;
+    if (Array.isArray(name)) return openPair(node.dataset.setting, ...name);
     const place = typeof name === "string" ? names(node.dataset.setting).indexOf(name) : -1;
     if (place < 0) return;
     if (state.setting !== node.dataset.setting) openSetting(node.dataset.setting);
@@ -249,12 +250,8 @@
     history.replaceState(null, "", `#${parts.map(encodeURIComponent).join("/")}`);
   };
 
-  // Opens what an address names; false where it names something else, such as a section of the page.
-  const openAddress = () => {
-    const [setting, sample, component] = location.hash.slice(1).split("/").map((part) => {
-      try { return decodeURIComponent(part); } catch { return ""; }
-    });
-    if (!Object.hasOwn(DATA.settings, setting) || sample === undefined) return false;
+  // Opens a sample whatever the list was narrowed to, and a component where one is named.
+  const openSample = (setting, sample, component) => {
     $("search").value = "";
     $("filter").value = "all";
     if ($("group")) $("group").value = "";
@@ -265,6 +262,22 @@
     if (found >= 0) chooseSample(found);
     else $("found").textContent = `There is no sample ${sample} with ${$("setting").selectedOptions[0].text} variants in this report.`;
     $("explorer").scrollIntoView();
+  };
+
+  // A variant beside one of its candidates, or beside its own original where the page leaves that candidate out.
+  const openPair = (setting, variant, original) => {
+    openSample(setting, variant);
+    const pair = pairsOf(state.sample).find((one) => originalOf(one) === original);
+    if (pair !== undefined) { state.candidate = pair; renderSample(); }
+  };
+
+  // Opens what an address names; false where it names something else, such as a section of the page.
+  const openAddress = () => {
+    const [setting, sample, component] = location.hash.slice(1).split("/").map((part) => {
+      try { return decodeURIComponent(part); } catch { return ""; }
+    });
+    if (!Object.hasOwn(DATA.settings, setting) || sample === undefined) return false;
+    openSample(setting, sample, component);
     return true;
   };
 

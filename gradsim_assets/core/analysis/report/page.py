@@ -10,7 +10,7 @@ from typing import Any
 import polars as pl
 
 from gradsim_assets.core.analysis.control_comparison import of_full_gradient
-from gradsim_assets.core.analysis.plots import interactive, palette, series, wording
+from gradsim_assets.core.analysis.plots import interactive, pair_matrix, palette, series, wording
 from gradsim_assets.core.analysis.report import explorer, groups, sentences, tokens
 from gradsim_assets.core.analysis.report.citation import citation
 from gradsim_assets.core.analysis.report.evaluation_table import evaluation_columns, evaluation_rows
@@ -87,7 +87,8 @@ def render_report(
     scales = {
         column: series.common_scale(_of_components(settings, column), column) for column in ("accuracy", "agreement")
     }
-    figures = {setting: _figures(results, scales) for setting, results in settings.items()}
+    matrices = _matrices(settings)
+    figures = {setting: _figures(results, scales, matrices[setting]) for setting, results in settings.items()}
     proofs = {setting: _proofs(results) for setting, results in settings.items()}
     sections = {
         setting: _section(setting, results, parameters, figures[setting], proofs[setting])
@@ -225,7 +226,19 @@ def _of_components(settings: Mapping[str, SettingResults], column: str) -> list[
     return [getattr(results, column) for results in settings.values()]
 
 
-def _figures(results: SettingResults, scales: Mapping[str, tuple[float, float] | None]) -> list[_Figure]:
+def _matrices(settings: Mapping[str, SettingResults]) -> dict[str, str | None]:
+    """By setting the matrix of all pairs, where they all were compared, on one scale."""
+    found = {setting: pair_matrix.pair_matrix(results.similarity) for setting, results in settings.items()}
+    scale = pair_matrix.common_scale(found.values())
+    return {
+        setting: None if matrix is None or scale is None else interactive.pair_matrix(matrix, scale)
+        for setting, matrix in found.items()
+    }
+
+
+def _figures(
+    results: SettingResults, scales: Mapping[str, tuple[float, float] | None], matrix: str | None
+) -> list[_Figure]:
     levels = series.references(results.retrieval)
     per_component = [
         found
@@ -238,7 +251,12 @@ def _figures(results: SettingResults, scales: Mapping[str, tuple[float, float] |
         )
     ]
     controls = None if results.controls is None else interactive.controls(results.controls)
-    drawn = [("retrieval", interactive.retrieval(results.retrieval)), ("controls", controls), *per_component]
+    whole = [
+        ("retrieval", interactive.retrieval(results.retrieval)),
+        ("controls", controls),
+        ("pair_matrix", matrix),
+    ]
+    drawn = [*whole, *per_component]
     figures = [_figure(name, figure) for name, figure in drawn if figure is not None]
     for criterion in ("agreement", "accuracy"):
         greedy = interactive.greedy(results.greedy, results.retrieval, criterion)
@@ -262,7 +280,7 @@ def _proofs(results: SettingResults) -> list[_Figure]:
 
 def _figure(name: str, figure: str, which: str = "") -> _Figure:
     words = wording.PLOTS[name]
-    click = f" {wording.CLICK}" if name.endswith("_bars") else ""
+    click = f" {wording.CLICKS[name]}" if name in wording.CLICKS else ""
     title = f"{words.title} {which}".rstrip()
     return _Figure(f"{name} {which}".rstrip().replace(" ", "_"), title, words.help + click, figure)
 
