@@ -346,7 +346,7 @@ ON_REQUEST = {
         ),
         {},
     ),
-    "gradient_index": (("gradient_index",), Partition(SLUG, slice="00"), _sketches, {"dimension": DIMENSION}),
+    # Before the index is spoilt, in which it is looked up.
     "index_candidates": (
         ("index_candidates", "paraphrased"),
         IN_SHARD,
@@ -361,6 +361,7 @@ ON_REQUEST = {
         ),
         {"candidates": "index:5"},
     ),
+    "gradient_index": (("gradient_index",), Partition(SLUG, slice="00"), _sketches, {"dimension": DIMENSION}),
     "index_recall": (
         ("index_recall",),
         OF_MODEL,
