@@ -23,6 +23,7 @@ from pydantic import (
 )
 
 from gradsim_assets.core.candidates.bm25 import ZeroScores
+from gradsim_assets.core.candidates.candidate_choice import CandidateChoice, by_index, held_by_bm25
 from gradsim_assets.core.candidates.candidate_count import Candidates
 from gradsim_assets.core.datasets.layouts import ColumnName
 from gradsim_assets.core.errors import InputError
@@ -34,7 +35,7 @@ from gradsim_assets.core.models.quantisation import Quantize
 from gradsim_assets.core.models.revisions import Part, is_folder, whole_id
 from gradsim_assets.core.models.tokenization import ContextPolicy
 from gradsim_assets.core.models.trajectories import Checkpoint, checkpoint_of
-from gradsim_assets.core.partition_keys import MAX_SHARDS
+from gradsim_assets.core.partition_keys import MAX_SHARDS, keys_pattern, model_slug
 from gradsim_assets.core.training.recipe import TrainingRecipe
 from gradsim_assets.demo import DEMO, EMBEDDED
 
@@ -118,7 +119,7 @@ class DataSettings(_Section):
     paraphrases: str = DEMO
     samples: int = Field(default=0, ge=0)
     shards: int = Field(default=4, ge=1, le=MAX_SHARDS)
-    candidates: Candidates = 5
+    candidates: CandidateChoice = 5
     retriever_tokens: Literal["whitespace", "model"] = "whitespace"
     retriever_model: str = ""
     zero_scores: ZeroScores = "random"
@@ -233,7 +234,7 @@ class ModelSettings(_Section):
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     chat_template: str = "tulu"
     context: ContextPolicy = "auto"
-    candidates: Candidates | None = None  # None: data.candidates
+    candidates: CandidateChoice | None = None  # None: data.candidates
     # Patterns of names, or what of an adapter; none: all of them, of an adapter those that it has trained.
     components: Literal["adapter", "merged"] | tuple[Annotated[str, Field(min_length=1)], ...] = ()
     quantize: Quantize = ""  # of an adapter's base
@@ -266,7 +267,7 @@ class ModelSettings(_Section):
             value = str(getattr(self, name))
             if value != str(getattr(default, name)):
                 # The text of a template is no name; its hash tells two of them apart.
-                short = value if value.isalnum() else hashlib.sha256(value.encode()).hexdigest()[:8]
+                short = value if re.sub("[:+]", "", value).isalnum() else hashlib.sha256(value.encode()).hexdigest()[:8]
                 differing.append(f"{name}={short}")
         return " ".join(differing)
 
@@ -348,11 +349,30 @@ class Settings(_Section):
         """By the id of each control among some models the one of them that it is a control of."""
         return {control: model for model in model_ids for control in self.controls_of(model) if control in model_ids}
 
+    def keys_of(self, model: ModelSettings) -> list[str]:
+        """What the partition keys of a model, and of those of its controls that have no entry of their own, look like."""
+        listed = {one.id for one in self.models}
+        own = keys_pattern(model.id, model.checkpoints)
+        controls = {model.base: model_slug(model.base)}
+        if trained_id(model.id) is None:
+            controls[untrained_id(model.id)] = untrained_id(own)
+        return [own, *(key for control, key in controls.items() if control and control not in listed)]
+
     @property
     def most_candidates(self) -> Candidates:
-        """The most candidates that any model asks for: what `bm25_candidates` holds."""
-        asked = [self.data.candidates, *(model.candidates for model in self.models if model.candidates is not None)]
+        """The most candidates that any model asks BM25 for: what `bm25_candidates` holds."""
+        asked = [held_by_bm25(choice) for choice in self._choices]
         return "all" if "all" in asked else max(k for k in asked if k != "all")
+
+    @property
+    def indexed(self) -> bool:
+        """Whether candidates of any model come from its index."""
+        return any(map(by_index, self._choices))
+
+    @property
+    def _choices(self) -> list[int | str]:
+        """The candidates that models ask for."""
+        return [self.data.candidates, *(model.candidates for model in self.models if model.candidates is not None)]
 
     @property
     def retriever_model(self) -> str | None:
@@ -453,6 +473,7 @@ def load_settings(environment: Mapping[str, str] = os.environ) -> Settings:
         _ = settings.retriever_model
         _check_bases(settings)
         _check_trajectories(settings)
+        _check_candidates(settings)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     return settings
@@ -537,6 +558,27 @@ def _check_trajectories(settings: Settings) -> None:
             raise InputError(
                 f"optimizer_state of {model.id} is a file in the folder of each checkpoint, which branches and tags of the hub do not "
                 "have here; leave it out, or download the run and give its folder."
+            )
+
+
+def _check_candidates(settings: Settings) -> None:
+    """Raises InputError where candidates come from an index that there is not, or are not those of all checkpoints of a run."""
+    named = [("data.candidates", settings.data.candidates)]
+    named += [(f"candidates of {one.id}", one.candidates) for one in settings.models if one.candidates is not None]
+    asked = next(((where, choice) for where, choice in named if by_index(choice)), None)
+    if asked is None:
+        return
+    if settings.index is None:
+        raise InputError(
+            f'{asked[0]} = "{asked[1]}" looks in the index of a model, and none is configured; add the section [index], or let '
+            'BM25 choose ("bm25:5").'
+        )
+    for model in settings.models:
+        own = settings.data.candidates if model.candidates is None else model.candidates
+        if model.checkpoints and by_index(own):
+            raise InputError(
+                f"the checkpoints of {model.id} are summed up over the same pairs, and each would have candidates by an index of its "
+                'own; give its entry candidates = "all" or a number of BM25\'s.'
             )
 
 

@@ -9,9 +9,7 @@ from functools import partial
 
 import dagster as dg
 
-from gradsim_assets.configuration import HEAVY, ModelSettings, Settings, load_settings
-from gradsim_assets.core.models.controls import trained_id, untrained_id
-from gradsim_assets.core.partition_keys import keys_pattern, model_slug
+from gradsim_assets.configuration import HEAVY, Settings, load_settings
 from gradsim_assets.core.tables.schemas import MODEL_GENERATED
 from gradsim_assets.defs import stages
 from gradsim_assets.defs.analysis import (
@@ -49,7 +47,7 @@ from gradsim_assets.defs.evaluation import (
 )
 from gradsim_assets.defs.exchange import import_scripts
 from gradsim_assets.defs.gradients import gradient_pass
-from gradsim_assets.defs.index import gradient_index, index_recall
+from gradsim_assets.defs.index import gradient_index, index_candidates, index_recall
 from gradsim_assets.defs.models import hf_model
 from gradsim_assets.defs.observe_sources import build as watching
 from gradsim_assets.defs.observe_sources import watches_optimizers
@@ -94,6 +92,7 @@ def _build(settings: Settings, partitions: Partitions, profiles: Mapping[str, Pr
         *gradient_pass.build(settings, partitions, heavy),
         *gradient_index.build(settings, partitions, heavy),
         *index_recall.build(settings, heavy),
+        *index_candidates.build(settings, partitions, heavy),
         *gradient_similarity.build(),
         *first_order.build(settings, partitions, heavy),
         *tail_patch.build(settings, partitions, heavy),
@@ -172,24 +171,12 @@ def executor(settings: Settings, profiles: Mapping[str, Profile]) -> dg.Executor
     """
     # A checkpoint with an entry of its own would else have the profile of its run.
     chosen = [model for model in settings.models if model.profile != HEAVY or settings.checkpoint_of(model.id)]
-    by_model = {
-        key: tags_for(profiles, model.profile, model.id) for model in chosen for key in _keys_of(model, settings)
-    }
+    by_model = {key: tags_for(profiles, model.profile, model.id) for model in chosen for key in settings.keys_of(model)}
     if settings.compute.executor == "k8s":
         from gradsim_assets.runs.k8s_executor import k8s_executor
 
         return k8s_executor(HEAVY, by_model)
     return dg.in_process_executor if settings.compute.executor == "in_process" else dg.multiprocess_executor
-
-
-def _keys_of(model: ModelSettings, settings: Settings) -> list[str]:
-    """What the partition keys of a model, and of those of its controls that have no entry of their own, look like."""
-    listed = {one.id for one in settings.models}
-    own = keys_pattern(model.id, model.checkpoints)
-    controls = {model.base: model_slug(model.base)}
-    if trained_id(model.id) is None:
-        controls[untrained_id(model.id)] = untrained_id(own)
-    return [own, *(key for control, key in controls.items() if control and control not in listed)]
 
 
 @dg.definitions

@@ -12,7 +12,12 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 import pytest
 
-from gradsim_assets.core.tables.schemas import GRADIENT_INDEX, INDEX_RECALL, PRECONDITIONED_PRODUCTS
+from gradsim_assets.core.tables.schemas import (
+    GRADIENT_INDEX,
+    INDEX_CANDIDATES,
+    INDEX_RECALL,
+    PRECONDITIONED_PRODUCTS,
+)
 from gradsim_assets.orchestration.asset_keys import (
     BY_RETRAINING,
     COUNTERFACTUAL,
@@ -40,6 +45,7 @@ NOT_OF_THE_DEMO = {
         *OVER_CHECKPOINTS,
         dg.AssetKey(GRADIENT_INDEX.name),
         dg.AssetKey(INDEX_RECALL.name),
+        *of_each_setting(INDEX_CANDIDATES),
     )
 }
 

@@ -58,9 +58,20 @@ def test_the_example_file_shows_the_defaults_and_knows_every_key(tmp_path: Path)
         ("[data]\nshards = 0", "data.shards = 0 is not accepted"),
         (
             "[data]\ncandidates = 0",
-            'data.candidates = 0 is not accepted (must be a number from 1 up, "bm25:5" with such a number, or "all")',
+            'data.candidates = 0 is not accepted (must be a number from 1 up, "all", "bm25:5", "index:50" or "bm25:5+index:20", with',
         ),
-        ('[data]\ncandidates = "index:50"', "the index of a model is looked in by `gradsim trace --against index`"),
+        (
+            '[data]\ncandidates = "index:50"',
+            'data.candidates = "index:50" looks in the index of a model, and none is configured; add the section [index]',
+        ),
+        (
+            '[index]\n[data]\ncandidates = "index:5+index:6"',
+            "data.candidates = 'index:5+index:6' is not accepted (must be",
+        ),
+        (
+            '[index]\n[[models]]\nid = "a/b"\ncheckpoints = "step-*"\ncandidates = "bm25:5+index:6"',
+            "the checkpoints of a/b are summed up over the same pairs",
+        ),
         (
             '[[models]]\nid = "a/b"\ncandidates = "some"',
             "models.0.candidates = 'some' is not accepted (must be a number",
@@ -138,6 +149,16 @@ def test_a_named_file_must_exist(tmp_path: Path) -> None:
 def test_all_candidates_can_be_asked_for(tmp_path: Path) -> None:
     assert settings_of('[data]\ncandidates = "all"', tmp_path).data.candidates == "all"
     assert settings_of('[data]\ncandidates = "bm25:7"', tmp_path).data.candidates == 7
+
+
+def test_candidates_by_an_index_are_one_choice_however_they_are_written(tmp_path: Path) -> None:
+    written = settings_of('[index]\n[data]\ncandidates = "index:20 + bm25:7"', tmp_path)
+    assert (written.data.candidates, written.most_candidates, written.indexed) == ("bm25:7+index:20", 7, True)
+    alone = settings_of('[index]\n[data]\ncandidates = "index:20"', tmp_path)
+    assert (alone.most_candidates, alone.indexed) == (1, True), "the own original"
+    own = settings_of('[index]\n[[models]]\nid = "a/b"\ncandidates = "bm25:9+index:2"', tmp_path)
+    assert (own.most_candidates, own.indexed) == (9, True)
+    assert not settings_of("[index]", tmp_path).indexed
 
 
 @pytest.mark.parametrize(

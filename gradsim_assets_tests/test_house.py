@@ -53,7 +53,7 @@ SETTINGS = Settings(
     home=Path("/nowhere"),
     tables="/nowhere",
     preconditioners=PreconditionerSettings(methods=PRECONDITIONERS),
-    models=(ModelSettings(id="org/run", checkpoints="step-*"),),
+    models=(ModelSettings(id="org/run", checkpoints="step-*"), ModelSettings(id="org/model", candidates="index:2")),
     index=IndexSettings(),
 )
 GRAPH = build_definitions(SETTINGS).get_repository_def().asset_graph

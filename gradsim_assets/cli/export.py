@@ -37,8 +37,10 @@ def used_settings(settings: Settings, table: str, model: str | None) -> dict[str
         **dict.fromkeys(("first_order", "tail_patch", "subset_losses"), ("datasets", "gradients", "evaluation")),
         **dict.fromkeys(("linear_datamodeling_score", "removal"), ("datasets", "gradients", "evaluation")),
         "retrieval_by_group": ("datasets", "gradients", "analysis"),
-        **dict.fromkeys(("gradient_index", "index_recall"), ("datasets", "index")),
+        **dict.fromkeys(("gradient_index", "index_candidates", "index_recall"), ("datasets", "index")),
     }.get(table, ("datasets", "gradients"))
+    if settings.indexed and "gradients" in chain:  # the index may have chosen the pairs
+        chain = (*chain, "index")
     included = {name: what for group in chain for name, what in _USED[group].items()}
     if settings.data.paraphrases != OPENAI or table in ("lima", "sample_columns"):
         included.pop("paraphraser", None)

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ from gradsim_assets.core.errors import InputError
 if TYPE_CHECKING:
     from gradsim_assets.core.datasets.paraphrasing.paraphrase import Estimate
     from gradsim_assets.core.gradients.engine import ModelShape, PassGraph, PassOptions, PassRequest
+    from gradsim_assets.core.gradients.engine.planning.pass_graph import Lengths
     from gradsim_assets.core.index.index_plan import IndexPlan
     from gradsim_assets.core.models.revisions import Revision
 
@@ -73,6 +74,8 @@ class _Planned:
     shards: dict[str, str]  # by key, in words
     index_dimension: int | None
     index: "list[IndexPlan]"
+    #: What candidates by the index cost, which the above includes: sketches of all originals, and of the variants of both settings.
+    lookups: "list[IndexPlan]"
 
     @property
     def usd(self) -> float | None:
@@ -88,6 +91,13 @@ class _Planned:
             f"{self.distinct_samples} distinct samples) for {self.pairs} pairs; {self.memory_bytes / GIB:.2f} GiB at once of "
             f"{self.memory_allowed_bytes / GIB:.2f} allowed; {self.scratch_and_tables_bytes / GIB:.3f} GiB of scratch and tables"
         )
+        if self.lookups:
+            originals, variants = self.lookups
+            yield (
+                f"of these {originals.originals:,} passes (about {_duration(originals.seconds)}) for the index of all originals and "
+                f"{variants.originals:,} (about {_duration(variants.seconds)}) to look variants up in it; which candidates it finds is "
+                "not known yet, and BM25's next best stand in for them"
+            )
         if self.index:
             yield (
                 f"index of {self.index_dimension} numbers an original, in originals like these; its recall takes as many passes "
@@ -134,40 +144,86 @@ def _gradients(model: str, settings: Settings, memory_gib: float | None, tflops:
     turns = {key: plan_turns(shape, graph, memory, options) for key, graph in graphs.items() if graph.minimum}
     if not turns:
         raise InputError(f'no pair of samples fits the context of {model}; set context = "truncate" for it.')
+    lookups = _lookups(model, shape, graphs.values(), settings, options, rate)
     plans = [turn.plan for of_shard in turns.values() for turn in of_shard]
     passes, floor = sum(plan.passes for plan in plans), _distinct_samples(graphs.values())
     return _Planned(
-        seconds=sum(plan.seconds(rate) for plan in plans),
+        seconds=sum(plan.seconds(rate) for plan in plans) + sum(one.seconds for one in lookups),
         price_per_hour=settings.compute.price_per_hour,
         flop_per_second=rate,
         device=str(device),
-        backward_passes=passes,
+        backward_passes=passes + sum(one.originals for one in lookups),
         distinct_samples=floor,
         pairs=sum(of_shard[0].plan.pairs for of_shard in turns.values()),
         memory_bytes=max(plan.memory_bytes for plan in plans),
         memory_allowed_bytes=memory,
-        scratch_and_tables_bytes=sum(plan.disk_bytes for plan in plans),
+        scratch_and_tables_bytes=sum(plan.disk_bytes for plan in plans) + sum(int(one.disk_bytes) for one in lookups),
         shards={key: describe_turns(turns[key]) if key in turns else "no pair fits the context" for key in graphs},
         index_dimension=settings.index.dimension if settings.index else None,
         index=_index(shape, graphs.values(), settings, options, rate),
+        lookups=lookups,
     )
+
+
+def _lookups(
+    model: str,
+    shape: "ModelShape",
+    graphs: "Iterable[PassGraph]",
+    settings: Settings,
+    options: "PassOptions",
+    rate: float,
+) -> "list[IndexPlan]":
+    """What it costs to make the index of all originals and to look up the variants of a model; nothing where it gives no candidates."""
+    from gradsim_assets.core.candidates.candidate_choice import by_index
+    from gradsim_assets.resources.by_name import resources
+
+    found = resources(settings)
+    if settings.index is None or not by_index(found.hub.settings(model).candidates):
+        return []
+    of_all = list(graphs)
+    originals = {name: length for graph in of_all for name, length in graph.originals.items()}
+    variants = {
+        f"{setting} {name}": length
+        for graph in of_all
+        for setting, samples in graph.variants.items()
+        for name, length in samples.items()
+    }
+    asked = ((originals, len(found.sources.load_originals())), (variants, len(variants)))
+    return [
+        _sketched(shape, lengths, settings.index.dimension, settings, options, rate, [count])[0]
+        for lengths, count in asked
+    ]
 
 
 def _index(
     shape: "ModelShape", graphs: "Iterable[PassGraph]", settings: Settings, options: "PassOptions", rate: float
 ) -> "list[IndexPlan]":
     """What an index costs, of so many originals and more; nothing where none is asked for."""
-    import torch
-
-    from gradsim_assets.core.index.index_plan import SIZES, index_plans
-    from gradsim_assets.core.sample_gradients.device_profile import profile_of
+    from gradsim_assets.core.index.index_plan import SIZES
 
     if settings.index is None:
         return []
     lengths = {name: length for graph in graphs for name, length in graph.originals.items()}
+    return _sketched(shape, lengths, settings.index.dimension, settings, options, rate, [len(lengths), *SIZES])
+
+
+def _sketched(
+    shape: "ModelShape",
+    lengths: "Mapping[str, Lengths]",
+    dimension: int,
+    settings: Settings,
+    options: "PassOptions",
+    rate: float,
+    sizes: Sequence[int],
+) -> "list[IndexPlan]":
+    """What sketches of so many samples like those of these lengths cost."""
+    import torch
+
+    from gradsim_assets.core.index.index_plan import index_plans
+    from gradsim_assets.core.sample_gradients.device_profile import profile_of
+
     profile = profile_of(torch.device(options.device), shape.dtype, settings.compute.precision)
-    sizes = [len(lengths), *SIZES]
-    return list(index_plans(shape, lengths, settings.index.dimension, profile, rate, sizes))
+    return list(index_plans(shape, lengths, dimension, profile, rate, sizes))
 
 
 def shard_requests(model: str, revision: "Revision", settings: Settings) -> "Iterator[tuple[str, PassRequest]]":
@@ -179,6 +235,7 @@ def shard_requests(model: str, revision: "Revision", settings: Settings) -> "Ite
     import polars as pl
 
     from gradsim_assets.core.candidates.bm25_candidates import candidate_frame
+    from gradsim_assets.core.candidates.candidate_choice import by_bm25, by_index
     from gradsim_assets.core.datasets.paraphrased import OPENAI
     from gradsim_assets.core.gradients.pass_inputs import pass_inputs
     from gradsim_assets.core.models.loading import LoadedModel
@@ -190,12 +247,16 @@ def shard_requests(model: str, revision: "Revision", settings: Settings) -> "Ite
     found, shards = resources(settings), settings.data.shards
     hub, sources = found.hub, found.sources
     own = hub.settings(model)
+    assert own.candidates is not None  # the hub knows a default
     unloaded = LoadedModel(hub.skeleton(model, revision), hub.tokenizer(model, revision), revision, "meta")
     originals = sources.load_originals()
     variants = originals if settings.data.paraphrases == OPENAI else sources.load_paraphrases()
     lima = sample_frame(originals)
     tokens, _ = hub.retriever_tokens(settings.retriever_model)
-    candidates = candidate_frame(lima, sample_frame(variants), own.candidates, tokens, settings.data.zero_scores)
+    # Nobody knows yet what the index finds: BM25's next best stand in for it, which are as many, unless both find the same.
+    best = by_bm25(own.candidates)
+    asked = best if best == "all" else best + by_index(own.candidates)
+    candidates = candidate_frame(lima, sample_frame(variants), asked, tokens, settings.data.zero_scores)
     for key in shard_keys(shards):
         paraphrased = sample_frame(shard_slice(variants, key, shards))
         inputs = pass_inputs(

@@ -131,11 +131,11 @@ def run_part(model_id: str, part: str, force: bool, settings: Settings, requeste
     from gradsim_assets.defs.stages import STAGES
 
     runs = launcher(launches=True)
-    stages = [stage for stage in STAGES if stage.job in PARTS[part]]
+    stages = stages_of(model_id, part, settings)
     # Controls first, for the report of the model shows their figures; all models are compared once, behind it.
     for control in controls_of(runs, model_id, part, settings):
         click.echo(f"control {control}:")
-        own = [stage for stage in stages if stage.job != "comparison"]
+        own = [stage for stage in stages_of(control, part, settings) if stage.job != "comparison"]
         _up_to_date(runs, own, control, part, force, settings, requested=())
     rounds = _up_to_date(runs, stages, model_id, part, force, settings, requested)
     if part in ("all", "gradients") and (swept := runs.sweep(model_id)):
@@ -146,6 +146,18 @@ def run_part(model_id: str, part: str, force: bool, settings: Settings, requeste
         print_summary(settings, model_id)
     if part == "analyses":
         _refuse_stale_inputs(runs, [stage for stage in STAGES if stage not in stages], model_id, settings)
+
+
+def stages_of(model_id: str, part: str, settings: Settings) -> "list[Stage]":
+    """The stages of one of PARTS for a model: gradients of what the index of a model gives need that index."""
+    from gradsim_assets.core.candidates.candidate_choice import by_index
+    from gradsim_assets.defs.stages import INDEX, STAGES
+    from gradsim_assets.resources.by_name import resources
+
+    asked = PARTS[part]
+    if "gradients" in asked and by_index(resources(settings).hub.settings(model_id).candidates):
+        asked += (INDEX.job,)
+    return [stage for stage in STAGES if stage.job in asked]
 
 
 def controls_of(runs: "Launcher", model_id: str, part: str, settings: Settings) -> list[str]:

@@ -8,7 +8,7 @@ import click
 
 from gradsim_assets.cli.instance import FAILED, launcher
 from gradsim_assets.cli.model_id import MODEL_ID
-from gradsim_assets.cli.run import controls_of, run_part
+from gradsim_assets.cli.run import controls_of, run_part, stages_of
 from gradsim_assets.configuration import Settings, load_settings
 from gradsim_assets.core.errors import InputError
 from gradsim_assets.core.home import Home, gradsim_home
@@ -105,16 +105,20 @@ def _planned(runs: "Launcher", model: str, settings: Settings, home: Home) -> "A
 
     models = [*controls_of(runs, model, "gradients", settings), model]
     shared = last_event(runs.instance)
-    return ArrayJob(new_folder(home, model), list(_tasks(runs, models)), shared)
+    return ArrayJob(new_folder(home, model), list(_tasks(runs, models, settings)), shared)
 
 
-def _tasks(runs: "Launcher", models: list[str]) -> Iterator["Task"]:
-    from gradsim_assets.defs.stages import CURVATURE, GRADIENTS
+def _tasks(runs: "Launcher", models: list[str], settings: Settings) -> Iterator["Task"]:
+    from gradsim_assets.defs.stages import CURVATURE, GRADIENTS, INDEX
     from gradsim_assets.runs.slurm.array_job import Task
 
     curved = {one: list(runs.work(CURVATURE, one)) for one in models}
     for one in models:
         yield from (Task(CURVATURE.job, one, str(partition)) for partition in curved[one])
+    for one in models:
+        # Where another index finds other candidates, the next job has the shards that are stale then.
+        indexed = runs.work(INDEX, one) if INDEX in stages_of(one, "gradients", settings) else ()
+        yield from (Task(INDEX.job, one, str(partition)) for partition in indexed)
     for one in models:
         # Another curvature leaves all shards stale, which shows only then.
         work = runs.work(GRADIENTS, one, force=bool(curved[one]))

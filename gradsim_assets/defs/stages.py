@@ -6,7 +6,13 @@ from typing import Any
 
 import dagster as dg
 
-from gradsim_assets.core.tables.schemas import GRADIENT_INDEX, MODEL_COMPARISON, MODEL_GENERATED
+from gradsim_assets.core.tables.schemas import (
+    GRADIENT_INDEX,
+    INDEX_CANDIDATES,
+    MODEL_COMPARISON,
+    MODEL_GENERATED,
+    SETTINGS,
+)
 from gradsim_assets.core.tables.schemas import INDEX_RECALL as RECALL
 from gradsim_assets.orchestration import groups
 from gradsim_assets.orchestration.asset_keys import BY_RETRAINING, BY_STEPS, BY_TOKENS, asset_key
@@ -35,8 +41,12 @@ CURVATURE = Stage(
 )
 GRADIENTS = Stage(
     "gradients",
-    dg.AssetSelection.assets(asset_key(MODEL_GENERATED.name)) | dg.AssetSelection.groups(groups.GRADIENTS),
-    "Answers and gradient tables of a model and shard: the part that needs a GPU for models of real size.",
+    dg.AssetSelection.assets(asset_key(MODEL_GENERATED.name))
+    | dg.AssetSelection.groups(groups.GRADIENTS)
+    # Not every configuration has candidates by an index.
+    | dg.AssetSelection.from_string(" or ".join(f"key:{INDEX_CANDIDATES.name}_{setting}" for setting in SETTINGS)),
+    "Answers and gradient tables of a model and shard, with the candidates that its index gives where it gives any: the part that "
+    "needs a GPU for models of real size.",
 )
 INDEX = Stage(
     "index",
@@ -85,7 +95,7 @@ COMPARISON = Stage("comparison", dg.AssetSelection.assets(MODEL_COMPARISON.name)
 
 #: In the order in which they need one another.
 STAGES = (
-    *(ORIGINALS, VARIANTS, CURVATURE, GRADIENTS, INDEX, INDEX_RECALL),
+    *(ORIGINALS, VARIANTS, CURVATURE, INDEX, GRADIENTS, INDEX_RECALL),
     *(EVALUATION, RETRAINING, COUNTERFACTUALS, TOKENS),
     *(ANALYSES, COMPARISON),
 )

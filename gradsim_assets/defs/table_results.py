@@ -10,6 +10,7 @@ import dagster as dg
 import polars as pl
 
 from gradsim_assets.core.analysis.plots.panels import Plot
+from gradsim_assets.core.candidates.candidate_choice import by_index
 from gradsim_assets.core.partition_keys import model_id_of
 from gradsim_assets.core.tables.column_lineage import VARIANTS, sources
 from gradsim_assets.core.tables.schemas import DOT_PRODUCTS, TABLES
@@ -165,4 +166,6 @@ def shard_provenance(
     first = partition_of(next(iter(context.asset_partition_keys_for_input(name))))
     source = store.tables.provenance(table, first)
     taken = ("revision", "settings", "numerics", "retriever", "dataset")
-    return {entry: source[entry] for entry in taken if source.get(entry)}
+    # Figures among what an index has chosen are other ones than among BM25's.
+    chosen = {"candidates": source["candidates"]} if by_index(source.get("candidates")) else {}
+    return {entry: source[entry] for entry in taken if source.get(entry)} | chosen

@@ -11,6 +11,7 @@ from gradsim_assets.core.tables.schemas import (
     CURVATURE,
     DOT_PRODUCTS,
     FIRST_ORDER,
+    INDEX_CANDIDATES,
     LINEAR_DATAMODELING_SCORE,
     MODEL_GENERATED,
     PARAPHRASED,
@@ -64,10 +65,12 @@ def _waiting() -> dict[dg.AssetKey, tuple[dg.AssetKey, ...]]:
     waits: dict[dg.AssetKey, tuple[dg.AssetKey, ...]] = {answers: (candidates,)}
     for setting in SETTINGS:
         of_answers = (answers,) if setting == PARAPHRASED.name else ()
-        for table in (DOT_PRODUCTS, PROJECTED_SIMILARITY):
-            waits[asset_key(table.name, setting)] = (*of_answers, *CURVATURES)
-        waits[asset_key(PRECONDITIONED_PRODUCTS.name, setting)] = of_answers
         other_texts = tuple(asset_key(other) for other in SETTINGS if other != setting)
+        waits[asset_key(INDEX_CANDIDATES.name, setting)] = of_answers
+        others = (*of_answers, *(asset_key(INDEX_CANDIDATES.name, other) for other in SETTINGS if other != setting))
+        for table in (DOT_PRODUCTS, PROJECTED_SIMILARITY):
+            waits[asset_key(table.name, setting)] = (*others, *CURVATURES)
+        waits[asset_key(PRECONDITIONED_PRODUCTS.name, setting)] = others
         for table in (ALL_PAIRS, ALL_PAIRS_PROJECTED):
             waits[asset_key(table.name, setting)] = (*other_texts, *CURVATURES)
         waits[asset_key(ALL_PAIRS_PRECONDITIONED.name, setting)] = other_texts
@@ -93,7 +96,7 @@ def waits_only(key: dg.AssetKey, parent: dg.AssetKey) -> bool:
 
     A backfill looks at the log while its runs are at work, and asks for whatever then has all its parents. The gradient
     tables come out of one pass, so they must become ready at one time: those of paraphrases wait for the answers as those of
-    the answers do, those without preconditioners wait for the curvature, as the products of all pairs do, and the answers
+    the answers do, and those of both for what the index finds for either, those without preconditioners wait for the curvature, as the products of all pairs do, and the answers
     wait for the candidates as all gradients do. Otherwise a pass is made in two or three parts, each of which computes the
     gradients of the originals again.
     """

@@ -18,6 +18,7 @@ from dagster._core.definitions.data_version import (
     DataProvenance,
     DataVersion,
     StaleCause,
+    StaleCauseCategory,
     StaleStatus,
     extract_data_version_from_entry,
     get_input_data_version_tag,
@@ -134,13 +135,17 @@ class OpenResolver(CachingStaleStatusResolver):
         """Whether two data versions say that something has changed."""
         return self._data_versions_differ(one, other)
 
-    def counts(self, key: dg.AssetKey, parent: dg.AssetKey) -> bool:
-        """Whether an asset is made from a parent, or was once; where it only waits for it, nothing of the parent makes it stale."""
+    def counts(self, key: dg.AssetKey, parent: dg.AssetKey, has_changed: bool) -> bool:
+        """Whether an asset is stale where a parent of it has changed, or else where it is one now or is none any more.
+
+        Where it only waits for it, nothing of the parent makes it stale.
+        """
         return True
 
     def _get_stale_causes_materialized(self, key: AssetKeyPartitionKey) -> Iterator[StaleCause]:
         for cause in super()._get_stale_causes_materialized(key):
-            if cause.dependency is None or self.counts(key.asset_key, cause.dependency.asset_key):
+            has_changed = cause.category != StaleCauseCategory.DEPENDENCIES
+            if cause.dependency is None or self.counts(key.asset_key, cause.dependency.asset_key, has_changed):
                 yield cause
 
     def _get_partition_dependencies(self, *, key: AssetKeyPartitionKey) -> Sequence[AssetKeyPartitionKey]:

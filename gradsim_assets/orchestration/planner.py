@@ -11,6 +11,7 @@ from gradsim_assets.core.tables.storage import Partition
 from gradsim_assets.orchestration.asset_keys import asset_key, on_request, waits_only
 from gradsim_assets.orchestration.controls import places_read
 from gradsim_assets.orchestration.dagster_internals import AssetKeyPartitionKey, BaseAssetGraph, StaleStatus
+from gradsim_assets.orchestration.index_lookups import looks_up
 from gradsim_assets.orchestration.lost_files import LostFiles
 from gradsim_assets.orchestration.partitions import place_of, registered
 from gradsim_assets.orchestration.stale_status import StatusResolver, without_collecting
@@ -130,7 +131,7 @@ def _changes(resolver: StatusResolver, target: Target, read: Sequence[Partition]
 def partitions_of(
     instance: dg.DagsterInstance, graph: BaseAssetGraph, key: dg.AssetKey
 ) -> Iterable[tuple[Target, Partition]]:
-    """The partitions of an asset that can be computed, each with the place that it has."""
+    """The partitions of an asset that can be computed and hold anything, each with the place that it has."""
     definition = graph.get(key).partitions_def
     if definition is None:
         return [(AssetKeyPartitionKey(key), Partition())]
@@ -139,7 +140,11 @@ def partitions_of(
         for partition in definition.get_partition_keys(dynamic_partitions_store=instance)
     ]
     # A wrong key out of the dialog is no model, and nothing could be computed of it.
-    return [(target, where) for target, where in found if where.model is None or is_slug(where.model)]
+    return [
+        (target, where)
+        for target, where in found
+        if where.model is None or (is_slug(where.model) and looks_up(graph, key, where.model))
+    ]
 
 
 def asked_for(instance: dg.DagsterInstance, resolver: StatusResolver, key: dg.AssetKey) -> set[str | None]:

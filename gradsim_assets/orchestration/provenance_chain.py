@@ -7,11 +7,12 @@ from typing import Any
 import polars as pl
 from dagster import AssetKey, MultiPartitionsDefinition
 
-from gradsim_assets.core.candidates.bm25_candidates import model_candidates
+from gradsim_assets.core.candidates.chosen_candidates import of_bm25
 from gradsim_assets.core.errors import InputError
 from gradsim_assets.core.tables.schemas import BM25_CANDIDATES, PARAPHRASED
 from gradsim_assets.core.tables.storage import Partition, Tables, fingerprint
 from gradsim_assets.orchestration.asset_keys import asset_key, is_table, table_path, waits_only
+from gradsim_assets.orchestration.index_lookups import looks_up
 from gradsim_assets.orchestration.partitions import dimensions_of, key_of
 from gradsim_assets.orchestration.stale_status import StatusResolver
 
@@ -75,7 +76,7 @@ class _Walk:
         frame = self._read(key, place, child or {})
         yield Link(depth, key.to_user_string(), place, provenance, self._rows(frame), _unchanged(path, frame, child))
         for parent in sorted(filter(is_table, self.resolver.asset_graph.get(key).parent_keys)):
-            if waits_only(key, parent):
+            if waits_only(key, parent) or not looks_up(self.resolver.asset_graph, parent, self.slug):
                 continue
             yield from self.links(parent, provenance, depth + 1)
 
@@ -128,7 +129,7 @@ class _Walk:
     def _read(self, key: AssetKey, place: Partition, child: Mapping[str, Any]) -> pl.DataFrame:
         """A partition as the table that was made from it read it: of the candidates, those that its model asks for."""
         if key == asset_key(BM25_CANDIDATES.name):
-            return model_candidates(self.tables, [str(place.shard)], child.get("candidates"))
+            return of_bm25(self.tables, [str(place.shard)], child.get("candidates"))
         return self.tables.read(table_path(key), place)
 
     def _rows(self, frame: pl.DataFrame) -> pl.DataFrame:

@@ -25,6 +25,7 @@ from gradsim_assets.orchestration.dagster_internals import (
     extract_data_version_from_entry,
     use_partition_loading_context,
 )
+from gradsim_assets.orchestration.index_lookups import OF_INDEX, looks_up
 from gradsim_assets.orchestration.latest_records import latest_records
 from gradsim_assets.orchestration.lost_files import LostFiles
 from gradsim_assets.orchestration.partitions import dimensions_of, place_of, registered
@@ -145,8 +146,9 @@ class StatusResolver(OpenResolver):
         place = place_of(partition, self.asset_graph.get(key).partitions_def)
         return self._files.why(key, place, record.event_log_entry)
 
-    def counts(self, key: dg.AssetKey, parent: dg.AssetKey) -> bool:
-        return not waits_only(key, parent)
+    def counts(self, key: dg.AssetKey, parent: dg.AssetKey, has_changed: bool) -> bool:
+        # Models that begin or cease to look in their index have other candidates of BM25, too, or are of another version.
+        return not waits_only(key, parent) and (has_changed or parent not in OF_INDEX)
 
     def dependencies(self, key: AssetKeyPartitionKey) -> list[AssetKeyPartitionKey]:
         return self._dependencies(key, self.asset_graph.get(key.asset_key).parent_keys)
@@ -168,7 +170,7 @@ class StatusResolver(OpenResolver):
         places = [dict(place.levels) for place in read]
         found = []
         for parent in parents:
-            if waits_only(key.asset_key, parent):
+            if waits_only(key.asset_key, parent) or not looks_up(self.asset_graph, parent, place.model):
                 continue
             named = dimensions_of(self.asset_graph.get(parent).partitions_def)
             shared = tuple(name for name in named if name in places[0])

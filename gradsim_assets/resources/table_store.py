@@ -7,6 +7,7 @@ import dagster as dg
 import polars as pl
 
 from gradsim_assets import __version__
+from gradsim_assets.core.candidates.candidate_choice import by_index
 from gradsim_assets.core.errors import InputError
 from gradsim_assets.core.partition_keys import shard_keys
 from gradsim_assets.core.tables.column_lineage import sources
@@ -128,19 +129,22 @@ class TableStore(dg.ConfigurableResource):
             **entries,
         }
         path = self.tables.write(key, frame, partition, provenance)
+        columns = frame.lazy().collect_schema().names()
         rows = self.tables.scan(key, [partition]).select(pl.len()).collect().item()
         return {
             "dagster/partition_row_count" if partition.levels else "dagster/row_count": rows,
             "path": dg.MetadataValue.path(str(path)),
             SIZE: size_shown(path.stat().st_size),
-            **({} if "imported" in entries else self._column_lineage(key, frame.lazy().collect_schema().names())),
+            **(
+                {} if "imported" in entries else self._column_lineage(key, columns, by_index(entries.get("candidates")))
+            ),
         }
 
-    def _column_lineage(self, key: Sequence[str], columns: Sequence[str]) -> dict[str, Any]:
+    def _column_lineage(self, key: Sequence[str], columns: Sequence[str], looked_up: int) -> dict[str, Any]:
         """Metadata that shows in the UI which upstream columns a table's columns are made from."""
         found = {
             column: [dg.TableColumnDep(asset_key(*upstream), name) for upstream, name in upstream_columns]
-            for column, upstream_columns in sources(key, columns, self.preconditioned).items()
+            for column, upstream_columns in sources(key, columns, self.preconditioned, bool(looked_up)).items()
         }
         return {"dagster/column_lineage": dg.TableColumnLineage(found)} if found else {}
 

@@ -1,5 +1,6 @@
 """The plan against passes that are really done: the same samples, lengths and pairs, whatever the context policy."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -145,6 +146,24 @@ def test_a_model_whose_context_fits_no_sample_is_told(tmp_path: Path, monkeypatc
     monkeypatch.setattr(command, "load_settings", lambda: settings)
     with pytest.raises(InputError, match="no pair of samples fits the context"):
         CliRunner().invoke(command.plan, [settings.models[0].id], catch_exceptions=False)
+
+
+def test_candidates_of_an_index_are_planned_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = configured(tmp_path, "olmo", "auto").model_copy(update={"index": IndexSettings(dimension=256)})
+
+    def told(candidates: int | str) -> tuple[dict[str, Any], str]:
+        chosen = settings.model_copy(update={"data": settings.data.model_copy(update={"candidates": candidates})})
+        monkeypatch.setattr(command, "load_settings", lambda: chosen)
+        arguments = [settings.models[0].id, "--tflops", "0.05"]
+        said = CliRunner().invoke(command.plan, arguments, catch_exceptions=False).output
+        return json.loads(CliRunner().invoke(command.plan, [*arguments, "--json"], catch_exceptions=False).output), said
+
+    alone, said = told(3)
+    assert alone["lookups"] == [] and "look variants up" not in said
+    looked_up, said = told("bm25:2+index:1")
+    assert "8 passes (about" in said and "16 (about" in said and "look variants up" in said
+    assert looked_up["backward_passes"] == alone["backward_passes"] + 8 + 16, "originals, and variants of both settings"
+    assert looked_up["pairs"] == alone["pairs"] and looked_up["seconds"] > alone["seconds"]
 
 
 def test_an_index_is_planned_for_the_originals_and_for_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

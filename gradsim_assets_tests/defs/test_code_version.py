@@ -312,6 +312,32 @@ def test_an_edit_makes_exactly_those_assets_stale_whose_values_it_may_change(
     assert {name for name in before if after[name] != before[name]} == stale
 
 
+def test_candidates_by_an_index_leave_all_other_code_versions_as_they_are() -> None:
+    plain = code_versions(ModelSettings(id="org/model", candidates=2), index=IndexSettings())
+    looked_up = code_versions(ModelSettings(id="org/model", candidates="bm25:2+index:3"), index=IndexSettings())
+    assert looked_up.keys() - plain.keys() == of_each_setting("index_candidates")
+    changed = {name for name in plain if looked_up[name] != plain[name]}
+    assert changed == {"report"}, "which tells of them"
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        inserted("core/candidates/chosen_candidates.py", "union"),
+        inserted("core/gradients/pass_inputs_by_setting.py", "pass_inputs_by_setting"),
+        inserted("core/index/index_candidates.py", "index_candidates"),
+    ],
+    ids=["both sources", "the pairs of a pass", "what the index finds"],
+)
+def test_code_of_candidates_by_an_index_is_part_of_their_version_alone(edit: Edit, package: Path) -> None:
+    chosen = ModelSettings(id="org/model", candidates="bm25:2+index:3")
+    earlier = code_versions(chosen, index=IndexSettings())
+    edit(package)
+    later = code_versions(chosen, index=IndexSettings())
+    changed = {name for name in earlier if later[name] != earlier[name]}
+    assert changed - {"report"} == of_each_setting("index_candidates")
+
+
 #: What modules of assets import from `core/` though it decides nothing of their values, and why.
 DECIDES_NOTHING_THERE = {
     "core.sample_gradients.components:trainable_components": "the declared numerics stand for it",
@@ -328,6 +354,8 @@ DECIDES_NOTHING_THERE = {
     "core.candidates.bm25_candidates:top_candidates": "for the data version",
     "core.candidates.bm25_candidates:zero_score_places": "counted beside the table",
     "core.candidates.candidate_count:top_k": "for the data version",
+    "core.candidates.candidate_choice": "which candidates are asked for is part of the configuration, or of a model's version",
+    "core.candidates.chosen_candidates": "the version of the candidates by an index says how others read them",
     "core.gradients.inputs_version:inputs_version": "for the data version",
     "core.gradients.inputs_version:samples_version": "for the data version",
     "core.curvature": "the declared version of preconditioners stands for it",
@@ -353,7 +381,8 @@ def followed(monkeypatch: pytest.MonkeyPatch) -> dict[str, set[str]]:
         return answer
 
     monkeypatch.setattr(versions, "followed", recorded)
-    code_versions(ModelSettings(id="org/run", checkpoints="step-*"), index=IndexSettings())
+    looks_up = ModelSettings(id="org/model", candidates="index:2")
+    code_versions(ModelSettings(id="org/run", checkpoints="step-*"), looks_up, index=IndexSettings())
     return {name.removeprefix("gradsim_assets."): names for name, names in found.items() if ".defs." in name}
 
 

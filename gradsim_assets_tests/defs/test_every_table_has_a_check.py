@@ -35,7 +35,7 @@ WHOLE = Settings(
     tables="/nowhere",
     preconditioners=PreconditionerSettings(methods=PRECONDITIONERS),
     index=IndexSettings(),
-    models=(ModelSettings(id="org/run", checkpoints="step-*"),),
+    models=(ModelSettings(id="org/run", checkpoints="step-*"), ModelSettings(id="org/model", candidates="index:2")),
 )
 GRAPH = build_definitions(WHOLE).get_repository_def().asset_graph
 
@@ -346,6 +346,21 @@ ON_REQUEST = {
         ),
         {},
     ),
+    # Before the index is spoilt, in which it is looked up.
+    "index_candidates": (
+        ("index_candidates", "paraphrased"),
+        IN_SHARD,
+        lambda: _pairs().select(
+            "variant_id",
+            "original_id",
+            rank=pl.int_range(1, pl.len() + 1).over("variant_id"),
+            score=0.5,
+            forced=False,
+            bm25_score=1.0,
+            bm25_rank=1,
+        ),
+        {"candidates": "index:5"},
+    ),
     "gradient_index": (("gradient_index",), Partition(SLUG, slice="00"), _sketches, {"dimension": DIMENSION}),
     "index_recall": (
         ("index_recall",),
@@ -371,6 +386,7 @@ SPOILT_ON_REQUEST: dict[str, tuple[Callable[[pl.DataFrame], pl.DataFrame], str]]
     "linear_datamodeling_score": (added("lds", 1), "1 rows hold no correlations"),
     "removal": (added("removed", 3), "4 of 4 originals were removed"),
     "gradient_index": (without_first, "1 samples of the slice are missing, such as a"),
+    "index_candidates": (without_first, "1 variants do not have 4 candidates with ranks from 1, such as a"),
     "index_recall": (added("found", 1), "1 rows find more than there is"),
 }
 

@@ -135,6 +135,105 @@ def test_a_trace_against_the_index_is_exact_in_its_order_and_says_what_the_index
     assert other["index"] != whole["provenance"]["index"] and other["recall"].startswith("recall@5 1.000")
 
 
+def pairs(home: ChangingHome, table: str) -> set[tuple[str, str]]:
+    frame = gradsim_assets.scan(table, home.model_id if table != "bm25_candidates" else None)
+    found: list[tuple[str, str]] = frame.select("variant_id", "original_id").unique().collect().rows()
+    return set(found)
+
+
+def chosen(home: ChangingHome) -> dict[str, list[tuple[str, str, int]]]:
+    """By setting what the index has chosen, whatever shard it stands in."""
+    return {
+        setting: gradsim_assets.scan(f"index_candidates_{setting}", home.model_id)
+        .sort("variant_id", "rank")
+        .select("variant_id", "original_id", "rank")
+        .collect()
+        .rows()
+        for setting in ("paraphrased", "model_generated")
+    }
+
+
+#: What an index and the candidates of it are made from and decide, up to the products.
+LOOKED_UP = [
+    *("lima", "paraphrased", "bm25_candidates", "model_generated", "gradient_index"),
+    *(
+        f"{table}_{setting}"
+        for table in ("index_candidates", "dot_products")
+        for setting in ("paraphrased", "model_generated")
+    ),
+]
+
+
+def named(home: ChangingHome) -> set[str]:
+    return {table for table, _ in home.out_of_date()}
+
+
+def test_an_index_gives_candidates_beside_bm25_and_what_follows_sees_both(home: ChangingHome) -> None:
+    home.data.update(candidates="bm25:1+index:2")
+    home.configure()
+    done = home.run()
+    assert home.out_of_date() == {}
+    assert "The candidates are bm25:1+index:2: the model's own index of gradients has chosen rivals" in done.output
+    before = chosen(home)
+    for setting in before:
+        assert {variant for variant, _, _ in before[setting]} == {row["id"] for row in home.rows("paraphrases")}
+        both = pairs(home, "bm25_candidates") | pairs(home, f"index_candidates_{setting}")
+        for table in ("dot_products", "projected_similarity", "gradient_similarity"):
+            assert pairs(home, f"{table}_{setting}") == both
+        frame = gradsim_assets.scan(f"retrieval_{setting}", home.model_id).collect()
+        assert not frame.filter(method="bm25")["accuracy"].is_null().any(), "BM25 has a score for every pair"
+    (page,) = (home.home / "reports").glob("*/index.html")
+    assert "the model&#39;s own index of gradients has chosen rivals beside BM25&#39;s" in page.read_text()
+    told = home.command("explain", "dot_products_paraphrased", home.model_id, home.rows("originals")[0]["id"])
+    assert told.exit_code == 0 and "index_candidates_paraphrased" in told.output and "gradient_index" in told.output
+
+    # Slices and shards decide nothing.
+    home.index.update(slices=1)
+    home.data.update(shards=2)
+    home.configure()
+    home.run("--only", "gradients")
+    assert chosen(home) == before and not named(home) & set(LOOKED_UP)
+
+    # What is asked of the index alone leaves the index, the texts and BM25's candidates as they are.
+    home.data.update(candidates="bm25:1+index:3")
+    home.configure()
+    assert named(home) & set(LOOKED_UP) == {"index_candidates_paraphrased", "index_candidates_model_generated"}
+    planned = {table for table, _ in home.planned()}
+    assert {"dot_products_paraphrased", "retrieval_paraphrased", "report"} <= planned
+    assert not planned & {"lima", "paraphrased", "bm25_candidates", "model_generated", "gradient_index"}
+
+    # Without the index all is as BM25 alone has it.
+    home.data.update(candidates=1)
+    home.index.clear()
+    home.configure()
+    assert {"dot_products_paraphrased", "dot_products_model_generated"} <= {table for table, _ in home.planned()}
+    home.run("--only", "gradients")
+    assert pairs(home, "dot_products_paraphrased") == pairs(home, "bm25_candidates")
+
+
+def test_candidates_of_the_index_alone_and_of_another_model_leave_this_one_alone(home: ChangingHome) -> None:
+    home.data.update(candidates=2)
+    home.configure()
+    home.run("--only", "gradients")
+    before = home.now()
+    other = save_tiny_model(home.root / "other", positions=256)
+    text = (home.root / "gradsim.toml").read_text()
+    (home.root / "gradsim.toml").write_text(f'{text}\n[[models]]\nid = "{other}"\ncandidates = "index:2"\n')
+    assert not named(home) & set(LOOKED_UP), "of this model nothing is looked up"
+    home.run("--only", "gradients")
+    assert not home.runs_since(before, "dot_products"), "and nothing computed again"
+    told = home.command("explain", "dot_products_paraphrased", home.model_id, home.rows("originals")[0]["id"])
+    assert told.exit_code == 0 and "index_candidates" not in told.output, told.output
+    done = home.command("run", str(other), "--only", "gradients")
+    assert done.exit_code == 0, done.output
+    frame = gradsim_assets.scan("dot_products_paraphrased", str(other))
+    found = frame.select("variant_id", "original_id").unique().collect().rows()
+    looked_up = gradsim_assets.scan("index_candidates_paraphrased", str(other)).collect()
+    assert set(found) == set(looked_up.select("variant_id", "original_id").rows()) and len(found) == 10
+    assert {variant for variant, _ in found} == {variant for variant, original in found if variant == original}
+    assert all("index_candidates" not in table for table, _ in home.planned())
+
+
 def test_what_the_index_does_not_know_is_refused(home: ChangingHome) -> None:
     asked = ("trace", home.model_id, "--prompt", "How?", "--answer", "So.", "--against", "index")
     refused = home.command(*asked, "--method", "*.mlp.*")

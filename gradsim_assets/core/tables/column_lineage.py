@@ -17,6 +17,7 @@ from gradsim_assets.core.tables.schemas import (
     GRADIENT_INDEX,
     GRADIENT_SIMILARITY,
     GREEDY_SELECTION,
+    INDEX_CANDIDATES,
     INDEX_RECALL,
     LIMA,
     LINEAR_DATAMODELING_SCORE,
@@ -51,7 +52,8 @@ _COSINES: tuple[Source, ...] = ((DOT_PRODUCTS.name, "dot_product"), *_SELVES)
 _TERMS = ("dot_product", "variant_self", "original_self")
 _UNDER: tuple[Source, ...] = tuple((PRECONDITIONED_PRODUCTS.name, term) for term in _TERMS)
 _METHODS: tuple[Source, ...] = (*_COSINES, *_UNDER, (PROJECTED_SIMILARITY.name, "similarity"))
-_TEXTS: tuple[Source, ...] = ((BM25_CANDIDATES.name, "score"), *_ORIGINALS_AND_VARIANTS)
+_BM25: tuple[Source, ...] = ((BM25_CANDIDATES.name, "score"), (INDEX_CANDIDATES.name, "bm25_score"))
+_TEXTS: tuple[Source, ...] = (*_BM25, *_ORIGINALS_AND_VARIANTS)
 _PRODUCTS: Mapping[str, tuple[Source, ...]] = {
     "dot_product": _ORIGINALS_AND_VARIANTS,
     "variant_self": ((VARIANTS, "messages"),),
@@ -69,7 +71,9 @@ _SCORES: tuple[Source, ...] = (
 )
 _SAMPLES: tuple[str, ...] = (LIMA.name, PARAPHRASED.name, MODEL_GENERATED.name)
 _BY_COPY = [f"accuracy_{which}{end}" for which in ("verbatim", "not_verbatim") for end in ("", "_low", "_high")]
-_PAIRS = {name: ((BM25_CANDIDATES.name, name),) for name in ("variant_id", "original_id")}
+_PAIRS: Mapping[str, tuple[Source, ...]] = {
+    name: ((BM25_CANDIDATES.name, name), (INDEX_CANDIDATES.name, name)) for name in ("variant_id", "original_id")
+}
 _COMPONENTS = {
     name: ((PARAMETERS_PER_COMPONENT.name, name),) for name in ("component", "component_type", "depth", "parameters")
 }
@@ -149,7 +153,7 @@ _SOURCES: Mapping[str, Mapping[str, tuple[Source, ...]]] = {
     TAIL_PATCH.name: {
         "variant_id": ((DOT_PRODUCTS.name, "variant_id"),),
         "component": _COSINES,
-        "originals": (*_COSINES, *_UNDER, (BM25_CANDIDATES.name, "score"), (LIMA.name, "id"), *_ORIGINALS_AND_VARIANTS),
+        "originals": (*_COSINES, *_UNDER, *_BM25, (LIMA.name, "id"), *_ORIGINALS_AND_VARIANTS),
         "log_probability_change": _ORIGINALS_AND_VARIANTS,
     },
     TOKEN_ATTRIBUTION.name: {
@@ -177,6 +181,13 @@ _SOURCES: Mapping[str, Mapping[str, tuple[Source, ...]]] = {
         "variants": ((VARIANTS, "id"),),
     },
     GRADIENT_INDEX.name: {"id": ((LIMA.name, "id"),), "*": ((LIMA.name, "messages"),)},
+    INDEX_CANDIDATES.name: {
+        "variant_id": ((VARIANTS, "id"),),
+        "original_id": ((GRADIENT_INDEX.name, "id"),),
+        **dict.fromkeys(("rank", "score"), ((GRADIENT_INDEX.name, "sketch"), (VARIANTS, "messages"))),
+        "forced": ((GRADIENT_INDEX.name, "sketch"), (VARIANTS, "messages"), (VARIANTS, "id")),
+        **dict.fromkeys(("bm25_score", "bm25_rank"), _ORIGINALS_AND_VARIANTS),
+    },
     INDEX_RECALL.name: {
         "variant_id": ((PARAPHRASED.name, "id"),),
         **dict.fromkeys(("k", "reranked"), ()),
@@ -186,11 +197,11 @@ _SOURCES: Mapping[str, Mapping[str, tuple[Source, ...]]] = {
 
 
 def sources(
-    path: Sequence[str], columns: Iterable[str], preconditioned: bool = True
+    path: Sequence[str], columns: Iterable[str], preconditioned: bool = True, looked_up: bool = False
 ) -> dict[str, list[tuple[list[str], str]]]:
     """By column of a table (of those given) the (path of a table, column) pairs that it is made from; others are left out.
 
-    Without `preconditioned` there are no products under preconditioners.
+    Without `preconditioned` there are no products under preconditioners, and without `looked_up` no candidates by an index.
     """
     name, setting = path[0], path[-1]
     if name == MODEL_COMPARISON.name:
@@ -201,6 +212,7 @@ def sources(
         }
     rules = _SOURCES.get(name, {})
     lacking = () if preconditioned else (PRECONDITIONED_PRODUCTS.name, ALL_PAIRS_PRECONDITIONED.name)
+    lacking += () if looked_up else (INDEX_CANDIDATES.name,)
     return {
         column: [(_path(table, setting), of) for table, of in found if table not in lacking]
         for column in columns

@@ -621,6 +621,23 @@ GRADIENT_INDEX = TableSchema(
     key=("id",),
 )
 
+INDEX_CANDIDATES = TableSchema(
+    "index_candidates",
+    {
+        **_pair_columns(),
+        "rank": Column(pl.Int32(), "rank of the original for this variant by the index, from 1"),
+        "score": Column(
+            pl.Float64(),
+            "product of the two sketches of length 1, which estimates the cosine of the two full gradients",
+        ),
+        "forced": Column(pl.Boolean(), "the variant's own original, put in place of the last candidate"),
+        "bm25_score": Column(pl.Float64(), "BM25 (Okapi) score of the original's user text"),
+        "bm25_rank": Column(pl.Int32(), "rank of the original by that score among all originals, ties by their order"),
+    },
+    key=("variant_id", "original_id"),
+    parts=SETTINGS,
+)
+
 INDEX_RECALL = TableSchema(
     "index_recall",
     {
@@ -749,6 +766,7 @@ TABLES: dict[str, TableSchema] = {
         LINEAR_DATAMODELING_SCORE,
         REMOVAL,
         GRADIENT_INDEX,
+        INDEX_CANDIDATES,
         INDEX_RECALL,
         TOKEN_ATTRIBUTION,
     )

@@ -250,6 +250,35 @@ def sketch_findings(frame: pl.DataFrame, dimension: int, tolerance: float = TOLE
     return found
 
 
+def nearest_findings(frame: pl.DataFrame, known: pl.Series, asked: int) -> Findings:
+    """Candidates by an index of the originals `known` that are not the `asked` best of each variant, its own original among them."""
+    found = []
+    strange = frame.filter(~pl.col("original_id").is_in(known.implode()))
+    if strange.height:
+        found.append(f"{strange.height} candidates are not in the index, such as {_named(strange, _PAIR)}")
+    by_variant = frame.sort("rank").group_by("variant_id", maintain_order=True)
+    falling = pl.when("forced").then(None).otherwise("score").drop_nulls().diff().max().fill_null(0) <= 0
+    variants = by_variant.agg(
+        counted=(pl.col("rank").cast(pl.Int64) == pl.int_range(1, pl.len() + 1)).all(),
+        complete=pl.len() == min(asked, len(known)),
+        falling=falling,
+        own=(pl.col("variant_id").first() == pl.col("original_id")).any(),
+        own_forced=(~pl.col("forced") | (pl.col("rank") == pl.len())).all(),
+    )
+    own = pl.col("own") | ~pl.col("variant_id").is_in(known.implode())
+    for holds, said in (
+        (pl.col("counted") & pl.col("complete"), f"do not have {min(asked, len(known))} candidates with ranks from 1"),
+        (pl.col("falling"), "have candidates that are not in the order of their scores"),
+        (own, "do not have their own original among their candidates"),
+        (pl.col("own_forced"), "have a forced candidate that is not the last"),
+    ):
+        wrong = variants.filter(~holds)
+        if wrong.height:
+            found.append(f"{wrong.height} variants {said}, such as {wrong['variant_id'][0]}")
+    beyond = frame.filter(pl.col("score").abs() > 1 + TOLERANCE)
+    return found + ([f"score is beyond [-1, 1] in {beyond.height} rows"] if beyond.height else [])
+
+
 def agreement_findings(selves: Mapping[str, pl.DataFrame], tolerance: float = TOLERANCE) -> Findings:
     """Originals whose self product in one component differs between rows or between partitions.
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path, PurePath
 from typing import Any
@@ -16,6 +17,8 @@ from gradsim_assets.core.analysis.plots.panels import Plot
 from gradsim_assets.core.analysis.report import SettingResults, render_report, summary
 from gradsim_assets.core.analysis.report.warnings import quantised_base
 from gradsim_assets.core.candidates.bm25_candidates import model_candidates
+from gradsim_assets.core.candidates.candidate_choice import by_index
+from gradsim_assets.core.candidates.chosen_candidates import among_an_index, chosen_candidates
 from gradsim_assets.core.datasets.lacking import Lacking, lacking
 from gradsim_assets.core.files import write_whole
 from gradsim_assets.core.partition_keys import model_id_of
@@ -29,6 +32,7 @@ from gradsim_assets.core.tables.schemas import (
     FIRST_ORDER,
     GRADIENT_SIMILARITY,
     GREEDY_SELECTION,
+    INDEX_CANDIDATES,
     LIMA,
     LINEAR_DATAMODELING_SCORE,
     MODEL_GENERATED,
@@ -45,6 +49,7 @@ from gradsim_assets.core.tables.schemas import (
 )
 from gradsim_assets.core.tables.storage import Partition, Tables, fingerprint
 from gradsim_assets.defs.code_version import code_version
+from gradsim_assets.defs.index import index_candidates
 from gradsim_assets.defs.web_links import front_page_link, report_address
 from gradsim_assets.orchestration.asset_keys import asset_key
 from gradsim_assets.orchestration.failures import fails_in_one_sentence
@@ -91,6 +96,7 @@ def build(settings: Settings, partitions: Partitions) -> list[dg.AssetsDefinitio
                 for table in (LIMA, SAMPLE_COLUMNS, PARAPHRASED, BM25_CANDIDATES)
             ),
             dg.AssetDep(MODEL_GENERATED.name, partition_mapping=BY_MODEL),
+            *index_candidates.deps(settings, *SETTINGS, mapping=BY_MODEL),
         ],
         kinds={"plotly"},
         metadata=front_page_link(settings.web),
@@ -98,6 +104,7 @@ def build(settings: Settings, partitions: Partitions) -> list[dg.AssetsDefinitio
             "core.analysis.report",
             "defs.analysis.report:Sources",
             "defs.analysis.report:_write",
+            *(["defs.analysis.report:LookedUpSources"] if settings.indexed else []),
         ),
         description=(
             "One self-contained HTML page: all plots, what they say in words, and a sample explorer that shows texts side "
@@ -108,7 +115,8 @@ def build(settings: Settings, partitions: Partitions) -> list[dg.AssetsDefinitio
     def report(context: dg.AssetExecutionContext, store: TableStore, compute: Compute) -> dg.MaterializeResult:
         folder = compute.places.report(context.partition_key)
         link = _link(settings.web, context.partition_key)
-        return _write(context, Sources(store, context.partition_key, partitions), folder, link)
+        sources = LookedUpSources if settings.indexed else Sources
+        return _write(context, sources(store, context.partition_key, partitions), folder, link)
 
     return [report]
 
@@ -227,6 +235,45 @@ class Sources:
             if (entries := self.of_products(setting))
         }
         return {"gradsim": __version__, "tables": str(self.store.root), DOT_PRODUCTS.name: products}
+
+
+@dataclass(frozen=True)
+class _Told(Lacking):
+    """What variants lack, with what else a reader must know of how the figures came about."""
+
+    more: str = ""
+
+    @property
+    def sentences(self) -> list[str]:
+        """As the base class has it."""
+        return [*super().sentences, self.more]
+
+
+class LookedUpSources(Sources):
+    """The tables of a model in a configuration where an index gives candidates of some models."""
+
+    def candidates(self, setting: str) -> pl.DataFrame | None:
+        """As the base class has it."""
+        asked = self._asked(setting)
+        if not by_index(asked):
+            return super().candidates(setting)
+        shards = [Partition(shard=shard) for shard in self.shards]
+        looked_up = [Partition(self.slug, shard) for shard in self.shards]
+        if not (
+            all(self.tables.exists([BM25_CANDIDATES.name], shard) for shard in shards)
+            and all(self.tables.exists([INDEX_CANDIDATES.name, setting], shard) for shard in looked_up)
+        ):
+            return None
+        return chosen_candidates(self.tables, self.slug, setting, self.shards, asked)
+
+    def lacking(self) -> Lacking | None:
+        """As the base class has it, with what it means that an index has chosen candidates."""
+        found = super().lacking()
+        said = among_an_index([self._asked(setting) for setting in SETTINGS])
+        return _Told(**vars(found), more=said) if found and said else found
+
+    def _asked(self, setting: str) -> int | str | None:
+        return next((entry.get("candidates") for entry in self.of_products(setting)), None)
 
 
 def _write(

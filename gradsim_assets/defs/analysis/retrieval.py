@@ -7,6 +7,7 @@ from gradsim_assets.configuration import Settings
 from gradsim_assets.core.analysis.headline_figures import headline_figures
 from gradsim_assets.core.analysis.plots.of_table import plots_of
 from gradsim_assets.core.analysis.retrieval import retrieval
+from gradsim_assets.core.candidates.chosen_candidates import among_an_index
 from gradsim_assets.core.datasets.lacking import lacking
 from gradsim_assets.core.tables.schemas import PARAPHRASED, RETRIEVAL, SETTINGS
 from gradsim_assets.core.tables.storage import Partition
@@ -65,6 +66,8 @@ def _build(scored: ScoredMethods) -> dg.AssetsDefinition:
             **plot_metadata(plots_of(RETRIEVAL.name, frame, setting)),
         }
         provenance = model_provenance(context, store, setting, dot_products)
+        if said := among_an_index([provenance.get("candidates")]):
+            metadata["candidates"] = said
         return table_result(RETRIEVAL, frame, metadata=metadata, provenance=provenance)
 
     return run_retrieval

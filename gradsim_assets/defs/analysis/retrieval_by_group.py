@@ -6,6 +6,7 @@ import polars as pl
 from gradsim_assets.configuration import Settings
 from gradsim_assets.core.analysis.retrieval import methods
 from gradsim_assets.core.analysis.retrieval_by_group import grouping, retrieval_by_group, small_groups
+from gradsim_assets.core.candidates.chosen_candidates import among_an_index
 from gradsim_assets.core.tables.schemas import (
     FULL_GRADIENT,
     RETRIEVAL_BY_GROUP,
@@ -71,6 +72,8 @@ def _build(setting: str, settings: Settings, partitions: Partitions) -> dg.Asset
             **({"small groups": " ".join(small)} if small else {}),
         }
         provenance = model_provenance(context, store, setting, dot_products)
+        if said := among_an_index([provenance.get("candidates")]):
+            metadata["candidates"] = said
         return table_result(RETRIEVAL_BY_GROUP, frame, metadata=metadata, provenance=provenance)
 
     return by_group

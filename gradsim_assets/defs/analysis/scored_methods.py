@@ -10,6 +10,8 @@ import polars as pl
 
 from gradsim_assets.configuration import Settings
 from gradsim_assets.core.analysis.retrieval import order_as_bm25, text_overlap
+from gradsim_assets.core.candidates.candidate_choice import by_index
+from gradsim_assets.core.candidates.chosen_candidates import chosen_candidates
 from gradsim_assets.core.similarity.pair_products import PairProducts
 from gradsim_assets.core.tables.schemas import (
     BM25_CANDIDATES,
@@ -23,6 +25,7 @@ from gradsim_assets.core.tables.schemas import (
 )
 from gradsim_assets.core.tables.storage import Partition
 from gradsim_assets.defs.code_version import Root
+from gradsim_assets.defs.index import index_candidates
 from gradsim_assets.orchestration.asset_keys import asset_key
 from gradsim_assets.orchestration.partitions import ALL, BY_MODEL, Partitions
 from gradsim_assets.resources.table_store import TableStore
@@ -45,6 +48,8 @@ class ScoredMethods:
     preconditioners: Sequence[str]
     over_checkpoints: bool
     partitions: Partitions
+    #: What is read besides where an index gives candidates.
+    looked_up: Sequence[dg.AssetDep] = ()
 
     #: What decides the scores, for code versions.
     code: tuple[Root, ...] = (order_as_bm25, text_overlap)
@@ -53,7 +58,8 @@ class ScoredMethods:
     def configured(cls, setting: str, settings: Settings, partitions: Partitions) -> "ScoredMethods":
         """Those of a configuration."""
         over_checkpoints = bool(settings.trajectories) and setting in TRACIN.parts
-        return cls(setting, settings.preconditioners.methods, over_checkpoints, partitions)
+        looked_up = index_candidates.deps(settings, setting, mapping=BY_MODEL)
+        return cls(setting, settings.preconditioners.methods, over_checkpoints, partitions, looked_up)
 
     @property
     def config(self) -> str:
@@ -76,6 +82,7 @@ class ScoredMethods:
             *(dg.AssetDep(table.name, partition_mapping=ALL) for table in (LIMA, BM25_CANDIDATES)),
             *([dg.AssetDep(asset_key(*self._under), partition_mapping=BY_MODEL)] if self.preconditioners else []),
             *([dg.AssetDep(asset_key(*self._summed))] if self.over_checkpoints else []),
+            *self.looked_up,
             dg.AssetDep(self.setting, partition_mapping=ALL if self.setting == PARAPHRASED.name else BY_MODEL),
         ]
 
@@ -93,8 +100,11 @@ class ScoredMethods:
         pairs = PairProducts.from_frame(dot_products, parameters["component"].to_list())
         of_model = [Partition(model, shard) for shard in shards]
         # Imported results have no scores of ours, only the order of their candidates.
-        imported = store.tables.provenance([DOT_PRODUCTS.name, setting], of_model[0]).get("imported")
+        source = store.tables.provenance([DOT_PRODUCTS.name, setting], of_model[0])
+        imported = source.get("imported")
         bm25 = None if imported else store.optional([BM25_CANDIDATES.name], [Partition(shard=s) for s in shards])
+        if bm25 is not None and by_index(source.get("candidates")):
+            bm25 = chosen_candidates(store.tables, model, setting, shards, source["candidates"])
         variants = None if imported else store.variants(setting, model, shards)
         scores = {
             "projected": store.optional([PROJECTED_SIMILARITY.name, setting], of_model),

@@ -5,6 +5,7 @@ import polars as pl
 
 from gradsim_assets.configuration import Settings
 from gradsim_assets.core.candidates.bm25_candidates import candidate_frame, top_candidates, zero_score_places
+from gradsim_assets.core.candidates.candidate_choice import by_index, held_by_bm25
 from gradsim_assets.core.candidates.candidate_count import top_k
 from gradsim_assets.core.datasets.lacking import lacking
 from gradsim_assets.core.tables.schemas import BM25_CANDIDATES, LIMA, PARAPHRASED
@@ -19,7 +20,8 @@ from gradsim_assets.resources.model_hub import ModelHub
 
 def build(settings: Settings, partitions: Partitions) -> list[dg.AssetsDefinition]:
     """The candidates for one configuration."""
-    default, most, zero_scores = settings.data.candidates, settings.most_candidates, settings.data.zero_scores
+    default, most = held_by_bm25(settings.data.candidates), settings.most_candidates
+    zero_scores, beside = settings.data.zero_scores, ["index"] if by_index(settings.data.candidates) else []
     model = settings.retriever_model
 
     @dg.asset(
@@ -27,7 +29,9 @@ def build(settings: Settings, partitions: Partitions) -> list[dg.AssetsDefinitio
         partitions_def=partitions.shards,
         kinds={"polars", "parquet"},
         metadata=column_schema(BM25_CANDIDATES),
-        code_version=code_version(candidate_frame, config=f"{default} {most} {model} {zero_scores}"),
+        code_version=code_version(
+            candidate_frame, config=" ".join((f"{default} {most} {model} {zero_scores}", *beside))
+        ),
         retry_policy=RETRIES if model else None,  # the hub may be asked for its tokenizer
         description=(
             "The originals that each variant is compared with: BM25 over user prompts, the own original always among them "
@@ -69,7 +73,8 @@ def build(settings: Settings, partitions: Partitions) -> list[dg.AssetsDefinitio
             metadata=metadata,
             provenance=provenance,
             # What is made of shards whose candidates were found in different ways is refused, so that the way counts, too.
-            data_version=version_of(fingerprint(used), retriever),
+            # So does it that the index of a model gives others beside them.
+            data_version=version_of(fingerprint(used), retriever, *beside),
         )
 
     return [bm25_candidates]

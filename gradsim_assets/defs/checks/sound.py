@@ -8,9 +8,10 @@ import dagster as dg
 import polars as pl
 
 from gradsim_assets.configuration import IndexSettings, Settings
-from gradsim_assets.core.candidates.bm25_candidates import model_candidates
+from gradsim_assets.core.candidates.candidate_choice import by_index, held_by_bm25
+from gradsim_assets.core.candidates.chosen_candidates import chosen_candidates
 from gradsim_assets.core.errors import InputError
-from gradsim_assets.core.partition_keys import shard_slice
+from gradsim_assets.core.partition_keys import shard_keys, shard_slice
 from gradsim_assets.core.samples import present
 from gradsim_assets.core.tables import analysis_soundness, soundness
 from gradsim_assets.core.tables.audit import read_audited
@@ -28,6 +29,7 @@ from gradsim_assets.core.tables.schemas import (
     GRADIENT_INDEX,
     GRADIENT_SIMILARITY,
     GREEDY_SELECTION,
+    INDEX_CANDIDATES,
     INDEX_RECALL,
     LIMA,
     LINEAR_DATAMODELING_SCORE,
@@ -79,7 +81,12 @@ class _Group:
 def build_tables(settings: Settings, partitions: Partitions) -> list[dg.AssetChecksDefinition]:
     """The checks of the tables for one configuration."""
     groups = _groups(settings, partitions)
-    return [*map(_checks, groups), flags(partitions), zero_scores(partitions, settings.data.candidates), drift()]
+    return [
+        *map(_checks, groups),
+        flags(partitions),
+        zero_scores(partitions, held_by_bm25(settings.data.candidates)),
+        drift(),
+    ]
 
 
 def findings_of(
@@ -129,6 +136,18 @@ def _groups(settings: Settings, partitions: Partitions) -> list[_Group]:
                 _Group("index_recall_sound", ((INDEX_RECALL.name,),), MODELS, _recall_rules),
             ]
             if settings.index
+            else []
+        ),
+        *(
+            [
+                _Group(
+                    "index_candidates_sound",
+                    _paths([INDEX_CANDIDATES]),
+                    partitions.model_shards,
+                    _index_candidate_rules(settings.index.slices),
+                )
+            ]
+            if settings.index and settings.indexed
             else []
         ),
         _Group("all_pairs_sound", _paths(all_pairs), MODELS, _all_pairs_rules(shards)),
@@ -259,7 +278,9 @@ def _gradient_rules(
     if provenance.get("imported"):  # candidates of an import are the import's own
         expected = frame
     else:
-        expected = model_candidates(store.tables, [str(partition.shard)], provenance.get("candidates"))
+        expected = chosen_candidates(
+            store.tables, str(partition.model), key[1], [str(partition.shard)], provenance.get("candidates")
+        )
     return _pass_findings(store, partition, frame, expected, provenance)
 
 
@@ -388,6 +409,27 @@ def _index_rules(asked: IndexSettings) -> Rules:
         )
         found = soundness.sample_findings(frame, ids, "the slice", int(provenance.get("dropped") or 0))
         return found + soundness.sketch_findings(frame, int(provenance.get("dimension") or asked.dimension))
+
+    return rules
+
+
+def _index_candidate_rules(slices: int) -> Rules:
+    """Every variant has its candidates by rank, its own original among them, as many as there are to choose from."""
+
+    def rules(store: TableStore, key: Sequence[str], partition: Partition, frame: pl.DataFrame) -> soundness.Findings:
+        provenance = store.tables.provenance(key, partition)
+        asked = by_index(provenance.get("candidates"))
+        if not asked:  # of a model whose candidates come from elsewhere
+            return [f"there are {frame.height} candidates, and none were asked for"] if frame.height else []
+        variants = store.variants(key[1], str(partition.model), [str(partition.shard)])
+        if variants is None:
+            return [f"not all texts of {key[1]} are at hand"]
+        parts = [Partition(partition.model, slice=one) for one in shard_keys(slices)]
+        known = store.tables.scan([GRADIENT_INDEX.name], parts).select("id").collect()["id"]
+        dropped = int(provenance.get("dropped") or 0)
+        compared = frame.select(id=pl.col("variant_id")).unique()
+        found = soundness.sample_findings(compared, present(variants)["id"].to_list(), "the variants", dropped)
+        return found + soundness.nearest_findings(frame, known, asked)
 
     return rules
 

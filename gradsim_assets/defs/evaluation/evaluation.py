@@ -12,12 +12,14 @@ import dagster as dg
 import polars as pl
 
 from gradsim_assets.core.analysis.plots.of_table import plots_of
+from gradsim_assets.core.candidates.candidate_choice import by_index
+from gradsim_assets.core.candidates.chosen_candidates import chosen_candidates
 from gradsim_assets.core.errors import InputError
 from gradsim_assets.core.gradients.numerics_version import NUMERICS
 from gradsim_assets.core.models.loading import LoadedModel
 from gradsim_assets.core.models.tokenization import ContextPolicy
 from gradsim_assets.core.partition_keys import model_id_of
-from gradsim_assets.core.tables.schemas import DOT_PRODUCTS, LIMA, PARAPHRASED
+from gradsim_assets.core.tables.schemas import BM25_CANDIDATES, DOT_PRODUCTS, LIMA, PARAPHRASED
 from gradsim_assets.core.tables.storage import Partition
 from gradsim_assets.core.tables.table_schema import TableSchema
 from gradsim_assets.defs.code_version import Root, code_version
@@ -80,6 +82,15 @@ class Work:
         for part in parts:
             check_version("/".join(key), self.store.tables.provenance(key, part), model_id, self.version)
         return found
+
+    def candidates(self) -> pl.DataFrame:
+        """What BM25 says of all pairs of the products (the table `bm25_candidates`, and where an index gives candidates theirs)."""
+        asked = self.store.tables.provenance(
+            [DOT_PRODUCTS.name, self.setting], Partition(self.slug, self.shards[0])
+        ).get("candidates")
+        if by_index(asked):
+            return chosen_candidates(self.store.tables, self.slug, self.setting, self.shards, asked)
+        return self.store.tables.scan([BM25_CANDIDATES.name], [Partition(shard=one) for one in self.shards]).collect()
 
     @contextmanager
     def measuring(self, pairs: pl.DataFrame) -> "Iterator[LossChanges]":

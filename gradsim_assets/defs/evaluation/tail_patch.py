@@ -21,9 +21,9 @@ from gradsim_assets.core.evaluation.tail_patch import (
 )
 from gradsim_assets.core.similarity.pair_products import PairProducts
 from gradsim_assets.core.tables.schemas import BM25_CANDIDATES, PRECONDITIONED_PRODUCTS, SETTINGS, TAIL_PATCH
-from gradsim_assets.core.tables.storage import Partition
 from gradsim_assets.defs.evaluation.evaluation import BY_STEP, Work, build_evaluation
 from gradsim_assets.defs.gradients.pass_tables import configured
+from gradsim_assets.defs.index import index_candidates
 from gradsim_assets.orchestration.asset_keys import asset_key
 from gradsim_assets.orchestration.partitions import ALL, BY_MODEL, Partitions
 
@@ -59,6 +59,7 @@ def build(
             op_tags=op_tags,
             deps=[
                 dg.AssetDep(BM25_CANDIDATES.name, partition_mapping=ALL),
+                *index_candidates.deps(settings, setting, mapping=BY_MODEL),
                 *(
                     dg.AssetDep(asset_key(table.name, setting), partition_mapping=BY_MODEL)
                     for table in configured(settings, [PRECONDITIONED_PRODUCTS])
@@ -86,7 +87,7 @@ def _chosen(work: Work, asked: EvaluationSettings, preconditioned: bool) -> list
 
     sizes = {name: parameter.numel() for name, parameter in trainable_components(work.loaded.model)}
     pairs = PairProducts.from_frame(work.dot_products, list(sizes))
-    bm25 = work.store.tables.scan([BM25_CANDIDATES.name], [Partition(shard=shard) for shard in work.shards]).collect()
+    bm25 = work.candidates()
     under = work.of_shards(PRECONDITIONED_PRODUCTS.name) if preconditioned else None
     scores = method_scores(pairs, bm25, work.variants, work.originals, parameters_per_component(sizes), under)
     variants = chosen_variants(pairs.candidates.variants, asked.variants)

@@ -8,11 +8,14 @@ import polars as pl
 
 from gradsim_assets.configuration import ModelSettings, Settings
 from gradsim_assets.core.candidates.bm25_candidates import model_candidates
+from gradsim_assets.core.candidates.candidate_choice import by_index
+from gradsim_assets.core.candidates.chosen_candidates import chosen_candidates, of_bm25
 from gradsim_assets.core.gradients.numerics_version import NUMERICS
 from gradsim_assets.core.partition_keys import model_id_of
 from gradsim_assets.core.tables.schemas import (
     BM25_CANDIDATES,
     DOT_PRODUCTS,
+    INDEX_CANDIDATES,
     LIMA,
     MODEL_GENERATED,
     PARAPHRASED,
@@ -25,6 +28,7 @@ from gradsim_assets.core.tables.storage import Partition, fingerprint
 from gradsim_assets.defs.code_version import code_version
 from gradsim_assets.defs.curvature.factors import preconditioners_of
 from gradsim_assets.defs.gradients import pass_tables
+from gradsim_assets.defs.index import index_candidates
 from gradsim_assets.defs.models.hf_model import HF_MODEL, loaded_model, provenance_of, revision_for_run
 from gradsim_assets.defs.progress import progress
 from gradsim_assets.defs.table_results import column_schema
@@ -38,6 +42,8 @@ from gradsim_assets.resources.table_store import TableStore
 
 if TYPE_CHECKING:
     from gradsim_assets.core.gradients.engine import PassResult
+    from gradsim_assets.core.gradients.pass_inputs import PassInputs
+    from gradsim_assets.core.models.loading import LoadedModel
 
 _VERSION = (
     "Its data version follows from the model's revision, the tokens of the samples, the configuration and the declared version "
@@ -93,6 +99,7 @@ def _spec(table: str, setting: str, settings: Settings) -> dg.AssetSpec:
         dg.AssetDep(BM25_CANDIDATES.name, partition_mapping=BY_SHARD),
         dg.AssetDep(MODEL_GENERATED.name),  # nothing is read of it for paraphrases: see `waits_only`
         *([dg.AssetDep(PARAPHRASED.name, partition_mapping=BY_SHARD)] if setting == PARAPHRASED.name else []),
+        *index_candidates.deps(settings, *SETTINGS),  # of the other one nothing is read: see `waits_only`
         *pass_tables.curvature_deps(settings, BY_MODEL),
     ]
     return dg.AssetSpec(
@@ -122,8 +129,6 @@ def _gradients(
     compute: Compute,
     configuration: Settings,
 ) -> Iterator[dg.MaterializeResult]:
-    from gradsim_assets.core.gradients.pass_inputs import pass_inputs
-
     selected = {key: table_path(key) for key in sorted(context.selected_asset_keys)}
     keys = context.partition_key.keys_by_dimension
     model_id = model_id_of(keys["model"])
@@ -135,14 +140,7 @@ def _gradients(
     with progress(context, f"gradients {context.partition_key}", "gradients") as report:
         revision = revision_for_run(context, hub, model_id)
         loaded = loaded_model(context, hub, model_id, revision)
-        inputs = pass_inputs(
-            tables[LIMA.name],
-            variants,
-            tables[BM25_CANDIDATES.name],
-            loaded,
-            policy=settings.context,
-            **asked._asdict(),
-        )
+        inputs = _inputs(tables, variants, store, partition, loaded, settings, asked)
         stored, curvature = preconditioners_of(
             inputs.request.preconditioners,
             store,
@@ -166,7 +164,32 @@ def _gradients(
                 context, store, compute, partition, inputs, result, loaded.device, made_from, curvature
             )
             for key, (table, setting) in selected.items():
-                yield done.saved(key, _frame(table, result, setting, inputs.request.pairs[setting]), provenance)
+                frame = _frame(table, result, setting, inputs.request.pairs[setting])
+                yield done.saved(key, frame, {**provenance, **_looked_up(store, partition, setting, settings)})
+
+
+def _inputs(
+    tables: Mapping[str, pl.DataFrame],
+    variants: Mapping[str, pl.DataFrame],
+    store: TableStore,
+    partition: Partition,
+    loaded: "LoadedModel",
+    settings: ModelSettings,
+    asked: pass_tables.Asked,
+) -> "PassInputs":
+    """The request of the pass: settings share the candidates that BM25 finds, and not those that the index does."""
+    rest: dict[str, Any] = {"policy": settings.context, **asked._asdict()}
+    if not by_index(settings.candidates):
+        from gradsim_assets.core.gradients.pass_inputs import pass_inputs
+
+        return pass_inputs(tables[LIMA.name], variants, tables[BM25_CANDIDATES.name], loaded, **rest)
+    from gradsim_assets.core.gradients.pass_inputs_by_setting import pass_inputs_by_setting
+
+    model, shards = str(partition.model), [str(partition.shard)]
+    candidates = {
+        setting: chosen_candidates(store.tables, model, setting, shards, settings.candidates) for setting in variants
+    }
+    return pass_inputs_by_setting(tables[LIMA.name], variants, candidates, loaded, **rest)
 
 
 def _frame(
@@ -202,6 +225,20 @@ def _sources(
     }
 
 
+def _looked_up(store: TableStore, partition: Partition, setting: str, settings: ModelSettings) -> dict[str, Any]:
+    """What the provenance says besides where the index gives candidates."""
+    if not by_index(settings.candidates):
+        return {}
+    key, bm25 = [INDEX_CANDIDATES.name, setting], [BM25_CANDIDATES.name]
+    found = store.tables.provenance(key, partition)
+    by_bm25 = store.tables.provenance(bm25, Partition(shard=partition.shard)).get("retriever")
+    return {
+        "retriever": f"{by_bm25} index={found.get('dimension')}",
+        "index": found.get("index"),
+        INDEX_CANDIDATES.name: found.get("fingerprint"),
+    }
+
+
 def _read_tables(
     store: TableStore, partition: Partition, variants: set[str], settings: ModelSettings
 ) -> dict[str, pl.DataFrame]:
@@ -210,6 +247,6 @@ def _read_tables(
     where = {LIMA.name: Partition()}
     where |= {name: shard if name == PARAPHRASED.name else partition for name in sorted(variants)}
     return {
-        BM25_CANDIDATES.name: model_candidates(store.tables, [str(partition.shard)], settings.candidates),
+        BM25_CANDIDATES.name: of_bm25(store.tables, [str(partition.shard)], settings.candidates),
         **{name: store.tables.read([name], at) for name, at in where.items()},
     }

@@ -82,6 +82,14 @@ class StoredIndex:
                 other.unlink(missing_ok=True)
         return Search(names["id"].to_list(), partial(self._sketches, longest), self.dimension, path)
 
+    def parts(self) -> "Iterator[tuple[list[str], np.ndarray]]":
+        """Ids of originals with their sketches of length 1, fp32 [n, d] at a time, in the order of the originals."""
+        from gradsim_assets.core.index.gradient_index import sketches_of
+
+        for part in _parts(self.store, self.slug):
+            for some in self.store.tables.read(_KEY, part).iter_slices(_ROWS):
+                yield some["id"].to_list(), sketches_of(some)
+
     def _sketches(self, longest: float | None) -> Iterator[np.ndarray]:
         """Sketches, fp32 [n, d] at a time: of length 1, or of their own in units of the `longest`, so that float16 holds them."""
         from gradsim_assets.core.index.gradient_index import sketches_of
@@ -91,6 +99,13 @@ class StoredIndex:
                 unit = sketches_of(some)
                 scale = 1.0 if longest is None else (some["length"] / longest).to_numpy()[:, None]
                 yield (unit * scale).astype(np.float32)
+
+    def recall_said(self, count: int) -> str | None:
+        """What is known of so many of its best; None where it was not measured of these sketches."""
+        from gradsim_assets.core.index.index_recall import recall_sentence
+
+        found = self.recall()
+        return None if found is None else recall_sentence(found, count)
 
     def recall(self) -> pl.DataFrame | None:
         """The table `index_recall`; None where it was not measured of these sketches."""

@@ -5,7 +5,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from gradsim_assets.configuration import DataSettings, ModelSettings, PreconditionerSettings, Settings
+from gradsim_assets.configuration import DataSettings, IndexSettings, ModelSettings, PreconditionerSettings, Settings
 from gradsim_assets.core.tables.column_lineage import sources
 from gradsim_assets.core.tables.schemas import PRECONDITIONERS, TABLES
 from gradsim_assets.definitions import build_definitions
@@ -15,7 +15,8 @@ SETTINGS = Settings(
     home=Path("/nowhere"),
     tables="/nowhere",
     preconditioners=PreconditionerSettings(methods=PRECONDITIONERS),
-    models=(ModelSettings(id="org/run", checkpoints="step-*"),),
+    models=(ModelSettings(id="org/run", checkpoints="step-*"), ModelSettings(id="org/model", candidates="index:2")),
+    index=IndexSettings(),
 )
 GRAPH = build_definitions(SETTINGS).get_repository_def().asset_graph
 KEYS = sorted(filter(is_table, GRAPH.materializable_asset_keys))
@@ -42,6 +43,7 @@ WITHOUT_SOURCES = {
     "linear_datamodeling_score": {"method"},
     "removal": {"method", "draws"},
     "token_attribution": {"side"},
+    "index_recall": {"k", "reranked"},
 }
 
 
@@ -49,12 +51,19 @@ WITHOUT_SOURCES = {
 def test_every_column_has_its_sources_among_the_parents(key: dg.AssetKey) -> None:
     path = table_path(key)
     schema = TABLES[path[0]]
-    found = sources(path, schema.columns)
+    found = sources(path, schema.columns, looked_up=True)
     assert set(schema.columns) - set(found) == WITHOUT_SOURCES.get(schema.name, set())
     for upstream in found.values():
         for table, column in upstream:
             assert asset_key(*table) in GRAPH.get(key).parent_keys
             assert TABLES[table[0]].column(column) is not None
+
+
+def test_where_nothing_is_looked_up_no_column_comes_from_candidates_by_an_index() -> None:
+    for key in KEYS:
+        path = table_path(key)
+        upstream = [table[0] for found in sources(path, TABLES[path[0]].columns).values() for table, _ in found]
+        assert "index_candidates" not in upstream
 
 
 def test_without_preconditioners_no_column_comes_from_their_products() -> None:
