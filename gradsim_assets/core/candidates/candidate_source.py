@@ -2,12 +2,13 @@
 
 import re
 from dataclasses import dataclass
-from typing import Self
+from typing import Final, Self
 
 from gradsim_assets.core.errors import InputError
 
 #: Names of the sources, as they are written before a number.
-BM25, INDEX, ALL = "bm25", "index", "all"
+BM25, INDEX = "bm25", "index"
+ALL: Final = "all"
 
 _ONE = re.compile(rf"({BM25}|{INDEX}):([1-9]\d{{0,8}})")
 

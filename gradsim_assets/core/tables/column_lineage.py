@@ -211,7 +211,7 @@ def sources(
             if column not in ("model", "run", "step", "setting")
         }
     rules = _SOURCES.get(name, {})
-    lacking = () if preconditioned else (PRECONDITIONED_PRODUCTS.name, ALL_PAIRS_PRECONDITIONED.name)
+    lacking: tuple[str, ...] = () if preconditioned else (PRECONDITIONED_PRODUCTS.name, ALL_PAIRS_PRECONDITIONED.name)
     lacking += () if looked_up else (INDEX_CANDIDATES.name,)
     return {
         column: [(_path(table, setting), of) for table, of in found if table not in lacking]
