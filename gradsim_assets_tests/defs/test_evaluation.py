@@ -71,9 +71,7 @@ def test_rows_that_are_not_of_the_dot_products_are_found(tmp_path: Path) -> None
     ids = products.select("variant_id", "original_id").unique(maintain_order=True)
     first, tail = evaluation(ids.height // 2)
     whole = products.group_by("variant_id", "original_id").agg(pl.col("dot_product").sum())
-    first = first.with_columns(ids.head(first.height)).join(
-        whole, on=["variant_id", "original_id"], maintain_order="left"
-    )
+    first = first.with_columns(ids.head(first.height)).join(whole, on=["variant_id", "original_id"], maintain_order="left")
     first = first.with_columns(predicted=-pl.col("learning_rate") * pl.col("dot_product")).drop("dot_product")
     assert rules(store, ["first_order", "paraphrased"], place, first) == []
     (found,) = rules(store, ["first_order", "paraphrased"], place, first.with_columns(pl.col("predicted") * -1))

@@ -34,7 +34,7 @@ class WidthRates:
     """What a device does with matrices of `width` x `width` numbers, in a model of such."""
 
     width: int
-    #: Seconds for every matrix of a batch, forward and backward, whatever the batch's size.
+    #: Seconds for every component that a batch meets, forward and backward, whatever the batch's size.
     call_seconds: float
     #: FLOP per second of forward and backward passes, with all that a transformer does between its matrices.
     pass_rate: float

@@ -35,7 +35,7 @@ LAYERS, VOCABULARY, HEAD = 2, 64, 32
 
 
 @dataclass(frozen=True)
-class _Sizes:
+class Sizes:
     """What is measured on a kind of device, so that it takes a few seconds there."""
 
     widths: tuple[int, ...]
@@ -51,17 +51,21 @@ class _Sizes:
     logits: tuple[int, int]
 
 
-_ON_CPU = _Sizes((64, 128, 256, 640), 16, 256, 4, 192, 4, 2**22, (64, 4096))
-_ON_CUDA = _Sizes((128, 512, 1024, 2048, 4096), 64, 2048, 8, 512, 16, 2**28, (512, 32000))
+#: Of a CPU, and of a GPU.
+ON_CPU = Sizes((32, 96, 256, 640), 16, 256, 4, 192, 4, 2**22, (64, 4096))
+ON_CUDA = Sizes((128, 512, 1024, 2048, 4096), 64, 2048, 8, 512, 16, 2**28, (512, 32000))
 
 
-def measure(device: torch.device | str, kind: Kind, clock: Clock = time.perf_counter) -> Calibration:
+def measure(
+    device: torch.device | str, kind: Kind, clock: Clock = time.perf_counter, sizes: Sizes | None = None
+) -> Calibration:
     """The rates of a device; leaves the generators of random numbers as they were.
 
-    `clock` tells seconds: of the wall, unless one wants those of this process's processor.
+    `clock` tells seconds: of the wall, unless one wants those of this process's processor. `sizes` are what is measured, if not
+    what takes seconds on such a device.
     """
     device = torch.device(device)
-    sizes = _ON_CUDA if device.type == "cuda" else _ON_CPU
+    sizes = sizes or (ON_CUDA if device.type == "cuda" else ON_CPU)
     timer = _Timer(device, clock)
     dtype = torch.bfloat16 if kind == "bf16" else torch.float32
     generators = [device] if device.type == "cuda" else []
@@ -110,11 +114,12 @@ class _Timer:
             torch.cuda.synchronize(self.device)
 
 
-def _of_width(width: int, sizes: _Sizes, timer: _Timer, dtype: torch.dtype) -> WidthRates:
+def _of_width(width: int, sizes: Sizes, timer: _Timer, dtype: torch.dtype) -> WidthRates:
     """The rates of a small model of this width, and of products of its factors."""
     hooks = GradientHooks(_model(width, timer.device, dtype), timer.device)
     hooks.unproven = set()  # a model of a known kind, whose gradients nobody reads
-    matrices = [parameter.numel() for parameter in hooks.parameters if parameter.dim() > 1][1:]  # no embedding
+    components = hooks.parameters[1:]  # looking up an embedding is no product
+    matrices = [parameter.numel() for parameter in components if parameter.dim() > 1]
     batches = ((1, sizes.short), (1, sizes.long), (sizes.cut, sizes.long // sizes.cut))
     with hooks.open():
         short, long, cut = (_seconds_of_batch(hooks, timer, *batch) for batch in batches)
@@ -125,7 +130,7 @@ def _of_width(width: int, sizes: _Sizes, timer: _Timer, dtype: torch.dtype) -> W
     calls = max(0.0, short - sizes.short * token - sizes.short**2 * keys)
     return WidthRates(
         width=width,
-        call_seconds=calls / len(matrices),
+        call_seconds=calls / len(components),
         pass_rate=FLOP_PER_PARAMETER * sum(matrices) / token,
         attention_seconds=keys / sum(size**0.5 for size in matrices),
         product_rate=_product_rate(width, sizes, timer, dtype),
@@ -165,11 +170,11 @@ def _seconds_of_batch(hooks: GradientHooks, timer: _Timer, samples: int, tokens:
     return timer.median(job)
 
 
-def _factors(width: int, sizes: _Sizes, timer: _Timer, dtype: torch.dtype) -> torch.Tensor:
+def _factors(width: int, sizes: Sizes, timer: _Timer, dtype: torch.dtype) -> torch.Tensor:
     return torch.randn(sizes.at_once, sizes.rows, width, device=timer.device, dtype=dtype)
 
 
-def _product_rate(width: int, sizes: _Sizes, timer: _Timer, dtype: torch.dtype) -> float:
+def _product_rate(width: int, sizes: Sizes, timer: _Timer, dtype: torch.dtype) -> float:
     """FLOP per second of products of two samples of a matrix's factors, summed up."""
     one, other = (_factors(width, sizes, timer, dtype) for _ in range(2))
 
@@ -180,14 +185,14 @@ def _product_rate(width: int, sizes: _Sizes, timer: _Timer, dtype: torch.dtype) 
     return 2 * 2 * sizes.at_once * sizes.rows**2 * width / timer.median(job)
 
 
-def _forming_rate(width: int, sizes: _Sizes, timer: _Timer, dtype: torch.dtype) -> float:
+def _forming_rate(width: int, sizes: Sizes, timer: _Timer, dtype: torch.dtype) -> float:
     """FLOP per second of forming gradients of their factors."""
     factors = Factors(*(_factors(width, sizes, timer, dtype) for _ in range(2)))
     out = torch.zeros(sizes.at_once, width, width, device=timer.device, dtype=wide(dtype))
     return 2 * sizes.at_once * sizes.rows * width**2 / timer.median(partial(factors.add_to, out, True))
 
 
-def _logit_seconds(sizes: _Sizes, timer: _Timer, dtype: torch.dtype) -> float:
+def _logit_seconds(sizes: Sizes, timer: _Timer, dtype: torch.dtype) -> float:
     rows, vocabulary = sizes.logits
     logits = torch.randn(rows, vocabulary, device=timer.device, dtype=dtype)
     targets = torch.zeros(rows, dtype=torch.int64, device=timer.device)
@@ -195,7 +200,7 @@ def _logit_seconds(sizes: _Sizes, timer: _Timer, dtype: torch.dtype) -> float:
     return timer.median(lambda: loss_gradient(logits, targets, shares, 1)) / logits.numel()
 
 
-def _bytes_per_second(sizes: _Sizes, timer: _Timer) -> float:
+def _bytes_per_second(sizes: Sizes, timer: _Timer) -> float:
     """Of lengths of gradients, which read every number once."""
     vector = torch.ones(sizes.vector, device=timer.device)
     return vector.numel() * vector.element_size() / timer.median(lambda: inner_products.squares(vector))
@@ -211,7 +216,7 @@ def _launch_seconds(timer: _Timer, calls: int = 500) -> float:
     return timer.median(job) / calls
 
 
-def _host_bytes_per_second(sizes: _Sizes, timer: _Timer) -> float:
+def _host_bytes_per_second(sizes: Sizes, timer: _Timer) -> float:
     there = torch.zeros(sizes.vector // 4).pin_memory()
     here = torch.empty_like(there, device=timer.device)
     return there.numel() * 4 / timer.median(lambda: here.copy_(there, non_blocking=True))

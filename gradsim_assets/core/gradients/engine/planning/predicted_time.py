@@ -5,6 +5,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 
+import numpy as np
+
 from gradsim_assets.core.gradients.engine.planning.cost_model import (
     FLOP_PER_MULTIPLY_ADD,
     READS_PER_PAIR,
@@ -66,6 +68,9 @@ class _Prediction:
         self._memory = MemoryModel(shape, graph, plan.factored, profile, plan.preconditioners_kept)
         self._at = cache(calibration.at)
         self._matrices = list(_matrices(shape.components))
+        #: Seconds of every batch, however small: a norm belongs to the matrices around it.
+        typical = max(1.0, float(np.median([one.width for one in self._matrices] or [1.0])))
+        self._calling = self._at(typical).call_seconds * sum(max(1, len(one.factors)) for one in shape.components)
         components = enumerate(shape.components)
         projecting = self._memory.projected_numbers > 0
         self._formed = [one for number, one in components if projecting or number not in plan.factored]
@@ -99,9 +104,10 @@ class _Prediction:
         tokens, beyond = len(batch) * longest, self._plan.checkpoint_beyond
         again = AGAIN_FLOP if beyond is not None and tokens > beyond else 0
         total = self._rates.logit_seconds * labelled * self._shape.vocabulary
+        total += self._calling
         for matrix in self._matrices:
             rates, rows = self._at(matrix.width), labelled if matrix.labelled else tokens
-            total += rates.call_seconds + (PASS_FLOP + again) * matrix.size * rows / rates.pass_rate
+            total += (PASS_FLOP + again) * matrix.size * rows / rates.pass_rate
             if not matrix.labelled:
                 total += rates.attention_seconds * matrix.width * tokens * longest
         if frozen := self._shape.other_products:  # each counts forward and backward on its own
