@@ -85,17 +85,26 @@ class Compute(dg.ConfigurableResource):
         """What was measured of the device; measured now where that is little beside the seconds that a pass is to take."""
         import torch
 
+        from gradsim_assets.core.memory import ran_out
         from gradsim_assets.core.sample_gradients.calibration import Place, keep, kept
         from gradsim_assets.core.sample_gradients.device_measurements import measure
 
-        dtype = next(loaded.model.parameters()).dtype
+        dtype = next(one.dtype for one in loaded.model.parameters() if one.is_floating_point())
         place = Place.of(loaded.device, dtype, self.precision)  # type: ignore[arg-type]
         found = kept(place, self.places.calibrations)
         if found is None and seconds >= MEASURED_BEFORE_SECONDS:
             log(
                 f"measuring {place.device} ({place.kind}, torch {torch.__version__}) for predictions of time, once in this home"
             )
-            found = measure(loaded.device, place.kind)
+            try:
+                found = measure(loaded.device, place.kind)
+            except Exception as error:
+                if not ran_out(error):
+                    raise
+                log(
+                    "there is no room beside the model to measure the device; `gradsim doctor --measure` does it without one"
+                )
+                return None
             keep(found, self.places.calibrations)
         return found
 

@@ -195,9 +195,7 @@ def test_a_plan_says_by_what_it_tells_time(tmp_path: Path, monkeypatch: pytest.M
         )
     assert told["seconds"] == pytest.approx(seconds) and told["predicted_by"] == rates.source
     assert "at 0.50 TFLOP/s" in invoked(settings, monkeypatch, "--tflops", "0.5"), "what is asked for comes first"
-    next(
-        Home(tmp_path).calibrations.glob(f"*{Path(Place.of('cpu', torch.float32, 'fp32').file(tmp_path)).name}")
-    ).write_text("{")
+    Place.of("cpu", torch.float32, "fp32").file(Home(tmp_path).calibrations).write_text("{")
     assert "by the figures of two server cores" in invoked(settings, monkeypatch)
 
 
