@@ -105,6 +105,7 @@ def calibrate() -> None:
         say(
             f"calibration {kind}",
             seconds=took,
+            batch_microseconds=1e6 * found.batch_seconds,
             logit_picoseconds=1e12 * found.logit_seconds,
             gb_per_second=found.bytes_per_second / 1e9,
             launch_microseconds=1e6 * found.launch_seconds,

@@ -161,6 +161,7 @@ def calibrated(home: Path, **other: Any) -> Calibration:
         **vars(place),
         measured_on="2026-01-31",
         widths=(WidthRates(64, 1e-3, 1e9, 1e-10, 1e9, 1e9),),
+        batch_seconds=1e-3,
         logit_seconds=1e-8,
         bytes_per_second=1e9,
         launch_seconds=1e-5,

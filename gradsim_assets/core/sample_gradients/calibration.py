@@ -58,6 +58,8 @@ class Calibration:
     measured_on: str
     #: By rising width.
     widths: tuple[WidthRates, ...]
+    #: Seconds of every batch beside those of its components: masks, positions, the loss, the beginning of a graph.
+    batch_seconds: float
     #: Seconds of one logit's part in the loss and in its gradient.
     logit_seconds: float
     #: Bytes of device memory that are read in a second.
@@ -93,7 +95,12 @@ class Calibration:
     def is_sound(self) -> bool:
         """Whether all rates are numbers that time can be predicted by."""
         rates = [self.bytes_per_second, *(rate for one in self.widths for rate in asdict(one).values())]
-        rates += [self.logit_seconds, self.launch_seconds, *filter(None, [self.host_bytes_per_second])]
+        rates += [
+            self.batch_seconds,
+            self.logit_seconds,
+            self.launch_seconds,
+            *filter(None, [self.host_bytes_per_second]),
+        ]
         whole = [rate for one in self.widths for rate in (one.pass_rate, one.product_rate, one.forming_rate)]
         rising = [one.width for one in self.widths]
         return (

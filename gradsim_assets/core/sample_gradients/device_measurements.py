@@ -30,8 +30,8 @@ REPEATS = 3
 #: A multiplication and an addition of every parameter and token, forward and backward.
 FLOP_PER_PARAMETER = 4
 
-#: The small models: layers, tokens of the vocabulary, and numbers of a head.
-LAYERS, VOCABULARY, HEAD = 2, 64, 32
+#: The small models: layers, tokens of the vocabulary, and numbers of a head. What deeper ones take more is what layers take.
+LAYERS, DEEPER, VOCABULARY, HEAD = 2, 6, 64, 32
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,8 @@ def measure(
     generators = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(generators), matmul_precision("tf32" if kind == "tf32" else "fp32", device):
         torch.manual_seed(0)
-        widths = tuple(_of_width(width, sizes, timer, dtype) for width in sizes.widths)
+        batch_seconds = _batch_seconds(sizes, timer, dtype)
+        widths = tuple(_of_width(width, sizes, timer, dtype, batch_seconds) for width in sizes.widths)
         found = Calibration(
             device=name_of(device),
             torch=torch.__version__,
@@ -79,6 +80,7 @@ def measure(
             kind=kind,
             measured_on=f"{datetime.now(UTC):%Y-%m-%d}",
             widths=widths,
+            batch_seconds=batch_seconds,
             logit_seconds=_logit_seconds(sizes, timer, dtype),
             bytes_per_second=_bytes_per_second(sizes, timer),
             launch_seconds=_launch_seconds(timer),
@@ -114,20 +116,31 @@ class _Timer:
             torch.cuda.synchronize(self.device)
 
 
-def _of_width(width: int, sizes: Sizes, timer: _Timer, dtype: torch.dtype) -> WidthRates:
+def _batch_seconds(sizes: Sizes, timer: _Timer, dtype: torch.dtype) -> float:
+    """Seconds of a short batch beside those of its layers, which a narrow model tells best."""
+    found = []
+    for layers in (LAYERS, DEEPER):
+        hooks = _hooks(sizes.widths[0], timer.device, dtype, layers)
+        with hooks.open():
+            found.append(_seconds_of_batch(hooks, timer, 1, sizes.short))
+    few, more = found
+    return max(0.0, few - LAYERS * max(0.0, more - few) / (DEEPER - LAYERS))
+
+
+def _of_width(width: int, sizes: Sizes, timer: _Timer, dtype: torch.dtype, batch_seconds: float) -> WidthRates:
     """The rates of a small model of this width, and of products of its factors."""
-    hooks = GradientHooks(_model(width, timer.device, dtype), timer.device)
-    hooks.unproven = set()  # a model of a known kind, whose gradients nobody reads
+    hooks = _hooks(width, timer.device, dtype)
     components = hooks.parameters[1:]  # looking up an embedding is no product
     matrices = [parameter.numel() for parameter in components if parameter.dim() > 1]
     batches = ((1, sizes.short), (1, sizes.long), (sizes.cut, sizes.long // sizes.cut))
     with hooks.open():
         short, long, cut = (_seconds_of_batch(hooks, timer, *batch) for batch in batches)
-    # short = calls + S each + S^2 keys, long = calls + T each + T^2 keys, cut = calls + T each + T^2 / cut keys
+    # short = calls + S each + S^2 keys, long = calls + T each + T^2 keys, cut = calls + T each + T^2 / cut keys, where calls are
+    # those of the batch and those of its components.
     keys = max(0.0, (long - cut) / (sizes.long * (sizes.long - sizes.long // sizes.cut)))
     token = (long - short - keys * (sizes.long**2 - sizes.short**2)) / (sizes.long - sizes.short)
     token = max(token, 0.1 * long / sizes.long)  # a slow spell must not turn a rate around
-    calls = max(0.0, short - sizes.short * token - sizes.short**2 * keys)
+    calls = max(0.0, short - sizes.short * token - sizes.short**2 * keys - batch_seconds)
     return WidthRates(
         width=width,
         call_seconds=calls / len(components),
@@ -138,14 +151,20 @@ def _of_width(width: int, sizes: Sizes, timer: _Timer, dtype: torch.dtype) -> Wi
     )
 
 
-def _model(width: int, device: torch.device, dtype: torch.dtype) -> torch.nn.Module:
+def _hooks(width: int, device: torch.device, dtype: torch.dtype, layers: int = LAYERS) -> GradientHooks:
+    hooks = GradientHooks(_model(width, device, dtype, layers), device)
+    hooks.unproven = set()  # a model of a known kind, whose gradients nobody reads
+    return hooks
+
+
+def _model(width: int, device: torch.device, dtype: torch.dtype, layers: int) -> torch.nn.Module:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     config = LlamaConfig(
         vocab_size=VOCABULARY,
         hidden_size=width,
         intermediate_size=3 * width,
-        num_hidden_layers=LAYERS,
+        num_hidden_layers=layers,
         num_attention_heads=max(2, width // (HEAD if device.type == "cpu" else 4 * HEAD)),
         max_position_embeddings=4096,
     )

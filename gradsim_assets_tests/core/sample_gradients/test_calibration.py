@@ -74,6 +74,7 @@ def scaled(one: Calibration, times: float) -> Calibration:
     return replace(
         one,
         widths=widths,
+        batch_seconds=one.batch_seconds * times,
         logit_seconds=one.logit_seconds * times,
         launch_seconds=one.launch_seconds * times,
         bytes_per_second=one.bytes_per_second / times,

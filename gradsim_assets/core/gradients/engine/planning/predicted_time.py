@@ -70,7 +70,9 @@ class _Prediction:
         self._matrices = list(_matrices(shape.components))
         #: Seconds of every batch, however small: a norm belongs to the matrices around it.
         typical = max(1.0, float(np.median([one.width for one in self._matrices] or [1.0])))
-        self._calling = self._at(typical).call_seconds * sum(max(1, len(one.factors)) for one in shape.components)
+        self._calling = calibration.batch_seconds + self._at(typical).call_seconds * sum(
+            max(1, len(one.factors)) for one in shape.components
+        )
         components = enumerate(shape.components)
         projecting = self._memory.projected_numbers > 0
         self._formed = [one for number, one in components if projecting or number not in plan.factored]
