@@ -24,8 +24,9 @@ from gradsim_assets.core.sample_gradients.precision import matmul_precision, wid
 #: Seconds as a clock tells them.
 Clock = Callable[[], float]
 
-#: Times that each thing is done after a first one; the median counts.
-REPEATS = 3
+#: Times that each thing is done at least, after a first one, and at most, as long as all take less than the seconds: what is short is
+#: disturbed most. The median counts.
+REPEATS, MOST_REPEATS, REPEATED_SECONDS = 3, 15, 0.2
 
 #: A multiplication and an addition of every parameter and token, forward and backward.
 FLOP_PER_PARAMETER = 4
@@ -106,10 +107,13 @@ class _Timer:
         self._wait()
         return self.clock() - started
 
-    def median(self, job: Callable[[], object], repeats: int = REPEATS) -> float:
+    def median(self, job: Callable[[], object]) -> float:
         """The median of several, after one that loads kernels and maps memory."""
         job()
-        return statistics.median(self.once(job) for _ in range(repeats))
+        taken: list[float] = []
+        while len(taken) < REPEATS or (len(taken) < MOST_REPEATS and sum(taken) < REPEATED_SECONDS):
+            taken.append(self.once(job))
+        return statistics.median(taken)
 
     def _wait(self) -> None:
         if self.device.type == "cuda":
