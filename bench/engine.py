@@ -227,7 +227,7 @@ def demo_request(chat: ChatTokenizer) -> PassRequest:
 PREDICTED = {
     "demo": (96, 2, 2048, (137, 244), PROPORTIONS),
     "narrow": (48, 6, 1024, (60, 400), ()),
-    "wide": (256, 4, 8192, (60, 700), ()),
+    "wide": (256, 4, 8192, (60, 300), ()),
 }
 
 
