@@ -25,6 +25,9 @@ _log = logging.getLogger(__name__)
 #: What matrix products are computed in. A CPU has no TF32.
 Kind = Literal["fp32", "tf32", "bf16"]
 
+#: What a place is told by, under names that its field `torch` does not hide.
+Device, DType = torch.device | str, torch.dtype
+
 #: The command that measures, for what is said to people.
 COMMAND = "gradsim doctor --measure"
 
@@ -121,7 +124,7 @@ class Place:
     kind: Kind
 
     @classmethod
-    def of(cls, device: torch.device | str, dtype: torch.dtype, precision: Precision) -> "Place":
+    def of(cls, device: Device, dtype: DType, precision: Precision) -> "Place":
         """The place of a computation in this process."""
         device = torch.device(device)
         threads = 1 if device.type == "cuda" else torch.get_num_threads()

@@ -116,8 +116,12 @@ def test_it_is_found_again_where_it_is_true_alone(measured: Calibration, tmp_pat
     assert kept(here(), tmp_path) == measured and all_kept(tmp_path) == [measured]
     assert kept(Place.of("cpu", torch.bfloat16, "fp32"), tmp_path) is None
     assert kept(Place.of("cpu", torch.float32, "tf32"), tmp_path) == measured, "a CPU has no TF32"
-    for name, other in (("device", "another"), ("torch", "1.0"), ("threads", 99)):
-        assert kept(replace(here(), **{name: other}), tmp_path) is None, name
+    for elsewhere in (
+        replace(here(), device="another"),
+        replace(here(), torch="1.0"),
+        replace(here(), threads=99),
+    ):
+        assert kept(elsewhere, tmp_path) is None
     torch.set_num_threads(one_thread + 1)
     assert kept(here(), tmp_path) is None
     torch.set_num_threads(one_thread)
