@@ -26,7 +26,8 @@ _log = logging.getLogger(__name__)
 Kind = Literal["fp32", "tf32", "bf16"]
 
 #: What a place is told by, under names that its field `torch` does not hide.
-Device, DType = torch.device | str, torch.dtype
+Device = torch.device | str
+DType = torch.dtype
 
 #: The command that measures, for what is said to people.
 COMMAND = "gradsim doctor --measure"
