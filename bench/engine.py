@@ -25,6 +25,7 @@ from gradsim_assets.core.models.encoded_sample import EncodedSample
 from gradsim_assets.core.models.loading import load_model
 from gradsim_assets.core.models.revisions import resolve
 from gradsim_assets.core.models.tokenization import ChatTokenizer
+from gradsim_assets.core.sample_gradients.device_measurements import measure
 from gradsim_assets.core.sample_gradients.preconditioning import Preconditioners
 from gradsim_assets.core.samples import parse_samples
 from gradsim_assets.core.tables.schemas import PRECONDITIONERS
@@ -222,6 +223,42 @@ def demo_request(chat: ChatTokenizer) -> PassRequest:
     return PassRequest(sets[0], {SETTINGS[0]: sets[1]}, pairs, frozenset(SETTINGS[:1]))
 
 
+#: What predictions are compared on: hidden size, layers, vocabulary, tokens of samples, and projections.
+PREDICTED = {
+    "demo": (96, 2, 2048, (137, 244), PROPORTIONS),
+    "narrow": (48, 6, 1024, (60, 400), ()),
+    "wide": (256, 4, 8192, (60, 300), ()),
+}
+
+
+def predicted(samples: int, runs: int) -> dict[str, float]:
+    """What a calibration says that passes take, over what they took: medians over rounds of measuring and computing each once."""
+    found: dict[str, list[float]] = {}
+    for turn in range(runs + 1):  # the first one loads what the others use
+        started = clock()
+        calibration = measure("cpu", "fp32", clock)
+        measured = clock() - started
+        for name, (hidden, layers, vocabulary, tokens, projections) in PREDICTED.items():
+            lengths = np.random.default_rng(0).integers(*tokens, samples)
+            request = make_request(lengths, vocabulary, projections=projections)
+            work = GradientPass(
+                demo_model(hidden, layers, vocabulary), request, OPTIONS, calibrate=lambda _, c=calibration: c
+            )
+            work.clock = clock
+            report = work.run().report
+            assert work.plan is not None
+            if turn:
+                found.setdefault(f"predicted_over_computed_{name}", []).append(
+                    report.predicted_seconds / report.computing_seconds
+                )
+                found.setdefault(f"by_figures_over_computed_{name}", []).append(
+                    work.plan.expected_seconds / report.computing_seconds
+                )
+                found.setdefault(f"seconds_computed_{name}", []).append(report.computing_seconds)
+        found.setdefault("seconds_calibration", []).append(measured)
+    return {name: statistics.median(values) for name, values in sorted(found.items())}
+
+
 def scaling() -> list[dict[str, float]]:
     """(d): seconds of a pass as one thing at a time grows; each first run warms up."""
     rows = []
@@ -269,7 +306,7 @@ def main() -> None:
     parser.add_argument("--script-samples", type=int, default=8, help="originals of the predecessor's experiment")
     parser.add_argument(
         "--only",
-        choices=["plain", "short", "preconditioned", "adapter", "scripts", "scaling", "exhaustive"],
+        choices=["plain", "short", "preconditioned", "adapter", "scripts", "scaling", "exhaustive", "predicted"],
         default=None,
     )
     parser.add_argument("--output", type=Path, default=Path("build/bench/engine.json"))
@@ -286,6 +323,7 @@ def main() -> None:
         "adapter": lambda: over_full_parameters(arguments.runs),
         "scripts": lambda: over_scripts(arguments.script_samples, max(1, arguments.runs // 2)),
         "exhaustive": lambda: exhaustive(arguments.samples, min(12, arguments.samples)),
+        "predicted": lambda: predicted(arguments.samples, arguments.runs),
         "scaling": lambda: {"scaling": scaling()},
     }
     figures: dict = {

@@ -1,5 +1,6 @@
 """`python -m bench.gpu`: is the engine right on a CUDA machine, and how fast; parts print as they finish.
 
+    calibrate  what `gradsim doctor --measure` finds, by which the parts behind it say what they take: first, in every run
     exact   every way of holding gradients against float64 autograd and against the CPU, on small models of four kinds
     timing  16 ids x 3 samples of a 1.18 B-parameter model beside plain passes, in strict fp32 and TF32
     tenth   99 ids, at one precision
@@ -29,6 +30,8 @@ from bench.workload import demo_model, distinct_samples, lima_lengths, make_requ
 from gradsim_assets.core.gradients.engine import GradientPass, PassOptions, PassRequest, PassResult
 from gradsim_assets.core.gradients.engine.pair_checks import plain_products, relative_error
 from gradsim_assets.core.models.encoded_sample import EncodedSample
+from gradsim_assets.core.sample_gradients.calibration import Calibration, Kind, kind_of, kinds_of
+from gradsim_assets.core.sample_gradients.device_measurements import measure
 from gradsim_assets.core.sample_gradients.precision import Precision, matmul_precision
 from gradsim_assets.core.sample_gradients.reference import PlainAutograd
 
@@ -36,6 +39,9 @@ GIB = 2**30
 CUDA = torch.device("cuda")
 STARTED = time.perf_counter()
 FIGURES: dict[str, Any] = {}
+
+#: What the part `calibrate` has found.
+CALIBRATIONS: dict[Kind, Calibration] = {}
 
 
 def say(what: str, **figures: Any) -> None:
@@ -80,6 +86,31 @@ def rates() -> None:
     say("copies into a store", gb_per_second=8 * batch.numel() / _median(lambda: part.copy_(batch)) / 1e9)
     some = torch.zeros(16, device=CUDA)
     say("launch", microseconds=1e6 * seconds(lambda: [some.add_(1) for _ in range(5000)]) / 5000)
+
+
+def calibrate() -> None:
+    """Measures the device for predictions of time, in every arithmetic."""
+    for kind in kinds_of(CUDA):
+        took = seconds(lambda kind=kind: CALIBRATIONS.__setitem__(kind, measure(CUDA, kind)))
+        found = CALIBRATIONS[kind]
+        for one in found.widths:
+            say(
+                f"calibration {kind} at width {one.width}",
+                call_microseconds=1e6 * one.call_seconds,
+                pass_tflops=one.pass_rate / 1e12,
+                attention_picoseconds=1e12 * one.attention_seconds,
+                product_tflops=one.product_rate / 1e12,
+                forming_tflops=one.forming_rate / 1e12,
+            )
+        say(
+            f"calibration {kind}",
+            seconds=took,
+            batch_microseconds=1e6 * found.batch_seconds,
+            logit_picoseconds=1e12 * found.logit_seconds,
+            gb_per_second=found.bytes_per_second / 1e9,
+            launch_microseconds=1e6 * found.launch_seconds,
+            host_gb_per_second=(found.host_bytes_per_second or 0) / 1e9,
+        )
 
 
 def _median(job: Callable[[], object], times: int = 5) -> float:
@@ -230,7 +261,13 @@ def timed(
 ) -> PassResult:
     """A whole pass, with what it took beside what was planned."""
     settled = {"check_pairs": 0, **options}
-    work = GradientPass(model, request, PassOptions(device=str(CUDA), precision=precision, **settled))
+    kind = kind_of(CUDA, next(model.parameters()).dtype, precision)
+    work = GradientPass(
+        model,
+        request,
+        PassOptions(device=str(CUDA), precision=precision, **settled),
+        calibrate=lambda _: CALIBRATIONS.get(kind),
+    )
     with peak() as memory:
         result = work.run(log=lambda line: print(f"    {line}", flush=True))
     plan, report = work.plan, result.report
@@ -243,6 +280,10 @@ def timed(
         f"{name} {precision}",
         seconds=report.seconds,
         planned_seconds=plan.expected_seconds,
+        computing_seconds=report.computing_seconds,
+        predicted_seconds=report.predicted_seconds,
+        predicted_over_computed=report.predicted_seconds / report.computing_seconds,
+        predicted_by=report.predicted_by,
         pass_over_plain=report.seconds / beside if beside else float("nan"),
         passes=report.gradients_computed,
         passes_over_minimum=report.gradients_computed / report.samples,
@@ -393,7 +434,7 @@ def run(parts: Sequence[tuple[str, Callable[[], None]]], output: Path) -> None:
 def main() -> None:
     """Runs the parts that were asked for and writes build/bench/gpu.json after each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", default=["rates", "exact", "timing", "projected", "tenth"])
+    parser.add_argument("parts", nargs="*", default=["calibrate", "rates", "exact", "timing", "projected", "tenth"])
     parser.add_argument("--hidden", type=int, default=2048)
     parser.add_argument("--layers", type=int, default=16)
     parser.add_argument("--vocabulary", type=int, default=50304)
@@ -412,6 +453,7 @@ def main() -> None:
     )
     bench = Bench(arguments)
     every = {
+        "calibrate": calibrate,
         "rates": rates,
         "exact": exact,
         "timing": bench.timing,

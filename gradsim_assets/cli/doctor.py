@@ -38,18 +38,27 @@ class Finding:
 
 
 @click.command()
+@click.option(
+    "--measure",
+    "measures",
+    is_flag=True,
+    help="Measure the device first (seconds), and keep what plans predict time by.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
-def doctor(as_json: bool) -> None:
+def doctor(measures: bool, as_json: bool) -> None:
     """Look at what runs need: packages, GPU, configuration, keys, the hub, the disk.
 
     Keys are never shown, only whether they are set. The command ends with 1 where something is in the way of every run. Nothing
-    is written or downloaded, and the hub is asked for nothing but whether it answers.
+    is written or downloaded without --measure, and the hub is asked for nothing but whether it answers.
 
     \b
     Examples:
       gradsim doctor
+      gradsim doctor --measure            `gradsim plan` goes by that from then on
       gradsim doctor --json | jq '.[] | select(.state != "ok")'
     """
+    if measures:
+        _measure()
     found = [finding for look in _LOOKS for finding in look()]
     if as_json:
         click.echo(json.dumps([asdict(finding) for finding in found]))
@@ -57,6 +66,45 @@ def doctor(as_json: bool) -> None:
         click.echo(columns(["what", "state", "finding"], [[one.name, one.state, one.text] for one in found]))
     if any(one.state == WRONG for one in found):
         sys.exit(FAILED)
+
+
+def _measure() -> None:
+    """Measures the configured device in every arithmetic that it has, and keeps what it finds."""
+    import torch
+
+    from gradsim_assets.core.models.devices import pick_device
+    from gradsim_assets.core.sample_gradients.calibration import keep, kinds_of
+    from gradsim_assets.core.sample_gradients.device_measurements import measure
+
+    device = torch.device(pick_device(load_settings().compute.device))
+    for kind in kinds_of(device):
+        keep(measure(device, kind), gradsim_home().calibrations)
+
+
+def _measured() -> Iterator[Finding]:
+    """The devices that were measured in this home."""
+    try:
+        from gradsim_assets.core.sample_gradients.calibration import COMMAND, all_kept
+    except ImportError:
+        return
+    found = all_kept(gradsim_home().calibrations)
+    for one in found:
+        best = max(one.widths, key=lambda rates: rates.pass_rate)
+        threads = "" if one.host_bytes_per_second else f", {one.threads} thread{'s' * (one.threads > 1)}"
+        text = (
+            f"{one.device}, {one.kind}{threads}, torch {one.torch}, on {one.measured_on}: {_rate(best.pass_rate)} in passes of "
+            f"width {best.width}, {_rate(best.product_rate)} in products, {one.bytes_per_second / 1e9:.0f} GB/s, "
+            f"{one.launch_seconds * 1e6:.1f} us a call"
+        )
+        yield Finding("measured", GOOD, text)
+    if not found:
+        yield Finding("measured", HINT, f"no device yet: `gradsim plan` goes by constants until `{COMMAND}`")
+
+
+def _rate(flop_per_second: float) -> str:
+    if flop_per_second < 1e12:
+        return f"{flop_per_second / 1e9:.0f} GFLOP/s"
+    return f"{flop_per_second / 1e12:.1f} TFLOP/s"
 
 
 def _python() -> Iterator[Finding]:
@@ -142,4 +190,12 @@ def _disk() -> Iterator[Finding]:
     yield Finding("home", HINT if short else GOOD, f"{home}, {free:.1f} GiB free{short}")
 
 
-_LOOKS: tuple[Callable[[], Iterator[Finding]], ...] = (_python, _packages, _gpu, _configuration, _hub, _disk)
+_LOOKS: tuple[Callable[[], Iterator[Finding]], ...] = (
+    _python,
+    _packages,
+    _gpu,
+    _measured,
+    _configuration,
+    _hub,
+    _disk,
+)

@@ -1,9 +1,9 @@
 """`gradsim plan`: what a run would cost, before anything is spent."""
 
 import json
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -14,10 +14,11 @@ from gradsim_assets.core.errors import InputError
 
 if TYPE_CHECKING:
     from gradsim_assets.core.datasets.paraphrasing.paraphrase import Estimate
-    from gradsim_assets.core.gradients.engine import ModelShape, PassGraph, PassOptions, PassRequest
+    from gradsim_assets.core.gradients.engine import ModelShape, PassGraph, PassOptions, PassRequest, Plan
     from gradsim_assets.core.gradients.engine.planning.pass_graph import Lengths
     from gradsim_assets.core.index.index_plan import IndexPlan
     from gradsim_assets.core.models.revisions import Revision
+    from gradsim_assets.core.sample_gradients.calibration import Calibration
 
 GIB = 2**30
 
@@ -30,12 +31,18 @@ GIB = 2**30
     help="Memory beside the model (default: this machine's).",
 )
 @click.option(
-    "--tflops", type=click.FloatRange(min=0, min_open=True), help="Rate of matrix products (default: measured here)."
+    "--tflops",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Rate of matrix products (default: as measured, see `gradsim doctor`).",
+)
+@click.option(
+    "--on", metavar="DEVICE", help="A GPU that runs of this home have measured elsewhere, by (a part of) its name."
 )
 @click.option("--json", "as_json", is_flag=True, help="JSON on one line: sizes in bytes, times in seconds.")
-def plan(model: str, memory_gib: float | None, tflops: float | None, as_json: bool) -> None:
+def plan(model: str, memory_gib: float | None, tflops: float | None, on: str | None, as_json: bool) -> None:
     """Say what a run for MODEL would cost: time, money, passes, memory, disk, API tokens. Computes no gradient.
 
+    Time goes by what was measured of the device (`gradsim doctor --measure`; long runs measure theirs), by constants otherwise.
     Money is that of compute.price_per_hour, where gradsim.toml names one.
     Answers of the model count as long as the paraphrases, and paraphrases that are to be written as long as the originals.
 
@@ -43,10 +50,11 @@ def plan(model: str, memory_gib: float | None, tflops: float | None, as_json: bo
     Examples:
       gradsim plan amd/AMD-OLMo-1B-SFT
       gradsim plan amd/AMD-OLMo-1B-SFT --memory-gib 60 --tflops 300     on another machine
+      gradsim plan amd/AMD-OLMo-1B-SFT --memory-gib 70 --on H100        that was measured by a run there
       gradsim plan demo --json
     """
     settings = load_settings()
-    texts, planned = _paraphrasing(settings), _gradients(model, settings, memory_gib, tflops)
+    texts, planned = _paraphrasing(settings), _gradients(model, settings, memory_gib, tflops, on)
     if as_json:
         told = {"model": model, **asdict(planned), "usd": planned.usd}
         click.echo(json.dumps({**told, "paraphrases": None if texts is None else asdict(texts)}))
@@ -64,6 +72,7 @@ class _Planned:
     seconds: float
     price_per_hour: float
     flop_per_second: float
+    predicted_by: str
     device: str
     backward_passes: int
     distinct_samples: int
@@ -85,7 +94,7 @@ class _Planned:
     def lines(self) -> Iterator[str]:
         """The same in words, what one wants to know first."""
         money = "" if self.usd is None else f", {self.usd:.2f} USD at {self.price_per_hour:g} USD an hour"
-        yield f"about {_duration(self.seconds)} at {self.flop_per_second / 1e12:.2f} TFLOP/s on {self.device}{money}"
+        yield f"about {_duration(self.seconds)} on {self.device}, {self.predicted_by}{money}"
         yield (
             f"in all {self.backward_passes} backward passes ({self.backward_passes / self.distinct_samples:.2f} x the "
             f"{self.distinct_samples} distinct samples) for {self.pairs} pairs; {self.memory_bytes / GIB:.2f} GiB at once of "
@@ -125,33 +134,119 @@ def _paraphrasing(settings: Settings) -> "Estimate | None":
     return estimate(found.sources.load_originals(), found.paraphraser.options())
 
 
-def _gradients(model: str, settings: Settings, memory_gib: float | None, tflops: float | None) -> _Planned:
+@dataclass(frozen=True)
+class _Target:
+    """The device that a plan is for, and what is known of its speed."""
+
+    options: "PassOptions"
+    calibration: "Calibration | None"
+    tflops: float | None
+
+    @classmethod
+    def of(cls, settings: Settings, shape: "ModelShape", tflops: float | None, on: str | None) -> "_Target":
+        """The device of the configuration, or one `on` which runs of this home have been."""
+        from gradsim_assets.core.gradients.engine import PassOptions
+        from gradsim_assets.core.home import Home
+        from gradsim_assets.core.models.devices import pick_device
+        from gradsim_assets.core.sample_gradients.calibration import Place, kept, kind_of
+
+        folder, precision = Home(settings.home).calibrations, settings.compute.precision
+        device = "cuda" if on else pick_device(settings.compute.device)
+        if on:
+            found: Calibration | None = _measured_elsewhere(on, kind_of(device, shape.dtype, precision), folder)
+        else:
+            found = kept(Place.of(device, shape.dtype, precision), folder)
+        options = PassOptions(
+            device=device, precision=precision, host_bytes=int(settings.compute.host_memory_gib * GIB)
+        )
+        return cls(options, found, tflops)
+
+    def seconds(self, plan: "Plan", shape: "ModelShape", graph: "PassGraph") -> float:
+        """What a plan takes."""
+        from gradsim_assets.core.gradients.engine.planning.predicted_time import predicted_seconds
+
+        if self.tflops:
+            return plan.seconds(self.tflops * 1e12)
+        if self.calibration:
+            return predicted_seconds(plan, shape, graph, self.calibration, self.options.device)
+        return plan.expected_seconds
+
+    @property
+    def predicted_by(self) -> str:
+        """What that goes by, in words."""
+        from gradsim_assets.core.gradients.engine.planning.predicted_time import by_figures
+
+        if self.tflops:
+            return f"at {self.tflops:.2f} TFLOP/s"
+        return self.calibration.source if self.calibration else by_figures(self.options.device.partition(":")[0])
+
+
+def _measured_elsewhere(name: str, kind: str, folder: Path) -> "Calibration":
+    """The latest measurement of a GPU in one arithmetic.
+
+    Raises:
+        InputError: no run has measured any of that name.
+    """
+    from gradsim_assets.core.sample_gradients.calibration import all_kept
+
+    known = [one for one in all_kept(folder) if one.host_bytes_per_second]
+    found = [one for one in known if name.lower() in one.device.lower() and one.kind == kind]
+    if not found:
+        told = ", ".join(sorted({f"{one.device} ({one.kind})" for one in known})) or "none"
+        raise InputError(
+            f"no GPU named {name} was measured in {kind} in this home (measured: {told}); start a run or "
+            "`gradsim doctor --measure` on it, or give its rate with --tflops."
+        )
+    return max(found, key=lambda one: one.measured_on)
+
+
+def _memory(settings: Settings, shape: "ModelShape", memory_gib: float | None, on: str | None, device: str) -> int:
+    """Bytes beside the model.
+
+    Raises:
+        InputError: the device is another machine's, and nobody said what it has.
+    """
     import torch
 
-    from gradsim_assets.core.gradients.engine import PassGraph, PassOptions, describe_turns, plan_turns, shape_of
     from gradsim_assets.core.memory import free_bytes
-    from gradsim_assets.core.models.devices import pick_device
+
+    told = int((memory_gib or settings.compute.memory_gib) * GIB)
+    if on and not told:
+        raise InputError(f"the memory of {on} is not known here; give what it has beside the model with --memory-gib.")
+    return told or free_bytes(torch.device(device), "most", shape.model_bytes)
+
+
+def _gradients(
+    model: str, settings: Settings, memory_gib: float | None, tflops: float | None, on: str | None
+) -> _Planned:
+    from gradsim_assets.core.gradients.engine import PassGraph, describe_turns, plan_turns, shape_of
     from gradsim_assets.resources.by_name import resources
 
     found = resources(settings)
     revision = found.hub.resolve(model)
     shape = shape_of(lambda: found.hub.blank(model, revision))
-    device = torch.device(pick_device(settings.compute.device))
-    memory = int((memory_gib or settings.compute.memory_gib) * GIB) or free_bytes(device, "most", shape.model_bytes)
-    rate = tflops * 1e12 if tflops else _measured_rate(device)
+    target = _Target.of(settings, shape, tflops, on)
+    memory = _memory(settings, shape, memory_gib, on, target.options.device)
     graphs = {key: PassGraph.of(request) for key, request in shard_requests(model, revision, settings)}
-    options = PassOptions(device=str(device), host_bytes=int(settings.compute.host_memory_gib * GIB))
-    turns = {key: plan_turns(shape, graph, memory, options) for key, graph in graphs.items() if graph.minimum}
+    turns = {key: plan_turns(shape, graph, memory, target.options) for key, graph in graphs.items() if graph.minimum}
     if not turns:
         raise InputError(f'no pair of samples fits the context of {model}; set context = "truncate" for it.')
-    lookups = _lookups(model, shape, graphs.values(), settings, options, rate)
     plans = [turn.plan for of_shard in turns.values() for turn in of_shard]
+    seconds = sum(
+        target.seconds(turn.plan, shape.only(turn.components), graphs[key])
+        for key, of_shard in turns.items()
+        for turn in of_shard
+    )
+    # Of products on a device of which the constants are in proportion to what this one takes.
+    rate = plans[0].product_rate * sum(plan.expected_seconds for plan in plans) / seconds
+    lookups = _lookups(model, shape, graphs.values(), settings, target.options, rate)
     passes, floor = sum(plan.passes for plan in plans), _distinct_samples(graphs.values())
     return _Planned(
-        seconds=sum(plan.seconds(rate) for plan in plans) + sum(one.seconds for one in lookups),
+        seconds=seconds + sum(one.seconds for one in lookups),
         price_per_hour=settings.compute.price_per_hour,
         flop_per_second=rate,
-        device=str(device),
+        predicted_by=target.predicted_by,
+        device=target.calibration.device if on and target.calibration else target.options.device,
         backward_passes=passes + sum(one.originals for one in lookups),
         distinct_samples=floor,
         pairs=sum(of_shard[0].plan.pairs for of_shard in turns.values()),
@@ -160,7 +255,7 @@ def _gradients(model: str, settings: Settings, memory_gib: float | None, tflops:
         scratch_and_tables_bytes=sum(plan.disk_bytes for plan in plans) + sum(int(one.disk_bytes) for one in lookups),
         shards={key: describe_turns(turns[key]) if key in turns else "no pair fits the context" for key in graphs},
         index_dimension=settings.index.dimension if settings.index else None,
-        index=_index(shape, graphs.values(), settings, options, rate),
+        index=_index(shape, graphs.values(), settings, target.options, rate),
         lookups=lookups,
     )
 
@@ -280,20 +375,6 @@ def _distinct_samples(graphs: "Iterable[PassGraph]") -> int:
         originals |= set(graph.originals)
         variants += sum(map(len, graph.variants.values()))
     return len(originals) + variants
-
-
-def _measured_rate(device: object) -> float:
-    """FLOP per second of a matrix product on the device, from a calibration of well under a second."""
-    import torch
-
-    size = 1024 if str(device) == "cpu" else 4096
-    left, right = (torch.rand(size, size, device=str(device)) for _ in range(2))
-    torch.mm(left, right)
-    started = time.perf_counter()
-    for _ in range(5):
-        out = torch.mm(left, right)
-    float(out[0, 0])  # waits for the device
-    return 5 * 2 * size**3 / (time.perf_counter() - started)
 
 
 def _duration(seconds: float) -> str:

@@ -45,6 +45,11 @@ class Home:
         return self.folder / "locks"
 
     @property
+    def calibrations(self) -> Path:
+        """What was measured of the devices that this home computes on."""
+        return self.folder / "calibrations"
+
+    @property
     def reports(self) -> Path:
         """The reports, a folder for every model."""
         return self.folder / "reports"

@@ -42,6 +42,8 @@ DECIDES_NOTHING = (
     "core.evaluation.finished",  # what a killed step goes on from
     "core.gradients.engine.planning",  # how many at a time; the engine's tests hold results to be independent of it
     "core.gradients.engine.recovery",  # what is tried again with less memory
+    "core.sample_gradients.calibration",  # how long it is said to take
+    "core.sample_gradients.device_measurements",
     "core.gradients.engine.scratch",  # what a killed pass goes on from
     "core.datasets.paraphrasing.answer_store",  # what was answered before
     "core.datasets.paraphrasing.batch",  # when answers come

@@ -18,11 +18,16 @@ if TYPE_CHECKING:
     from gradsim_assets.core.gradients.engine import PassOptions, PassReport, PassRequest, PassResult
     from gradsim_assets.core.index.sketching import SketchReport
     from gradsim_assets.core.models.encoded_sample import EncodedSample
+    from gradsim_assets.core.sample_gradients.calibration import Calibration
     from gradsim_assets.core.sample_gradients.preconditioning import Preconditioners
     from gradsim_assets.core.tracing.attributed_pairs import AttributedPair
     from gradsim_assets.core.tracing.held_originals import HeldOriginals
     from gradsim_assets.core.tracing.kept_gradients import KeptGradients
     from gradsim_assets.core.tracing.token_attribution import Attributed
+
+
+#: Of passes that are to take as long, the first on a device measures it, which takes a few seconds.
+MEASURED_BEFORE_SECONDS = 120
 
 
 class Compute(dg.ConfigurableResource):
@@ -62,11 +67,46 @@ class Compute(dg.ConfigurableResource):
 
         options = self._options(loaded.device, code_version, scratch)
         try:
-            result = run_pass(loaded.model, request, options, progress, log, preconditioners)
+            result = run_pass(
+                loaded.model,
+                request,
+                options,
+                progress,
+                log,
+                preconditioners,
+                lambda seconds: self._calibration(loaded, seconds, log),
+            )
         except ArithmeticError as error:
             raise dg.Failure(str(error), allow_retries=False) from error
         yield result
         shutil.rmtree(scratch, ignore_errors=True)
+
+    def _calibration(self, loaded: LoadedModel, seconds: float, log: Callable[[str], None]) -> "Calibration | None":
+        """What was measured of the device; measured now where that is little beside the seconds that a pass is to take."""
+        import torch
+
+        from gradsim_assets.core.memory import ran_out
+        from gradsim_assets.core.sample_gradients.calibration import Place, keep, kept
+        from gradsim_assets.core.sample_gradients.device_measurements import measure
+
+        dtype = next(one.dtype for one in loaded.model.parameters() if one.is_floating_point())
+        place = Place.of(loaded.device, dtype, self.precision)  # type: ignore[arg-type]
+        found = kept(place, self.places.calibrations)
+        if found is None and seconds >= MEASURED_BEFORE_SECONDS:
+            log(
+                f"measuring {place.device} ({place.kind}, torch {torch.__version__}) for predictions of time, once in this home"
+            )
+            try:
+                found = measure(loaded.device, place.kind)
+            except Exception as error:
+                if not ran_out(error):
+                    raise
+                log(
+                    "there is no room beside the model to measure the device; `gradsim doctor --measure` does it without one"
+                )
+                return None
+            keep(found, self.places.calibrations)
+        return found
 
     def _options(self, device: str, code_version: str, scratch: Path | None = None) -> "PassOptions":
         from gradsim_assets.core.gradients.engine import PassOptions
@@ -184,6 +224,9 @@ class Compute(dg.ConfigurableResource):
             "gradients_computed": report.gradients_computed,
             "distinct_samples": report.samples,
             "pass_seconds": report.seconds,
+            "computing_seconds": report.computing_seconds,
+            "predicted_seconds": report.predicted_seconds,
+            "predicted_by": report.predicted_by,
             "peak_memory_bytes": report.peak_memory_bytes,
             "verified": report.verified,
             **_quantised(report),

@@ -45,6 +45,23 @@ def test_a_home_that_cannot_be_made_is_in_the_way(tmp_path: Path) -> None:
     assert code == 1 and found["home"]["state"] == "wrong" and "cannot be written" in found["home"]["text"]
 
 
+def test_a_device_is_measured_on_request_and_kept(tmp_path: Path) -> None:
+    _, found = findings(tmp_path)
+    assert found["measured"]["state"] == "note" and "until `gradsim doctor --measure`" in found["measured"]["text"]
+    run = gradsim(tmp_path, "doctor", "--measure", "--json", config="[data]\nshards = 1\n", HF_HUB_OFFLINE="1")
+    assert run.returncode == 0, run.stderr
+    (one,) = [one for one in json.loads(run.stdout) if one["name"] == "measured"]
+    (file,) = (tmp_path / "calibrations").iterdir()
+    kept = json.loads(file.read_text())
+    assert one["state"] == "ok" and one["text"].startswith(f"{kept['device']}, fp32, ")
+    assert f"torch {kept['torch']}, on {kept['measured_on']}" in one["text"] and "GFLOP/s in passes" in one["text"]
+    _, found = findings(tmp_path)
+    assert found["measured"] == one, "another process finds it"
+    file.write_text("{")
+    run = gradsim(tmp_path, "doctor", "--json", config="[data]\nshards = 1\n", HF_HUB_OFFLINE="1")
+    assert f"{file} holds no rates of a device" in run.stderr and run.returncode == 0
+
+
 class Refusing(BaseHTTPRequestHandler):
     """A hub that answers, if only with 404."""
 

@@ -7,14 +7,18 @@ from typing import Any
 
 import dagster as dg
 import pytest
+import torch
 from click.testing import CliRunner
 
 from gradsim_assets.cli import plan as command
 from gradsim_assets.configuration import ComputeSettings, DataSettings, IndexSettings, ModelSettings, Settings
 from gradsim_assets.core.errors import InputError
 from gradsim_assets.core.gradients.engine import PassGraph, PassOptions, plan_pass, shape_of
+from gradsim_assets.core.gradients.engine.planning.predicted_time import predicted_seconds
+from gradsim_assets.core.home import Home
 from gradsim_assets.core.models.answer_spans import LossOn
 from gradsim_assets.core.partition_keys import model_slug
+from gradsim_assets.core.sample_gradients.calibration import Calibration, Place, WidthRates, keep
 from gradsim_assets.core.tables.storage import Partition, Tables
 from gradsim_assets.definitions import build_definitions
 from gradsim_assets.resources.by_name import resources
@@ -164,6 +168,79 @@ def test_candidates_of_an_index_are_planned_with_it(tmp_path: Path, monkeypatch:
     assert "8 passes (about" in said and "16 (about" in said and "look variants up" in said
     assert looked_up["backward_passes"] == alone["backward_passes"] + 8 + 16, "originals, and variants of both settings"
     assert looked_up["pairs"] == alone["pairs"] and looked_up["seconds"] > alone["seconds"]
+
+
+def calibrated(home: Path, **other: Any) -> Calibration:
+    """Rates that are kept in a home as this process's, but for what is `other`."""
+    place = replace(
+        Place.of("cpu", torch.float32, "fp32"), **{n: v for n, v in other.items() if n in ("device", "threads")}
+    )
+    found = Calibration(
+        **vars(place),
+        measured_on="2026-01-31",
+        widths=(WidthRates(64, 1e-3, 1e9, 1e-10, 1e9, 1e9),),
+        batch_seconds=1e-3,
+        logit_seconds=1e-8,
+        bytes_per_second=1e9,
+        launch_seconds=1e-5,
+        host_bytes_per_second=other.get("host_bytes_per_second"),
+    )
+    keep(found, Home(home).calibrations)
+    return found
+
+
+def invoked(settings: Settings, monkeypatch: pytest.MonkeyPatch, *options: str) -> str:
+    monkeypatch.setattr(command, "load_settings", lambda: settings)
+    return CliRunner().invoke(command.plan, [settings.models[0].id, *options], catch_exceptions=False).output
+
+
+def test_a_plan_says_by_what_it_tells_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = configured(tmp_path, "olmo", "auto")
+    assert "on cpu, by the figures of two server cores; `gradsim doctor --measure` measures" in invoked(
+        settings, monkeypatch
+    )
+    calibrated(tmp_path, threads=99)
+    assert "by the figures of two server cores" in invoked(settings, monkeypatch), "measured with other threads"
+    rates = calibrated(tmp_path)
+    assert f"on cpu, measured on {rates.device} on 2026-01-31" in invoked(settings, monkeypatch)
+    told = json.loads(invoked(settings, monkeypatch, "--json"))
+    hub, model = resources(settings).hub, settings.models[0].id
+    shape = shape_of(lambda: hub.blank(model, hub.resolve(model)))
+    seconds = 0.0
+    for _, request in command.shard_requests(model, hub.resolve(model), settings):
+        graph = PassGraph.of(request)
+        seconds += predicted_seconds(
+            plan_pass(shape, graph, 2**30, PassOptions(device="cpu")), shape, graph, rates, "cpu"
+        )
+    assert told["seconds"] == pytest.approx(seconds) and told["predicted_by"] == rates.source
+    assert "at 0.50 TFLOP/s" in invoked(settings, monkeypatch, "--tflops", "0.5"), "what is asked for comes first"
+    Place.of("cpu", torch.float32, "fp32").file(Home(tmp_path).calibrations).write_text("{")
+    assert "by the figures of two server cores" in invoked(settings, monkeypatch)
+
+
+def test_a_plan_for_a_gpu_that_runs_have_measured_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = configured(tmp_path, "olmo", "auto")
+    with pytest.raises(InputError, match=r"no GPU named H100 was measured in fp32 in this home \(measured: none\)"):
+        invoked(settings, monkeypatch, "--on", "H100")
+    calibrated(tmp_path)  # a processor is no GPU
+    calibrated(tmp_path, device="NVIDIA H100 80GB HBM3", threads=1, host_bytes_per_second=5e10)
+    assert "on NVIDIA H100 80GB HBM3, measured on NVIDIA H100 80GB HBM3 on 2026-01-31" in invoked(
+        settings, monkeypatch, "--on", "h100"
+    )
+    with pytest.raises(InputError, match="measured: NVIDIA H100 80GB HBM3 [(]fp32[)]"):
+        invoked(settings, monkeypatch, "--on", "A100")
+    unknown = settings.model_copy(update={"compute": settings.compute.model_copy(update={"memory_gib": 0})})
+    with pytest.raises(InputError, match="the memory of h100 is not known here"):
+        invoked(unknown, monkeypatch, "--on", "h100")
+
+
+def test_a_run_tells_what_was_predicted_beside_what_it_took(tmp_path: Path) -> None:
+    settings = configured(tmp_path, "olmo", "auto")
+    rates = calibrated(tmp_path)
+    result, metadata = done(settings, "01")
+    assert result.success
+    assert metadata["predicted_by"] == rates.source and metadata["predicted_seconds"] > 0
+    assert 0 < metadata["computing_seconds"] < metadata["pass_seconds"]
 
 
 def test_an_index_is_planned_for_the_originals_and_for_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

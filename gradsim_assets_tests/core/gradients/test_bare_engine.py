@@ -34,6 +34,19 @@ PASS = textwrap.dedent(
     """
 )
 
+MEASURED = textwrap.dedent(
+    """
+    from dataclasses import replace
+
+    import torch
+    from gradsim_assets.core.sample_gradients.calibration import kinds_of
+    from gradsim_assets.core.sample_gradients.device_measurements import ON_CPU, measure
+
+    few = replace(ON_CPU, widths=(32,), long=64, rows=32, vector=2**14, logits=(4, 512))
+    print(*(measure("cpu", kind, sizes=few).is_sound for kind in kinds_of(torch.device("cpu"))))
+    """
+)
+
 
 def run(code: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
@@ -44,6 +57,12 @@ def test_a_pass_runs_where_nothing_but_torch_numpy_and_transformers_can_be_impor
     assert done.returncode == 0, done.stderr
     passes, right, components = done.stdout.split()
     assert (int(passes), right, int(components)) == (9, "True", 8)
+
+
+def test_a_device_is_measured_there() -> None:
+    done = run(BLOCK + MEASURED)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["True"]
 
 
 def test_a_projection_that_needs_traker_is_refused_where_it_is_not_installed() -> None:

@@ -14,12 +14,14 @@ from gradsim_assets.core.gradients.engine.pair_index import PairIndex
 from gradsim_assets.core.gradients.engine.planning.model_shape import ModelShape, measure
 from gradsim_assets.core.gradients.engine.planning.pass_graph import PassGraph, VariantKey
 from gradsim_assets.core.gradients.engine.planning.plan import Plan, plan_pass
+from gradsim_assets.core.gradients.engine.planning.predicted_time import by_figures, predicted_seconds
 from gradsim_assets.core.gradients.engine.recovery import fits_in_memory
 from gradsim_assets.core.gradients.engine.request import CheckReport, PassOptions, PassReport, PassRequest, PassResult
 from gradsim_assets.core.gradients.engine.results import Results
 from gradsim_assets.core.gradients.engine.scratch import Scratch, fingerprint
 from gradsim_assets.core.gradients.engine.verification import Verification
 from gradsim_assets.core.memory import free_bytes, peak_bytes
+from gradsim_assets.core.sample_gradients.calibration import Calibration
 from gradsim_assets.core.sample_gradients.device_profile import profile_of
 from gradsim_assets.core.sample_gradients.gradient_hooks import GradientHooks
 from gradsim_assets.core.sample_gradients.precision import Arithmetic, matmul_precision
@@ -32,6 +34,9 @@ Progress = Callable[[int, int, str], None]
 
 #: Called with the plan before the pass, and with whatever turns out otherwise than planned.
 Log = Callable[[str], None]
+
+#: Called with the seconds that a pass takes by constants: what was measured of the device, if anything was.
+Calibrate = Callable[[float], Calibration | None]
 
 
 def _unheard(*said: object) -> None:
@@ -51,7 +56,9 @@ class GradientPass:
         request: PassRequest,
         options: PassOptions | None = None,
         preconditioners: Preconditioners | None = None,
+        calibrate: Calibrate | None = None,
     ) -> None:
+        self._calibrate: Calibrate = calibrate or (lambda seconds: None)
         #: By the names that the request asks for.
         self.preconditioners = {name: (preconditioners or {})[name] for name in request.preconditioners}
         self.request, self.options = request, options or PassOptions()
@@ -76,6 +83,8 @@ class GradientPass:
         )
         self._progress: Progress = _unheard
         self._log: Log = _unheard
+        #: What tells the seconds of the report.
+        self.clock: Callable[[], float] = time.perf_counter
         #: Gradients that this try is to compute.
         self._expected = 0
         #: Blocks that were finished before a later one showed that gradients were wrong.
@@ -131,7 +140,7 @@ class GradientPass:
             ArithmeticError: gradients or results differ from those of plain autograd by more than the tolerance. What was
                 found right stays in `scratch`.
         """
-        started = time.perf_counter()
+        started = self.clock()
         self._progress, self._log = progress or _unheard, log or _unheard
         scratch = self.open_scratch()
         results = Results(self.request, len(self._hooks.names), scratch)
@@ -143,7 +152,7 @@ class GradientPass:
                     self.report.blocks += 1
             self.report.pairs = sum(len(self.request.pairs[setting]) for setting in self.request.settings)
             self._report_noise()
-        self.report.seconds = time.perf_counter() - started
+        self.report.seconds = self.clock() - started
         self.report.peak_memory_bytes = peak_bytes(self.device)
         return self._result(results)
 
@@ -182,15 +191,27 @@ class GradientPass:
         self._log(self.report.plan)
         left = [block for number, block in enumerate(plan.blocks) if not (scratch and scratch.finished(number))]
         self._expected = self._gradients_of(left, plan)
+        self._predict(replace(plan, blocks=left))
         return plan
+
+    def _predict(self, plan: Plan) -> None:
+        """Tells how long the blocks of a plan are to take; nothing else goes by that."""
+        if calibration := self._calibrate(plan.expected_seconds):
+            found = predicted_seconds(plan, self.shape, self.graph, calibration, self.device.type)
+            self.report.predicted_seconds, self.report.predicted_by = found, calibration.source
+        else:  # of a plan that another try has begun, what is left
+            left = self._expected / max(1, plan.passes)
+            self.report.predicted_seconds = plan.expected_seconds * left
+            self.report.predicted_by = by_figures(self.device.type)
+        self._log(f"about {self.report.predicted_seconds:.3g} s to compute, {self.report.predicted_by}")
 
     def _verify(self) -> None:
         self.report.tolerance = self._checks.tolerance
         batch_tokens = self.options.batch_tokens
         most = max(self.profile.batch_tokens) if batch_tokens is None else batch_tokens
-        started = time.perf_counter()
+        started = self.clock()
         self._verification.verify(self._index.samples, most)
-        self.report.verification_seconds = time.perf_counter() - started
+        self.report.verification_seconds = self.clock() - started
         self.report.verified = self._verification.describe()
         self.report.quantised = how_quantised(self._hooks.model)
         self.report.dequantised_error = self._verification.dequantised_error
@@ -253,6 +274,8 @@ class GradientPass:
     def _compute(self, number: int, results: Results, scratch: Scratch | None) -> None:
         """Computes one block, with less at a time if memory runs out."""
 
+        started = self.clock()
+
         def compute() -> None:
             for rows in self._gradients.compute(self._plan.blocks[number], self._plan):
                 results.put(rows)
@@ -268,6 +291,7 @@ class GradientPass:
                     self.plan = self._with_less(number)
             if scratch and not done:
                 scratch.replan(self._plan)
+        self.report.computing_seconds += self.clock() - started
 
     def _with_less(self, number: int) -> Plan:
         less = self._plan.with_less(number, self._note, bool(self._hooks.plain.checkpointing.blocks))

@@ -181,6 +181,10 @@ class PassReport:
     #: Blocks that an earlier try had finished.
     blocks_restored: int = 0
     seconds: float = 0.0
+    #: Of these, what the blocks that were computed took, without their checks; what was predicted of that, and by what.
+    computing_seconds: float = 0.0
+    predicted_seconds: float = 0.0
+    predicted_by: str = ""
     peak_memory_bytes: int = 0
     #: What was recomputed by plain autograd, and the error that was allowed.
     checks: CheckReport = field(default_factory=CheckReport)

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
-from gradsim_assets.core.gradients.engine.gradient_pass import GradientPass, Log, Progress
+from gradsim_assets.core.gradients.engine.gradient_pass import Calibrate, GradientPass, Log, Progress
 from gradsim_assets.core.gradients.engine.planning.plan import TooLittleMemoryError
 from gradsim_assets.core.gradients.engine.planning.turns import plan_several_turns, why_turns
 from gradsim_assets.core.gradients.engine.request import (
@@ -31,8 +31,11 @@ def run_pass(
     progress: Progress | None = None,
     log: Log | None = None,
     preconditioners: Preconditioners | None = None,
+    calibrate: Calibrate | None = None,
 ) -> PassResult:
     """Everything that a request asks for; raises as `GradientPass` and its `run`.
+
+    `calibrate` brings what was measured of the device, by which it is said beforehand how long the pass will take.
 
     Where the gradients of one pair of samples do not fit beside the model, components are done in turn: as many passes,
     each of which reads all samples.
@@ -40,19 +43,26 @@ def run_pass(
     Raises:
         TooLittleMemoryError: not even the largest component of one pair fits.
     """
-    whole = GradientPass(model, request, options, preconditioners)
+    whole = GradientPass(model, request, options, preconditioners, calibrate)
     try:
         return whole.run(progress, log)
     except TooLittleMemoryError:
         pass  # so that what the error holds on to is freed
-    return _InTurn(whole, model, preconditioners).run(progress, log or (lambda line: None))
+    return _InTurn(whole, model, preconditioners, calibrate).run(progress, log or (lambda line: None))
 
 
 class _InTurn:
     """The passes of a request over parts of the components, and what they come to together."""
 
-    def __init__(self, whole: GradientPass, model: torch.nn.Module, preconditioners: Preconditioners | None) -> None:
+    def __init__(
+        self,
+        whole: GradientPass,
+        model: torch.nn.Module,
+        preconditioners: Preconditioners | None,
+        calibrate: Calibrate | None,
+    ) -> None:
         self._whole, self._model, self._preconditioners = whole, model, preconditioners
+        self._calibrate = calibrate
         self._request, self._options = whole.request, whole.options
 
     def run(self, progress: Progress | None, log: Log) -> PassResult:
@@ -72,7 +82,9 @@ class _InTurn:
             with _trainable_alone(self._model, set(names)):
                 heard = _shared(progress, number, len(parts))
                 # One that does not fit after all is cut up in turn.
-                result = run_pass(self._model, self._request, self._options, heard, log, self._preconditioners)
+                result = run_pass(
+                    self._model, self._request, self._options, heard, log, self._preconditioners, self._calibrate
+                )
             _take_in(results, result, part)
             reports.append(result.report)
             losses = losses or result.losses
@@ -156,6 +168,9 @@ def _together(reports: Sequence[PassReport], note: str) -> PassReport:
         gradients_computed=sum(report.gradients_computed for report in reports),
         blocks=sum(report.blocks for report in reports),
         blocks_restored=sum(report.blocks_restored for report in reports),
+        computing_seconds=sum(report.computing_seconds for report in reports),
+        predicted_seconds=sum(report.predicted_seconds for report in reports),
+        predicted_by=reports[0].predicted_by,
         peak_memory_bytes=max(report.peak_memory_bytes for report in reports),
         checks=checks,
         tolerance=max(report.tolerance for report in reports),

@@ -92,7 +92,7 @@ def work_of_pass(
     own = 0.0 if memory.projected_numbers else float(sum(length * length for length, _ in distinct))
     numbers = memory.numbers_per_token + memory.numbers_per_labelled_token
     pairs = sum(map(len, graph.pairs.values()))
-    forming, reading = _preconditioning(memory, tokens, len(passing))
+    forming, reading = preconditioning(memory, tokens, len(passing))
     return Work(
         pass_flop=_pass_flop(memory, passing),
         batches=batches,
@@ -106,7 +106,7 @@ def work_of_pass(
     )
 
 
-def _preconditioning(memory: MemoryModel, tokens: int, samples: int) -> tuple[float, float]:
+def preconditioning(memory: MemoryModel, tokens: int, samples: int) -> tuple[float, float]:
     """FLOP and bytes read of preconditioning the gradients of samples that have so many tokens together.
 
     What is held as factors is formed for every pair; bases turn a gradient once, and back where it is streamed.

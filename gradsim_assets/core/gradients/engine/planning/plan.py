@@ -86,6 +86,8 @@ class Plan:
     kept: frozenset[str] = frozenset()
     host_bytes: int = 0
     fetches: int = 0
+    #: Bytes that go to the host's memory or come from there.
+    host_traffic: int = 0
 
     @property
     def memory_bytes(self) -> int:
@@ -332,6 +334,7 @@ class _Planner:
             expected_seconds=work.seconds(self.memory.profile, flop_per_token(self.memory)),
             host_bytes=sum(self.memory.held_bytes(graph.originals[name]) for name in plan.kept),
             fetches=flow.fetches,
+            host_traffic=flow.host_traffic,
         )
 
     def _flow(self, plan: Plan) -> "_Flow":
