@@ -104,7 +104,7 @@ EDITS: Mapping[str, tuple[Edit, set[str]]] = {
     "a script": (appended("core/analysis/report/explorer.js", "// more\n"), {"report"}),
     "a style": (appended("core/analysis/report/style.css", "a {}\n"), {"report"}),
     "a sentence of the report": (inserted("core/analysis/report/sentences.py", "sentences"), {"report"}),
-    "what the report reads": (inserted("defs/analysis/report.py", "candidates"), {"report"}),
+    "what the report reads": (inserted("defs/analysis/report.py", "checked_pairs"), {"report"}),
     "a static plot": (inserted("core/analysis/plots/static.py", "agreement"), {"report"}),
     "an interactive plot": (inserted("core/analysis/plots/interactive.py", "heatmap"), {"report"}),
     "what makes a paraphrase doubtful": (
@@ -356,6 +356,7 @@ DECIDES_NOTHING_THERE = {
     "core.candidates.candidate_count:top_k": "for the data version",
     "core.candidates.candidate_choice": "which candidates are asked for is part of the configuration, or of a model's version",
     "core.candidates.chosen_candidates": "the version of the candidates by an index says how others read them",
+    "core.gradients.pass_inputs_by_setting": "as that",
     "core.gradients.inputs_version:inputs_version": "for the data version",
     "core.gradients.inputs_version:samples_version": "for the data version",
     "core.curvature": "the declared version of preconditioners stands for it",
