@@ -37,7 +37,7 @@ def demo() -> None:
 #: What `--only` leaves of the stages. The evaluation and tokens are made on request; what was once asked for is kept up to date by "all".
 PARTS = {
     "all": (
-        *("originals", "variants", "curvature", "gradients", "index", "index_recall"),
+        *("originals", "variants", "curvature", "index", "gradients", "index_recall"),
         *("evaluation", "retraining", "counterfactuals", "tokens"),
         *("analyses", "comparison"),
     ),
