@@ -181,18 +181,33 @@ class Release:
     def _connect(self) -> None:
         if self.forward and self.forward.poll() is None:
             return
-        self.port = free_port()
-        self.forward = subprocess.Popen(
-            ["kubectl", "-n", self.namespace, "port-forward", f"svc/{RELEASE}-webserver", f"{self.port}:80"],
+        self.forward, self.port = self._forwarded("webserver")
+
+    def _forwarded(self, service: str) -> tuple[subprocess.Popen[bytes], int]:
+        """A forward to a service of the release that listens, and its port on this machine."""
+        port = free_port()
+        forward = subprocess.Popen(
+            ["kubectl", "-n", self.namespace, "port-forward", f"svc/{RELEASE}-{service}", f"{port}:80"],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
 
         def listening() -> bool:
-            with contextlib.closing(socket.create_connection(("127.0.0.1", self.port), timeout=2)):
+            with contextlib.closing(socket.create_connection(("127.0.0.1", port), timeout=2)):
                 return True
 
         wait("port-forward", listening, seconds=30, every=0.2)
+        return forward, port
+
+    @contextlib.contextmanager
+    def front_page(self) -> Iterator[str]:
+        """The address of the front page."""
+        forward, port = self._forwarded("pages")
+        try:
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            forward.terminate()
+            forward.wait()
 
     def disconnect(self) -> None:
         if self.forward:
@@ -429,6 +444,22 @@ def test_analyses_share_one_pod(release: Release) -> None:
     release.wait_backfill(release.backfill_job("analyses", [MODEL]))
     assert {pod["metadata"]["name"] for pod in release.pods("step_worker")} == before
     assert release.materializations(["retrieval_paraphrased"]) == {MODEL: 1}
+
+
+def test_the_front_page_has_the_model_and_serves_its_report(release: Release) -> None:
+    (pod,) = release.pods("pages", "Running")
+    assert pod["spec"]["containers"][0]["image"] == os.environ["GRADSIM_E2E_CONTROL_IMAGE"]
+
+    def read(path: str) -> str:
+        with urllib.request.urlopen(f"{site}{path}", timeout=60) as response:
+            return str(response.read().decode())
+
+    with release.front_page() as site:
+        assert MODEL in read("/") and f"/reports/{MODEL}/" in read("/")
+        assert 'class="headline"' in read(f"/reports/{MODEL}/")
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            urllib.request.urlopen(urllib.request.Request(f"{site}/api/trace", b"{}"), timeout=60)
+        assert refused.value.code == 403, "it only shows what there is"
 
 
 def test_tables_equal_those_of_a_local_run(release: Release, local: Path, tmp_path: Path) -> None:
