@@ -10,7 +10,6 @@ from gradsim_assets.core.errors import InputError
 from gradsim_assets.core.models.revisions import resolve
 from gradsim_assets.core.models.trajectories import checkpoint_of, checkpoints, step_of
 from gradsim_assets.core.partition_keys import keys_pattern, model_id_of, model_slug
-from gradsim_assets.definitions import _keys_of
 from gradsim_assets.orchestration.controls import control_keys
 from gradsim_assets.resources.by_name import resources
 from gradsim_assets_tests.support.fresh_process import said_by
@@ -128,7 +127,7 @@ def test_a_checkpoint_has_the_settings_of_its_run_and_the_optimizer_state_of_its
     assert control_keys(model_slug(first), bases) == [model_slug(f"{first}+untrained"), "org--base"]
     assert control_keys("org--other", bases) == ["org--other+untrained"]
     pattern = f"{model_slug(str(run))}@checkpoint-*"
-    assert _keys_of(settings.models[0], settings) == [pattern, "org--base", f"{pattern}+untrained"]
+    assert settings.keys_of(settings.models[0]) == [pattern, "org--base", f"{pattern}+untrained"]
     with pytest.raises(InputError, match="is a run with checkpoints, not one model"):
         hub.resolve(str(run))
 
