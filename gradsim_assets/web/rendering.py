@@ -14,7 +14,7 @@ class Pages:
     """The templates of all pages; each links to Dagster's UI at the address `dagster`, and to where texts are traced unless the
     server is `read_only`."""
 
-    def __init__(self, dagster: str, read_only: bool) -> None:
+    def __init__(self, dagster: str, read_only: bool = False) -> None:
         folder = Path(__file__).parent / "templates"
         self._environment = Environment(loader=FileSystemLoader(folder), autoescape=True, undefined=StrictUndefined)
         self._environment.globals |= {
