@@ -29,6 +29,9 @@ Kind = Literal["fp32", "tf32", "bf16"]
 Device = torch.device | str
 DType = torch.dtype
 
+#: FLOP of a parameter and token on the way forward and back, that `pass_rate` counts: a multiplication and an addition each way.
+FLOP_PER_PARAMETER = 4
+
 #: The command that measures, for what is said to people.
 COMMAND = "gradsim doctor --measure"
 
@@ -89,6 +92,11 @@ class Calibration:
             product_rate=1 / between([1 / one.product_rate for one in self.widths]),
             forming_rate=1 / between([1 / one.forming_rate for one in self.widths]),
         )
+
+    @property
+    def place(self) -> "Place":
+        """That by which it is found again."""
+        return Place(self.device, self.torch, self.threads, self.kind)
 
     @property
     def source(self) -> str:
@@ -164,24 +172,15 @@ def name_of(device: torch.device | str) -> str:
 
 def keep(calibration: Calibration, folder: Path) -> Path:
     """Keeps a calibration in a file of the folder, in the place of an older one; returns the file."""
-    place = Place(calibration.device, calibration.torch, calibration.threads, calibration.kind)
-    file = place.file(folder)
+    file = calibration.place.file(folder)
     write_whole(file, json.dumps(asdict(calibration), indent=1) + "\n")
     return file
 
 
 def kept(place: Place, folder: Path) -> Calibration | None:
     """The calibration of a place; None where none is kept, or the file is broken, which is told as a warning."""
-    file = place.file(folder)
-    found = _read(file)
-    if found is None or (found.device, found.torch, found.threads, found.kind) != (
-        place.device,
-        place.torch,
-        place.threads,
-        place.kind,
-    ):
-        return None
-    return found
+    found = _read(place.file(folder))
+    return found if found and found.place == place else None
 
 
 def all_kept(folder: Path) -> list[Calibration]:

@@ -12,7 +12,7 @@ import torch
 
 from gradsim_assets.core.models.encoded_sample import EncodedSample
 from gradsim_assets.core.sample_gradients import inner_products
-from gradsim_assets.core.sample_gradients.calibration import Calibration, Kind, WidthRates, name_of
+from gradsim_assets.core.sample_gradients.calibration import FLOP_PER_PARAMETER, Calibration, Kind, WidthRates, name_of
 from gradsim_assets.core.sample_gradients.device_profile import profile_of
 from gradsim_assets.core.sample_gradients.factors import Factors, batched_products
 from gradsim_assets.core.sample_gradients.gradient_hooks import GradientHooks
@@ -27,9 +27,6 @@ Clock = Callable[[], float]
 #: Times that each thing is done at least, after a first one, and at most, as long as all take less than the seconds: what is short is
 #: disturbed most. The median counts.
 REPEATS, MOST_REPEATS, REPEATED_SECONDS = 3, 15, 0.2
-
-#: A multiplication and an addition of every parameter and token, forward and backward.
-FLOP_PER_PARAMETER = 4
 
 #: The small models: layers, tokens of the vocabulary, and numbers of a head. What deeper ones take more is what layers take.
 LAYERS, DEEPER, VOCABULARY, HEAD = 2, 6, 64, 32

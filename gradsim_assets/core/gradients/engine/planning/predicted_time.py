@@ -16,13 +16,13 @@ from gradsim_assets.core.gradients.engine.planning.memory_model import MemoryMod
 from gradsim_assets.core.gradients.engine.planning.model_shape import ComponentShape, ModelShape
 from gradsim_assets.core.gradients.engine.planning.pass_graph import Lengths, PassGraph, VariantKey, originals_of
 from gradsim_assets.core.gradients.engine.planning.plan import Plan
-from gradsim_assets.core.sample_gradients.calibration import Calibration
+from gradsim_assets.core.sample_gradients.calibration import FLOP_PER_PARAMETER, Calibration
 from gradsim_assets.core.sample_gradients.device_profile import DeviceProfile, profile_of
 from gradsim_assets.core.sample_gradients.held_gradients import PROJECTED_ROWS
 from gradsim_assets.core.sample_gradients.projections import projected_dimension
 
-#: FLOP of a matrix's parameter and token, forward and backward, and of one that is computed again on the way back.
-PASS_FLOP, AGAIN_FLOP = 4, 2
+#: FLOP of a matrix's parameter and token more where it is computed again on the way back.
+AGAIN_FLOP = 2
 
 #: How often a number is touched while it is projected: it and its place are read, and that is written.
 TOUCHED = 3
@@ -109,7 +109,7 @@ class _Prediction:
         total += self._calling
         for matrix in self._matrices:
             rates, rows = self._at(matrix.width), labelled if matrix.labelled else tokens
-            total += (PASS_FLOP + again) * matrix.size * rows / rates.pass_rate
+            total += (FLOP_PER_PARAMETER + again) * matrix.size * rows / rates.pass_rate
             if not matrix.labelled:
                 total += rates.attention_seconds * matrix.width * tokens * longest
         if frozen := self._shape.other_products:  # each counts forward and backward on its own
