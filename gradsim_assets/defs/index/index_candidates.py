@@ -170,7 +170,8 @@ class _Work:
     def _of_setting(
         self, setting: str, revision: Revision, loaded: LoadedModel, index: StoredIndex
     ) -> dg.MaterializeResult:
-        lima, texts = self.store.tables.read([LIMA.name]), self._texts(setting)
+        lima, whole = self.store.tables.read([LIMA.name]), self._whole(setting)
+        texts = present(whole)
         samples, dropped = self._encoded(setting, lima, texts, loaded)
         scratch = self.compute.places.scratch(INDEX_CANDIDATES.name, setting, *(key for _, key in self.place.levels))
         ids, unit, computed = self._sketches(samples, loaded, index.dimension, scratch)
@@ -195,7 +196,7 @@ class _Work:
                 "dimension": index.dimension,
                 "index": index.digest,
                 "dataset": fingerprint(lima),
-                setting: fingerprint(self._whole(setting)),
+                setting: fingerprint(whole),
                 "dropped": dropped,
             },
         )
@@ -221,9 +222,6 @@ class _Work:
     def _whole(self, setting: str) -> pl.DataFrame:
         place = Partition(shard=self.place.shard) if setting == PARAPHRASED.name else self.place
         return self.store.tables.read([setting], place)
-
-    def _texts(self, setting: str) -> pl.DataFrame:
-        return present(self._whole(setting))
 
     def _encoded(
         self, setting: str, lima: pl.DataFrame, texts: pl.DataFrame, loaded: LoadedModel
