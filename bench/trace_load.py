@@ -27,6 +27,10 @@ from gradsim_assets_tests.support.web_home import PagesServer
 _EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)> {{ 7 * 7 }} </textarea>"
 
 
+#: That somebody writes a text.
+_WRITING_SECONDS = 15
+
+
 class Asker:
     """Asks a server for traces of texts that it has not seen."""
 
@@ -68,8 +72,11 @@ class Asker:
         return {"model": self._model, "prompt": self.text(), **more}
 
 
-def alone(asker: Asker, times: int) -> dict[str, Any]:
-    """One user: the first text, and those behind it with an answer and with the model's own."""
+def alone(asker: Asker, site: PagesServer, times: int) -> dict[str, Any]:
+    """One user of a server that has just started: a text of somebody who writes it on the page, and those behind it with an answer
+    and with the model's own."""
+    site.get("/trace")
+    time.sleep(_WRITING_SECONDS)
     first = asker.trace("In water, for nine minutes.")[1]
     given = [asker.trace("In water, for nine minutes.")[1] for _ in range(times)]
     own = [asker.trace()[1] for _ in range(times)]
@@ -172,7 +179,7 @@ def main() -> None:
         with PagesServer(home) as site:
             asker = Asker(site, given.model)
             parts: dict[str, Callable[[], dict[str, Any]]] = {
-                "alone": lambda: alone(asker, given.times),
+                "alone": lambda: alone(asker, site, given.times),
                 "badly": lambda: badly(asker, site),
                 "together": lambda: together(asker, given.users, given.seconds),
                 "at_once": lambda: at_once(asker, site, given.requests),

@@ -72,14 +72,26 @@ def traces_of(settings: Settings, launcher: "Launcher") -> "Tracing":
     return Tracing(settings, partial(originals_are_current, launcher.instance, graph), settings.trace.memory_bytes)
 
 
+def prepare() -> None:
+    """Imports what a trace needs before it knows its model: of a first trace's seconds most."""
+    import torch
+    import transformers.models.auto.modeling_auto
+    import transformers.models.auto.tokenization_auto  # noqa: F401  # with what every model's own module imports
+    from torch.autograd import forward_ad
+
+    import gradsim_assets.core.tracing.trace
+    import gradsim_assets.defs.tracing.tracing  # noqa: F401
+
+    with forward_ad.dual_level():  # for the first of which torch compiles rules of its own
+        forward_ad.make_dual(torch.zeros(1), torch.zeros(1))
+
+
 @contextmanager
 def _tracing(model_id: str) -> "Iterator[Tracing]":
     """Traces in the home that the environment names: torch is imported while another process asks Dagster of the model."""
     settings = load_settings()
     with trace_check(model_id) as check:
-        import transformers.modeling_utils  # noqa: F401  # most of what a model's own module imports
-
-        import gradsim_assets.core.tracing.trace  # noqa: F401
+        prepare()
         from gradsim_assets.defs.tracing.tracing import Tracing
 
         yield Tracing(settings, check.originals_are_current, settings.trace.memory_bytes, code=check.code)

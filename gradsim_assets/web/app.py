@@ -14,6 +14,7 @@ from gradsim_assets.core.errors import InputError
 from gradsim_assets.web import comparison, front_page, reports, samples, scripts, tracing
 from gradsim_assets.web.rendering import Pages
 from gradsim_assets.web.site import NotThereError, Site
+from gradsim_assets.web.trace_queue import TraceQueue
 
 #: Names by which a browser on this machine asks for it.
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
@@ -22,19 +23,20 @@ _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 _PROGRAMS = "/api/"
 
 
-def create_app(site: Site, names: frozenset[str] | None, read_only: bool = False) -> FastAPI:
+def create_app(site: Site, names: frozenset[str] | None, queue: TraceQueue | None) -> FastAPI:
     """The application over one home.
 
     Args:
         site: the home.
         names: hosts that requests may ask for; None for all.
-        read_only: whether no texts are taken to be traced.
+        queue: where texts wait that are to be traced; None where none are taken.
     """
     app = FastAPI(title="gradsim", docs_url=None, redoc_url=None, openapi_url="/api/openapi.json")
-    pages = Pages(site.dagster, read_only)
-    for make in (front_page.router, reports.router, comparison.router, samples.router, scripts.router, tracing.router):
+    pages = Pages(site.dagster, read_only=queue is None)
+    for make in (front_page.router, reports.router, comparison.router, samples.router, scripts.router):
         app.include_router(make(site, pages), include_in_schema=False)
-    app.include_router(tracing.refusing() if read_only else tracing.asking(site))
+    app.include_router(tracing.router(site, pages, queue), include_in_schema=False)
+    app.include_router(tracing.refusing() if queue is None else tracing.asking(site, queue))
     app.mount("/static", StaticFiles(directory=Path(__file__).parent / "static"))
 
     def refusal(request: Request, status: int, sentence: str) -> Response:

@@ -6,6 +6,7 @@ import time
 import uuid
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -80,10 +81,10 @@ class Job:
 
 
 class TraceQueue:
-    """Jobs in the order in which they were asked for, worked on by one thread."""
+    """Jobs in the order in which they were asked for, worked on by one thread, which begins with what is to be prepared."""
 
-    def __init__(self, trace: Trace) -> None:
-        self._trace = trace
+    def __init__(self, trace: Trace, prepare: Callable[[], None] = lambda: None) -> None:
+        self._trace, self._prepare = trace, prepare
         self._jobs: OrderedDict[str, Job] = OrderedDict()
         self._changed = threading.Condition()
         self._seconds = 10.0  # that a trace took lately
@@ -101,11 +102,19 @@ class TraceQueue:
             job = Job(uuid.uuid4().hex, question)
             self._jobs[job.id] = job
             self._forget()
-            if self._worker is None:
-                self._worker = threading.Thread(target=self._work, name="traces", daemon=True)
-                self._worker.start()
+            self._start()
             self._changed.notify()
             return job
+
+    def wake(self) -> None:
+        """Has everything prepared that the first job would wait for."""
+        with self._changed:
+            self._start()
+
+    def _start(self) -> None:
+        if self._worker is None:
+            self._worker = threading.Thread(target=self._work, name="traces", daemon=True)
+            self._worker.start()
 
     def check_room(self, question: Question) -> None:
         """Raises as `ask`, and asks nothing: who is sent away anyhow costs no more than this."""
@@ -152,6 +161,8 @@ class TraceQueue:
             del self._jobs[job_id]
 
     def _work(self) -> None:
+        with suppress(Exception):  # the first job meets it again, and tells whoever asked
+            self._prepare()
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: any(job.state == WAITING for job in self._jobs.values()))

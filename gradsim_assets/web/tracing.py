@@ -42,12 +42,14 @@ class Asked(BaseModel):
     wait: float = Field(30, ge=0, le=300, description="seconds that the call waits for the result")
 
 
-def router(site: Site, pages: Pages) -> APIRouter:
-    """`/trace` and `/traces/<partition key>/<id>/`."""
+def router(site: Site, pages: Pages, queue: TraceQueue | None) -> APIRouter:
+    """`/trace` and `/traces/<partition key>/<id>/`; without a queue nothing is taken to be traced."""
     routes = APIRouter()
 
     @routes.get("/trace")
     def trace_page(model: str | None = None) -> Response:
+        if queue:
+            queue.wake()  # torch is imported while the text is written
         return pages.answer(
             "trace.html.j2",
             models=site.models(),
@@ -74,9 +76,20 @@ def refusing() -> APIRouter:
     return routes
 
 
-def asking(site: Site) -> APIRouter:
+def queue_of(site: Site) -> TraceQueue:
+    """The texts that are to be traced in a home."""
+    return TraceQueue(_Tracer(site), _prepare)
+
+
+def _prepare() -> None:
+    from gradsim_assets.runs.tracing import prepare
+
+    prepare()
+
+
+def asking(site: Site, queue: TraceQueue) -> APIRouter:
     """`/api/trace` for programs, and for the page."""
-    routes, queue = APIRouter(), TraceQueue(_Tracer(site))
+    routes = APIRouter()
 
     @routes.post("/api/trace")
     async def ask(asked: Asked, request: Request) -> JSONResponse:

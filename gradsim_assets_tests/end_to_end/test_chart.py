@@ -270,7 +270,8 @@ def test_the_trace_server_is_a_pod_of_its_profile_that_finds_home_instance_and_m
     assert container["image"] == "gradsim-compute:0.1.0"
     assert container["resources"]["limits"] == {"memory": "64Gi", "nvidia.com/gpu": "1"}
     assert container["command"][:3] == ["python", "-m", "gradsim_assets.web"]
-    assert {"--host=0.0.0.0", "--port=3001", "--dagster=http://localhost:3000"} <= set(container["command"])
+    assert {"--host=0.0.0.0", "--port=3001", "--dagster=http://localhost:3000", "--warm"} <= set(container["command"])
+    assert "--read-only" not in container["command"]
     environment = {one["name"]: one for one in container["env"]}
     assert environment["DAGSTER_PG_PASSWORD"]["valueFrom"] and environment["HF_DEBUG"]["value"] == "on"
     mounts = {one["mountPath"] for one in container["volumeMounts"]}

@@ -70,10 +70,11 @@ main()
 
 
 class PagesServer:
-    """The real server of a home's pages on loopback; a context manager. One that is `read_only` has no torch."""
+    """The real server of a home's pages on loopback; a context manager. One that is `read_only` has no torch; others are given
+    `options`."""
 
-    def __init__(self, root: Path, read_only: bool = False) -> None:
-        self.home, self.port, self.read_only = Home(root), free_port(), read_only
+    def __init__(self, root: Path, *options: str, read_only: bool = False) -> None:
+        self.home, self.port, self.read_only, self._options = Home(root), free_port(), read_only, options
 
     @property
     def address(self) -> str:
@@ -116,7 +117,7 @@ class PagesServer:
 
     def __enter__(self) -> Self:
         started = ["-c", _WITHOUT_TORCH, "--read-only"] if self.read_only else ["-m", "gradsim_assets.web"]
-        command = [sys.executable, *started, "--port", str(self.port), "--dagster", DAGSTER]
+        command = [sys.executable, *started, "--port", str(self.port), "--dagster", DAGSTER, *self._options]
         self._log = (self.home.folder.parent / "web.log").open("ab")
         self._process = subprocess.Popen(
             command, env=environment_of(self.home.folder), stdout=self._log, stderr=self._log
@@ -129,6 +130,11 @@ class PagesServer:
             assert self._process.poll() is None, (self.home.folder.parent / "web.log").read_text()
             time.sleep(0.2)
         raise AssertionError("the server of the pages does not answer")
+
+    @property
+    def pid(self) -> int:
+        """The number of its process."""
+        return self._process.pid
 
     def kill(self) -> None:
         """Ends the server's process as a machine that goes down does."""

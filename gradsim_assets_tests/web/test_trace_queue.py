@@ -115,6 +115,27 @@ def test_a_running_trace_ends_at_its_next_step_when_it_is_cancelled_and_the_next
     assert second.state == DONE, "what is over cannot be taken back"
 
 
+@pytest.mark.parametrize("fault", [None, ModuleNotFoundError("no", name="torch")])
+def test_what_the_first_trace_would_wait_for_is_prepared_once_and_ahead_of_it(
+    fault: Exception | None, gate: Gate
+) -> None:
+    prepared = threading.Semaphore(0)
+
+    def prepare() -> None:
+        prepared.release()
+        if fault:
+            raise fault
+
+    queue = TraceQueue(gate, prepare)
+    assert not prepared.acquire(timeout=0.1), "nobody has shown that he will ask"
+    queue.wake()
+    assert prepared.acquire(timeout=HANGS) and not gate.order
+    queue.wake()
+    job = ask(queue, "a")
+    gate.go_on.release()
+    assert job.ended.wait(HANGS) and job.state == DONE and not prepared.acquire(blocking=False)
+
+
 @pytest.mark.parametrize(
     ("fault", "told"),
     [

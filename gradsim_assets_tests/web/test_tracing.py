@@ -1,8 +1,10 @@
 """Traces over HTTP, but for the tracing itself: see `end_to_end/test_trace.py`."""
 
 import json
+import time
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -11,7 +13,7 @@ from gradsim_assets.core.tracing.page import render_trace
 from gradsim_assets.web.tracing import MOST_BYTES
 from gradsim_assets_tests.core.tracing.test_stored_traces import EVIL, stored
 from gradsim_assets_tests.support.browser import violations
-from gradsim_assets_tests.support.web_home import MODEL, WebHome
+from gradsim_assets_tests.support.web_home import MODEL, PagesServer, WebHome
 
 SLUG = model_slug(MODEL)
 
@@ -67,6 +69,27 @@ def test_a_model_without_originals_fails_with_the_mend(site: WebHome) -> None:
 def test_candidates_that_are_none_are_refused_by_their_sentence(site: WebHome) -> None:
     status, told = site.post("/api/trace", {"model": MODEL, "prompt": "Why?", "against": "faiss:3", "wait": 120})
     assert status == 409 and told["error"].startswith('"faiss:3" names no candidates; write "all"')
+
+
+@pytest.mark.parametrize("options", [(), ("--warm",)])
+def test_torch_is_imported_when_the_page_is_opened_or_as_a_server_for_traces_starts(
+    site: WebHome, options: tuple[str, ...]
+) -> None:
+    def has_torch(server: PagesServer, within_seconds: float) -> bool:
+        deadline = time.monotonic() + within_seconds
+        while "libtorch_cpu" not in Path(f"/proc/{server.pid}/maps").read_text():
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.2)
+        return True
+
+    with PagesServer(site.home.folder, *options) as server:
+        if not options:
+            assert server.get("/")[0] == 200
+            assert not has_torch(server, within_seconds=3), "nobody has shown that he will trace anything"
+            assert server.get("/trace")[0] == 200
+        assert has_torch(server, within_seconds=120)
+        assert server.get("/trace")[0] == 200, "which is served meanwhile"
 
 
 def test_the_call_is_described_for_programs(site: WebHome) -> None:
