@@ -11,7 +11,7 @@ from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 
 from gradsim_assets.core.errors import InputError
-from gradsim_assets.web import comparison, front_page, reports, samples, scripts, tracing
+from gradsim_assets.web import comparison, front_page, report_samples, reports, samples, scripts, tracing
 from gradsim_assets.web.rendering import Pages
 from gradsim_assets.web.site import NotThereError, Site
 from gradsim_assets.web.trace_queue import TraceQueue
@@ -33,6 +33,7 @@ def create_app(site: Site, names: frozenset[str] | None, queue: TraceQueue | Non
     """
     app = FastAPI(title="gradsim", docs_url=None, redoc_url=None, openapi_url="/api/openapi.json")
     pages = Pages(site.dagster, read_only=queue is None)
+    app.include_router(report_samples.router(site))
     for make in (front_page.router, reports.router, comparison.router, samples.router, scripts.router):
         app.include_router(make(site, pages), include_in_schema=False)
     app.include_router(tracing.router(site, pages, queue), include_in_schema=False)

@@ -26,10 +26,15 @@ from gradsim_assets.core.home import Home
 from gradsim_assets.core.models.controls import untrained_id
 from gradsim_assets.core.partition_keys import model_slug, shard_keys
 from gradsim_assets.core.tables.schemas import (
+    ACCURACY_PER_COMPONENT,
+    AGREEMENT,
     GRADIENT_SIMILARITY,
+    GREEDY_SELECTION,
     LIMA,
     MODEL_GENERATED,
     PARAPHRASED,
+    RETRIEVAL,
+    SELF_SIMILARITY,
     SETTINGS,
     TableSchema,
 )
@@ -89,6 +94,11 @@ class PagesServer:
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as error:
             return error.code, error.read().decode()
+
+    def json(self, path: str) -> tuple[int, Any]:
+        """Status and JSON of an answer."""
+        status, text = self.get(path)
+        return status, json.loads(text)
 
     def raw(self, path: str, method: str = "GET") -> tuple[int, str]:
         """The same for a path that is sent as it stands, as no client of good will does."""
@@ -179,8 +189,17 @@ class WebHome(PagesServer):
             del told["headline"]
         folder.joinpath("summary.json").write_text(json.dumps(told))
         for setting in SETTINGS:
-            similarity = self.case.settings[setting].similarity
-            tables.write([GRADIENT_SIMILARITY.name, setting], similarity, Partition(model_slug(model)))
+            results = self.case.settings[setting]
+            made = {
+                GRADIENT_SIMILARITY.name: results.similarity,
+                ACCURACY_PER_COMPONENT.name: results.accuracy,
+                AGREEMENT.name: results.agreement,
+                GREEDY_SELECTION.name: results.greedy,
+                SELF_SIMILARITY.name: results.self_similarity,
+                RETRIEVAL.name: results.retrieval,
+            }
+            for name, frame in made.items():
+                tables.write([name, setting], frame, Partition(model_slug(model)))
 
     def _write_texts(self) -> None:
         """Originals and variants, cut into the shards that there are where nothing is configured."""

@@ -1,6 +1,5 @@
 """Pages that only show what there is, as a control plane without torch serves them."""
 
-import json
 from collections.abc import Iterator
 
 import pytest
@@ -38,7 +37,9 @@ def test_nothing_can_be_asked_and_programs_are_told_whom_to_ask(site: WebHome, s
     assert "Trace an answer" not in shown.get("/")[1] and "Trace an answer" in site.get("/")[1]
     status, told = shown.post("/api/trace", {"model": MODEL, "prompt": "Why?"})
     assert status == 403 and told["error"].endswith("ask the trace server.")
-    assert json.loads(shown.get("/api/openapi.json")[1])["paths"] == {}
+    assert set(shown.json("/api/openapi.json")[1]["paths"]) == {"/api/reports/{slug}/{setting}"}
+    found = shown.json(f"/api/reports/{SLUG}/paraphrased?find=lima_3")
+    assert found[0] == 200 and "lima_3" in found[1]["texts"]["variants"]["paraphrased"], "which reports ask for"
     assert shown.get("/api/trace/none")[0] in (404, 405)
 
 

@@ -94,7 +94,7 @@ def test_torch_is_imported_when_the_page_is_opened_or_as_a_server_for_traces_sta
 
 def test_the_call_is_described_for_programs(site: WebHome) -> None:
     described = json.loads(site.get("/api/openapi.json")[1])
-    assert set(described["paths"]) == {"/api/trace", "/api/trace/{job_id}"}
+    assert set(described["paths"]) == {"/api/trace", "/api/trace/{job_id}", "/api/reports/{slug}/{setting}"}
 
 
 @pytest.mark.ui

@@ -1,7 +1,7 @@
 """`report`: one HTML page per model, with its headline figures and plots beside it."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path, PurePath
@@ -61,7 +61,6 @@ from gradsim_assets.resources.table_store import TableStore
 
 #: The tables of one setting that the page is made of, by their names in `SettingResults`.
 _TABLES = {
-    "similarity": GRADIENT_SIMILARITY.name,
     "accuracy": ACCURACY_PER_COMPONENT.name,
     "agreement": AGREEMENT.name,
     "greedy": GREEDY_SELECTION.name,
@@ -71,6 +70,7 @@ _TABLES = {
 
 #: With those that are made on request alone, and what sets the model beside its controls, if it has any.
 _SHOWN = {
+    "similarity": GRADIENT_SIMILARITY.name,
     **_TABLES,
     **{table.name: table.name for table in (FIRST_ORDER, TAIL_PATCH, LINEAR_DATAMODELING_SCORE, REMOVAL)},
     "controls": CONTROL_COMPARISON.name,
@@ -115,19 +115,24 @@ def build(settings: Settings, partitions: Partitions) -> list[dg.AssetsDefinitio
     def report(context: dg.AssetExecutionContext, store: TableStore, compute: Compute) -> dg.MaterializeResult:
         folder = compute.places.report(context.partition_key)
         link = _link(settings.web, context.partition_key)
-        sources = LookedUpSources if settings.indexed else Sources
-        return _write(context, sources(store, context.partition_key, partitions), folder, link)
+        sources = sources_of(settings, store, context.partition_key, partitions.shards.get_partition_keys())
+        return _write(context, sources, folder, link)
 
     return [report]
+
+
+def sources_of(settings: Settings, store: TableStore, slug: str, shards: Sequence[str]) -> "Sources":
+    """The tables of the model with a partition key, whose variants are cut into these shards."""
+    kind = LookedUpSources if settings.indexed else Sources
+    return kind(store, slug, shards)
 
 
 class Sources:
     """The tables of one model, as far as there are any."""
 
-    def __init__(self, store: TableStore, slug: str, partitions: Partitions) -> None:
-        self.store, self.slug = store, slug
+    def __init__(self, store: TableStore, slug: str, shards: Sequence[str]) -> None:
+        self.store, self.slug, self.shards = store, slug, shards
         self.model_id = model_id_of(slug)
-        self.shards = partitions.shards.get_partition_keys()
 
     @property
     def tables(self) -> Tables:
@@ -140,24 +145,30 @@ class Sources:
 
     def settings(self) -> dict[str, SettingResults]:
         """Results of the settings that this model has; imported ones may have one alone."""
-        found = [s for s in SETTINGS if self.tables.exists([RETRIEVAL.name, s], Partition(self.slug))]
-        return {
-            setting: SettingResults(
-                **{name: self.read(table, setting) for name, table in _TABLES.items()},
-                first_order=self.of_same_products(FIRST_ORDER.name, setting),
-                tail_patch=self.of_same_products(TAIL_PATCH.name, setting),
-                linear_datamodeling_score=self.retrained(LINEAR_DATAMODELING_SCORE.name, setting),
-                removal=self.retrained(REMOVAL.name, setting),
-                controls=self.of_same_products(CONTROL_COMPARISON.name, setting),
-                by_group=self.of_same_products(RETRIEVAL_BY_GROUP.name, setting),
-                token_attribution=self.of_same_products(TOKEN_ATTRIBUTION.name, setting),
-                bm25=self.candidates(setting),
-                variants=self.variants(setting),
-                prompt_no_prefix=self.prompt_no_prefix(setting),
-                checked_pairs=self.checked_pairs(setting),
-            )
-            for setting in found
-        }
+        return {setting: self.setting(setting) for setting in SETTINGS if self.has(setting)}
+
+    def has(self, setting: str) -> bool:
+        """Whether there are results of a setting."""
+        return self.tables.exists([RETRIEVAL.name, setting], Partition(self.slug))
+
+    def setting(self, setting: str) -> SettingResults:
+        """Results of a setting; raises InputError where there are none."""
+        return SettingResults(
+            similarity=self.tables.scan([GRADIENT_SIMILARITY.name, setting], [Partition(self.slug)]),
+            **{name: self.read(table, setting) for name, table in _TABLES.items()},
+            first_order=self.of_same_products(FIRST_ORDER.name, setting),
+            tail_patch=self.of_same_products(TAIL_PATCH.name, setting),
+            linear_datamodeling_score=self.retrained(LINEAR_DATAMODELING_SCORE.name, setting),
+            removal=self.retrained(REMOVAL.name, setting),
+            controls=self.of_same_products(CONTROL_COMPARISON.name, setting),
+            by_group=self.of_same_products(RETRIEVAL_BY_GROUP.name, setting),
+            token_attribution=self.of_same_products(TOKEN_ATTRIBUTION.name, setting),
+            bm25=self.candidates(setting),
+            variants=self.variants(setting),
+            prompt_no_prefix=self.prompt_no_prefix(setting),
+            checked_pairs=self.checked_pairs(setting),
+            products=self.tables.provenance([RETRIEVAL.name, setting], Partition(self.slug)).get(DOT_PRODUCTS.name),
+        )
 
     def of_same_products(self, table: str, setting: str) -> pl.DataFrame | None:
         """A table that may be missing, if it is there and was made from the very products that the page is about."""

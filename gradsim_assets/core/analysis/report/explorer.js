@@ -21,11 +21,10 @@
   // ---- data ----------------------------------------------------------------------------------------------------
   const { unpack } = Tokens;
   const open = {};
-  const load = (setting) => {
-    if (open[setting]) return open[setting];
-    const raw = DATA.settings[setting];
+  const load = (setting) => (open[setting] ??= opened(DATA.settings[setting], setting));
+  const opened = (raw, setting) => {
     const names = [...raw.components.map((c) => c.component), "full_gradient"];
-    return (open[setting] = {
+    return {
       ...raw,
       names,
       width: names.length,
@@ -36,7 +35,7 @@
       ranks: unpack(raw.ranks, Uint32Array),
       texts: TEXTS.variants[setting],
       lower: null,
-    });
+    };
   };
   const names = (setting) => load(setting).names;
   const state = { setting: null, component: 0, sample: -1, candidate: -1, listed: [], limit: PAGE };
@@ -169,6 +168,43 @@
     return node;
   };
 
+  // ---- samples that the page does not hold ----------------------------------------------------------------------
+  const isPart = () => data().variants.length < data().of;
+  // What was told of further samples becomes a part of the page.
+  const take = (setting, told) => {
+    const more = opened(told.data.settings[setting], setting), here = load(setting);
+    for (const side of ["texts", "pairs"]) {
+      if (!told.data.tokens[setting]) break;
+      const known = (DATA.tokens[setting] ??= { texts: { variant: {}, original: {} }, pairs: {} })[side];
+      for (const [name, one] of Object.entries(told.data.tokens[setting][side])) known[name] = { ...known[name], ...one };
+    }
+    for (const [name, values] of Object.entries(told.data.columns)) DATA.columns[name] = { ...DATA.columns[name], ...values };
+    TEXTS.originals = { ...TEXTS.originals, ...told.texts.originals };
+    TEXTS.variants[setting] = { ...TEXTS.variants[setting], ...told.texts.variants[setting] };
+    open[setting] = { ...Asked.merged(here, more), texts: TEXTS.variants[setting], lower: null, margins: undefined, closest: undefined };
+  };
+  // Has the server find what is wanted among all samples, and says how that goes; whether the page has more now.
+  const ask = async (setting, wanted) => {
+    if (!wanted || !isPart() || !Asked.isServed()) return false;
+    const before = data().variants.length;
+    $("part").textContent = "Asking the server for the samples that this page does not hold …";
+    try {
+      take(setting, await Asked.find(setting, wanted, data().products));
+      tellPart();
+    } catch (error) {
+      $("part").textContent = error instanceof TypeError ? "The server does not answer; the page's own samples are listed." : error.message;
+    }
+    return data().variants.length > before;
+  };
+  const tellPart = () => {
+    $("part").hidden = !isPart();
+    if (!isPart()) return;
+    const where = Asked.isServed() ? "are asked of its server when you search for their id or text"
+      : "are found by id or text where the report is served (gradsim ui)";
+    $("part").textContent = `This page holds ${data().variants.length} of ${data().of} samples: those that the full gradient decides wrongly, `
+      + `and where it diverges most from the best component. All others ${where}. Figures and plots are of all samples.`;
+  };
+
   const renderList = () => {
     const part = state.listed.slice(0, state.limit);
     $("samples").replaceChildren(...part.map(item));
@@ -259,8 +295,16 @@
     const here = data(), place = here.names.findIndex((name) => component && (name === component || short(name) === component));
     if (place >= 0) chooseComponent(place);
     const found = here.variants.indexOf(sample);
+    const none = () => { $("found").textContent = `There is no sample ${sample} with ${$("setting").selectedOptions[0].text} variants in this report.`; };
     if (found >= 0) chooseSample(found);
-    else $("found").textContent = `There is no sample ${sample} with ${$("setting").selectedOptions[0].text} variants in this report.`;
+    else if (isPart() && Asked.isServed()) {
+      ask(setting, sample).then(() => {
+        const now = open[setting].variants.indexOf(sample);
+        if (now < 0) return none();
+        list();
+        return chooseSample(now);
+      });
+    } else none();
     $("explorer").scrollIntoView();
   };
 
@@ -454,6 +498,7 @@
     fillComponents();
     fillGroups();
     Brushing.forget();
+    tellPart();
     const kept = here.names.indexOf(component);
     state.component = kept >= 0 ? kept : here.best >= 0 ? here.best : full();
     $("component").value = String(state.component);
@@ -482,10 +527,13 @@
     for (const switched of [$("marked") ?? $("differences"), $("reading")]) switched.addEventListener("change", renderTexts);
     window.addEventListener("hashchange", openAddress);
     let timer = 0;
-    const search = () => {
+    const search = async () => {
       timer = 0;
-      list();
-      if (state.listed.length) chooseSample(state.listed[0]);
+      const setting = state.setting, wanted = $("search").value.trim();
+      const show = () => { list(); if (state.listed.length) chooseSample(state.listed[0]); };
+      show();
+      const isNew = await ask(setting, wanted);
+      if (isNew && state.setting === setting && $("search").value.trim() === wanted) { show(); Brushing.draw(); }
     };
     $("search").addEventListener("input", () => {
       clearTimeout(timer);

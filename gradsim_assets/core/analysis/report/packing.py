@@ -15,7 +15,11 @@ def pack(values: np.ndarray) -> str:
 
 def packed_json(value: Any) -> str:
     """Base64 of JSON under gzip, which `packed.js` reads: nothing of it can end the script element that it stands in."""
+    # No time stamp: the same data give the same page.
+    return base64.b64encode(gzip.compress(json_bytes(value), compresslevel=6, mtime=0)).decode()
+
+
+def json_bytes(value: Any) -> bytes:
+    """JSON as browsers read it: lone surrogates, which texts out of JSON may have, are written as escapes."""
     document = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    # Lone surrogates, which texts out of JSON may have, are written as escapes. No time stamp: the same data give the same page.
-    whole = document.encode("utf-8", "backslashreplace")
-    return base64.b64encode(gzip.compress(whole, compresslevel=6, mtime=0)).decode()
+    return document.encode("utf-8", "backslashreplace")

@@ -11,9 +11,10 @@ import polars as pl
 
 from gradsim_assets.core.analysis.control_comparison import of_full_gradient
 from gradsim_assets.core.analysis.plots import interactive, pair_matrix, palette, series, wording
-from gradsim_assets.core.analysis.report import explorer, groups, sentences, tokens
+from gradsim_assets.core.analysis.report import groups, sentences
 from gradsim_assets.core.analysis.report.citation import citation
 from gradsim_assets.core.analysis.report.evaluation_table import evaluation_columns, evaluation_rows
+from gradsim_assets.core.analysis.report.explored import MOST_SIMILARITIES, explored, listed
 from gradsim_assets.core.analysis.report.family_means import family_means
 from gradsim_assets.core.analysis.report.headline import headline_sentence, headlines
 from gradsim_assets.core.analysis.report.libraries import LIBRARIES, library_source, packed_library, script_hash
@@ -33,6 +34,7 @@ _SCRIPTS = (
     "tables.js",
     "figures.js",
     "brushing.js",
+    "asked.js",
     "explorer.js",
 )
 
@@ -61,6 +63,7 @@ def render_report(
     dataset: str | None = None,
     made: date | None = None,
     columns: pl.DataFrame | None = None,
+    most_similarities: int = MOST_SIMILARITIES,
 ) -> str:
     """The report as one HTML document.
 
@@ -76,13 +79,13 @@ def render_report(
         dataset: where the originals came from, as it is shown; None where unknown.
         made: the day of the report; None leaves it out.
         columns: `sample_columns`, which samples are filtered by; None where there is none.
+        most_similarities: of a setting; where there are more, the page holds some samples and asks its server for others.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined)
-    explored = {setting: _explorer(results, parameters) for setting, results in settings.items()}
-    shown = _texts(explored, settings, originals)
-    known = groups.sample_columns(columns, {name for part in explored.values() for name in part["variants"]})
+    names = {setting: listed(results, most_similarities) for setting, results in settings.items()}
+    samples = explored(settings, names, parameters, originals, columns)
     script = "\n".join((_HERE / name).read_text() for name in _SCRIPTS)
     scales = {
         column: series.common_scale(_of_components(settings, column), column) for column in ("accuracy", "agreement")
@@ -108,7 +111,8 @@ def render_report(
         headline=headline_sentence(headlines(retrievals, controls, scores)),
         verdict=verdict(model, retrievals, controls),
         citation=citation(model, revision, dataset, _variants(retrievals), made),
-        groups=known["groups"],
+        groups=samples.data["groups"],
+        is_part=samples.is_part,
         compared=any(results.variants is not None for results in settings.values()),
         palette=palette,
         sections=sections,
@@ -127,8 +131,8 @@ def render_report(
             }
         ),
         by_token=any(results.token_attribution is not None for results in settings.values()),
-        explorer=packed_json({"settings": explored, "tokens": _tokens(settings, shown), "style": _style(), **known}),
-        texts=packed_json(shown),
+        explorer=packed_json({**samples.data, "style": _style()}),
+        texts=packed_json(samples.texts),
     )
 
 
@@ -167,18 +171,6 @@ def _variants(retrievals: Mapping[str, pl.DataFrame]) -> str:
     return " and ".join(f"{count} {name}" for name, count in counts.items()) + " variants"
 
 
-def _explorer(results: SettingResults, parameters: pl.DataFrame | None) -> dict[str, Any]:
-    best = results.retrieval.filter(method="best_component")["component"].to_list()
-    return explorer.explorer(
-        results.similarity,
-        results.bm25,
-        results.self_similarity,
-        best[0] if best else None,
-        parameters,
-        results.variants,
-    )
-
-
 def _style() -> dict[str, Any]:
     """What the explorer's plots look like and say: as all others do."""
     return {
@@ -196,28 +188,6 @@ def _style() -> dict[str, Any]:
         "margins": {"full": wording.MARGIN_FULL, "chosen": wording.MARGIN_CHOSEN},
         "full_gradient": wording.FULL_GRADIENT,
         "best_component": wording.BEST_COMPONENT,
-    }
-
-
-def _texts(
-    explored: Mapping[str, dict[str, Any]], settings: Mapping[str, SettingResults], originals: pl.DataFrame | None
-) -> dict[str, Any]:
-    shown = {sample_id for part in explored.values() for sample_id in part["originals"]}
-    return {
-        "originals": explorer.texts(originals, shown),
-        "variants": {
-            setting: explorer.texts(results.variants, set(explored[setting]["variants"]))
-            for setting, results in settings.items()
-        },
-    }
-
-
-def _tokens(settings: Mapping[str, SettingResults], texts: Mapping[str, Any]) -> dict[str, Any]:
-    """By setting what tokens make up of products, where that was asked for."""
-    return {
-        setting: tokens.tokens(results.token_attribution, texts["variants"][setting], texts["originals"])
-        for setting, results in settings.items()
-        if results.token_attribution is not None
     }
 
 
