@@ -176,6 +176,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder) / "home"
         shutil.copytree(given.home, home)
+        (home / "gradsim.toml").touch()
         with PagesServer(home) as site:
             asker = Asker(site, given.model)
             parts: dict[str, Callable[[], dict[str, Any]]] = {

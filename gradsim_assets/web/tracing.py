@@ -78,13 +78,8 @@ def refusing() -> APIRouter:
 
 def queue_of(site: Site) -> TraceQueue:
     """The texts that are to be traced in a home."""
-    return TraceQueue(_Tracer(site), _prepare)
-
-
-def _prepare() -> None:
-    from gradsim_assets.runs.tracing import prepare
-
-    prepare()
+    tracer = _Tracer(site)
+    return TraceQueue(tracer, tracer.prepare)
 
 
 def asking(site: Site, queue: TraceQueue) -> APIRouter:
@@ -146,14 +141,24 @@ class _Tracer:
         self._site = site
         self._tracing: Tracing | None = None
 
-    def __call__(self, question: Question, progress: Progress) -> Any:
+    def prepare(self) -> None:
+        """Does what the first trace would wait for before it knows its model."""
+        from gradsim_assets.runs.tracing import prepare
+
+        prepare()
+        self._current().prepare()
+
+    def _current(self) -> "Tracing":
         from gradsim_assets.runs.tracing import traces_of
 
         settings = load_settings()
         if self._tracing is None or self._tracing.settings != settings:  # building the graph takes most of a second
             self._tracing = traces_of(settings, self._site.launcher)
+        return self._tracing
+
+    def __call__(self, question: Question, progress: Progress) -> Any:
         asked = (question.model, question.prompt, question.answer, question.method)
-        return self._tracing.trace(*asked, against=question.against, progress=progress)
+        return self._current().trace(*asked, against=question.against, progress=progress)
 
 
 def _job(queue: TraceQueue, job_id: str) -> Job:

@@ -30,7 +30,7 @@ class Search:
     """The sketches of originals, held as float16 by FAISS (Johnson et al. 2019) and compared by their inner products.
 
     All are compared with up to `LISTS_BEYOND` originals. Beyond that they are sorted into lists around centres that k-means finds,
-    and those of the nearest lists are compared; a file `cache` then keeps what that took, for it is long.
+    and those of the nearest lists are compared. A file `cache` keeps what was made of the sketches, to be opened at once.
     """
 
     def __init__(
@@ -38,10 +38,16 @@ class Search:
     ) -> None:
         self.ids = list(ids)
         self._faiss = _faiss()
-        self._index = self._opened(cache) or self._made(parts, dimension, cache)
+        self._index = self._opened(dimension, cache) or self._made(parts, dimension, cache)
 
-    def _opened(self, cache: Path | None) -> Any:
-        return self._faiss.read_index(str(cache)) if cache and cache.exists() else None
+    def _opened(self, dimension: int, cache: Path | None) -> Any:
+        if cache is None or not cache.exists():
+            return None
+        try:
+            found = self._faiss.read_index(str(cache))
+        except RuntimeError:  # of another version of FAISS, or damaged
+            return None
+        return found if (found.d, found.ntotal) == (dimension, len(self.ids)) else None
 
     def _made(self, parts: Callable[[], Iterable[np.ndarray]], dimension: int, cache: Path | None) -> Any:
         """An index of sketches that come as fp32 [n, d], a part at a time, as often as they are asked for."""
@@ -50,7 +56,7 @@ class Search:
             index = faiss.index_factory(dimension, "SQfp16", faiss.METRIC_INNER_PRODUCT)
             for part in parts():
                 index.add(part)
-            return index
+            return self._written(index, cache)
         lists = int(LISTS_PER_ROOT * count**0.5)
         index = faiss.index_factory(dimension, f"IVF{lists},SQfp16", faiss.METRIC_INNER_PRODUCT)
         index.nprobe = max(1, lists // SEARCHED_SHARE)
@@ -58,10 +64,13 @@ class Search:
         index.train(np.concatenate([part[::step] for part in parts()]))
         for part in parts():
             index.add(part)
+        return self._written(index, cache)
+
+    def _written(self, index: Any, cache: Path | None) -> Any:
         if cache:
             cache.parent.mkdir(parents=True, exist_ok=True)
             with whole_file(cache) as unfinished:
-                faiss.write_index(index, str(unfinished))
+                self._faiss.write_index(index, str(unfinished))
         return index
 
     def best(self, queries: np.ndarray, k: int) -> list[list[tuple[str, float]]]:

@@ -12,7 +12,6 @@ import numpy as np
 import polars as pl
 import torch
 
-from gradsim_assets.core.candidates.bm25 import Index, Tokens
 from gradsim_assets.core.components import FAMILIES, component_type, family
 from gradsim_assets.core.datasets.generation.answers import generate_answers
 from gradsim_assets.core.datasets.text_overlap import overlaps
@@ -28,10 +27,11 @@ from gradsim_assets.core.sample_gradients.precision import wide
 from gradsim_assets.core.sample_gradients.preconditioning import Preconditioner
 from gradsim_assets.core.sample_gradients.reference import PlainAutograd
 from gradsim_assets.core.sample_gradients.token_contributions import token_contributions
-from gradsim_assets.core.samples import Sample, sample_frame, samples_of
+from gradsim_assets.core.samples import Sample, sample_frame
 from gradsim_assets.core.similarity.pair_products import cosine
 from gradsim_assets.core.tables.schemas import TRACE_TOKENS, TRACES
 from gradsim_assets.core.tracing.held_originals import HeldOriginals, Terms
+from gradsim_assets.core.tracing.known_originals import KnownOriginals
 from gradsim_assets.core.tracing.query import TRACED, TextError
 
 #: Methods that need no preconditioner; anything else is the name of one, or a pattern of components.
@@ -108,23 +108,22 @@ def answered(query: Sample, loaded: LoadedModel) -> Sample:
 
 def originals_of(
     query: Sample,
-    originals: pl.DataFrame,
+    originals: KnownOriginals,
     loaded: LoadedModel,
     run: Run,
     method: Method,
     *,
     policy: ContextPolicy,
     preconditioner: Preconditioner | None = None,
-    words: Tokens = str.split,
     split: int = 5,
     held: HeldOriginals | None = None,
     among: Sequence[str] | None = None,
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """The tables `traces` and `trace_tokens` of a text, against the originals (a dataset table) with the ids `among` them, or all;
-    tokens of the best `split`.
+    """The tables `traces` and `trace_tokens` of a text, against the originals with the ids `among` them, or all; tokens of
+    the best `split`.
 
-    `preconditioner` is the method's, where it has one; `words` cuts prompts for BM25, whose ranks are among all originals. Where the originals' gradients are `held`
-    nothing is run but the text.
+    `preconditioner` is the method's, where it has one. Ranks of BM25 are among all originals. Where the originals' gradients are
+    `held` nothing is run but the text.
 
     Raises:
         TextError: the text is longer than the model's context.
@@ -132,11 +131,11 @@ def originals_of(
     """
     traced = _encoded(query, loaded, policy)
     if held is None:
-        compared = _passed(query, originals, loaded, run, method, policy, among)
+        compared = _passed(query, originals.frame, loaded, run, method, policy, among)
     else:
         compared = _held(traced, loaded, held, preconditioner, among)
     similarities = _similarities(compared.components, compared.terms, _chosen(compared.components, method), method)
-    ranked = _ranked(query, samples_of(originals), [one.id for one in compared.originals], similarities, words)
+    ranked = _ranked(query, originals, [one.id for one in compared.originals], similarities)
     best = ranked["original_id"].head(split).to_list()
     by_id = {sample.id: sample for sample in compared.originals}
     splitting = _Splitting(loaded, method, preconditioner, held)
@@ -254,16 +253,14 @@ def _similarities(
 
 def _ranked(
     query: Sample,
-    originals: Sequence[Sample],
+    originals: KnownOriginals,
     ids: Sequence[str],
     similarities: Mapping[str, np.ndarray],
-    words: Tokens,
 ) -> pl.DataFrame:
     """Every original with its figures, best first; equal ones in the order of the data, undefined ones last."""
-    scores = Index([original.user for original in originals], words).scores(query.user)
-    scored = dict(zip((original.id for original in originals), scores.tolist(), strict=True))
-    by_id = {original.id: original for original in originals}
-    answers = [by_id[name].assistant for name in ids]
+    scores = originals.scores(query.user)
+    scored = dict(zip(originals.by_id, scores.tolist(), strict=True))
+    answers = [originals.by_id[name].assistant for name in ids]
     overlap = overlaps([query.assistant], answers, np.zeros(len(ids), dtype=np.int64), np.arange(len(ids)))
     frame = pl.DataFrame({"original_id": ids, **similarities, "text_overlap": overlap}).with_columns(
         bm25_score=pl.Series([scored[name] for name in ids], dtype=pl.Float64),

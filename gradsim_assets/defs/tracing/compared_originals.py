@@ -1,7 +1,7 @@
 """With which originals a trace compares a text: all, or those that BM25 or the gradient index finds."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from gradsim_assets.core.candidates.candidate_source import CandidateSource
@@ -11,39 +11,63 @@ from gradsim_assets.defs.index.stored_index import StoredIndex
 from gradsim_assets.resources.by_name import Resources
 
 if TYPE_CHECKING:
-    import polars as pl
-
-    from gradsim_assets.core.candidates.bm25 import Tokens
+    from gradsim_assets.core.index.search import Search
     from gradsim_assets.core.models.loading import LoadedModel
     from gradsim_assets.core.models.tokenization import ContextPolicy
     from gradsim_assets.core.samples import Sample
+    from gradsim_assets.core.tracing.known_originals import KnownOriginals
     from gradsim_assets.core.tracing.trace import Method
+
+
+@dataclass
+class OpenedIndex:
+    """The index that was searched last: to open one of very many originals takes longer than to search it."""
+
+    _search: "Search | None" = field(default=None, init=False)
+    _of: tuple[str, bool] | None = field(default=None, init=False)
+
+    def search(self, index: StoredIndex, by_length: bool) -> "Search":
+        """As `StoredIndex.search`."""
+        if self._search is None or self._of != (index.digest, by_length):
+            self._search = None  # first, for two need not fit
+            self._search, self._of = index.search(by_length), (index.digest, by_length)
+        return self._search
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A choice of originals for one method and model; `index` is there where it is asked for."""
+    """A choice of originals for one method and model; `index` is there where it is asked for, and stays `opened`."""
 
     source: CandidateSource
     method: "Method"
     resources: Resources
     index: StoredIndex | None
+    opened: OpenedIndex
 
     @classmethod
-    def of(cls, source: CandidateSource, method: "Method", resources: Resources, slug: str, version: str) -> "Choice":
+    def of(
+        cls,
+        source: CandidateSource,
+        method: "Method",
+        resources: Resources,
+        slug: str,
+        version: str,
+        opened: OpenedIndex,
+    ) -> "Choice":
         """The choice for a model by its partition key, at this version (see `ModelHub.version`).
 
         Raises:
             InputError: the index is missing or out of date, or knows nothing of what the method compares.
         """
         if not source.index:
-            return cls(source, method, resources, None)
+            return cls(source, method, resources, None, opened)
         if method.preconditioner or method.components:
             raise InputError(
                 f"the index holds plain gradients of all components, and {method.name} compares others; give --against all or "
                 "bm25:K, or the method cosine or dot_product."
             )
-        return cls(source, method, resources, StoredIndex.of(resources.store, resources.compute, slug, version))
+        index = StoredIndex.of(resources.store, resources.compute, slug, version)
+        return cls(source, method, resources, index, opened)
 
     @property
     def provenance(self) -> dict[str, str]:
@@ -63,29 +87,24 @@ class Choice:
     def ids(
         self,
         query: "Sample",
-        originals: "pl.DataFrame",
+        originals: "KnownOriginals",
         loaded: "LoadedModel",
-        words: "Tokens",
         policy: "ContextPolicy",
         log: Callable[[str], None],
     ) -> list[str] | None:
         """Ids of the originals in the order of the data; None for all."""
         if self.source.is_all:
             return None
-        chosen = set(self._by_bm25(query, originals, words) if self.source.bm25 else ())
+        chosen = set(self._by_bm25(query, originals) if self.source.bm25 else ())
         if self.index is not None:
             chosen |= set(self._by_index(self.index, query, loaded, policy, log))
-        return [name for name in originals["id"].to_list() if name in chosen]
+        return [name for name in originals.frame["id"].to_list() if name in chosen]
 
-    def _by_bm25(self, query: "Sample", originals: "pl.DataFrame", words: "Tokens") -> list[str]:
+    def _by_bm25(self, query: "Sample", originals: "KnownOriginals") -> list[str]:
         import numpy as np
 
-        from gradsim_assets.core.candidates.bm25 import Index
-        from gradsim_assets.core.samples import samples_of
-
-        samples = samples_of(originals)
-        scores = Index([one.user for one in samples], words).scores(query.user)
-        return [samples[place].id for place in np.argsort(-scores, kind="stable")[: self.source.bm25]]
+        ids, scores = list(originals.by_id), originals.scores(query.user)
+        return [ids[place] for place in np.argsort(-scores, kind="stable")[: self.source.bm25]]
 
     def _by_index(
         self,
@@ -107,5 +126,6 @@ class Choice:
             loaded, encoding.samples, index.dimension, None, lambda done, total, what: None, log, version
         )
         unit = sketches_of(index_frame(made.ids, made.sketches))
-        (best,) = index.search(self.method.name == DOT_PRODUCT).best(unit, self.source.index)
+        search = self.opened.search(index, by_length=self.method.name == DOT_PRODUCT)
+        (best,) = search.best(unit, self.source.index)
         return [name for name, _ in best]

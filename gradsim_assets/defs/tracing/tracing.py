@@ -18,7 +18,7 @@ from gradsim_assets.core.tables.storage import fingerprint
 from gradsim_assets.core.tracing.query import checked_query
 from gradsim_assets.defs.curvature.factors import preconditioners_of
 from gradsim_assets.defs.tracing.code_versions import CodeVersions
-from gradsim_assets.defs.tracing.compared_originals import Choice
+from gradsim_assets.defs.tracing.compared_originals import Choice, OpenedIndex
 from gradsim_assets.resources.by_name import Resources, resources
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from gradsim_assets.core.models.revisions import Revision
     from gradsim_assets.core.tracing.held_originals import HeldOriginals
     from gradsim_assets.core.tracing.kept_gradients import KeptGradients
+    from gradsim_assets.core.tracing.known_originals import KnownOriginals
     from gradsim_assets.core.tracing.stored_traces import StoredTrace
     from gradsim_assets.core.tracing.trace import Method
 
@@ -65,6 +66,8 @@ class Tracing:
     on_load: "Callable[[LoadedModel], None]" = lambda loaded: None
     code: Callable[[], CodeVersions] = CodeVersions.now
     _kept: dict[tuple[str, ...], _Kept] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _known: dict[tuple[str, str], "KnownOriginals"] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _opened: OpenedIndex = field(default_factory=OpenedIndex, init=False, repr=False, compare=False)
 
     @cached_property
     def _code(self) -> CodeVersions:
@@ -73,6 +76,10 @@ class Tracing:
     @cached_property
     def _resources(self) -> Resources:
         return resources(self.settings)
+
+    def prepare(self) -> None:
+        """Follows the code and opens what is to be asked: the rest depends on the model."""
+        _ = self._code, self._resources
 
     def trace(
         self,
@@ -98,30 +105,29 @@ class Tracing:
                 or the index are missing or out of date.
             dagster.Failure: the pass found numbers that are wrong.
         """
-        from gradsim_assets.core.samples import samples_of
         from gradsim_assets.core.tracing.page import render_trace
         from gradsim_assets.core.tracing.stored_traces import StoredTrace
         from gradsim_assets.core.tracing.trace import Method, answered, digest, originals_of
 
         query = checked_query(prompt, answer)
         how, source = Method.of(method, self.settings.preconditioners.methods), CandidateSource.of(against)
-        originals = self._originals()
+        originals, dataset = self._originals()
         hub = self._resources.hub
         revision = hub.resolve(model_id)
-        choice = Choice.of(source, how, self._resources, model_slug(model_id), hub.version(model_id, revision))
-        made_from = self._provenance(model_id, revision, originals) | choice.provenance
+        version = hub.version(model_id, revision)
+        choice = Choice.of(source, how, self._resources, model_slug(model_id), version, self._opened)
+        made_from = self._provenance(model_id, revision, dataset) | choice.provenance
         root = Home(self.settings.home).traces(model_slug(model_id))
         trace_id = digest(query, answer is None, method, split, *made_from.values())
         if (root / trace_id).is_dir():
             return StoredTrace.load(root / trace_id), root / trace_id
-        at_hand = self._at_hand(model_id, revision, originals, source.is_all, progress, log)
+        at_hand = self._at_hand(model_id, revision, originals.frame, source.is_all, progress, log)
         loaded = at_hand.loaded
         if answer is None:
             query = answered(query, loaded)
-        stored = self._preconditioners(how, model_id, hub.version(model_id, revision))
-        words = hub.retriever_tokens(self.settings.retriever_model)[0]
+        stored = self._preconditioners(how, model_id, version)
         run = self._run(loaded, Home(self.settings.home).scratch("traces", trace_id), progress, log, stored)
-        among = choice.ids(query, originals, loaded, words, hub.settings(model_id).context, log)
+        among = choice.ids(query, originals, loaded, hub.settings(model_id).context, log)
         ranked, tokens = originals_of(
             query,
             originals,
@@ -130,7 +136,6 @@ class Tracing:
             how,
             policy=hub.settings(model_id).context,
             preconditioner=stored.get(how.preconditioner) if how.preconditioner else None,
-            words=words,
             split=split,
             held=at_hand.held,
             among=among,
@@ -142,8 +147,7 @@ class Tracing:
             "traced": datetime.now(UTC).isoformat(timespec="seconds"),
         }
         made = StoredTrace(trace_id, query.user, query.assistant, answer is None, method, provenance, ranked, tokens)
-        by_id = {sample.id: sample for sample in samples_of(originals)}
-        return made, made.save(root, render_trace(made, by_id, SHOWN))
+        return made, made.save(root, render_trace(made, originals.by_id, SHOWN))
 
     def _at_hand(
         self, model_id: str, revision: "Revision", originals: "pl.DataFrame", of_all: bool, progress: Progress, log: Log
@@ -196,20 +200,28 @@ class Tracing:
         folder = compute.places.scratch("fetched", "gradients", model_slug(model_id))
         return KeptGradients(folder, samples_version(samples, *made_from), log)
 
-    def _originals(self) -> "pl.DataFrame":
-        """The originals of now; raises InputError where they are missing or out of date."""
+    def _originals(self) -> "tuple[KnownOriginals, str]":
+        """The originals of now with their fingerprint; raises InputError where they are missing or out of date."""
+        from gradsim_assets.core.tracing.known_originals import KnownOriginals
+
         if not self.originals_are_current():
             raise InputError(
                 "the originals are missing or out of date; `gradsim run MODEL --only datasets` makes them."
             )
-        return self._resources.store.tables.read([LIMA.name])
+        frame = self._resources.store.tables.read([LIMA.name])
+        key = (fingerprint(frame), str(self.settings.retriever_model))
+        if key not in self._known:
+            self._known.clear()
+            words = self._resources.hub.retriever_tokens(self.settings.retriever_model)[0]
+            self._known[key] = KnownOriginals(frame, words)
+        return self._known[key], key[0]
 
-    def _provenance(self, model_id: str, revision: "Revision", originals: "pl.DataFrame") -> dict[str, str]:
-        """What a trace is made from, beside the text."""
+    def _provenance(self, model_id: str, revision: "Revision", dataset: str) -> dict[str, str]:
+        """What a trace is made from, beside the text; `dataset` is the originals' fingerprint."""
         hub, tuning = self._resources.hub, self.settings.preconditioners
         return {
             "revision": hub.version(model_id, revision),
-            "originals": fingerprint(originals),
+            "originals": dataset,
             "retriever": str(self.settings.retriever_model or "whitespace"),
             "damping": str(tuning.damping),
             "epsilon": str(tuning.epsilon),

@@ -41,6 +41,10 @@ def test_no_more_are_found_than_there_are() -> None:
     assert len(found) == 3
 
 
+def unread() -> list[np.ndarray]:
+    raise AssertionError("sketches are not read again")
+
+
 def test_lists_find_nearly_all_and_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(search, "LISTS_BEYOND", 1000)
     held = sketches(4000)
@@ -49,8 +53,20 @@ def test_lists_find_nearly_all_and_are_kept(tmp_path: Path, monkeypatch: pytest.
     own = made.best(held[:200], 1)
     # A sixteenth of the lists is searched; a sketch's own is the nearest to its own centre.
     assert np.mean([best[0][0] == name for best, name in zip(own, names(200), strict=True)]) > 0.95
-
-    def unread() -> list[np.ndarray]:
-        raise AssertionError("sketches are not read again")
-
     assert Search(names(4000), unread, DIMENSION, cache).best(held[:5], 3) == made.best(held[:5], 3)
+
+
+@pytest.mark.parametrize("fault", ["none", "torn", "no index", "of other sketches"])
+def test_what_was_kept_is_opened_unless_it_is_damaged_or_of_others(tmp_path: Path, fault: str) -> None:
+    held, cache = sketches(100), tmp_path / "kept" / "index.faiss"
+    expected = Search(names(100), lambda: [held], DIMENSION, cache).best(held[:5], 3)
+    if fault == "none":
+        assert Search(names(100), unread, DIMENSION, cache).best(held[:5], 3) == expected
+        return
+    if fault == "of other sketches":
+        Search(names(90), lambda: [held[:90]], DIMENSION, tmp_path / "other.faiss")
+        (tmp_path / "other.faiss").replace(cache)
+    else:
+        cache.write_bytes(cache.read_bytes()[:500] if fault == "torn" else b"no index at all")
+    for parts in (lambda: [held], unread):  # made again, and kept again
+        assert Search(names(100), parts, DIMENSION, cache).best(held[:5], 3) == expected

@@ -19,6 +19,7 @@ from gradsim_assets.core.sample_gradients.preconditioning import ComponentPrecon
 from gradsim_assets.core.sample_gradients.reference import plain_gradient
 from gradsim_assets.core.samples import Sample, sample_frame
 from gradsim_assets.core.tracing.held_originals import HeldOriginals
+from gradsim_assets.core.tracing.known_originals import KnownOriginals
 from gradsim_assets.core.tracing.query import TextError, checked_query
 from gradsim_assets.core.tracing.trace import Method, originals_of
 from gradsim_assets_tests.support.tiny_models import load_tiny_model
@@ -67,7 +68,15 @@ def traced(loaded: LoadedModel, method: str, split: int = 2, **more: object) -> 
     how = Method.of(method, ["ekfac"])
     one = preconditioners.get("ekfac")
     return originals_of(
-        QUERY, sample_frame(ORIGINALS), loaded, run, how, policy="auto", preconditioner=one, split=split, **more
+        QUERY,
+        KnownOriginals(sample_frame(ORIGINALS)),
+        loaded,
+        run,
+        how,
+        policy="auto",
+        preconditioner=one,
+        split=split,
+        **more,
     )
 
 
