@@ -114,7 +114,8 @@ def _wrong_module(words: list[str]) -> str | None:
     found = importlib.util.find_spec(words[0])
     if found is None or found.origin is None:
         return f"there is no module {words[0]}"
-    source = Path(found.origin).read_text(encoding="utf-8")
+    file = Path(found.origin)
+    source = (file.with_name("__main__.py") if file.name == "__init__.py" else file).read_text(encoding="utf-8")
     unknown = [word for word in words[1:] if word.startswith("--") and f'"{word}"' not in source]
     return f"{words[0]} has no {unknown[0]}" if unknown else None
 
