@@ -105,5 +105,5 @@ def _show(samples: "list[Sample]", chat: "ChatTokenizer") -> None:
 def _summary(samples: int, lengths: Mapping[str, int], faults: int) -> str:
     counted = sorted(lengths.values())
     of_length = f" of {counted[0]} to {counted[-1]} tokens (median {counted[len(counted) // 2]})" if counted else ""
-    said = f"{faults} faults" if faults else "nothing is wrong"
+    said = f"{faults} fault{'s' if faults > 1 else ''}" if faults else "nothing is wrong"
     return f"\n{samples} sound samples, {len(lengths)} with a loss that can be told{of_length}: {said}."

@@ -9,6 +9,10 @@ import polars as pl
 import pytest
 
 import gradsim_assets
+from gradsim_assets.configuration import load_settings
+from gradsim_assets.core.index.search import Search
+from gradsim_assets.defs.index.stored_index import StoredIndex
+from gradsim_assets.runs.tracing import traces_of
 from gradsim_assets_tests.support.changing_home import ChangingHome
 from gradsim_assets_tests.support.edits import forget
 from gradsim_assets_tests.support.tiny_models import save_tiny_model
@@ -133,6 +137,42 @@ def test_a_trace_against_the_index_is_exact_in_its_order_and_says_what_the_index
     home.run("--only", "index")  # and its recall with it
     other = traced(home, "--against", "index")["provenance"]
     assert other["index"] != whole["provenance"]["index"] and other["recall"].startswith("recall@5 1.000")
+
+
+def test_a_server_opens_an_index_once_and_anew_when_it_or_the_originals_have_changed(
+    home: ChangingHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+    search = StoredIndex.search
+
+    def counted(index: StoredIndex, by_length: bool = False) -> Search:
+        opened.append(index.digest)
+        return search(index, by_length)
+
+    monkeypatch.setattr(StoredIndex, "search", counted)
+    tracing = traces_of(load_settings(), home.launcher)
+
+    def found(prompt: str, method: str = "cosine") -> pl.DataFrame:
+        trace, _ = tracing.trace(home.model_id, prompt, "Flour, water.", method, against="index:3")
+        return trace.originals
+
+    assert found("How?").height == found("And why?").height == 3
+    assert len(opened) == 1
+    found("How?", "dot_product")
+    found("How long?", "dot_product")
+    assert len(opened) == 2, "products are searched for by other numbers"
+    rows = home.rows("originals")
+    for row in rows:
+        row["messages"][0]["content"] += " Tell me of zebras."
+    home.write("originals", rows)
+    home.run("--only", "index")
+    changed = found("How do zebras bake?")
+    assert len(opened) == 3 and len(set(opened)) == 2
+    assert changed["bm25_score"].max() != 0.0, "zebras stand in the texts of now alone"
+    fresh = traces_of(load_settings(), home.launcher).trace(
+        home.model_id, "How do zebras bake?", "Flour, water.", against="index:3", split=4
+    )
+    assert fresh[0].originals["bm25_score"].to_list() == changed["bm25_score"].to_list()
 
 
 def pairs(home: ChangingHome, table: str) -> set[tuple[str, str]]:

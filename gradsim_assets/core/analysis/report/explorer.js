@@ -202,7 +202,7 @@
     const where = Asked.isServed() ? "are asked of its server when you search for their id or text"
       : "are found by id or text where the report is served (gradsim ui)";
     $("part").textContent = `This page holds ${data().variants.length} of ${data().of} samples: those that the full gradient decides wrongly, `
-      + `and where it diverges most from the best component. All others ${where}. Figures and plots are of all samples.`;
+      + `and where it diverges most from the best component. All others ${where}. All other figures are of all samples.`;
   };
 
   const renderList = () => {
