@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import kubernetes_validate
 import pytest
 import yaml
@@ -144,6 +145,20 @@ def test_the_instance_opens_with_a_password_from_the_environment(tmp_path: Path)
     storage = yaml.safe_load(ref.storage_data.config_yaml)  # type: ignore[union-attr]
     assert storage["postgres_db"]["password"] == {"env": "DAGSTER_PG_PASSWORD"}
     assert storage["postgres_db"]["hostname"] == "r-gradsim-postgres"
+
+
+def test_servers_that_launch_nothing_open_the_same_storage_without_an_account_of_the_cluster(tmp_path: Path) -> None:
+    objects = render(None, "--set", "traceServer.enabled=true")
+    files = config_map(objects, "r-gradsim-instance")
+    whole, reading = (yaml.safe_load(files[name]) for name in ("dagster.yaml", "reading.yaml"))
+    assert reading.pop("storage") == whole["storage"]
+    (tmp_path / "dagster.yaml").write_text(yaml.safe_dump(reading))  # the rest opens here, where there is no cluster
+    with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
+        assert instance.run_launcher and not instance.run_monitoring_enabled
+    for name in ("r-gradsim-pages", "r-gradsim-trace"):
+        (container,) = pods(objects)[name]["containers"]
+        mounted = {one["mountPath"]: one.get("subPath") for one in container["volumeMounts"]}
+        assert mounted["/opt/dagster/dagster_home/dagster.yaml"] == "reading.yaml", name
 
 
 def test_only_steps_of_a_gpu_profile_hold_a_gpu(tmp_path: Path) -> None:

@@ -321,3 +321,18 @@ k8s:
 {{- end -}}
 {{- if and .Values.modelCache.prefetch (not .Values.modelCache.enabled) -}}{{- fail "modelCache.prefetch lists models, but modelCache.enabled is false." -}}{{- end -}}
 {{- end -}}
+
+{{- /* Where Dagster keeps runs and events, as its configuration has it. */}}
+{{- define "gradsim.storage" -}}
+storage:
+  postgres:
+    postgres_db:
+      hostname: {{ include "gradsim.postgresHost" . | quote }}
+      port: {{ .Values.postgres.port | int64 }}
+      db_name: {{ .Values.postgres.database | quote }}
+      username: {{ .Values.postgres.username | quote }}
+      password: {env: DAGSTER_PG_PASSWORD}
+      {{- with .Values.postgres.sslMode }}
+      params: {sslmode: {{ . }}}
+      {{- end }}
+{{- end }}
