@@ -99,6 +99,14 @@ def wait(what: str, question: Callable[[], Any], seconds: float = PATIENCE, ever
     raise AssertionError(f"{what}: not within {seconds:.0f} s; last answer {last!r}")
 
 
+def read(address: str, document: object = None) -> str:
+    """What a page says, or what the call with a JSON document answers."""
+    body = None if document is None else json.dumps(document).encode()
+    request = urllib.request.Request(address, body, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=300) as response:
+        return str(response.read().decode())
+
+
 class Release:
     """A namespace with the chart in it, and its webserver's GraphQL."""
 
@@ -200,9 +208,9 @@ class Release:
         return forward, port
 
     @contextlib.contextmanager
-    def front_page(self) -> Iterator[str]:
-        """The address of the front page."""
-        forward, port = self._forwarded("pages")
+    def pages(self, service: str) -> Iterator[str]:
+        """The address of our own pages as a service of the release has them."""
+        forward, port = self._forwarded(service)
         try:
             yield f"http://127.0.0.1:{port}"
         finally:
@@ -450,16 +458,29 @@ def test_the_front_page_has_the_model_and_serves_its_report(release: Release) ->
     (pod,) = release.pods("pages", "Running")
     assert pod["spec"]["containers"][0]["image"] == os.environ["GRADSIM_E2E_CONTROL_IMAGE"]
 
-    def read(path: str) -> str:
-        with urllib.request.urlopen(f"{site}{path}", timeout=60) as response:
-            return str(response.read().decode())
-
-    with release.front_page() as site:
-        assert MODEL in read("/") and f"/reports/{MODEL}/" in read("/")
-        assert 'class="headline"' in read(f"/reports/{MODEL}/")
+    with release.pages("pages") as site:
+        front = read(f"{site}/")
+        assert MODEL in front and f"/reports/{MODEL}/" in front
+        assert 'class="headline"' in read(f"{site}/reports/{MODEL}/")
+        found = json.loads(read(f"{site}/api/reports/{MODEL}/paraphrased?find=demo_"))
+        assert len(found["texts"]["variants"]["paraphrased"]) == 20, "which a report of very many samples asks for"
         with pytest.raises(urllib.error.HTTPError) as refused:
-            urllib.request.urlopen(urllib.request.Request(f"{site}/api/trace", b"{}"), timeout=60)
+            read(f"{site}/api/trace", {})
         assert refused.value.code == 403, "it only shows what there is"
+
+
+def test_the_trace_server_traces_a_text_that_the_front_page_shows(release: Release) -> None:
+    (pod,) = release.pods("trace", "Running")
+    assert pod["spec"]["containers"][0]["image"] == os.environ["GRADSIM_E2E_COMPUTE_IMAGE"]
+    asked = {"model": MODEL, "prompt": "How do I boil an egg?", "answer": "Put it into water.", "wait": 280}
+    with release.pages("trace") as site:
+        told = json.loads(read(f"{site}/api/trace", asked))
+        assert told["state"] == "done" and len(told["trace"]["originals"]) == 20, told
+        with pytest.raises(urllib.error.HTTPError) as unknown:
+            read(f"{site}/api/trace", {**asked, "model": "org/none"})
+        assert unknown.value.code == 404, "never a model that is not registered"
+    with release.pages("pages") as site:
+        assert "Put it into water." in read(f"{site}{told['trace']['page']}")
 
 
 def test_tables_equal_those_of_a_local_run(release: Release, local: Path, tmp_path: Path) -> None:

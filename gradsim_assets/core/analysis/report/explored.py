@@ -55,13 +55,13 @@ def listed(results: SettingResults, most: int = MOST_SIMILARITIES) -> list[str]:
     """The variants that a page holds, in the order of the table: all, or those that the full gradient decides wrongly and behind them
     those where it diverges most from the best component, as many as have no more than `most` similarities."""
     similarity = results.similarity.lazy()
-    components = similarity.select(pl.col("component").n_unique()).collect().item()
+    rows, components = similarity.select(pl.len(), pl.col("component").n_unique()).collect().row(0)
+    if rows <= most:
+        return _variants(results).to_list()
     full = similarity.filter(component=FULL_GRADIENT)
     candidates, _, values = read_pairs(full, "gradient_similarity", ["similarity"])
     names = np.asarray(candidates.variants, dtype=object)
-    if not len(names):
-        return []
-    ranks = candidates.ranks(values[0]) if len(values) else np.ones(len(names))
+    ranks = candidates.ranks(values[0])
     first = results.self_similarity.group_by("variant_id").first().select("variant_id", "divergence_rank")
     far = dict(first.iter_rows())
     divergence = np.array([np.inf if far.get(name) is None else far[name] for name in names], dtype=float)
@@ -74,13 +74,18 @@ def listed(results: SettingResults, most: int = MOST_SIMILARITIES) -> list[str]:
 def matching(wanted: str, results: SettingResults, originals: pl.DataFrame | None, most: int) -> list[str]:
     """At most so many variants whose id, text or original's text holds what is wanted, in any case of letters; that with exactly this
     id comes first, and others in the order of the table."""
-    names = results.similarity.lazy().select(pl.col("variant_id").unique(maintain_order=True)).collect()["variant_id"]
+    names = _variants(results)
     text = wanted.lower()
     inside = [frame for frame in (results.variants, originals) if frame is not None]
     holding = {name for frame in inside for name in frame.filter(_holds(text))["id"]}
     exact = [name for name in names if name.lower() == text]
     rest = [name for name in names if (text in name.lower() or name in holding) and name not in exact]
     return [*exact, *rest][:most]
+
+
+def _variants(results: SettingResults) -> pl.Series:
+    found = results.similarity.lazy().select(pl.col("variant_id").unique(maintain_order=True))
+    return found.collect()["variant_id"]
 
 
 def _holds(text: str) -> pl.Expr:
@@ -98,8 +103,7 @@ def _explorer(results: SettingResults, whole: SettingResults, parameters: pl.Dat
         parameters,
         results.variants,
     )
-    of = whole.similarity.lazy().select(pl.col("variant_id").n_unique()).collect().item()
-    return {**found, "of": of, "products": whole.products}
+    return {**found, "of": len(_variants(whole)), "products": whole.products}
 
 
 def _texts(
