@@ -9,9 +9,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch.autograd.graph import _engine_run_backward
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_leaves
 
 HOST = torch.device("cpu")
 
@@ -34,14 +35,18 @@ class _Devices:
     """The device of every storage."""
 
     def __init__(self) -> None:
-        self._known: dict[int, torch.device] = {}
+        #: None where an operation made it for itself of nothing: the first one that uses it tells.
+        self._known: dict[int, torch.device | None] = {}
         #: Operations on tensors of each device.
         self.operations: dict[torch.device, int] = {}
 
     def of(self, tensor: torch.Tensor) -> torch.device:
-        return self._known.get(tensor.untyped_storage()._cdata, HOST)
+        return self._known.get(tensor.untyped_storage()._cdata, HOST) or HOST
 
-    def put(self, tensor: torch.Tensor, device: torch.device) -> None:
+    def is_open(self, tensor: torch.Tensor) -> bool:
+        return self._known.get(tensor.untyped_storage()._cdata, HOST) is None
+
+    def put(self, tensor: torch.Tensor, device: torch.device | None) -> None:
         self._known[tensor.untyped_storage()._cdata] = device
 
 
@@ -54,7 +59,8 @@ class _Dispatch(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        given = [one for one in tree_leaves((args, kwargs)) if isinstance(one, torch.Tensor)]
+        every = [one for one in tree_leaves((args, kwargs)) if isinstance(one, torch.Tensor)]
+        given = [one for one in every if not self.devices.is_open(one)]
         seen = {self.devices.of(one) for one in given if one.dim() or self.devices.of(one) != HOST}
         if func in _INDEXING:
             seen -= {HOST} if self.devices.of(given[0]) != HOST else set()
@@ -62,8 +68,11 @@ class _Dispatch(TorchDispatchMode):
             raise MixedDevicesError(f"{func}: {', '.join(sorted(map(str, seen)))}")
         held = {one.untyped_storage()._cdata: self.devices.of(one) for one in given}
         result = func(*args, **kwargs)
-        device = self.devices.of(given[0]) if func in _COPIES else next(iter(seen), HOST)
-        self.devices.operations[device] = self.devices.operations.get(device, 0) + 1
+        device = next(iter(seen), HOST) if given else None
+        if given and func in _COPIES:
+            device = self.devices.of(every[0])
+        if device is not None:
+            self.devices.operations[device] = self.devices.operations.get(device, 0) + 1
         for one in tree_leaves(result):
             if isinstance(one, torch.Tensor):
                 self.devices.put(one, held.get(one.untyped_storage()._cdata, device))
@@ -98,16 +107,29 @@ class _Function(TorchFunctionMode):
         kwargs = dict(kwargs or {})
         if getattr(func, "__self__", None) is torch.Tensor.device:  # its getter
             return self.devices.of(args[0])
+        if func in (torch.Tensor.backward, torch.autograd.backward):
+            return self._backward(args[0], kwargs)
         if func in (torch.Tensor.to, torch.Tensor.cpu):
             return self._to(func, args, kwargs)
         if func is torch.Tensor.numpy and self.devices.of(args[0]) != HOST and not kwargs.get("force"):
             raise MixedDevicesError(f"numpy of a tensor on {self.devices.of(args[0])}")
-        wanted = kwargs.get("device")
-        if wanted is None:
-            return func(*args, **kwargs)
-        made = func(*args, **{**kwargs, "device": HOST})
-        self.devices.put(made, torch.device(wanted))
+        if (wanted := kwargs.get("device")) is not None:
+            kwargs["device"] = HOST
+        made = func(*args, **kwargs)
+        if isinstance(made, torch.Tensor) and (wanted is not None or self.devices.is_open(made)):
+            self.devices.put(made, torch.device(wanted or HOST))
         return made
+
+    def _backward(self, tensors: Any, given: dict[str, Any]) -> None:
+        """What both functions do beneath, with hooks that are told devices, too: within a function no mode is on."""
+        (root,) = (tensors,) if isinstance(tensors, torch.Tensor) else tensors
+        gradient = given.get("gradient", given.get("grad_tensors"))
+        (gradient,) = gradient if isinstance(gradient, (list, tuple)) else (gradient,)
+        gradient = torch.ones_like(root) if gradient is None else gradient
+        with self:
+            _engine_run_backward(
+                (root,), (gradient,), False, False, (), allow_unreachable=True, accumulate_grad=True
+            )
 
     def _to(self, func: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:
         tensor, *rest = args

@@ -63,7 +63,7 @@ def test_what_is_kept_takes_the_bytes_that_were_planned_and_no_more_than_allowed
     kept = [
         tensor
         for one in work._gradients._kept.values()
-        for tensors in [*one.forms, *one.projected.values()]
+        for tensors in one.tensors
         for tensor in tensors
     ]
     held = sum(tensor.numel() * tensor.element_size() for tensor in kept)
