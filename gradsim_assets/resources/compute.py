@@ -228,6 +228,7 @@ class Compute(dg.ConfigurableResource):
             "predicted_seconds": report.predicted_seconds,
             "predicted_by": report.predicted_by,
             "peak_memory_bytes": report.peak_memory_bytes,
+            **({"devices": report.devices} if report.devices > 1 else {}),
             "verified": report.verified,
             **_quantised(report),
             **_checked(report),

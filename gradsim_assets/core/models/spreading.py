@@ -37,7 +37,7 @@ def spread_over(model_id: str, model: Any, devices: Sequence[str]) -> None:
         raise _refused(model_id, devices, str(error)) from error
     except ImportError as error:
         raise InputError(
-            "compute.devices needs the package accelerate, which is not installed; install gradsim-assets[compute]."
+            "compute.devices needs the package accelerate, which is not installed; install gradsim[compute]."
         ) from error
     except RuntimeError as error:
         if ran_out(error):

@@ -67,7 +67,7 @@ class GradientPass:
         request = self._distinct.request
         self.graph = PassGraph.of(request)
         self.plan: Plan | None = None
-        self.report = PassReport(samples=self.graph.minimum)
+        self.report = PassReport(samples=self.graph.minimum, devices=len(devices_of(model)))
         self._hooks = GradientHooks(model, self.device)
         self._verification = Verification(self._hooks, self._note)
         self._index = PairIndex(request)
