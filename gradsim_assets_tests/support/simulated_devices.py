@@ -127,9 +127,7 @@ class _Function(TorchFunctionMode):
         (gradient,) = gradient if isinstance(gradient, (list, tuple)) else (gradient,)
         gradient = torch.ones_like(root) if gradient is None else gradient
         with self:
-            _engine_run_backward(
-                (root,), (gradient,), False, False, (), allow_unreachable=True, accumulate_grad=True
-            )
+            _engine_run_backward((root,), (gradient,), False, False, (), allow_unreachable=True, accumulate_grad=True)
 
     def _to(self, func: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:
         tensor, *rest = args

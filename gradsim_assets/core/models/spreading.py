@@ -66,7 +66,9 @@ def _dispatch(model: Any, places: dict[str, str]) -> None:
     from accelerate.hooks import AlignDevicesHook, add_hook_to_module
 
     first = next(iter(places.values()))
-    dispatch_model(model, places, main_device=first, force_hooks=True)
+    # Caches have a device of their own for every layer; what has none is moved.
+    kept = getattr(model, "_skip_keys_device_placement", None)
+    dispatch_model(model, places, main_device=first, skip_keys=kept, force_hooks=True)
     # Buffers of modules that are not moved as a whole, since layers lie in them, go where the token ids are.
     for name, module in model.named_modules():
         if module._buffers and not hasattr(module, "_hf_hook") and not _is_placed(name, places):
@@ -78,6 +80,4 @@ def _is_placed(name: str, places: dict[str, str]) -> bool:
 
 
 def _refused(model_id: str, devices: Sequence[str], why: str) -> InputError:
-    return InputError(
-        f"{model_id} cannot be spread over {len(devices)} GPUs: {why}; set compute.devices = 1 for it."
-    )
+    return InputError(f"{model_id} cannot be spread over {len(devices)} GPUs: {why}; set compute.devices = 1 for it.")

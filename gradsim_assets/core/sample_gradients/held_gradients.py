@@ -168,6 +168,9 @@ class HeldGradients:
         self, proportion: float, streamed: "HeldGradients", slots: np.ndarray, streamed_slots: np.ndarray
     ) -> np.ndarray:
         """Float64 [pairs, 3]: products of projections, pair by pair, and those of both sides with themselves."""
-        both = [(mine.projected[proportion], theirs.projected[proportion]) for mine, theirs in zip(self._parts, streamed._parts, strict=True)]
+        both = [
+            (mine.projected[proportion], theirs.projected[proportion])
+            for mine, theirs in zip(self._parts, streamed._parts, strict=True)
+        ]
         first, *others = (mine.products(theirs, slots, streamed_slots) for mine, theirs in both)
         return sum(others, start=first)

@@ -60,12 +60,7 @@ def test_what_is_kept_takes_the_bytes_that_were_planned_and_no_more_than_allowed
     found = work.run()
     assert 0 < len(work.plan.kept) < len(whole.plan.kept)
     assert found.report.gradients_computed == work.plan.passes > whole.plan.passes
-    kept = [
-        tensor
-        for one in work._gradients._kept.values()
-        for tensors in one.tensors
-        for tensor in tensors
-    ]
+    kept = [tensor for one in work._gradients._kept.values() for tensors in one.tensors for tensor in tensors]
     held = sum(tensor.numel() * tensor.element_size() for tensor in kept)
     # The plan fills projections up less than the rows do, and does not count the squares of their lengths.
     assert held == pytest.approx(work.plan.host_bytes, rel=0.05)
