@@ -132,23 +132,19 @@ class _Function(TorchFunctionMode):
             _engine_run_backward((root,), (gradient,), False, False, (), allow_unreachable=True, accumulate_grad=True)
 
     def _to(self, func: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:
-        tensor, *rest = args
-        device = HOST if func is torch.Tensor.cpu else None
-        others: list[Any] = []
-        for one in rest:
+        tensor, *others = args
+        device, dtype = HOST if func is torch.Tensor.cpu else kwargs.get("device"), kwargs.get("dtype")
+        for one in others:
             if isinstance(one, torch.Tensor):
-                device, others = self.devices.of(one), [*others, one.dtype]
+                device, dtype = self.devices.of(one), one.dtype
+            elif isinstance(one, torch.dtype):
+                dtype = one
             elif isinstance(one, (str, torch.device)):
-                device = torch.device(one)
-            else:
-                others.append(one)
-        if "device" in kwargs:
-            device = torch.device(kwargs.pop("device"))
-        if func is torch.Tensor.to and (others or kwargs):
-            tensor = tensor.to(*others, **kwargs) if others or "dtype" in kwargs or kwargs.get("copy") else tensor
-        if device is None or device == self.devices.of(tensor):
-            return tensor
-        return _Moved.apply(tensor, device, self.devices)
+                device = one
+        moves = device is not None and torch.device(device) != self.devices.of(tensor)
+        if (dtype is not None and dtype != tensor.dtype) or (kwargs.get("copy") and not moves):
+            tensor = tensor.to(dtype or tensor.dtype, copy=bool(kwargs.get("copy")))
+        return _Moved.apply(tensor, torch.device(device), self.devices) if moves else tensor
 
 
 @contextmanager
