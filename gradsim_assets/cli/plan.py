@@ -140,7 +140,7 @@ class _Planned:
         from gradsim_assets.core.gradients.engine.planning.plan import on_fullest
 
         money = "" if self.usd is None else f", {self.usd:.2f} USD at {self.price_per_hour:g} USD an hour"
-        where = self.device if self.devices == 1 else f"{self.devices} x {self.device}, one after the other"
+        where = self.device if self.devices == 1 else f"{self.devices} x {self.device}, one at work at a time"
         yield f"about {_duration(self.seconds)} on {where}, {self.predicted_by}{money}"
         yield (
             f"in all {self.backward_passes} backward passes ({self.backward_passes / self.distinct_samples:.2f} x the "

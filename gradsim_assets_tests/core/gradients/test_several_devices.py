@@ -7,6 +7,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, MixtralConfig, OlmoConfig
 
+from gradsim_assets.core.errors import InputError
 from gradsim_assets.core.gradients.engine import (
     GradientPass,
     PassOptions,
@@ -21,6 +22,7 @@ from gradsim_assets.core.gradients.engine.planning.model_shape import measure
 from gradsim_assets.core.gradients.engine.planning.plan import TooLittleMemoryError
 from gradsim_assets.core.index.sketching import sketch
 from gradsim_assets.core.memory import allowed_of
+from gradsim_assets.core.models.loading import LoadedModel
 from gradsim_assets.core.models.spreading import spread_over
 from gradsim_assets.core.sample_gradients.device_profile import CPU
 from gradsim_assets.core.sample_gradients.gradient_hooks import GradientHooks
@@ -28,6 +30,7 @@ from gradsim_assets.core.sample_gradients.held_gradients import HeldGradients
 from gradsim_assets.core.sample_gradients.layout import Room
 from gradsim_assets.core.sample_gradients.padded_batch import batch_shape
 from gradsim_assets.core.tracing.held_originals import HeldOriginals
+from gradsim_assets.resources.compute import Compute
 from gradsim_assets_tests.core.curvature.test_preconditioned_products import computed
 from gradsim_assets_tests.core.gradients.test_gradient_pass import assert_same, limited
 from gradsim_assets_tests.core.gradients.test_plan import QUANTILES, graph_of
@@ -82,6 +85,7 @@ def test_a_pass_over_three_devices_gives_the_same_bytes(name, form):
         found = run_pass(spread(name), request, replace(options, device="cpu:0"))
     assert_same_bytes(whole, found)
     assert found.report.checks.pairs and not found.report.notes
+    assert Compute.metadata(found)["devices"] == 3 and "devices" not in Compute.metadata(whole)
     assert all(devices.operations[torch.device(one)] > 1000 for one in ON)
 
 
@@ -198,6 +202,16 @@ def test_hooks_of_accelerate_change_no_byte_on_one_device():
         np.array_equal(a, b)
         for a, b in zip(*(r.projected_products[SETTINGS[0]].values() for r in (one, other)), strict=True)
     )
+
+
+def test_tokens_are_not_attributed_over_several_devices(tmp_path):
+    compute = Compute(home=str(tmp_path), projections=[])
+    with (
+        simulated_devices(),
+        pytest.raises(InputError, match=r"spread over 3; set compute.devices = 1 for token_attribution"),
+    ):
+        loaded = LoadedModel(spread("llama"), None, None, "cpu:0")
+        compute.token_attribution(loaded, small_request(), SETTINGS[0], [], tmp_path, lambda *done: None, print, "")
 
 
 def test_an_operation_on_two_devices_is_noticed():
