@@ -8,6 +8,9 @@ from gradsim_assets.core.errors import InputError, first_line
 #: Token ids that a spread model is tried with.
 _TRIED = 4
 
+#: What accelerate calls the devices of a model's layers.
+_SPREAD = "hf_device_map"
+
 
 def spread_over(model_id: str, model: Any, devices: Sequence[str]) -> None:
     """Moves the layers of a model that is in the host's memory to several devices, each whole to one of them, neighbours together.
@@ -18,19 +21,19 @@ def spread_over(model_id: str, model: Any, devices: Sequence[str]) -> None:
     Raises:
         InputError: accelerate is not installed, or the model's layers cannot be on several devices.
     """
+    import torch
+
     from gradsim_assets.core.memory import ran_out
     from gradsim_assets.core.models.positions import logits_of
     from gradsim_assets.core.sample_gradients.pieces import UnspreadableError
     from gradsim_assets.core.sample_gradients.quantised_linear import how_quantised
 
-    if hasattr(model, "hf_device_map"):
-        return
     if how_quantised(model):
         raise _refused(model_id, devices, "its base is in few bits, which is loaded onto one GPU")
+    if hasattr(model, _SPREAD):
+        return
     try:
         _dispatch(model, device_map(model, devices))
-        import torch
-
         with torch.no_grad():
             logits_of(model, torch.zeros(1, _TRIED, dtype=torch.int64))
     except UnspreadableError as error:
@@ -40,6 +43,7 @@ def spread_over(model_id: str, model: Any, devices: Sequence[str]) -> None:
             "compute.devices needs the package accelerate, which is not installed; install gradsim[compute]."
         ) from error
     except RuntimeError as error:
+        vars(model).pop(_SPREAD, None)  # another try is to be refused again
         if ran_out(error):
             raise InputError(
                 f"{model_id} does not fit on {len(devices)} GPUs ({first_line(error)}); raise compute.devices, or give it fewer bits "

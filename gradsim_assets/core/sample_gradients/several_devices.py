@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
@@ -36,7 +37,7 @@ def logits_left_in_place(model: nn.Module) -> Iterator[None]:
     accelerate brings what a model gives back to the device of its input, which is the place where whoever calls it looks for it. A
     vocabulary is wide, and the first device has weights of its own.
     """
-    hook = getattr(model, "_hf_hook", None)
+    hook: Any = getattr(model, "_hf_hook", None)
     brought = getattr(hook, "io_same_device", False)
     if brought:
         hook.io_same_device = False

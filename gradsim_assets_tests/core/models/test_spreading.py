@@ -191,8 +191,9 @@ def test_a_model_that_keeps_a_tensor_to_itself_is_refused():
         layer, weight = model.model.layers[5], model.model.layers[0].input_layernorm
         forward = layer.forward
         layer.forward = lambda hidden, *rest, **named: forward(hidden * weight.weight, *rest, **named)
-        with pytest.raises(InputError, match="m cannot be spread over 2 GPUs: .*cpu:0, cpu:1"):
-            spread_over("m", model, TWO)
+        for _ in range(2):  # as a step does that is tried again
+            with pytest.raises(InputError, match="m cannot be spread over 2 GPUs: .*cpu:0, cpu:1"):
+                spread_over("m", model, TWO)
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
