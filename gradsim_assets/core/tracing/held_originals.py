@@ -37,7 +37,8 @@ class _Gradients(Statistic):
         components = range(len(hooks.names))
         super().__init__(hooks, set(components))
         self.rows = [
-            torch.zeros((count, *hooks.shapes[c]), dtype=hooks.dtype, device=hooks.devices[c]) for c in components
+            torch.zeros((count, *hooks.shapes[c]), dtype=hooks.dtype, device=hooks.parameters[c].device)
+            for c in components
         ]
 
     def _add(self, component: int, gradients: torch.Tensor) -> None:
