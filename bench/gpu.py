@@ -7,11 +7,13 @@
     whole   988 ids, at one precision
     host    99 ids in strict fp32 without and with originals kept in the host's memory: time, and the same products
     large   50 ids of a 6.7 B-parameter Llama in bf16, at LIMA's lengths
+    spread  the small models of `exact` over all GPUs of the machine and on one of them (also needs accelerate, and two GPUs)
 
 It needs torch, transformers and numpy alone. Set PYTORCH_ALLOC_CONF=expandable_segments:True for `large`, as the compute image does.
 """
 
 import argparse
+import copy
 import json
 import time
 import traceback
@@ -418,6 +420,25 @@ def large(ids: int = 50) -> None:
     timed(f"{ids} ids, large", model, request, "fp32", min(beside.values()), check_pairs=1)
 
 
+def spread() -> None:
+    """Largest errors of models whose layers lie on all GPUs, beside those of the same models on one."""
+    from gradsim_assets.core.models.spreading import spread_over
+
+    devices = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
+    if len(devices) < 2:
+        say("spread", gpus=len(devices))
+        return
+    request = make_request(np.random.default_rng(0).integers(20, 200, 10), 512, candidates=4, projections=(0.05,))
+    for name, model in kinds():
+        over, reference = copy.deepcopy(model), _reference(model.to(CUDA), request)
+        spread_over(name, over, devices)
+        for form in ("factored", "formed"):
+            options = PassOptions(device=devices[0], form=form)
+            for where, one in ((f"{len(devices)} GPUs", over), ("one GPU", model)):
+                result = GradientPass(one, request, options).run()
+                say(f"{name} {form} on {where}", seconds=result.report.seconds, **errors(result, request, reference))
+
+
 def run(parts: Sequence[tuple[str, Callable[[], None]]], output: Path) -> None:
     """Runs the parts one after the other; one that fails does not take the others along."""
     for name, part in parts:
@@ -462,6 +483,7 @@ def main() -> None:
         "whole": bench.whole,
         "host": bench.host,
         "large": large,
+        "spread": spread,
     }
     unknown = set(arguments.parts) - set(every)
     if unknown:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.workload import SETTINGS, demo_model, lima_lengths, make_pairs, make_samples
+from bench.workload import LIMA_QUANTILES, SETTINGS, demo_model, lima_lengths, make_pairs, make_samples
 from gradsim_assets.core.errors import InputError
 from gradsim_assets.core.gradients.engine import (
     ModelShape,
@@ -20,8 +20,11 @@ from gradsim_assets.core.gradients.engine import (
     PassRequest,
     Plan,
     plan_pass,
+    plan_turns,
     run_pass,
+    shape_of_config,
 )
+from gradsim_assets.core.memory import allowed_of
 
 IDS, CANDIDATES, PROJECTIONS = 988, 5, (0.01, 0.05)
 GIB = 2**30
@@ -37,13 +40,14 @@ SIZES = (
 )
 KEPT = {"checkpoint_beyond": None}
 
+#: Of an H100.
+GPU_BYTES = int(79.1 * GIB)
+
 
 def shape_of(hidden: int, layers: int, vocabulary: int, intermediate: int, dtype: str = "float32") -> ModelShape:
     """A tied OLMo of this size (AMD-OLMo-1B is 2048, 16, 50304, 8192)."""
     import torch
     from transformers import OlmoConfig
-
-    from gradsim_assets.core.gradients.engine import shape_of_config
 
     return shape_of_config(
         OlmoConfig(
@@ -121,6 +125,42 @@ def least(shape: ModelShape, tokens: int, **options: Any) -> float:
     except InputError as refusal:
         return float(str(refusal).split("at least ")[1].split(" GiB")[0]) * GIB
     raise AssertionError("one byte suffices for no pass")
+
+
+def spread_table() -> None:
+    """Llama3-70B in bf16 over GPUs of 80 GB: what the fullest of them takes for samples of LIMA's lengths, to the longest."""
+    import torch
+    from transformers import LlamaConfig
+
+    shape = shape_of_config(
+        LlamaConfig(
+            vocab_size=128256,
+            hidden_size=8192,
+            intermediate_size=28672,
+            num_hidden_layers=80,
+            num_attention_heads=64,
+            num_key_value_heads=8,
+        ),
+        torch.bfloat16,
+    )
+    ids, options = range(len(LIMA_QUANTILES)), PassOptions(device="cuda")
+    lengths = dict.fromkeys(("original", *SETTINGS), np.array(LIMA_QUANTILES))
+    pairs = [(one, (one + step) % len(ids)) for one in ids for step in range(CANDIDATES)]
+    work = graph(ids, lengths, pairs, projections=False)
+    print("| GPUs | weights of each | beside them | allowed | turns | passes over the minimum | time |")
+    for count in (16, 8, 6, 4, 3, 2):
+        spread = shape.spread(count)
+        allowed = allowed_of(GPU_BYTES - spread.most_model_bytes, "cuda", "most")
+        try:
+            turns = plan_turns(spread, work, allowed, options)
+        except InputError as refusal:
+            print(f"| {count} | {refusal} |")
+            continue
+        passes = sum(turn.plan.passes for turn in turns) / work.minimum
+        seconds = sum(turn.plan.expected_seconds for turn in turns)
+        taken = max(turn.plan.memory_bytes for turn in turns)
+        columns = " | ".join(f"{bytes_ / GIB:.1f} GiB" for bytes_ in (spread.most_model_bytes, taken, allowed))
+        print(f"| {count} | {columns} | {len(turns)} | {passes:.2f} | {seconds / 60:.0f} min |", flush=True)
 
 
 def makespan(seconds: list[float], workers: int) -> float:
@@ -207,6 +247,7 @@ def main() -> None:
         return
     shape, memory = shape_of(2048, 16, 50304, 8192), int(arguments.memory * GIB)
     least_table()
+    spread_table()
     print(f"\ncomponents {len(shape.components)}, parameters {sum(c.size for c in shape.components):,}")
     for projections in (False, True):
         print(f"\nprojections: {projections}")

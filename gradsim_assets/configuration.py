@@ -151,6 +151,7 @@ class ComputeSettings(_Section):
 
     executor: Literal["in_process", "multiprocess", "k8s"] = "in_process"
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    devices: int = Field(default=1, ge=0)  # 0: all
     precision: Literal["fp32", "tf32"] = "fp32"
     memory_gib: float = Field(default=0, ge=0, allow_inf_nan=False)
     host_memory_gib: float = Field(default=0, ge=0, allow_inf_nan=False)
@@ -474,6 +475,7 @@ def load_settings(environment: Mapping[str, str] = os.environ) -> Settings:
         _check_bases(settings)
         _check_trajectories(settings)
         _check_candidates(settings)
+        _check_devices(settings)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     return settings
@@ -580,6 +582,16 @@ def _check_candidates(settings: Settings) -> None:
                 f"the checkpoints of {model.id} are summed up over the same pairs, and each would have candidates by an index of its "
                 'own; give its entry candidates = "all" or a number of BM25\'s.'
             )
+
+
+def _check_devices(settings: Settings) -> None:
+    """Raises InputError where a model is to be spread over several devices, and one is named."""
+    devices, device = settings.compute.devices, settings.compute.device
+    if devices != 1 and device not in ("auto", "cuda"):
+        raise InputError(
+            f'compute.devices = {devices} spreads a model over GPUs, and compute.device = "{device}" names one device; set it to '
+            '"cuda" or "auto", or leave devices out.'
+        )
 
 
 def _section_of(parents: list[int | str]) -> Any:

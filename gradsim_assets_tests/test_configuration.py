@@ -85,6 +85,11 @@ def test_the_example_file_shows_the_defaults_and_knows_every_key(tmp_path: Path)
         ('[slurm]\noptions = { mem = "4G\\nrm" }', "mem must be true, a number, or a text of one line"),
         ('[compute]\nexecutor = "celery"', "compute.executor = 'celery' is not accepted"),
         ('[compute]\ndevice = "gpu"', "compute.device = 'gpu' is not accepted"),
+        ("[compute]\ndevices = -1", "compute.devices = -1 is not accepted"),
+        (
+            '[compute]\ndevices = 2\ndevice = "cuda:1"',
+            'compute.devices = 2 spreads a model over GPUs, and compute.device = "cuda:1" names one device',
+        ),
         ('folder = "/tmp"', "unknown key folder; relative paths begin at the folder of this file"),
         ('home = "/tmp"', "unknown key home; set GRADSIM_HOME in the environment instead"),
         ('[[models]]\nid = "a/b"\n[[models]]\nid = "a/b"', "model a/b is listed twice"),

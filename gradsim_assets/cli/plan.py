@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -38,8 +38,16 @@ GIB = 2**30
 @click.option(
     "--on", metavar="DEVICE", help="A GPU that runs of this home have measured elsewhere, by (a part of) its name."
 )
+@click.option(
+    "--devices", type=click.IntRange(min=1), help="GPUs that the model is spread over (default: compute.devices)."
+)
+@click.option(
+    "--gpu-gib",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Memory of each GPU in all, for a machine that is not this one: what weights leave of it is planned with.",
+)
 @click.option("--json", "as_json", is_flag=True, help="JSON on one line: sizes in bytes, times in seconds.")
-def plan(model: str, memory_gib: float | None, tflops: float | None, on: str | None, as_json: bool) -> None:
+def plan(model: str, as_json: bool, **asked: Any) -> None:
     """Say what a run for MODEL would cost: time, money, passes, memory, disk, API tokens. Computes no gradient.
 
     Time goes by what was measured of the device (`gradsim doctor --measure`; long runs measure theirs), by constants otherwise.
@@ -51,10 +59,11 @@ def plan(model: str, memory_gib: float | None, tflops: float | None, on: str | N
       gradsim plan amd/AMD-OLMo-1B-SFT
       gradsim plan amd/AMD-OLMo-1B-SFT --memory-gib 60 --tflops 300     on another machine
       gradsim plan amd/AMD-OLMo-1B-SFT --memory-gib 70 --on H100        that was measured by a run there
+      gradsim plan meta-llama/Llama-3.1-70B --devices 8 --gpu-gib 79    over eight GPUs
       gradsim plan demo --json
     """
     settings = load_settings()
-    texts, planned = _paraphrasing(settings), _gradients(model, settings, memory_gib, tflops, on)
+    texts, planned = _paraphrasing(settings), _gradients(model, settings, _Asked(**asked))
     if as_json:
         told = {"model": model, **asdict(planned), "usd": planned.usd}
         click.echo(json.dumps({**told, "paraphrases": None if texts is None else asdict(texts)}))
@@ -66,6 +75,40 @@ def plan(model: str, memory_gib: float | None, tflops: float | None, on: str | N
 
 
 @dataclass(frozen=True)
+class _Asked:
+    """The machine that a plan is for, where that is another one than this; see the options of `plan`."""
+
+    memory_gib: float | None = None
+    tflops: float | None = None
+    on: str | None = None
+    devices: int | None = None
+    gpu_gib: float | None = None
+
+    def device(self, settings: Settings) -> str:
+        """The device that it is for.
+
+        Raises:
+            InputError: several GPUs are asked for, of a machine without any, and nobody said what they have.
+        """
+        from gradsim_assets.core.models.devices import pick_device
+
+        if self.on or self.gpu_gib or (self.devices and self.devices > 1 and self.memory_gib):
+            return "cuda"
+        device = pick_device(settings.compute.device)
+        if self.count(settings) > 1 and device == "cpu":
+            raise InputError(
+                f"{self.count(settings)} devices are GPUs, and torch finds none here; say what each of them has with --gpu-gib."
+            )
+        return device
+
+    def count(self, settings: Settings) -> int:
+        """How many GPUs the model is spread over."""
+        import torch
+
+        return self.devices or settings.compute.devices or max(1, torch.cuda.device_count())
+
+
+@dataclass(frozen=True)
 class _Planned:
     """What the passes of a model cost, and an index where one is configured."""
 
@@ -74,6 +117,7 @@ class _Planned:
     flop_per_second: float
     predicted_by: str
     device: str
+    devices: int
     backward_passes: int
     distinct_samples: int
     pairs: int
@@ -93,12 +137,15 @@ class _Planned:
 
     def lines(self) -> Iterator[str]:
         """The same in words, what one wants to know first."""
+        from gradsim_assets.core.gradients.engine.planning.plan import on_fullest
+
         money = "" if self.usd is None else f", {self.usd:.2f} USD at {self.price_per_hour:g} USD an hour"
-        yield f"about {_duration(self.seconds)} on {self.device}, {self.predicted_by}{money}"
+        where = self.device if self.devices == 1 else f"{self.devices} x {self.device}, one at work at a time"
+        yield f"about {_duration(self.seconds)} on {where}, {self.predicted_by}{money}"
         yield (
             f"in all {self.backward_passes} backward passes ({self.backward_passes / self.distinct_samples:.2f} x the "
-            f"{self.distinct_samples} distinct samples) for {self.pairs} pairs; {self.memory_bytes / GIB:.2f} GiB at once of "
-            f"{self.memory_allowed_bytes / GIB:.2f} allowed; {self.scratch_and_tables_bytes / GIB:.3f} GiB of scratch and tables"
+            f"{self.distinct_samples} distinct samples) for {self.pairs} pairs; {self.memory_bytes / GIB:.2f} GiB at once"
+            f"{on_fullest(self.devices)} of {self.memory_allowed_bytes / GIB:.2f} allowed; {self.scratch_and_tables_bytes / GIB:.3f} GiB of scratch and tables"
         )
         if self.lookups:
             originals, variants = self.lookups
@@ -143,23 +190,24 @@ class _Target:
     tflops: float | None
 
     @classmethod
-    def of(cls, settings: Settings, shape: "ModelShape", tflops: float | None, on: str | None) -> "_Target":
+    def of(cls, settings: Settings, shape: "ModelShape", asked: _Asked) -> "_Target":
         """The device of the configuration, or one `on` which runs of this home have been."""
+        import torch
+
         from gradsim_assets.core.gradients.engine import PassOptions
         from gradsim_assets.core.home import Home
-        from gradsim_assets.core.models.devices import pick_device
         from gradsim_assets.core.sample_gradients.calibration import Place, kept, kind_of
 
         folder, precision = Home(settings.home).calibrations, settings.compute.precision
-        device = "cuda" if on else pick_device(settings.compute.device)
-        if on:
-            found: Calibration | None = _measured_elsewhere(on, kind_of(device, shape.dtype, precision), folder)
-        else:
+        device, found = asked.device(settings), None
+        if asked.on:
+            found = _measured_elsewhere(asked.on, kind_of(device, shape.dtype, precision), folder)
+        elif device == "cpu" or torch.cuda.is_available():
             found = kept(Place.of(device, shape.dtype, precision), folder)
         options = PassOptions(
             device=device, precision=precision, host_bytes=int(settings.compute.host_memory_gib * GIB)
         )
-        return cls(options, found, tflops)
+        return cls(options, found, asked.tflops)
 
     def seconds(self, plan: "Plan", shape: "ModelShape", graph: "PassGraph") -> float:
         """What a plan takes."""
@@ -200,33 +248,64 @@ def _measured_elsewhere(name: str, kind: str, folder: Path) -> "Calibration":
     return max(found, key=lambda one: one.measured_on)
 
 
-def _memory(settings: Settings, shape: "ModelShape", memory_gib: float | None, on: str | None, device: str) -> int:
-    """Bytes beside the model.
+def _memory(model: str, settings: Settings, shape: "ModelShape", asked: _Asked, device: str) -> int:
+    """Bytes beside the model, on each of several devices.
 
     Raises:
-        InputError: the device is another machine's, and nobody said what it has.
+        InputError: the device is another machine's, and nobody said what it has; or it has not even room for the weights.
     """
     import torch
 
-    from gradsim_assets.core.memory import free_bytes
+    from gradsim_assets.core.memory import allowed_of, free_bytes
 
-    told = int((memory_gib or settings.compute.memory_gib) * GIB)
-    if on and not told:
-        raise InputError(f"the memory of {on} is not known here; give what it has beside the model with --memory-gib.")
-    return told or free_bytes(torch.device(device), "most", shape.model_bytes)
+    told = int((asked.memory_gib or settings.compute.memory_gib) * GIB)
+    if told:
+        return told
+    if asked.gpu_gib:
+        left = int(asked.gpu_gib * GIB) - shape.most_model_bytes
+        if left <= 0:
+            each = f"each of {shape.device_count} GPUs" if shape.device_count > 1 else "a GPU"
+            raise InputError(
+                f"the weights of {model} take {shape.most_model_bytes / GIB:.1f} GiB of {each}, which has {asked.gpu_gib:g}; spread it "
+                'over more with --devices, or give it fewer bits with dtype = "bfloat16".'
+            )
+        return allowed_of(left, device, "most")
+    if asked.on:
+        raise InputError(
+            f"the memory of {asked.on} is not known here; give what it has beside the model with --memory-gib, or in all with --gpu-gib."
+        )
+    numbers = range(shape.device_count) if shape.device_count > 1 else [None]
+    here = [torch.device(device if number is None else f"{device}:{number}") for number in numbers]
+    return min(free_bytes(one, "most", shape.most_model_bytes) for one in here)
 
 
-def _gradients(
-    model: str, settings: Settings, memory_gib: float | None, tflops: float | None, on: str | None
-) -> _Planned:
+def _spread(model: str, shape: "ModelShape", devices: int) -> "ModelShape":
+    """The shape of a model over so many devices.
+
+    Raises:
+        InputError: it cannot be spread.
+    """
+    from gradsim_assets.core.sample_gradients.pieces import UnspreadableError
+
+    why = "its base is in few bits, which is loaded onto one GPU" if devices > 1 and shape.dequantised_bytes else ""
+    try:
+        spread = shape.spread(devices)
+    except UnspreadableError as error:
+        spread, why = shape, why or str(error)
+    if why:
+        raise InputError(f"{model} cannot be spread over {devices} GPUs: {why}; plan it for one.")
+    return spread
+
+
+def _gradients(model: str, settings: Settings, asked: _Asked) -> _Planned:
     from gradsim_assets.core.gradients.engine import PassGraph, describe_turns, plan_turns, shape_of
     from gradsim_assets.resources.by_name import resources
 
     found = resources(settings)
     revision = found.hub.resolve(model)
-    shape = shape_of(lambda: found.hub.blank(model, revision))
-    target = _Target.of(settings, shape, tflops, on)
-    memory = _memory(settings, shape, memory_gib, on, target.options.device)
+    shape = _spread(model, shape_of(lambda: found.hub.blank(model, revision)), asked.count(settings))
+    target = _Target.of(settings, shape, asked)
+    memory = _memory(model, settings, shape, asked, target.options.device)
     graphs = {key: PassGraph.of(request) for key, request in shard_requests(model, revision, settings)}
     turns = {key: plan_turns(shape, graph, memory, target.options) for key, graph in graphs.items() if graph.minimum}
     if not turns:
@@ -246,7 +325,8 @@ def _gradients(
         price_per_hour=settings.compute.price_per_hour,
         flop_per_second=rate,
         predicted_by=target.predicted_by,
-        device=target.calibration.device if on and target.calibration else target.options.device,
+        device=target.calibration.device if asked.on and target.calibration else target.options.device,
+        devices=shape.device_count,
         backward_passes=passes + sum(one.originals for one in lookups),
         distinct_samples=floor,
         pairs=sum(of_shard[0].plan.pairs for of_shard in turns.values()),

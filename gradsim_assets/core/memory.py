@@ -21,8 +21,12 @@ def free_bytes(device: torch.device, policy: MemoryPolicy, reserved: int = 0) ->
 
     `reserved` bytes are spoken for: a model that is yet to be loaded.
     """
-    share = _MOST_OF_A_GPU if device.type == "cuda" and policy == "most" else 0.5
-    return int(max(0, _free_bytes(device) - reserved) * share)
+    return allowed_of(max(0, _free_bytes(device) - reserved), device.type, policy)
+
+
+def allowed_of(free: int, device_type: str, policy: MemoryPolicy) -> int:
+    """What a computation may take of memory that is free on a device of some type, in bytes."""
+    return int(free * (_MOST_OF_A_GPU if device_type == "cuda" and policy == "most" else 0.5))
 
 
 def peak_bytes(device: torch.device) -> int:

@@ -46,6 +46,7 @@ def resources(settings: Settings) -> Resources:
         hub=ModelHub(
             home=str(settings.home),
             device=settings.compute.device,
+            devices=settings.compute.devices,
             models=[model.model_dump(exclude_none=True) for model in settings.models],
             defaults={"candidates": settings.data.candidates},
             loss_on=settings.data.loss_on,
@@ -56,6 +57,6 @@ def resources(settings: Settings) -> Resources:
         ),
         compute=Compute(
             home=str(settings.home),
-            **settings.compute.model_dump(mode="json", exclude={"executor", "device"}),
+            **settings.compute.model_dump(mode="json", exclude={"executor", "device", "devices"}),
         ),
     )

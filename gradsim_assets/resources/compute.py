@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from gradsim_assets.core.errors import InputError
 from gradsim_assets.core.home import Home
 from gradsim_assets.core.models.loading import LoadedModel
 
@@ -175,8 +176,14 @@ class Compute(dg.ConfigurableResource):
         """Pairs of a setting split over their tokens; blocks that are finished lie in a folder under `scratch`, by all that
         their numbers depend on."""
         from gradsim_assets.core.gradients.engine.scratch import fingerprint
+        from gradsim_assets.core.sample_gradients.several_devices import devices_of
         from gradsim_assets.core.tracing.token_attribution import TokenAttribution
 
+        if (devices := len(devices_of(loaded.model))) > 1:
+            raise InputError(
+                f"every token of a pair is compared with every other on one device, and the model is spread over {devices}; set "
+                "compute.devices = 1 for token_attribution, or leave that table out."
+            )
         options = self._options(loaded.device, code_version)
         options = replace(options, scratch=scratch / fingerprint(loaded.model, request, options))
         variants = {sample.id: sample for sample in request.variants[setting]}
@@ -228,6 +235,7 @@ class Compute(dg.ConfigurableResource):
             "predicted_seconds": report.predicted_seconds,
             "predicted_by": report.predicted_by,
             "peak_memory_bytes": report.peak_memory_bytes,
+            **({"devices": report.devices} if report.devices > 1 else {}),
             "verified": report.verified,
             **_quantised(report),
             **_checked(report),

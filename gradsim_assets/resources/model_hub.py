@@ -15,7 +15,7 @@ from gradsim_assets.core.home import Home
 from gradsim_assets.core.models.answer_spans import LossOn
 from gradsim_assets.core.models.controls import trained_id
 from gradsim_assets.core.models.description import ModelDescription, describe
-from gradsim_assets.core.models.devices import own_device
+from gradsim_assets.core.models.devices import own_devices
 from gradsim_assets.core.models.learning_rates import learning_rates
 from gradsim_assets.core.models.loading import (
     LoadedModel,
@@ -50,6 +50,8 @@ class ModelHub(dg.ConfigurableResource):
 
     home: str
     device: str
+    #: GPUs that a model is spread over; 0: all of the machine.
+    devices: int = 1
     models: list[dict[str, Any]]
     #: Settings of models that name none themselves.
     defaults: dict[str, Any] = Field(default={"candidates": DataSettings().candidates})
@@ -218,16 +220,21 @@ class ModelHub(dg.ConfigurableResource):
         return blank_model(model_id, revision, settings.dtype, settings.components, settings.quantize, settings.part)
 
     def load(self, model_id: str, revision: Revision, log: Callable[[str], None] = _log.info) -> LoadedModel:
-        """The model of exactly this revision, in evaluation mode on the configured device.
+        """The model of exactly this revision, in evaluation mode on the configured device, or its layers spread over several.
 
         Raises:
-            InputError: the model is no causal LM, cannot be loaded, or its tokenizer has no EOS token.
+            InputError: the model is no causal LM, cannot be loaded or spread, or its tokenizer has no EOS token.
         """
         settings = self.settings(model_id)
-        device = own_device(self.device, Home(Path(self.home)).gpus)
+        devices = own_devices(self.device, self.devices, Home(Path(self.home)).gpus)
+        first = devices[0] if len(devices) == 1 else "cpu"  # from where its layers go to theirs
         model, tokenizer = load_model(
-            model_id, revision, settings.dtype, device, settings.components, settings.quantize, settings.part
+            model_id, revision, settings.dtype, first, settings.components, settings.quantize, settings.part
         )
+        if len(devices) > 1:
+            from gradsim_assets.core.models.spreading import spread_over
+
+            spread_over(model_id, model, devices)
         self.revision_named(model_id, revision.name)  # a folder may have changed while it was read
         if tokenizer.pad_token_id is None:
             log(f"{model_id} has no pad token; its EOS token fills up batches instead, under the attention mask.")
@@ -241,7 +248,7 @@ class ModelHub(dg.ConfigurableResource):
             log(f"{model_id}: {frozen} weights are left out ({why}); the full gradient is that of the others.")
         vocabulary = len(model.get_input_embeddings().weight)
         chat = ChatTokenizer(tokenizer, settings.chat_template, vocabulary, self._loss_on)
-        return LoadedModel(model, chat, revision, device)
+        return LoadedModel(model, chat, revision, devices[0])
 
     @property
     def _loss_on(self) -> LossOn:

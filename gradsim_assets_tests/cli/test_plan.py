@@ -1,6 +1,7 @@
 """The plan against passes that are really done: the same samples, lengths and pairs, whatever the context policy."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -232,6 +233,34 @@ def test_a_plan_for_a_gpu_that_runs_have_measured_elsewhere(tmp_path: Path, monk
     unknown = settings.model_copy(update={"compute": settings.compute.model_copy(update={"memory_gib": 0})})
     with pytest.raises(InputError, match="the memory of h100 is not known here"):
         invoked(unknown, monkeypatch, "--on", "h100")
+
+
+def test_a_model_over_several_gpus_is_planned_by_the_fullest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = configured(tmp_path, "olmo", "truncate")
+    settings = settings.model_copy(update={"compute": ComputeSettings(projections=(0.05,))})
+    monkeypatch.setattr(command, "load_settings", lambda: settings)
+    model = settings.models[0].id
+
+    def asked(*options: str) -> Any:
+        return CliRunner().invoke(command.plan, [model, *options])
+
+    told = json.loads(asked("--devices", "2", "--gpu-gib", "79", "--json").output)
+    hub = resources(settings).hub
+    shape = shape_of(lambda: hub.blank(model, hub.resolve(model))).spread(2)
+    assert told["devices"] == shape.device_count == 2
+    assert shape.most_model_bytes < shape.model_bytes
+    assert told["memory_allowed_bytes"] == int(0.85 * (79 * 2**30 - shape.most_model_bytes))
+    said = asked("--devices", "2", "--gpu-gib", "79").output
+    assert (
+        "on 2 x cuda, one at work at a time" in said
+        and "GiB at once on the fullest of 2 devices of 67.15 allowed" in said
+    )
+    refused = asked("--devices", "2", "--gpu-gib", "0.000001")
+    assert isinstance(refused.exception, InputError)
+    assert re.search(r"the weights of .* take 0.0 GiB of each of 2 GPUs, which has 1e-06", str(refused.exception))
+    if not torch.cuda.is_available():
+        with pytest.raises(InputError, match="2 devices are GPUs, and torch finds none here"):
+            raise asked("--devices", "2").exception or AssertionError
 
 
 def test_a_run_tells_what_was_predicted_beside_what_it_took(tmp_path: Path) -> None:

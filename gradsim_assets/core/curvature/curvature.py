@@ -156,8 +156,8 @@ def _eigenbases(sums: Covariances, group: Sequence[int]) -> BasesByComponent:
     known: list[tuple[torch.Tensor, torch.Tensor]] = []
     found: dict[tuple[int, int], torch.Tensor] = {}
     for place, total in sums.sums.items():
-        same = (vectors for other, vectors in known if other.shape == total.shape and torch.equal(other, total))
-        vectors = next(same, None)
+        alike = (one for one in known if one[0].shape == total.shape and one[0].device == total.device)
+        vectors = next((vectors for other, vectors in alike if torch.equal(other, total)), None)
         if vectors is None:
             vectors = torch.linalg.eigh(total).eigenvectors.to(sums.dtype)
             known.append((total, vectors))

@@ -72,7 +72,7 @@ class Statistic:
         assert self._batch is not None
         count = self._batch.samples if samples is None else samples
         shape = (count, *self._hooks.shapes[component])
-        return torch.zeros(shape, dtype=self._hooks.dtype, device=self._hooks.device)
+        return torch.zeros(shape, dtype=self._hooks.dtype, device=self._hooks.parameters[component].device)
 
     def _add(self, component: int, gradients: torch.Tensor) -> None:
         """Counts gradients [B, *shape]."""
@@ -85,7 +85,9 @@ class SecondMoments(Statistic):
     def __init__(self, hooks: GradientHooks, components: Set[int], bases: BasesByComponent, work_bytes: int) -> None:
         super().__init__(hooks, components)
         #: Float64, of the components' shapes.
-        self.sums = {c: torch.zeros(hooks.shapes[c], dtype=torch.float64, device=hooks.device) for c in components}
+        self.sums = {
+            c: torch.zeros(hooks.shapes[c], dtype=torch.float64, device=hooks.parameters[c].device) for c in components
+        }
         self._bases, self._work_bytes = bases, work_bytes
         calls = [call.component for call in stackable_calls(hooks)]
         #: Components whose one summand is all of their gradient, so that it counts as it comes.
@@ -143,7 +145,9 @@ class Covariances(Statistic):
         self.bases: dict[int, Bases] = {c: bases for c, bases in enumerate(bases_of(hooks)) if c in components}
         #: Float64 [..., W, W] by component and side (0 for rows, 1 for columns), of the sides that are to have a basis.
         self.sums = {
-            (c, side): torch.zeros((*hooks.shapes[c][:-2], width, width), dtype=torch.float64, device=hooks.device)
+            (c, side): torch.zeros(
+                (*hooks.shapes[c][:-2], width, width), dtype=torch.float64, device=hooks.parameters[c].device
+            )
             for c in components
             for side, width in enumerate((self.bases[c].left, self.bases[c].right))
             if width is not None

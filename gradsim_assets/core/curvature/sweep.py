@@ -17,12 +17,12 @@ from gradsim_assets.core.gradients.engine.planning.plan import LEAST_BATCH_TOKEN
 from gradsim_assets.core.gradients.engine.recovery import fits_in_memory
 from gradsim_assets.core.gradients.engine.request import PassOptions
 from gradsim_assets.core.gradients.engine.verification import Verification
-from gradsim_assets.core.memory import free_bytes
 from gradsim_assets.core.models.encoded_sample import EncodedSample
 from gradsim_assets.core.sample_gradients.device_profile import profile_of
 from gradsim_assets.core.sample_gradients.gradient_hooks import GradientHooks
 from gradsim_assets.core.sample_gradients.padded_batch import PaddedBatch, batch_shape, labelled_as
 from gradsim_assets.core.sample_gradients.precision import matmul_precision
+from gradsim_assets.core.sample_gradients.several_devices import devices_of, least_free_bytes
 
 S = TypeVar("S", bound=Statistic)
 
@@ -56,7 +56,8 @@ class Sweep:
         self._verification = Verification(self.hooks, log)
         dtype = self.hooks.parameters[0].dtype
         self.profile = options.profile or profile_of(device, dtype, options.precision)
-        self.memory_bytes = free_bytes(device, "most") if options.memory_bytes is None else options.memory_bytes
+        free = least_free_bytes(devices_of(model), "most")
+        self.memory_bytes = free if options.memory_bytes is None else options.memory_bytes
         most = max(self.profile.batch_tokens) if options.batch_tokens is None else options.batch_tokens
         self._verification.verify(self.originals, most)
         #: By id, the originals with labels that the model drew; empty until it has.
@@ -67,7 +68,7 @@ class Sweep:
 
     def _tokens_that_fit(self) -> int:
         lengths = {sample.id: (sample.length, sum(batch_shape([sample]).labelled)) for sample in self.originals}
-        memory = MemoryModel(measure(self.hooks), PassGraph(lengths, {}, {}), frozenset(), self.profile)
+        memory = MemoryModel.of(measure(self.hooks), PassGraph(lengths, {}, {}), frozenset(), self.profile)
         return batch_tokens_within(memory, self.memory_bytes, self._options)
 
     def over(

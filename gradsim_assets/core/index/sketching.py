@@ -63,11 +63,11 @@ class Sketches(Statistic):
 
     def factors(self, use: ParameterUse, factors: Factors) -> None:
         """Takes a summand as factors: maps are linear, so that those of one gradient need not meet."""
-        self._sums += self._maps[use.components["weight"]].of_factors(factors, self.dtype)
+        self._sums += self._maps[use.components["weight"]].of_factors(factors, self.dtype).to(self._sums)
 
     def formed(self, component: int, gradients: torch.Tensor, rows: torch.Tensor | None = None) -> None:
         """Takes a formed summand (see `Sink`)."""
-        self._sums += self._maps[component].of_formed(gradients.to(self.dtype))
+        self._sums += self._maps[component].of_formed(gradients.to(self.dtype)).to(self._sums)
 
     def finish(self) -> None:
         """As the base class has it."""
@@ -159,7 +159,7 @@ def _checked(
         sides = plain.rounding(sample, numbers, arithmetic)
         for total, gradients in zip((exact, rounded), sides, strict=True):
             for number, gradient in zip(numbers, gradients, strict=True):
-                total += maps[number].of_formed(gradient[None].to(wide(gradient.dtype)))[0].to(dtype)
+                total += maps[number].of_formed(gradient[None].to(wide(gradient.dtype)))[0].to(total)
     size = float(exact.norm())
     error = float((torch.from_numpy(found).to(exact) - exact).norm()) / size if size else 0.0
     allowed = max(arithmetic.tolerance, NOISE_SLACK * float((exact - rounded).norm()) / size) if size else 0.0

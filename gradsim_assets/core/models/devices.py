@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import IO
 
 from gradsim_assets.core.errors import InputError
-from gradsim_assets.core.locks import try_lock
+from gradsim_assets.core.locks import locked, try_lock
 
 _log = logging.getLogger(__name__)
 
@@ -41,6 +41,49 @@ def own_device(device: str, locks: Path) -> str:
     if picked != "cuda" or torch.cuda.device_count() < 2:
         return picked
     return f"cuda:{claim(torch.cuda.device_count(), locks)}"
+
+
+def own_devices(device: str, count: int, locks: Path) -> list[str]:
+    """The devices that this process spreads a model over: `count` GPUs, or all for 0; one as `own_device` where that is enough.
+
+    Raises:
+        InputError: there are not as many GPUs.
+    """
+    import torch
+
+    there = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if count == 1 or (count == 0 and there < 2):
+        return [own_device(device, locks)]
+    if count > there:
+        raise InputError(
+            f"compute.devices = {count}, but torch finds {there} CUDA device{'s' * (there != 1)}; set it to what the machine has, or to "
+            "0 for all of them."
+        )
+    return [f"cuda:{number}" for number in claim_several(there, count or there, locks)]
+
+
+@cache
+def claim_several(count: int, wanted: int, folder: Path) -> tuple[int, ...]:
+    """As `claim`, so many of the numbers at once: two processes that each held a part would wait for each other."""
+    told = False
+    while (numbers := _claim_several_now(count, wanted, folder)) is None:
+        if not told:
+            _log.warning("fewer than %d of %d GPUs are free of other processes of %s; waiting.", wanted, count, folder)
+            told = True
+        time.sleep(_LOOK_AGAIN_SECONDS)
+    return numbers
+
+
+def _claim_several_now(count: int, wanted: int, folder: Path) -> tuple[int, ...] | None:
+    with locked(folder / "several.lock"):  # so that no other one tries for several at the same time
+        files = {number: file for number in range(count) if (file := try_lock(folder / f"{number}.lock"))}
+    numbers = tuple(files)[:wanted] if len(files) >= wanted else ()
+    for number, file in files.items():
+        if number in numbers:
+            _held.append(file)
+        else:
+            file.close()
+    return numbers or None
 
 
 @cache

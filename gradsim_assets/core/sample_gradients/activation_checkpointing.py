@@ -18,7 +18,7 @@ class ActivationCheckpointing:
     """The blocks of a model, and for which batches their activations are not kept."""
 
     def __init__(self, model: nn.Module) -> None:
-        self.blocks = _outermost_blocks(model)
+        self.blocks = outermost_blocks(model)
         #: Padded tokens of a batch beyond which activations are computed again; None: they are always kept.
         self.beyond: int | None = None
 
@@ -51,7 +51,7 @@ class ActivationCheckpointing:
         return _checkpointed(self.blocks, reentrant) if wanted else nullcontext()
 
 
-def _outermost_blocks(model: nn.Module) -> list[nn.Module]:
+def outermost_blocks(model: nn.Module) -> list[nn.Module]:
     """The layers that transformers itself would checkpoint; none in a model of another make."""
     try:
         from transformers.modeling_layers import GradientCheckpointingLayer

@@ -6,7 +6,7 @@ import torch
 from gradsim_assets.core.sample_gradients.factor_stacks import Place, RightStack
 from gradsim_assets.core.sample_gradients.factors import Factors
 from gradsim_assets.core.sample_gradients.layers import ParameterUse
-from gradsim_assets.core.sample_gradients.layout import Layout, Room, padded
+from gradsim_assets.core.sample_gradients.layout import Layout, LayoutPart, Room, padded
 from gradsim_assets.core.sample_gradients.padded_batch import BatchShape
 
 #: Rows of tokens, and rows of labelled tokens.
@@ -28,10 +28,10 @@ class FactorStore:
     has as many rows as tokens (or labelled tokens), and zeros up to the next multiple that the device likes.
     """
 
-    def __init__(self, layout: Layout, room: Room) -> None:
-        self.stacks = layout.stacks
+    def __init__(self, layout: Layout, part: LayoutPart, room: Room) -> None:
+        self.stacks = part.stacks
         self._multiple = layout.profile.row_multiple
-        self.device, self.factor_dtype = layout.device, layout.factor_dtype
+        self.device, self.factor_dtype = part.device, layout.factor_dtype
         rows = self._rows = {False: room.rows, True: room.labelled_rows}
         #: By stack: [G, rows + 1, I], and for each of its left stacks [G * r, rows + 1, O] or int64 [1, rows + 1].
         self.rights = [self._zeros(stack.count, rows[stack.labelled], stack.width) for stack in self.stacks.stacks]

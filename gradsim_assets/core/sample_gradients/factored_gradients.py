@@ -11,24 +11,26 @@ from gradsim_assets.core.sample_gradients.factor_stacks import Place
 from gradsim_assets.core.sample_gradients.factor_store import FactorStore
 from gradsim_assets.core.sample_gradients.factors import Factors
 from gradsim_assets.core.sample_gradients.layers import ParameterUse
-from gradsim_assets.core.sample_gradients.layout import Layout, Room
+from gradsim_assets.core.sample_gradients.layout import Layout, LayoutPart, Room
 from gradsim_assets.core.sample_gradients.padded_batch import BatchShape
 from gradsim_assets.core.sample_gradients.pending import Pending
 from gradsim_assets.core.sample_gradients.projected_gradients import ProjectedGradients
 
 
 class FactoredGradients:
-    """The factored components of the gradients that are held in one place."""
+    """The factored components of one device, of the gradients that are held in one place."""
 
-    def __init__(self, layout: Layout, room: Room, projected: Mapping[float, ProjectedGradients]) -> None:
-        self.components = layout.stacks.components
-        self._layout, self._projected = layout, projected
-        self._store = FactorStore(layout, room)
-        self._products = FactorProducts(layout.stacks, layout.profile, layout.dtype)
+    def __init__(
+        self, layout: Layout, part: LayoutPart, room: Room, projected: Mapping[float, ProjectedGradients]
+    ) -> None:
+        self.components = part.stacks.components
+        self._layout, self._device, self._projected = layout, part.device, projected
+        self._store = FactorStore(layout, part, room)
+        self._products = FactorProducts(part.stacks, layout.profile, layout.dtype)
         #: Columns of `components` by the rows of products.
         self._columns = np.searchsorted(self.components, self._products.components)
         self._places: dict[int, list[Place]] = {component: [] for component in self.components}
-        for use, places in layout.stacks.places.items():
+        for use, places in part.stacks.places.items():
             self._places[use.components["weight"]] += places
 
     def clear(self) -> None:
@@ -81,7 +83,7 @@ class FactoredGradients:
     def _formed(self, component: int, slots: slice) -> torch.Tensor:
         """The gradients [slots, numbers] of a component."""
         shape = (slots.stop - slots.start, *self._layout.shapes[component])
-        out = torch.empty(shape, dtype=self._layout.dtype, device=self._layout.device)
+        out = torch.empty(shape, dtype=self._layout.dtype, device=self._device)
         for number, place in enumerate(self._places[component]):
             self._store.factors(place, slots).add_to(out, fresh=number == 0)
         return out.flatten(1)
@@ -89,7 +91,7 @@ class FactoredGradients:
     def formed(self, component: int, slots: Sequence[int] | np.ndarray) -> torch.Tensor:
         """The gradients [slots, *shape] of a component, whatever batches the samples came in."""
         shape = self._layout.shapes[component]
-        out = torch.empty(len(slots), *shape, dtype=self._layout.dtype, device=self._layout.device)
+        out = torch.empty(len(slots), *shape, dtype=self._layout.dtype, device=self._device)
         for row, slot in enumerate(slots):
             out[row] = self._formed(component, slice(int(slot), int(slot) + 1)).view(shape)
         return out

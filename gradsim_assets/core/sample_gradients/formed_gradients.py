@@ -9,7 +9,7 @@ import torch
 from gradsim_assets.core.sample_gradients import inner_products
 from gradsim_assets.core.sample_gradients.factors import Factors
 from gradsim_assets.core.sample_gradients.layers import ParameterUse
-from gradsim_assets.core.sample_gradients.layout import Layout, Room
+from gradsim_assets.core.sample_gradients.layout import Layout, LayoutPart, Room
 from gradsim_assets.core.sample_gradients.padded_batch import BatchShape
 from gradsim_assets.core.sample_gradients.pending import Pending
 from gradsim_assets.core.sample_gradients.projected_gradients import ProjectedGradients
@@ -27,11 +27,13 @@ class _Alike:
 
 
 class FormedGradients:
-    """The formed components of the gradients that are held in one place."""
+    """The formed components of one device, of the gradients that are held in one place."""
 
-    def __init__(self, layout: Layout, room: Room, projected: Mapping[float, ProjectedGradients]) -> None:
+    def __init__(
+        self, layout: Layout, part: LayoutPart, room: Room, projected: Mapping[float, ProjectedGradients]
+    ) -> None:
         self._layout, self._projected = layout, projected
-        self._alike = _alike(layout)
+        self._alike = _alike(layout.shapes, part.formed)
         self.components = [component for alike in self._alike for component in alike.components]
         #: Columns of each component, without what it is filled up with.
         self._columns = {
@@ -43,7 +45,7 @@ class FormedGradients:
         }
         width = self._alike[-1].columns.stop if self._alike else 0
         #: [samples, numbers of all formed components], in the layout's dtype
-        self._rows = torch.zeros(room.samples, width, dtype=layout.dtype, device=layout.device)
+        self._rows = torch.zeros(room.samples, width, dtype=layout.dtype, device=part.device)
         #: Of the batch in progress: its slots, and the components that got a first summand.
         self._slots, self._written = slice(0, 0), set[int]()
 
@@ -125,11 +127,11 @@ class FormedGradients:
         return self._pending(torch.cat([values for values, _ in found]), found[0][1], np.arange(len(slots)))
 
 
-def _alike(layout: Layout) -> list[_Alike]:
+def _alike(shapes: Sequence[torch.Size], formed: Sequence[int]) -> list[_Alike]:
     """The formed components by their numbers of numbers."""
     by_size: dict[int, list[int]] = {}
-    for component in layout.formed:
-        by_size.setdefault(layout.shapes[component].numel(), []).append(component)
+    for component in formed:
+        by_size.setdefault(shapes[component].numel(), []).append(component)
     found, end = [], 0
     for size, components in by_size.items():
         width = inner_products.whole_pieces(size)

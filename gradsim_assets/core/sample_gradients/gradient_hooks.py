@@ -26,6 +26,7 @@ from gradsim_assets.core.sample_gradients.padded_batch import BatchShape, Padded
 from gradsim_assets.core.sample_gradients.precision import wide
 from gradsim_assets.core.sample_gradients.reference import PlainAutograd
 from gradsim_assets.core.sample_gradients.scaled_layers import find_scaling_use, own_parameters
+from gradsim_assets.core.sample_gradients.several_devices import gathered, logits_left_in_place
 
 
 class UnprovenError(Exception):
@@ -65,6 +66,8 @@ class GradientHooks:
     What has a closed form is made of what passes by, and is frozen inside of its layers. All else is left to autograd, which
     brings up the gradient of one sample at a time. So it tells, too, where a weight is used outside of its layers, which
     some model may do for few texts alone.
+
+    `device` is where token ids go. A model may be spread over several: then every gradient comes up on the device of its weight.
 
     Raises:
         InputError: nothing is trainable.
@@ -157,6 +160,11 @@ class GradientHooks:
         self.irregular.add(component)
 
     @property
+    def devices(self) -> list[torch.device]:
+        """Devices of the components."""
+        return [parameter.device for parameter in self.parameters]
+
+    @property
     def shapes(self) -> list[torch.Size]:
         """Shapes of the components."""
         return [parameter.shape for parameter in self.parameters]
@@ -177,7 +185,7 @@ class GradientHooks:
     def open(self) -> Iterator[None]:
         """Hooks in place and parameters frozen; everything is as it was afterwards."""
         ends: list[Callable[[], None]] = []
-        with undisturbed(self.model):
+        with undisturbed(self.model), logits_left_in_place(self.model):
             try:
                 for parameter in self.model.parameters():
                     parameter.requires_grad_(False)
@@ -211,7 +219,8 @@ class GradientHooks:
         if self._passing is None or self._passing.predicting is None:
             return args
         hidden = args[0]
-        selected = hidden.reshape(-1, hidden.shape[-1]).index_select(0, self._passing.predicting)
+        places = self._passing.predicting.to(hidden.device)
+        selected = hidden.reshape(-1, hidden.shape[-1]).index_select(0, places)
         return (selected[None], *args[1:])
 
     def _seen(self, use: ParameterUse, given: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
@@ -235,7 +244,8 @@ class GradientHooks:
         assert self._passing is not None
         assert self._passing.sink is not None
         try:
-            use.emit(given, gradient, self._passing.rows, self._passing.sink)
+            # A layer may have had its input brought from another device behind the hook that saw it.
+            use.emit(given.to(gradient.device), gradient, self._passing.rows, self._passing.sink)
         except UnbatchableError:
             raise
         except RuntimeError as error:
@@ -304,7 +314,7 @@ class GradientHooks:
         taken = list(self._taken(numbers))
         if not taken or not look:
             return set()
-        any_number = torch.stack([gradient.any() for _, gradient in taken]).tolist()
+        any_number = gathered([gradient.any() for _, gradient in taken], 0).tolist()
         return {number for (number, _), one in zip(taken, any_number, strict=True) if one}
 
     def _taken(self, numbers: set[int]) -> Iterator[tuple[int, torch.Tensor]]:
@@ -319,10 +329,11 @@ class GradientHooks:
         with torch.enable_grad():
             logits = self.model(input_ids=batch.input_ids, **self._arguments()).logits
             logits = logits.reshape(-1, logits.shape[-1])
-        selected = logits.detach() if self.head is not None else logits.detach().index_select(0, batch.predicting)
-        losses, gradient = loss_gradient(selected, batch.labels_for(selected), batch.shares, batch.shape.samples)
+        predicting, shares = batch.predicting.to(logits.device), batch.shares.to(logits.device)
+        selected = logits.detach() if self.head is not None else logits.detach().index_select(0, predicting)
+        losses, gradient = loss_gradient(selected, batch.labels_for(selected), shares, batch.shape.samples)
         if self.head is None:  # what is repeated to fill up has a gradient of zero
-            gradient = torch.zeros_like(logits).index_add_(0, batch.predicting, gradient)
+            gradient = torch.zeros_like(logits).index_add_(0, predicting, gradient)
         torch.autograd.backward(logits, gradient)
         return losses
 

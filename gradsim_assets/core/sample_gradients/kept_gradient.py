@@ -18,10 +18,8 @@ class KeptGradient:
 
     #: Of a batch of the sample alone.
     shape: BatchShape
-    #: What is held of it formed, and as factors.
-    forms: tuple[Tensors, Tensors]
-    #: By proportion: the row of its projections, and the square of that row's length.
-    projected: dict[float, Tensors]
+    #: By device: what is held there of it, formed, as factors and of its projections.
+    tensors: list[Tensors]
     #: Float64 [components]; NaN where products are not wanted.
     self_products: np.ndarray
 

@@ -7,10 +7,26 @@ from itertools import accumulate
 import torch
 
 from gradsim_assets.core.sample_gradients.device_profile import DeviceProfile, profile_of
-from gradsim_assets.core.sample_gradients.factor_stacks import FactorStacks, stackable_calls
+from gradsim_assets.core.sample_gradients.factor_stacks import Call, FactorStacks, stackable_calls
 from gradsim_assets.core.sample_gradients.gradient_hooks import GradientHooks
 from gradsim_assets.core.sample_gradients.padded_batch import BatchShape
 from gradsim_assets.core.sample_gradients.projections import Projector
+
+
+@dataclass(frozen=True)
+class LayoutPart:
+    """What is held on one device: the gradients of the components whose weights are there."""
+
+    device: torch.device
+    #: The components that are held as factors, and how.
+    stacks: FactorStacks
+    #: Components that are formed.
+    formed: list[int]
+
+    @property
+    def components(self) -> list[int]:
+        """All of them, ascending."""
+        return sorted([*self.formed, *self.stacks.components])
 
 
 @dataclass(frozen=True)
@@ -19,15 +35,16 @@ class Layout:
 
     #: Shapes of the components, in model order.
     shapes: list[torch.Size]
-    #: The components that are held as factors, and how; the others are formed.
-    stacks: FactorStacks
+    #: By component: the device of its weight, where all that is held of its gradients is, too.
+    devices: list[torch.device]
+    #: How they are held, by device: one part, unless the model is spread over several.
+    parts: list[LayoutPart]
     #: By proportion: the projector of each component.
     projectors: Mapping[float, list[Projector]]
     #: In which gradients are formed and multiplied.
     dtype: torch.dtype
     #: In which factors are held.
     factor_dtype: torch.dtype
-    device: torch.device
     profile: DeviceProfile
     #: Whether per-component products are wanted, or projections alone.
     products: bool = True
@@ -45,20 +62,22 @@ class Layout:
         calls = [call for call in stackable_calls(hooks) if factored is None or call.component in factored]
         return cls(
             shapes=hooks.shapes,
-            stacks=FactorStacks.of(calls),
+            devices=hooks.devices,
+            parts=[_part(calls, hooks.devices, device) for device in dict.fromkeys(hooks.devices)],
             projectors=projectors or {},
             dtype=hooks.dtype,
             factor_dtype=hooks.parameters[0].dtype,
-            device=hooks.device,
             profile=profile or profile_of(hooks.device),
             products=products,
         )
 
-    @property
-    def formed(self) -> list[int]:
-        """Components that are formed."""
-        factored = set(self.stacks.components)
-        return [component for component in range(len(self.shapes)) if component not in factored]
+
+def _part(calls: Sequence[Call], devices: Sequence[torch.device], device: torch.device) -> LayoutPart:
+    """The part of one device, given the device of each component."""
+    stacks = FactorStacks.of([call for call in calls if devices[call.component] == device])
+    factored = set(stacks.components)
+    own = [component for component, where in enumerate(devices) if where == device]
+    return LayoutPart(device, stacks, [component for component in own if component not in factored])
 
 
 @dataclass(frozen=True)

@@ -98,8 +98,10 @@ class PaddedBatch:
 
     def labels_for(self, logits: torch.Tensor) -> torch.Tensor:
         """int64 [B * L]: `targets`; where the model is to draw them, those that it draws by its logits [B * L, V], which stand
-        in `targets` from then on."""
-        return self.targets if self.draws is None else self.targets.copy_(drawn_labels(logits, self.draws))
+        in `targets` from then on. They come on the logits' device."""
+        if self.draws is not None:
+            self.targets.copy_(drawn_labels(logits, self.draws.to(logits.device)))
+        return self.targets.to(logits.device)
 
 
 def _arrays(samples: Sequence[EncodedSample], shape: BatchShape, drawn: bool) -> list[np.ndarray]:

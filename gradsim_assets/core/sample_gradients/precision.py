@@ -87,10 +87,13 @@ def _cast(parameter: torch.nn.Parameter, dtype: torch.dtype) -> None:
     parameter.data = parameter.data.to(dtype)
 
 
-def widening_bytes(model: torch.nn.Module, dtype: torch.dtype) -> int:
-    """Bytes that `widened` takes beside the model."""
-    wide = torch.empty((), dtype=dtype).element_size()
-    return sum(p.numel() * max(0, wide - p.element_size()) for p in model.parameters() if p.is_floating_point())
+def widening_bytes(model: torch.nn.Module, dtype: torch.dtype) -> dict[torch.device, int]:
+    """Bytes that `widened` takes beside the model, by device."""
+    found: dict[torch.device, int] = {}
+    for parameter in model.parameters():
+        more = max(0, dtype.itemsize - parameter.element_size()) if parameter.is_floating_point() else 0
+        found[parameter.device] = found.get(parameter.device, 0) + parameter.numel() * more
+    return found
 
 
 def narrowest(model: torch.nn.Module) -> torch.dtype:

@@ -11,6 +11,7 @@ import torch
 from gradsim_assets.core.sample_gradients import inner_products
 from gradsim_assets.core.sample_gradients.held_gradients import HeldGradients
 from gradsim_assets.core.sample_gradients.preconditioning import ComponentPreconditioner, Preconditioner
+from gradsim_assets.core.sample_gradients.several_devices import gathered
 
 #: Tensors of the size of the gradients at hand that stand side by side while P is applied.
 APPLIED_AT_ONCE = 4
@@ -56,7 +57,7 @@ class PreconditionedProducts:
                 self._whitened(w, self._held, component, part)[1] for part in self._chunks(component, self._held.count)
             ]
             found.append(torch.cat(squares))
-        return torch.stack(found, 1).cpu().numpy()
+        return gathered(found).cpu().numpy()
 
     def _products(
         self, streamed: HeldGradients, slots: np.ndarray, streamed_slots: np.ndarray
@@ -78,11 +79,11 @@ class PreconditionedProducts:
             selves.append(torch.cat(squares))
             dots.append(torch.cat(products))
         out = np.empty((len(slots), len(dots)))
-        out[order] = torch.stack(dots, 1).cpu().numpy()
-        return out, torch.stack(selves, 1).cpu().numpy()
+        out[order] = gathered(dots).cpu().numpy()
+        return out, gathered(selves).cpu().numpy()
 
     def _of(self, component: int) -> ComponentPreconditioner:
-        return self._preconditioner.of(component, self._layout.device, self._layout.dtype)
+        return self._preconditioner.of(component, self._layout.devices[component], self._layout.dtype)
 
     def _chunks(self, component: int, count: int) -> Iterator[slice]:
         """Slots that are worked on at a time."""

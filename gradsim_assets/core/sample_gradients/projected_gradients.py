@@ -4,21 +4,22 @@ import numpy as np
 import torch
 
 from gradsim_assets.core.sample_gradients import inner_products
-from gradsim_assets.core.sample_gradients.layout import Layout, adjacent
+from gradsim_assets.core.sample_gradients.layout import Layout, LayoutPart, adjacent
 
 
 class ProjectedGradients:
-    """Projections of up to `capacity` gradients at one proportion: the components' d_c numbers side by side."""
+    """Projections of up to `capacity` gradients at one proportion: the d_c numbers of a device's components side by side."""
 
-    def __init__(self, layout: Layout, proportion: float, capacity: int) -> None:
+    def __init__(self, layout: Layout, part: LayoutPart, proportion: float, capacity: int) -> None:
         self._projectors = layout.projectors[proportion]
         self._grid_advantage = layout.profile.grid_advantage
-        self._columns = adjacent([projector.dimension for projector in self._projectors])
-        width = inner_products.whole_pieces(self._columns[-1].stop)
+        columns = adjacent([self._projectors[component].dimension for component in part.components])
+        self._columns = dict(zip(part.components, columns, strict=True))
+        width = inner_products.whole_pieces(columns[-1].stop)
         #: [capacity, sum of d_c, filled up with zeros to whole pieces], in the layout's dtype
-        self.rows = torch.zeros(capacity, width, dtype=layout.dtype, device=layout.device)
+        self.rows = torch.zeros(capacity, width, dtype=layout.dtype, device=part.device)
         #: Squared lengths of the rows, float64 [capacity].
-        self.squares = torch.zeros(capacity, dtype=torch.float64, device=layout.device)
+        self.squares = torch.zeros(capacity, dtype=torch.float64, device=part.device)
 
     def put(self, component: int, slots: slice, gradients: torch.Tensor) -> None:
         """Projects a component's formed gradients [slots, n]."""

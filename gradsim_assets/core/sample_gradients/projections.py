@@ -66,7 +66,10 @@ class RolledSketch:
         self._signs = self._signs.to(gradients)
         if not gradients.is_cuda:
             return self.row_by_row(gradients)
-        return self.by_kernel(gradients) if _has_kernel(gradients.device) else self.all_rows(gradients)
+        if not _has_kernel(gradients.device):
+            return self.all_rows(gradients)
+        with torch.cuda.device(gradients.device):  # Triton starts kernels on the current one
+            return self.by_kernel(gradients)
 
     def places(self, entries: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Where single numbers of a vector go: their places (int64) and signs (of the dtype that was projected last), by int64

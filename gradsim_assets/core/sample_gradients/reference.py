@@ -18,6 +18,11 @@ from gradsim_assets.core.sample_gradients.precision import (
     widened,
     widening_bytes,
 )
+from gradsim_assets.core.sample_gradients.several_devices import (
+    devices_of,
+    least_free_bytes,
+    logits_left_in_place,
+)
 from gradsim_assets.core.sample_gradients.summing_order import OtherSummingOrder
 
 #: Bytes of plain gradients that are held at a time: this share of what is free, or so many where that is less.
@@ -39,7 +44,7 @@ def sample_loss(model: torch.nn.Module, sample: EncodedSample, device: torch.dev
     input_ids = torch.from_numpy(sample.input_ids).to(device)[None]
     labels = torch.from_numpy(sample.labels).to(device)
     logits = model(input_ids=input_ids, use_cache=False).logits[0, :-1]
-    return F.cross_entropy(logits.to(wide(logits.dtype)), labels[1:], ignore_index=IGNORED)
+    return F.cross_entropy(logits.to(wide(logits.dtype)), labels[1:].to(logits.device), ignore_index=IGNORED)
 
 
 def plain_gradient(
@@ -85,7 +90,8 @@ class PlainAutograd:
         if dtype == self.arithmetic.dtype:
             yield
             return
-        missing = widening_bytes(self.model, dtype) - free_bytes(self.device, "most")
+        needed = widening_bytes(self.model, dtype)
+        missing = max(size - free_bytes(device, "most") for device, size in needed.items())
         if missing > 0:
             raise MemoryError(f"weights in {Arithmetic(dtype)} need {missing / 2**30:.1f} GiB more than there are")
         self.state.restore()
@@ -162,7 +168,7 @@ class PlainAutograd:
         """The parameters `numbers` in groups that fit (or of one): a whole gradient need not fit in memory."""
         group: list[int] = []
         # Each group takes a pass of its own through the model.
-        left = most = max(GROUP_BYTES, int(GROUP_SHARE * free_bytes(self.device, "most")))
+        left = most = max(GROUP_BYTES, int(GROUP_SHARE * least_free_bytes(devices_of(self.model), "most")))
         for number in numbers:
             size = self.parameters[number].numel() * bytes_per_number
             if group and size > left:
@@ -178,7 +184,7 @@ class PlainAutograd:
         """The model in evaluation mode and in a fresh state, with a graph for these parameters alone."""
         self.state.restore()
         chosen = {id(self.parameters[number]) for number in numbers}
-        with undisturbed(self.model):
+        with undisturbed(self.model), logits_left_in_place(self.model):
             for parameter in self.model.parameters():
                 if parameter.is_floating_point():
                     parameter.requires_grad_(id(parameter) in chosen)

@@ -15,6 +15,7 @@ from gradsim_assets.core.sample_gradients.components import trainable_components
 from gradsim_assets.core.sample_gradients.gradient_hooks import GradientHooks
 from gradsim_assets.core.sample_gradients.precision import matmul_precision, wide
 from gradsim_assets.core.sample_gradients.preconditioning import Preconditioner
+from gradsim_assets.core.sample_gradients.several_devices import gathered
 
 #: Gradients that a preconditioner is applied to at a time.
 _APPLIED_AT_ONCE = 16
@@ -35,7 +36,10 @@ class _Gradients(Statistic):
     def __init__(self, hooks: GradientHooks, count: int) -> None:
         components = range(len(hooks.names))
         super().__init__(hooks, set(components))
-        self.rows = [torch.zeros((count, *hooks.shapes[c]), dtype=hooks.dtype, device=hooks.device) for c in components]
+        self.rows = [
+            torch.zeros((count, *hooks.shapes[c]), dtype=hooks.dtype, device=hooks.parameters[c].device)
+            for c in components
+        ]
 
     def _add(self, component: int, gradients: torch.Tensor) -> None:
         self.rows[component][self.samples : self.samples + len(gradients)] = gradients
@@ -69,9 +73,9 @@ class HeldOriginals:
         sweep = Sweep(model, ordered, options, progress, log)
         swept = sweep.over(lambda: _Gradients(sweep.hooks, len(ordered)), "originals")
         places = {sample.id: place for place, sample in enumerate(ordered)}
-        order = torch.tensor([places[sample.id] for sample in samples], device=sweep.hooks.device)
+        order = torch.tensor([places[sample.id] for sample in samples])
         for component, rows in enumerate(swept.rows):  # one at a time: all of them twice would not fit
-            swept.rows[component] = rows.index_select(0, order)
+            swept.rows[component] = rows.index_select(0, order.to(rows.device))
         return cls(samples, sweep.hooks.names, swept.rows)
 
     def gradient(self, original_id: str) -> list[torch.Tensor]:
@@ -90,8 +94,8 @@ class HeldOriginals:
                 dots.append(_products(rows.flatten(1), direction.flatten()))
                 selves.append(inner_products.dot(direction.flatten(), own.to(rows.dtype).flatten()))
             squares = self._squares_under(preconditioner)
-        own_squares = torch.stack(selves).numpy(force=True)
-        return torch.stack(dots, 1).numpy(force=True), np.tile(own_squares, (len(self.samples), 1)), squares
+        own_squares = gathered(selves, 0).numpy(force=True)
+        return gathered(dots).numpy(force=True), np.tile(own_squares, (len(self.samples), 1)), squares
 
     def _squares_under(self, preconditioner: Preconditioner | None) -> np.ndarray:
         digest = "" if preconditioner is None else preconditioner.digest
@@ -101,7 +105,7 @@ class HeldOriginals:
                 w = None if preconditioner is None else preconditioner.of(name).to(rows.device, rows.dtype)
                 parts = (part if w is None else w.whiten(part) for part in rows.split(_APPLIED_AT_ONCE))
                 found.append(torch.cat([inner_products.squares(part.flatten(1)) for part in parts]))
-            self._squares[digest] = torch.stack(found, 1).numpy(force=True)
+            self._squares[digest] = gathered(found).numpy(force=True)
         return self._squares[digest]
 
 

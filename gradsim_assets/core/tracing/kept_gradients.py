@@ -12,6 +12,7 @@ from gradsim_assets.core.files import whole_file
 from gradsim_assets.core.models.encoded_sample import EncodedSample
 from gradsim_assets.core.sample_gradients.components import trainable_components
 from gradsim_assets.core.sample_gradients.reference import PlainAutograd
+from gradsim_assets.core.sample_gradients.several_devices import gathered
 from gradsim_assets.core.tracing.held_originals import HeldOriginals
 
 #: How far a component's gradient that is computed again may be from the one in the file, in units of its own length: rounding in
@@ -35,10 +36,11 @@ class KeptGradients:
 
         The shortest samples are computed again by plain autograd, and a file that says otherwise is not believed.
         """
-        names = [name for name, _ in trainable_components(model)]
+        named = trainable_components(model)
+        names = [name for name, _ in named]
         try:
             with safe_open(self._path, framework="pt", device=device) as file:
-                rows = [file.get_tensor(name) for name in names]
+                rows = [file.get_tensor(name).to(parameter.device) for name, parameter in named]
         except (OSError, SafetensorError):
             return None
         held = HeldOriginals(samples, names, rows)
@@ -68,7 +70,7 @@ class KeptGradients:
         plain = PlainAutograd(model, [parameter for _, parameter in named], device)
         for sample in sorted(samples, key=lambda one: (one.length, one.id))[:_CHECKED]:
             own, kept = plain.gradient(sample, range(len(named))), held.gradient(sample.id)
-            length = float(torch.stack([one.norm() for one in own]).norm())
+            length = float(gathered([one.norm() for one in own], 0).norm())
             for one, other in zip(own, kept, strict=True):
                 allowed = max(_TOLERANCE * float(one.norm()), _NOISE * length)
                 if one.shape != other.shape or not float((one - other).norm()) <= allowed:  # NaN is no gradient either

@@ -26,6 +26,7 @@ from gradsim_assets.core.sample_gradients.components import trainable_components
 from gradsim_assets.core.sample_gradients.precision import wide
 from gradsim_assets.core.sample_gradients.preconditioning import Preconditioner
 from gradsim_assets.core.sample_gradients.reference import PlainAutograd
+from gradsim_assets.core.sample_gradients.several_devices import gathered
 from gradsim_assets.core.sample_gradients.token_contributions import token_contributions
 from gradsim_assets.core.samples import Sample, sample_frame
 from gradsim_assets.core.similarity.pair_products import cosine
@@ -342,8 +343,9 @@ def _check_sum(
 ) -> None:
     """Raises ArithmeticError where the tokens do not make up the product of the gradients."""
     pairs = [(a.flatten().double(), b.flatten().double()) for a, b in zip(one, other, strict=True)]
-    product = float(sum(a @ b for a, b in pairs))
-    lengths = [float(sum(side.square().sum() for side in sides)) ** 0.5 for sides in zip(*pairs, strict=True)]
+    product = float(gathered([a @ b for a, b in pairs], 0).sum())
+    squares = ([side.square().sum() for side in sides] for sides in zip(*pairs, strict=True))
+    lengths = [float(gathered(own, 0).sum()) ** 0.5 for own in squares]
     if abs(contributions.sum() - product) > _TOLERANCE * lengths[0] * lengths[1]:
         raise ArithmeticError(
             f"the product with {name} is {product:.6g}, and its tokens make up {contributions.sum():.6g}: the model does not "

@@ -144,7 +144,11 @@ def tag_device(context: dg.AssetExecutionContext | dg.OpExecutionContext, step: 
     """Tags the run with the device on which this step has a model."""
     import torch
 
+    from gradsim_assets.core.sample_gradients.several_devices import devices_of
+
     name = torch.cuda.get_device_name(loaded.device) if loaded.device.startswith("cuda") else CPU
+    if (count := len(devices_of(loaded.model))) > 1:
+        name = f"{count} x {name}"
     context.instance.add_run_tags(context.run.run_id, {f"{DEVICE_TAG}{step}": name})
 
 

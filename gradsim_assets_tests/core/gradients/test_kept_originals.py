@@ -60,12 +60,7 @@ def test_what_is_kept_takes_the_bytes_that_were_planned_and_no_more_than_allowed
     found = work.run()
     assert 0 < len(work.plan.kept) < len(whole.plan.kept)
     assert found.report.gradients_computed == work.plan.passes > whole.plan.passes
-    kept = [
-        tensor
-        for one in work._gradients._kept.values()
-        for tensors in [*one.forms, *one.projected.values()]
-        for tensor in tensors
-    ]
+    kept = [tensor for one in work._gradients._kept.values() for tensors in one.tensors for tensor in tensors]
     held = sum(tensor.numel() * tensor.element_size() for tensor in kept)
     # The plan fills projections up less than the rows do, and does not count the squares of their lengths.
     assert held == pytest.approx(work.plan.host_bytes, rel=0.05)
@@ -86,8 +81,7 @@ def test_a_gradient_that_comes_back_wrong_is_found(monkeypatch):
     right = HeldGradients.put_back
 
     def wrong(self, kept):
-        parts = [[2 * tensor for tensor in tensors] for tensors in kept.forms]
-        right(self, replace(kept, forms=(parts[0], parts[1])))
+        right(self, replace(kept, tensors=[[2 * tensor for tensor in tensors] for tensors in kept.tensors]))
 
     request, model = small_request(**REQUEST), tiny("olmo")
     _, options = cut_up(model, request, form="formed")

@@ -20,7 +20,6 @@ from gradsim_assets.core.gradients.engine.request import CheckReport, PassOption
 from gradsim_assets.core.gradients.engine.results import Results
 from gradsim_assets.core.gradients.engine.scratch import Scratch, fingerprint
 from gradsim_assets.core.gradients.engine.verification import Verification
-from gradsim_assets.core.memory import free_bytes, peak_bytes
 from gradsim_assets.core.sample_gradients.calibration import Calibration
 from gradsim_assets.core.sample_gradients.device_profile import profile_of
 from gradsim_assets.core.sample_gradients.gradient_hooks import GradientHooks
@@ -28,6 +27,7 @@ from gradsim_assets.core.sample_gradients.precision import Arithmetic, matmul_pr
 from gradsim_assets.core.sample_gradients.preconditioning import Preconditioners
 from gradsim_assets.core.sample_gradients.projections import Projector, make_projector, total_dimension
 from gradsim_assets.core.sample_gradients.quantised_linear import how_quantised
+from gradsim_assets.core.sample_gradients.several_devices import devices_of, least_free_bytes, most_peak_bytes
 
 #: Called with (gradients done, gradients in all, what is being done).
 Progress = Callable[[int, int, str], None]
@@ -67,7 +67,7 @@ class GradientPass:
         request = self._distinct.request
         self.graph = PassGraph.of(request)
         self.plan: Plan | None = None
-        self.report = PassReport(samples=self.graph.minimum)
+        self.report = PassReport(samples=self.graph.minimum, devices=len(devices_of(model)))
         self._hooks = GradientHooks(model, self.device)
         self._verification = Verification(self._hooks, self._note)
         self._index = PairIndex(request)
@@ -94,13 +94,13 @@ class GradientPass:
 
     def _projectors(self) -> dict[float, list[Projector]]:
         """By proportion: the projector of each component."""
-        options, named = self.options, list(zip(self._hooks.names, self.sizes, strict=True))
+        options, named = self.options, list(zip(self._hooks.names, self.sizes, self._hooks.devices, strict=True))
         return {
             p: [
                 make_projector(
-                    name, size, p, options.projection_seed, options.projection_kind, options.weighting, self.device
+                    name, size, p, options.projection_seed, options.projection_kind, options.weighting, device
                 )
-                for name, size in named
+                for name, size, device in named
             ]
             for p in self.graph.proportions
         }
@@ -112,9 +112,14 @@ class GradientPass:
 
     @property
     def memory_bytes(self) -> int:
-        """What may be held on the device beside the model."""
+        """What may be held on the device beside the model, or on each of several."""
         allowed = self.options.memory_bytes
-        return free_bytes(self.device, "most") if allowed is None else allowed
+        return least_free_bytes(self._devices, "most") if allowed is None else allowed
+
+    @property
+    def _devices(self) -> list[torch.device]:
+        """Those of the model's weights."""
+        return devices_of(self._hooks.model)
 
     @property
     def planned_with(self) -> PassOptions:
@@ -153,7 +158,7 @@ class GradientPass:
             self.report.pairs = sum(len(self.request.pairs[setting]) for setting in self.request.settings)
             self._report_noise()
         self.report.seconds = self.clock() - started
-        self.report.peak_memory_bytes = peak_bytes(self.device)
+        self.report.peak_memory_bytes = most_peak_bytes(self._devices)
         return self._result(results)
 
     def _result(self, results: Results) -> PassResult:

@@ -40,9 +40,9 @@ def pair_blocks(
     wanted = [meeting.setting in request.products for meeting in meetings]
     products = _of_wanted(meetings, wanted, (components,), partial(held.products, streamed))
     under_projections = {}
-    for proportion, projected in held.projected.items():
+    for proportion in held.layout.projectors:
         wanted = [proportion in request.projections.get(meeting.setting, ()) for meeting in meetings]
-        take_products = partial(projected.products, streamed.projected[proportion])
+        take_products = partial(held.projected_products, proportion, streamed)
         under_projections[proportion] = _of_wanted(meetings, wanted, (3,), take_products)
     products_under = {}
     for name, under in preconditioned.items():

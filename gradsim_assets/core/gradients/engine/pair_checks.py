@@ -19,6 +19,7 @@ from gradsim_assets.core.sample_gradients.preconditioning import Preconditioner,
 from gradsim_assets.core.sample_gradients.projected_gradients import cosines
 from gradsim_assets.core.sample_gradients.projections import Projector, projected_by_entry
 from gradsim_assets.core.sample_gradients.reference import NOISE_SLACK, PlainAutograd, noise_slack, norm
+from gradsim_assets.core.sample_gradients.several_devices import gathered
 from gradsim_assets.core.seeds import stable_seed
 
 #: (setting, row of its output)
@@ -195,10 +196,8 @@ class PairChecks:
         return self._wrong(row, errors, [number for number in doubtful if number not in noisy], f"{name} ")
 
     def _whitening(self, preconditioner: Preconditioner) -> Whiten:
-        device = self._plain.device
-
         def whiten(number: int, gradient: torch.Tensor) -> torch.Tensor:
-            w = preconditioner.of(self._names[number]).to(device, torch.float64)
+            w = preconditioner.of(self._names[number]).to(gradient.device, torch.float64)
             return w.whiten(gradient[None].double())[0]
 
         return whiten
@@ -327,7 +326,7 @@ def plain_products(
             if whiten is not None:
                 first, second = ([whiten(n, g) for n, g in zip(group, own, strict=True)] for own in (first, second))
             products = [_products(a, b) for a, b in zip(first, second, strict=True)]
-            out[row][:, columns] = torch.stack(products, 1).cpu().numpy()  # one wait for the device
+            out[row][:, columns] = gathered(products).cpu().numpy()  # one wait for the device
     return out
 
 
@@ -344,7 +343,8 @@ def plain_projected_cosines(
         for number, one, other in zip(group, *both, strict=True):
             for place, of_components in enumerate(projectors):
                 projector = of_components[number]
-                terms[:, place] += _products(*(projected_by_entry(projector, x.reshape(-1)) for x in (one, other)))
+                products = _products(*(projected_by_entry(projector, x.reshape(-1)) for x in (one, other)))
+                terms[:, place] += products.to(terms.device)
     with np.errstate(invalid="ignore", divide="ignore"):
         return _cosine(terms.cpu().numpy())
 

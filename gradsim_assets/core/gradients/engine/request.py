@@ -185,7 +185,9 @@ class PassReport:
     computing_seconds: float = 0.0
     predicted_seconds: float = 0.0
     predicted_by: str = ""
+    #: Of the device where it was highest, of so many that the model is spread over.
     peak_memory_bytes: int = 0
+    devices: int = 1
     #: What was recomputed by plain autograd, and the error that was allowed.
     checks: CheckReport = field(default_factory=CheckReport)
     tolerance: float = 0.0

@@ -17,6 +17,7 @@ from gradsim_assets.core.files import whole_file, write_whole
 from gradsim_assets.core.gradients.engine.planning.plan import Plan
 from gradsim_assets.core.gradients.engine.request import CheckReport, Losses, PassOptions, PassRequest
 from gradsim_assets.core.room import room_in
+from gradsim_assets.core.sample_gradients.several_devices import devices_of
 
 #: Numbers of a weight that are read at a time.
 _CHUNK = 2**22
@@ -47,6 +48,8 @@ def fingerprint(
         add(name, list(parameter.shape), str(parameter.dtype), parameter.requires_grad, _sums(parameter))
     for name, buffer in model.named_buffers():
         add(name, list(buffer.shape), str(buffer.dtype), _sums(buffer))
+    if len(devices_of(model)) > 1:  # a plan is one for these devices
+        add([str(parameter.device) for parameter in model.parameters()])
     for samples in [request.originals, *(request.variants[s] for s in sorted(request.variants))]:
         for sample in samples:
             add(sample.id)

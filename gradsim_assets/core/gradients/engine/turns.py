@@ -172,6 +172,7 @@ def _together(reports: Sequence[PassReport], note: str) -> PassReport:
         predicted_seconds=sum(report.predicted_seconds for report in reports),
         predicted_by=reports[0].predicted_by,
         peak_memory_bytes=max(report.peak_memory_bytes for report in reports),
+        devices=reports[0].devices,
         checks=checks,
         tolerance=max(report.tolerance for report in reports),
         verification_seconds=sum(report.verification_seconds for report in reports),

@@ -18,6 +18,7 @@ from gradsim_assets.core.sample_gradients.padded_batch import PaddedBatch
 from gradsim_assets.core.sample_gradients.precision import Arithmetic, matmul_precision
 from gradsim_assets.core.sample_gradients.quantised_linear import how_quantised, quantised_layers
 from gradsim_assets.core.sample_gradients.reference import Take, length, noise_slack, norm
+from gradsim_assets.core.sample_gradients.several_devices import gathered
 
 #: Tokens of the samples that hooks are verified on: this share of all tokens of a pass, or so many where that is less.
 VERIFIED_SHARE, VERIFIED_TOKENS = 0.01, 128
@@ -34,7 +35,7 @@ class Collected:
     """A sink that keeps the gradients of a batch."""
 
     def __init__(self, hooks: GradientHooks) -> None:
-        self._shapes, self._dtype, self._device = hooks.shapes, hooks.dtype, hooks.device
+        self._shapes, self._dtype, self._devices = hooks.shapes, hooks.dtype, hooks.devices
         #: By component; of every sample.
         self._summands: dict[int, list[Factors | torch.Tensor]] = {}
 
@@ -58,11 +59,11 @@ class Collected:
         except RuntimeError as error:
             if ran_out(error):
                 raise
-            return torch.tensor(math.inf, dtype=torch.float64, device=self._device)
+            return torch.tensor(math.inf, dtype=torch.float64, device=exact.device)
 
     def gradient(self, component: int, sample: int) -> torch.Tensor:
         """A component's gradient, formed; zero if there was no summand."""
-        out = torch.zeros(1, *self._shapes[component], dtype=self._dtype, device=self._device)
+        out = torch.zeros(1, *self._shapes[component], dtype=self._dtype, device=self._devices[component])
         for summand in self._summands.get(component, []):
             if isinstance(summand, Factors):
                 summand.of_sample(sample).add_to(out, fresh=False)
@@ -139,7 +140,7 @@ class Verification:
         except MemoryError as error:
             self.note(f"gradients are not held against float64 over the dequantised base: {error}")
             return
-        lengths, off = torch.stack(sizes, 1)
+        lengths, off = gathered(sizes)
         seen = lengths > ZERO * torch.linalg.vector_norm(lengths)
         self.dequantised_error = float((off[seen] / lengths[seen]).max()) if bool(seen.any()) else 0.0
         if self.plain.arithmetic == self.plain.arithmetic.strict and not self.dequantised_error <= DEQUANTISED:
@@ -363,7 +364,7 @@ class Verification:
         self, sample: EncodedSample, numbers: Sequence[int], on_device: Sequence[torch.Tensor]
     ) -> tuple[dict[int, float], dict[int, float]]:
         """Lengths of exact gradients, and of what they differ by, of the components `numbers`: one wait for the device."""
-        lengths, off = torch.stack(list(on_device), 1).tolist() if numbers else ([], [])
+        lengths, off = gathered(on_device).tolist() if numbers else ([], [])
         for number, one in zip(numbers, lengths, strict=True):
             if not math.isfinite(one):
                 raise ArithmeticError(

@@ -25,7 +25,7 @@ def kept_originals(
     worth = []
     for original, blocks_meeting in times.items():
         lengths = memory.graph.originals[original]
-        size = memory.held_bytes(lengths)
+        size = memory.stored_bytes(lengths)
         fetching = size / rate
         saved = (blocks_meeting - 1) * (computing_seconds(memory, lengths) - fetching) - fetching
         if saved > 0:

@@ -74,6 +74,34 @@ class MemoryModel:
                     self.numbers_per_token += numbers
         self.readers = max(readers.values(), default=0)
 
+    @classmethod
+    def of(
+        cls,
+        shape: ModelShape,
+        graph: PassGraph,
+        factored: frozenset[int],
+        profile: DeviceProfile,
+        keep_preconditioners: bool = True,
+        checkpoint_beyond: int | None = None,
+    ) -> "MemoryModel":
+        """The sizes on one device, or those on the fullest of several that the model is spread over."""
+        made = SpreadMemoryModel if shape.devices else cls
+        return made(shape, graph, factored, profile, keep_preconditioners, checkpoint_beyond)
+
+    @property
+    def sample_bytes(self) -> int:
+        """Bytes that a held gradient takes whatever its length."""
+        return (self.formed_numbers + self.projected_numbers) * self.shape.number_bytes
+
+    @property
+    def token_bytes(self) -> int:
+        """Bytes that a held gradient takes for every token, labelled as it may be."""
+        return (self.numbers_per_token + self.numbers_per_labelled_token) * self.shape.activation_number_bytes
+
+    def stored_bytes(self, lengths: Lengths) -> int:
+        """Bytes of one held gradient, wherever it is held."""
+        return self.held_bytes(lengths)
+
     def held_bytes(self, lengths: Lengths) -> int:
         """Bytes of one held gradient."""
         return self.room_bytes([[lengths]])
@@ -86,9 +114,8 @@ class MemoryModel:
         """Bytes of the held gradients of samples that go through in these batches."""
         shapes = [BatchShape(*zip(*batch, strict=True)) for batch in batches]
         room = Room.of(shapes, self.profile.row_multiple)
-        numbers = (self.formed_numbers + self.projected_numbers) * self.shape.number_bytes
         factors = self.numbers_per_token * room.rows + self.numbers_per_labelled_token * room.labelled_rows
-        return numbers * room.samples + factors * self.shape.activation_number_bytes
+        return self.sample_bytes * room.samples + factors * self.shape.activation_number_bytes
 
     def passing_bytes(self, tokens: int, longest: int, labelled: int) -> int:
         """Bytes of a batch on its way through the model; `tokens` and `labelled` of them are padded."""
@@ -145,16 +172,96 @@ class MemoryModel:
         longest = self.graph.longest if longest is None else longest
         tokens = max(longest, batch_tokens)
         rows = max(longest, min(tile * longest, tile_tokens))
-        numbers = tile * (self.formed_numbers + self.projected_numbers) * self.shape.number_bytes
-        factors = (self.numbers_per_token + self.numbers_per_labelled_token) * padded(rows, self.profile.row_multiple)
-        streamed = numbers + factors * self.shape.activation_number_bytes
+        streamed = tile * self.sample_bytes + self.token_bytes * padded(rows, self.profile.row_multiple)
         most = max(self.most_passing_bytes(tokens, longest), self.product_bytes(longest))
         return streamed + most + self.kept_bytes
+
+    def needs(
+        self,
+        held: Sequence[Sequence[Lengths]],
+        computed: Sequence[Sequence[Sequence[Lengths]]],
+        fetched: Sequence[Sequence[Sequence[Lengths]]],
+        longest: int,
+    ) -> tuple[int, int]:
+        """Bytes that a block holds, and those that it works in: batches of variants, and tiles of batches of originals.
+
+        Those that are `fetched` do not go through the model. `longest` is the number of tokens of the longest sample of all.
+        """
+        passing = [
+            self.passing_bytes(len(batch) * batch[0][0], batch[0][0], len(batch) * max(n for _, n in batch))
+            for batch in [*held, *(batch for tile in computed for batch in tile)]
+        ]
+        tile = max(map(self.room_bytes, [*computed, *fetched]))
+        at_once = max(*passing, self.product_bytes(longest))
+        return self.room_bytes(held), tile + at_once + self.kept_bytes
 
     def least_bytes(self) -> int:
         """Bytes for one variant and one original at a time, whichever they are."""
         variants = [lengths for of_setting in self.graph.variants.values() for lengths in of_setting.values()]
         return self.working_bytes(1, 0, 0) + max(map(self.held_bytes, variants), default=0)
+
+
+class SpreadMemoryModel(MemoryModel):
+    """As `MemoryModel`, of a model on several devices: every size is that of the device which takes most."""
+
+    def __init__(
+        self,
+        shape: ModelShape,
+        graph: PassGraph,
+        factored: frozenset[int],
+        profile: DeviceProfile,
+        keep_preconditioners: bool = True,
+        checkpoint_beyond: int | None = None,
+    ) -> None:
+        super().__init__(shape, graph, factored, profile, keep_preconditioners, checkpoint_beyond)
+        self._parts = []
+        for part, numbers in shape.on_each():
+            own = frozenset(place for place, number in enumerate(numbers) if number in factored)
+            self._parts.append(MemoryModel(part, graph, own, profile, keep_preconditioners, checkpoint_beyond))
+
+    @property
+    def sample_bytes(self) -> int:
+        return max(part.sample_bytes for part in self._parts)
+
+    @property
+    def token_bytes(self) -> int:
+        return max(part.token_bytes for part in self._parts)
+
+    def stored_bytes(self, lengths: Lengths) -> int:
+        return sum(part.stored_bytes(lengths) for part in self._parts)
+
+    def room_bytes(self, batches: Sequence[Sequence[Lengths]]) -> int:
+        return max(part.room_bytes(batches) for part in self._parts)
+
+    def passing_bytes(self, tokens: int, longest: int, labelled: int) -> int:
+        return max(part.passing_bytes(tokens, longest, labelled) for part in self._parts)
+
+    @property
+    def kept_bytes(self) -> int:
+        return max(part.kept_bytes for part in self._parts)
+
+    def product_bytes(self, longest: int) -> int:
+        return max(part.product_bytes(longest) for part in self._parts)
+
+    def working_bytes(self, tile: int, tile_tokens: int, batch_tokens: int, longest: int | None = None) -> int:
+        return max(part.working_bytes(tile, tile_tokens, batch_tokens, longest) for part in self._parts)
+
+    def needs(
+        self,
+        held: Sequence[Sequence[Lengths]],
+        computed: Sequence[Sequence[Sequence[Lengths]]],
+        fetched: Sequence[Sequence[Sequence[Lengths]]],
+        longest: int,
+    ) -> tuple[int, int]:
+        return max((part.needs(held, computed, fetched, longest) for part in self._parts), key=sum)
+
+    def least_bytes(self) -> int:
+        return max(part.least_bytes() for part in self._parts)
+
+
+def most_preconditioner_bytes(shape: ModelShape, graph: PassGraph) -> int:
+    """Bytes of the preconditioners on the device that has most of them."""
+    return max(preconditioner_bytes(part, graph) for part, _ in shape.on_each())
 
 
 def preconditioner_bytes(shape: ModelShape, graph: PassGraph) -> int:

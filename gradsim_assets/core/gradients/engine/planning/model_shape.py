@@ -1,7 +1,7 @@
 """What a pass costs per token, read off a model: sizes of factors, who shares an input, memory of activations."""
 
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
@@ -11,6 +11,7 @@ import torch
 
 from gradsim_assets.core.sample_gradients.factor_stacks import stackable_calls
 from gradsim_assets.core.sample_gradients.gradient_hooks import GradientHooks
+from gradsim_assets.core.sample_gradients.pieces import Named, UnspreadableError, balanced, bytes_of, pieces_of
 from gradsim_assets.core.sample_gradients.precision import wide
 from gradsim_assets.core.sample_gradients.quantised_linear import QuantisedLinear, quantised_layers
 
@@ -40,6 +41,8 @@ class ComponentShape:
     shape: tuple[int, ...]
     #: The summands of its gradient; none where it cannot be factored.
     factors: tuple[FactorShape, ...]
+    #: The piece of the model that it belongs to (see `ModelShape.pieces`).
+    piece: int = 0
 
     @property
     def size(self) -> int:
@@ -61,6 +64,16 @@ class ActivationShape:
         """Those of a batch of `tokens` tokens with samples of up to `longest`."""
         return self.linear * tokens + self.quadratic * tokens * longest
 
+    def times(self, factor: float) -> "ActivationShape":
+        """So many times these."""
+        return ActivationShape(factor * self.linear, factor * self.quadratic)
+
+    def plus(self, *others: "ActivationShape") -> "ActivationShape":
+        """These and others; never less than nothing, for all of them are fitted."""
+        linear = self.linear + sum(one.linear for one in others)
+        quadratic = self.quadratic + sum(one.quadratic for one in others)
+        return ActivationShape(max(0.0, linear), max(0.0, quadratic))
+
 
 @dataclass(frozen=True)
 class CheckpointedShape:
@@ -70,6 +83,16 @@ class CheckpointedShape:
     between: ActivationShape
     #: Of the largest block, while it is gone through on the way back.
     block: ActivationShape
+
+
+@dataclass(frozen=True)
+class PieceShape:
+    """A piece of the model that stays whole, on one device."""
+
+    #: Of its weights, trainable or not.
+    weight_bytes: int
+    #: What it keeps of a sample where all activations are kept.
+    activations: ActivationShape
 
 
 @dataclass(frozen=True)
@@ -94,6 +117,69 @@ class ModelShape:
     other_products: int = 0
     #: Bytes of the largest quantised weight while it is used.
     dequantised_bytes: int = 0
+    #: What comes before the blocks, every block, what comes behind them; none where the model cannot be cut up.
+    pieces: tuple[PieceShape, ...] = ()
+    #: The device of each piece; none where all is on one.
+    devices: tuple[int, ...] = ()
+    #: The piece that makes logits.
+    head: int = 0
+
+    def spread(self, devices: int) -> "ModelShape":
+        """The shape of the same model over several devices, as `spread_over` puts it there.
+
+        Raises:
+            UnspreadableError: the model cannot be cut up.
+        """
+        if devices > 1 and not self.pieces:
+            raise UnspreadableError("its layers cannot be told apart")
+        places = balanced([piece.weight_bytes for piece in self.pieces], devices) if devices > 1 else []
+        return replace(self, devices=tuple(places) if len(set(places)) > 1 else ())
+
+    @property
+    def device_count(self) -> int:
+        """How many devices the model is on."""
+        return len(set(self.devices)) or 1
+
+    @property
+    def most_model_bytes(self) -> int:
+        """Bytes of the parameters on the device that has most of them."""
+        if not self.devices:
+            return self.model_bytes
+        of_device: Counter[int] = Counter()
+        for piece, device in zip(self.pieces, self.devices, strict=True):
+            of_device[device] += piece.weight_bytes
+        return max(of_device.values())
+
+    def on_each(self) -> "list[tuple[ModelShape, list[int]]]":
+        """What each device has of the model, as the shape of a model of its own, and the numbers of its components.
+
+        What stands between the blocks all the time is counted on every device: which it is on is not known.
+        """
+        if not self.devices:
+            return [(self, list(range(len(self.components))))]
+        return [self._on(device) for device in sorted(set(self.devices))]
+
+    def _on(self, device: int) -> "tuple[ModelShape, list[int]]":
+        own = [number for number, one in enumerate(self.components) if self.devices[one.piece] == device]
+        blocks = [piece for piece in range(1, len(self.pieces) - 1) if self.devices[piece] == device]
+        inside = [self.pieces[piece].activations for piece in range(1, len(self.pieces) - 1)]
+        rest = self.activations.plus(*(one.times(-1) for one in inside))
+        here = [self.pieces[piece].activations for piece in blocks]
+        checkpointed = self.checkpointed
+        if checkpointed is not None:
+            share = len(blocks) / len(inside)
+            between = rest.plus(checkpointed.between.times(share), rest.times(-share))
+            checkpointed = replace(checkpointed, between=between)
+        shape = replace(
+            self,
+            components=tuple(self.components[number] for number in own),
+            vocabulary=self.vocabulary if self.devices[self.head] == device else 0,
+            activations=rest.plus(*here),
+            checkpointed=checkpointed,
+            pieces=(),
+            devices=(),
+        )
+        return shape, own
 
     def only(self, numbers: Collection[int]) -> "ModelShape":
         """The shape where gradients are taken of some components alone; what then need not be kept is counted all the same."""
@@ -121,13 +207,15 @@ class ModelShape:
 
 def measure(hooks: GradientHooks) -> ModelShape:
     """The shape of a model with hooks, from short forward passes (which FakeTensorMode can do without memory)."""
-    activations, checkpointed = _activations(hooks)
+    activations, checkpointed, of_blocks = _activations(hooks)
+    pieces = _pieces(hooks.model)
+    of_piece = {id(p): number for number, piece in enumerate(pieces) for _, one in piece for p in one.parameters()}
     factors: dict[int, list[FactorShape]] = {}
     for call in stackable_calls(hooks):
         factors.setdefault(call.component, []).append(FactorShape(call.left, call.right, call.shared, call.labelled))
     return ModelShape(
         components=tuple(
-            ComponentShape(name, tuple(parameter.shape), tuple(factors.get(number, ())))
+            ComponentShape(name, tuple(parameter.shape), tuple(factors.get(number, ())), of_piece.get(id(parameter), 0))
             for number, (name, parameter) in enumerate(zip(hooks.names, hooks.parameters, strict=True))
         ),
         number_bytes=torch.empty((), dtype=wide(hooks.parameters[0].dtype)).element_size(),
@@ -142,7 +230,41 @@ def measure(hooks: GradientHooks) -> ModelShape:
         dequantised_bytes=max(
             (layer.used_bytes(hooks.parameters[0].dtype) for layer in quantised_layers(hooks.model)), default=0
         ),
+        pieces=tuple(
+            PieceShape(bytes_of(piece), own)
+            for piece, own in zip(pieces, _of_pieces(len(pieces), activations, of_blocks), strict=True)
+        ),
+        devices=_devices(pieces),
+        head=0 if hooks.head is None else of_piece.get(id(hooks.head.weight), 0),
     )
+
+
+def _pieces(model: torch.nn.Module) -> list[list[Named]]:
+    """The pieces of a model; none where it cannot be cut up."""
+    try:
+        return pieces_of(model)
+    except UnspreadableError:
+        return []
+
+
+def _of_pieces(
+    pieces: int, activations: ActivationShape, of_blocks: Sequence[ActivationShape] | None
+) -> list[ActivationShape]:
+    """What each piece keeps: blocks alone are known; where they were not measured, all is taken to be theirs."""
+    if not pieces:
+        return []
+    blocks = list(of_blocks) if of_blocks is not None else [activations.times(1 / (pieces - 2))] * (pieces - 2)
+    nothing = ActivationShape(0.0, 0.0)
+    return [nothing, *blocks, nothing]
+
+
+def _devices(pieces: Sequence[Sequence[Named]]) -> tuple[int, ...]:
+    """The number of each piece's device, in the order in which they are met; none where there is one."""
+    where: list[torch.device | None] = [
+        next((parameter.device for _, module in piece for parameter in module.parameters()), None) for piece in pieces
+    ]
+    numbers = {device: number for number, device in enumerate(dict.fromkeys(one for one in where if one is not None))}
+    return tuple(0 if one is None else numbers[one] for one in where) if len(numbers) > 1 else ()
 
 
 def _model_bytes(model: torch.nn.Module) -> int:
@@ -182,14 +304,16 @@ def _other_products(hooks: GradientHooks) -> int:
     return products
 
 
-def _activations(hooks: GradientHooks) -> tuple[ActivationShape, CheckpointedShape | None]:
-    """Measured where all are kept, and where those of the blocks are computed again."""
+def _activations(
+    hooks: GradientHooks,
+) -> tuple[ActivationShape, CheckpointedShape | None, list[ActivationShape] | None]:
+    """Measured where all are kept, and where those of the blocks are computed again; and those of every block."""
     lengths = [times * SHORT for times in (1, 2, 3)]
     try:
         with hooks.open():
             kept = [_KeptBytes(hooks, tokens) for tokens in lengths]
             if not hooks.plain.checkpointing.blocks:
-                return _fitted([one.all for one in kept]), None
+                return _fitted([one.all for one in kept]), None, None
             with hooks.plain.checkpointing.always():
                 between = [_KeptBytes(hooks, tokens).all for tokens in lengths]
     except Exception:
@@ -198,9 +322,11 @@ def _activations(hooks: GradientHooks) -> tuple[ActivationShape, CheckpointedSha
         # Routing by value and some kernels have no fake form (experts): twice what goes in and out of every matrix.
         shapes = [p.shape for use in hooks.uses for p in use.module.parameters(recurse=False) if p.dim() > 1]
         numbers = 2.0 * sum(sum(shape[-2:]) for shape in shapes)
-        return ActivationShape(numbers * hooks.parameters[0].element_size(), 0.0), None
+        return ActivationShape(numbers * hooks.parameters[0].element_size(), 0.0), None, None
     checkpointed = CheckpointedShape(_fitted(between), _fitted([one.largest_block for one in kept]))
-    return _fitted([one.all for one in kept]), checkpointed
+    blocks = range(len(hooks.plain.checkpointing.blocks))
+    of_blocks = [_fitted([one.of_blocks[block] for one in kept]) for block in blocks]
+    return _fitted([one.all for one in kept]), checkpointed, of_blocks
 
 
 def _is_fake(hooks: GradientHooks) -> bool:
@@ -264,7 +390,7 @@ class _KeptBytes:
         self._own |= {buffer.untyped_storage()._cdata for buffer in hooks.model.buffers()}
         #: Bytes by storage, and by the block that was the first to keep it.
         self._sizes: dict[int, int] = {}
-        self._of_blocks: Counter[int] = Counter()
+        self.of_blocks: Counter[int] = Counter()
         self._block: int | None = None
         #: Inputs that the hooks of a pass keep: while they live, nothing else gets their place, under which bytes are counted.
         self._inputs: list[torch.Tensor] = []
@@ -281,7 +407,7 @@ class _KeptBytes:
             del output
         self._inputs.clear()
         self.all = sum(self._sizes.values())
-        self.largest_block = max(self._of_blocks.values(), default=0)
+        self.largest_block = max(self.of_blocks.values(), default=0)
 
     def _enter(self, block: int | None, *called: object) -> None:
         self._block = block
@@ -291,7 +417,7 @@ class _KeptBytes:
         if storage._cdata not in self._own and storage._cdata not in self._sizes:
             self._sizes[storage._cdata] = storage.nbytes()
             if self._block is not None:
-                self._of_blocks[self._block] += storage.nbytes()
+                self.of_blocks[self._block] += storage.nbytes()
         # An output that its own node keeps with its graph is a cycle that no collector sees, and weights live on with it.
         return tensor.detach()
 

@@ -12,7 +12,11 @@ from gradsim_assets.core.gradients.engine.planning.batches import padded_batches
 from gradsim_assets.core.gradients.engine.planning.blocks import MemoryBudget, VariantGroup, make_blocks
 from gradsim_assets.core.gradients.engine.planning.cost_model import RESULT_BYTES, flop_per_token, work_of_pass
 from gradsim_assets.core.gradients.engine.planning.kept_originals import kept_originals
-from gradsim_assets.core.gradients.engine.planning.memory_model import MemoryModel, preconditioner_bytes
+from gradsim_assets.core.gradients.engine.planning.memory_model import (
+    MemoryModel,
+    most_preconditioner_bytes,
+    preconditioner_bytes,
+)
 from gradsim_assets.core.gradients.engine.planning.model_shape import ModelShape
 from gradsim_assets.core.gradients.engine.planning.pass_graph import Lengths, PassGraph, VariantKey, originals_of
 from gradsim_assets.core.gradients.engine.request import PassOptions
@@ -88,6 +92,8 @@ class Plan:
     fetches: int = 0
     #: Bytes that go to the host's memory or come from there.
     host_traffic: int = 0
+    #: How many devices the model is spread over: bytes are those of the fullest.
+    devices: int = 1
 
     @property
     def memory_bytes(self) -> int:
@@ -148,7 +154,7 @@ class Plan:
             f"{self.passes} backward passes ({self.passes / self.minimum_passes:.2f} x the minimum of "
             f"{self.minimum_passes}) over {self.tokens} tokens for {self.pairs} pairs, in {len(self.blocks)} blocks of "
             f"up to {max(map(len, self.blocks), default=0)} held variants; {form}; "
-            f"{self.memory_bytes / 2**30:.2f} GiB beside the model "
+            f"{self.memory_bytes / 2**30:.2f} GiB beside the model{on_fullest(self.devices)} "
             f"({self.held_bytes / 2**30:.2f} held, {self.working_bytes / 2**30:.2f} to work in), "
             f"{self.disk_bytes / 2**20:.0f} MiB of results; {self.flop / 1e12:.2f} TFLOP for the passes, "
             f"{self.forming_flop / 1e12:.2f} to form gradients and {self.pair_flop / 1e12:.2f} for their products."
@@ -174,6 +180,11 @@ class Plan:
         return f" Preconditioners of {self.preconditioner_bytes / 2**30:.2f} GiB {where}."
 
 
+def on_fullest(devices: int) -> str:
+    """What is said behind bytes of a device where the model is spread over several."""
+    return f" on the fullest of {devices} devices" if devices > 1 else ""
+
+
 def plan_pass(
     shape: ModelShape,
     graph: PassGraph,
@@ -188,10 +199,10 @@ def plan_pass(
     options = options or PassOptions()
     profile = options.profile or profile_of(options.device, shape.dtype, options.precision)
     choices = _choices_of_factors(shape, graph, options)
-    keep = preconditioner_bytes(shape, graph) <= KEPT_SHARE * memory_bytes
+    keep = most_preconditioner_bytes(shape, graph) <= KEPT_SHARE * memory_bytes
 
     def memories(beyonds: Iterable[int | None]) -> list[MemoryModel]:
-        return [MemoryModel(shape, graph, factored, profile, keep, one) for one in beyonds for factored in choices]
+        return [MemoryModel.of(shape, graph, factored, profile, keep, one) for one in beyonds for factored in choices]
 
     def planned_with(beyonds: Iterable[int | None]) -> list[tuple[_Planner, Plan]]:
         planners = [_Planner(memory, memory_bytes, options) for memory in memories(beyonds)]
@@ -205,8 +216,8 @@ def plan_pass(
         beyond = 0 if wanted == "auto" else wanted
         least = min(memory.least_bytes() for memory in memories([beyond]))
         raise TooLittleMemoryError(
-            f"the pass needs at least {least / 2**30:.2f} GiB beside the model for one pair of samples, but "
-            f"{memory_bytes / 2**30:.2f} GiB are allowed; raise the memory limit or shorten the longest samples."
+            f"the pass needs at least {least / 2**30:.2f} GiB beside the model{on_fullest(shape.device_count)} for one pair of "
+            f"samples, but {memory_bytes / 2**30:.2f} GiB are allowed; raise the memory limit or shorten the longest samples."
         )
     most = ABOUT_AS_CHEAP * min(plan.expected_seconds for _, plan in planned)
     best, plan = min(((q, p) for q, p in planned if p.expected_seconds <= most), key=lambda one: one[1].passes)
@@ -284,10 +295,9 @@ class _Planner:
     def _sizes(self) -> "_Sizes":
         batch_tokens = batch_tokens_within(self.memory, self.memory_bytes, self.options)
         share = self.memory_bytes * WORKING_SHARE
-        one = (self.memory.formed_numbers + self.memory.projected_numbers) * self.shape.number_bytes
-        token = self.memory.numbers_per_token + self.memory.numbers_per_labelled_token
+        one, token = self.memory.sample_bytes, self.memory.token_bytes
         tile = max(1, min(self.memory.profile.tile, len(self.graph.originals), int(share // max(1, one))))
-        tokens = int(share // max(1, token * self.shape.activation_number_bytes))
+        tokens = int(share // max(1, token))
         return _Sizes(self.options.tile or tile, max(batch_tokens, tokens), batch_tokens)
 
     def _costed(self, blocks: list[list[VariantKey]], sizes: "_Sizes") -> Plan:
@@ -315,6 +325,7 @@ class _Planner:
             preconditioner_bytes=preconditioner_bytes(self.shape, graph),
             preconditioners_kept=self.memory.keeps_preconditioners,
             checkpoint_beyond=self.memory.checkpoint_beyond,
+            devices=self.shape.device_count,
         )
         plan = replace(plan, kept=kept_originals(self.memory, blocks, originals_of(graph), self.options.host_bytes))
         flow = self._flow(plan)
@@ -332,7 +343,7 @@ class _Planner:
             forming_flop=work.forming_flop,
             pair_flop=work.product_flop,
             expected_seconds=work.seconds(self.memory.profile, flop_per_token(self.memory)),
-            host_bytes=sum(self.memory.held_bytes(graph.originals[name]) for name in plan.kept),
+            host_bytes=sum(self.memory.stored_bytes(graph.originals[name]) for name in plan.kept),
             fetches=flow.fetches,
             host_traffic=flow.host_traffic,
         )
@@ -352,25 +363,18 @@ class _Planner:
             flow.passing.extend(variants + originals)
             flow.batches += len(plan.batches([n for n, _ in variants])) + len(plan.batches([n for n, _ in originals]))
             flow.fetches += len(fetched)
-            flow.host_traffic += sum(self.memory.held_bytes(graph.originals[name]) for name in kept)
+            flow.host_traffic += sum(self.memory.stored_bytes(graph.originals[name]) for name in kept)
         return flow
 
     def _needs(
         self, plan: Plan, variants: list[Lengths], originals: list[Lengths], fetched: list[Lengths]
     ) -> tuple[int, int]:
         """Bytes that a block holds, and those that it works in."""
-        memory = self.memory
         computed = [[originals[part] for part in tile] for tile in plan.tiles([n for n, _ in originals])]
         come = [[fetched[part] for part in tile] for tile in plan.tiles_of_fetched([n for n, _ in fetched])]
         held = [variants[part] for part in plan.batches([n for n, _ in variants])]
-        passing = [
-            memory.passing_bytes(len(batch) * batch[0][0], batch[0][0], len(batch) * max(n for _, n in batch))
-            for batch in [*held, *(batch for tile in computed for batch in tile)]
-        ]
         longest = max(n for n, _ in [variants[0], *originals[:1], *fetched[:1]])
-        tile = max(map(memory.room_bytes, [*computed, *come]))
-        at_once = max(*passing, memory.product_bytes(longest))
-        return memory.room_bytes(held), tile + at_once + memory.kept_bytes
+        return self.memory.needs(held, computed, come, longest)
 
 
 def _results(graph: PassGraph) -> int:
