@@ -130,19 +130,10 @@ def least(shape: ModelShape, tokens: int, **options: Any) -> float:
 def spread_table() -> None:
     """Llama3-70B in bf16 over GPUs of 80 GB: what the fullest of them takes for samples of LIMA's lengths, to the longest."""
     import torch
-    from transformers import LlamaConfig
 
-    shape = shape_of_config(
-        LlamaConfig(
-            vocab_size=128256,
-            hidden_size=8192,
-            intermediate_size=28672,
-            num_hidden_layers=80,
-            num_attention_heads=64,
-            num_key_value_heads=8,
-        ),
-        torch.bfloat16,
-    )
+    from gradsim_assets_tests.support.engine_cases import llama3_70b
+
+    shape = shape_of_config(llama3_70b(), torch.bfloat16)
     ids, options = range(len(LIMA_QUANTILES)), PassOptions(device="cuda")
     lengths = dict.fromkeys(("original", *SETTINGS), np.array(LIMA_QUANTILES))
     pairs = [(one, (one + step) % len(ids)) for one in ids for step in range(CANDIDATES)]

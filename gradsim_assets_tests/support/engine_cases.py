@@ -17,6 +17,18 @@ CONFIGS = {
 }
 
 
+def llama3_70b() -> LlamaConfig:
+    """The shape of Llama3-70B, which no GPU holds alone."""
+    return LlamaConfig(
+        vocab_size=128256,
+        hidden_size=8192,
+        intermediate_size=28672,
+        num_hidden_layers=80,
+        num_attention_heads=64,
+        num_key_value_heads=8,
+    )
+
+
 def brute_force(model, encoded):
     """{name: gradient} in float64, by the loss that Hugging Face defines, spelled out."""
     model = model.double()

@@ -54,23 +54,18 @@ class Search:
         faiss, count = self._faiss, len(self.ids)
         if count <= LISTS_BEYOND:
             index = faiss.index_factory(dimension, "SQfp16", faiss.METRIC_INNER_PRODUCT)
-            for part in parts():
-                index.add(part)
-            return self._written(index, cache)
-        lists = int(LISTS_PER_ROOT * count**0.5)
-        index = faiss.index_factory(dimension, f"IVF{lists},SQfp16", faiss.METRIC_INNER_PRODUCT)
-        index.nprobe = max(1, lists // SEARCHED_SHARE)
-        step = max(1, count // (TRAINED_ON * lists))
-        index.train(np.concatenate([part[::step] for part in parts()]))
+        else:
+            lists = int(LISTS_PER_ROOT * count**0.5)
+            index = faiss.index_factory(dimension, f"IVF{lists},SQfp16", faiss.METRIC_INNER_PRODUCT)
+            index.nprobe = max(1, lists // SEARCHED_SHARE)
+            step = max(1, count // (TRAINED_ON * lists))
+            index.train(np.concatenate([part[::step] for part in parts()]))
         for part in parts():
             index.add(part)
-        return self._written(index, cache)
-
-    def _written(self, index: Any, cache: Path | None) -> Any:
         if cache:
             cache.parent.mkdir(parents=True, exist_ok=True)
             with whole_file(cache) as unfinished:
-                self._faiss.write_index(index, str(unfinished))
+                faiss.write_index(index, str(unfinished))
         return index
 
     def best(self, queries: np.ndarray, k: int) -> list[list[tuple[str, float]]]:

@@ -66,6 +66,12 @@ def graph_of(samples, pairs, proportions=()):
     )
 
 
+def lima_graph():
+    """Samples of LIMA's lengths to the longest, each with five candidates."""
+    samples = {f"lima_{i}": (n, int(n * 0.85)) for i, n in enumerate(QUANTILES)}
+    return graph_of(samples, [(f"lima_{i}", f"lima_{(i + j) % 21}") for i in range(21) for j in range(5)])
+
+
 def test_factors_of_the_billion_parameter_model_have_the_known_size(billion):
     # Per token and layer: 6 x 2048 around attention (q, k and v share their input), 2048 + 3 x 8192 + 2048 in the MLP.
     graph = graph_of(*lima_like(20))
@@ -309,8 +315,7 @@ LARGE = {
 @pytest.mark.parametrize("name", LARGE)
 def test_seven_to_eight_billion_parameters_fit_an_h100_with_the_longest_sample(name):
     shape = shape_of_config(LARGE[name], torch.bfloat16)
-    samples = {f"lima_{i}": (n, int(n * 0.85)) for i, n in enumerate(QUANTILES)}
-    graph = graph_of(samples, [(f"lima_{i}", f"lima_{(i + j) % 21}") for i in range(21) for j in range(5)])
+    graph = lima_graph()
     free = int(0.85 * (79.1 * 2**30 - shape.model_bytes))  # of what an H100 has, what a run takes
     plan = plan_pass(shape, graph, free, PassOptions(device="cuda"))
     assert plan.memory_bytes <= free

@@ -33,8 +33,8 @@ from gradsim_assets.core.tracing.held_originals import HeldOriginals
 from gradsim_assets.resources.compute import Compute
 from gradsim_assets_tests.core.curvature.test_preconditioned_products import computed
 from gradsim_assets_tests.core.gradients.test_gradient_pass import assert_same, limited
-from gradsim_assets_tests.core.gradients.test_plan import QUANTILES, graph_of
-from gradsim_assets_tests.support.engine_cases import SETTINGS, small_request, too_little
+from gradsim_assets_tests.core.gradients.test_plan import lima_graph
+from gradsim_assets_tests.support.engine_cases import SETTINGS, llama3_70b, small_request, too_little
 from gradsim_assets_tests.support.simulated_devices import MixedDevicesError, simulated_devices
 
 #: Products of projections are summed up in pieces of fp32, which end where a device's components do.
@@ -249,30 +249,14 @@ def test_what_is_planned_to_be_held_is_held_on_the_fullest_device():
     assert min(sizes.values()) > 0.3 * max(sizes.values())
 
 
-#: Llama3-70B's.
-SEVENTY_BILLION = LlamaConfig(
-    vocab_size=128256,
-    hidden_size=8192,
-    intermediate_size=28672,
-    num_hidden_layers=80,
-    num_attention_heads=64,
-    num_key_value_heads=8,
-)
-
-
 @pytest.fixture(scope="module")
 def seventy_billion():
-    return shape_of_config(SEVENTY_BILLION, torch.bfloat16)
+    return shape_of_config(llama3_70b(), torch.bfloat16)
 
 
 def beside(shape):
     """Bytes of an H100 that a run takes beside the weights on the device that has most of them."""
     return allowed_of(int(79.1 * 2**30) - shape.most_model_bytes, "cuda", "most")
-
-
-def lima_graph():
-    samples = {f"lima_{i}": (n, int(n * 0.85)) for i, n in enumerate(QUANTILES)}
-    return graph_of(samples, [(f"lima_{i}", f"lima_{(i + j) % 21}") for i in range(21) for j in range(5)])
 
 
 def test_seventy_billion_parameters_over_eight_h100_fit_with_the_longest_sample(seventy_billion):

@@ -14,7 +14,7 @@ from gradsim_assets.core.gradients.engine import (
     shape_of_config,
 )
 from gradsim_assets.core.gradients.engine.planning.plan import TooLittleMemoryError, plan_pass
-from gradsim_assets_tests.core.gradients.test_plan import QUANTILES, graph_of
+from gradsim_assets_tests.core.gradients.test_plan import lima_graph
 from gradsim_assets_tests.support.engine_cases import SETTINGS, small_request, tiny, too_little
 
 #: Rounding of fp32, of products relative to the lengths of both gradients; tiles and batches are others in turns.
@@ -136,8 +136,7 @@ LARGE = {
 def test_what_an_h100_has_no_room_for_at_a_time_fits_in_turns(name):
     config, dtype = LARGE[name]
     shape = shape_of_config(config, dtype)
-    samples = {f"lima_{i}": (n, int(n * 0.85)) for i, n in enumerate(QUANTILES)}
-    graph = graph_of(samples, [(f"lima_{i}", f"lima_{(i + j) % 21}") for i in range(21) for j in range(5)])
+    graph = lima_graph()
     free = int(0.85 * (79.1 * 2**30 - shape.model_bytes))
     options = PassOptions(device="cuda")
     with pytest.raises(TooLittleMemoryError):

@@ -19,7 +19,7 @@ from gradsim_assets.resources import model_hub
 from gradsim_assets.resources.model_hub import ModelHub
 from gradsim_assets_tests.core.gradients.test_gradient_pass import assert_same
 from gradsim_assets_tests.support.adapters import save_adapter
-from gradsim_assets_tests.support.engine_cases import small_request
+from gradsim_assets_tests.support.engine_cases import llama3_70b, small_request
 from gradsim_assets_tests.support.simulated_devices import simulated_devices
 from gradsim_assets_tests.support.tiny_models import save_tiny_model
 
@@ -76,17 +76,8 @@ def test_the_fullest_device_has_least_of_all_ways():
 
 
 def test_seventy_billion_parameters_are_shared_out_evenly():
-    config = LlamaConfig(
-        vocab_size=128256,
-        hidden_size=8192,
-        intermediate_size=28672,
-        num_hidden_layers=80,
-        num_attention_heads=64,
-        num_key_value_heads=8,
-        dtype=torch.bfloat16,
-    )
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+        model = AutoModelForCausalLM.from_config(llama3_70b(), dtype=torch.bfloat16)
     sizes = [bytes_of(piece) for piece in pieces_of(model)]
     of_device = [0] * 8
     for size, device in zip(sizes, balanced(sizes, 8), strict=True):

@@ -43,12 +43,18 @@ def explored(
     columns: pl.DataFrame | None,
 ) -> Explored:
     """The variants that are named of every setting, in the order of its tables."""
+    shown = {setting: results.of(names[setting]) for setting, results in settings.items()}
     found = {
-        setting: _explorer(results.of(names[setting]), results, parameters) for setting, results in settings.items()
+        setting: {
+            **_explorer(shown[setting], parameters),
+            "of": len(_variants(results)),
+            "products": results.products,
+        }
+        for setting, results in settings.items()
     }
-    texts = _texts(found, settings, originals)
+    texts = _texts(found, shown, originals)
     known = groups.sample_columns(columns, {name for part in found.values() for name in part["variants"]})
-    return Explored({"settings": found, "tokens": _tokens(settings, found, texts), **known}, texts)
+    return Explored({"settings": found, "tokens": _tokens(shown, texts), **known}, texts)
 
 
 def listed(results: SettingResults, most: int = MOST_SIMILARITIES) -> list[str]:
@@ -93,9 +99,9 @@ def _holds(text: str) -> pl.Expr:
     return pl.col("messages").list.eval(content.str.contains(text, literal=True)).list.any()
 
 
-def _explorer(results: SettingResults, whole: SettingResults, parameters: pl.DataFrame | None) -> dict[str, Any]:
+def _explorer(results: SettingResults, parameters: pl.DataFrame | None) -> dict[str, Any]:
     best = results.retrieval.filter(method="best_component")["component"].to_list()
-    found = explorer.explorer(
+    return explorer.explorer(
         results.similarity,
         results.bm25,
         results.self_similarity,
@@ -103,7 +109,6 @@ def _explorer(results: SettingResults, whole: SettingResults, parameters: pl.Dat
         parameters,
         results.variants,
     )
-    return {**found, "of": len(_variants(whole)), "products": whole.products}
 
 
 def _texts(
@@ -119,15 +124,10 @@ def _texts(
     }
 
 
-def _tokens(
-    settings: Mapping[str, SettingResults], found: Mapping[str, dict[str, Any]], texts: Mapping[str, Any]
-) -> dict[str, Any]:
+def _tokens(settings: Mapping[str, SettingResults], texts: Mapping[str, Any]) -> dict[str, Any]:
     """By setting what tokens make up of products, where that was asked for."""
-    tables = {
-        setting: results.of(found[setting]["variants"]).token_attribution for setting, results in settings.items()
-    }
     return {
-        setting: tokens.tokens(table, texts["variants"][setting], texts["originals"])
-        for setting, table in tables.items()
-        if table is not None
+        setting: tokens.tokens(results.token_attribution, texts["variants"][setting], texts["originals"])
+        for setting, results in settings.items()
+        if results.token_attribution is not None
     }

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from gradsim_assets.core.gradients.engine.planning.model_shape import ModelShape
 from gradsim_assets.core.gradients.engine.planning.pass_graph import Lengths, PassGraph
@@ -26,31 +27,29 @@ PROJECTED_AT_ONCE = 3
 ID_BYTES = 8
 
 
+@dataclass(eq=False)
 class MemoryModel:
     """Sizes of what a pass holds where `factored` components are held as factors and the others formed.
 
     Batches of more padded tokens than `checkpoint_beyond` have activations computed again; None: no batch.
     """
 
-    def __init__(
-        self,
-        shape: ModelShape,
-        graph: PassGraph,
-        factored: frozenset[int],
-        profile: DeviceProfile,
-        keep_preconditioners: bool = True,
-        checkpoint_beyond: int | None = None,
-    ) -> None:
-        self.keeps_preconditioners = keep_preconditioners
-        self.shape, self.graph, self.factored, self.profile = shape, graph, factored, profile
-        self.checkpoint_beyond = checkpoint_beyond
+    shape: ModelShape
+    graph: PassGraph
+    factored: frozenset[int]
+    profile: DeviceProfile
+    keeps_preconditioners: bool = True
+    checkpoint_beyond: int | None = None
+
+    def __post_init__(self) -> None:
+        shape = self.shape
         #: Numbers of one gradient's formed components.
         self.formed_numbers = sum(
-            whole_pieces(c.size) for number, c in enumerate(shape.components) if number not in factored
+            whole_pieces(c.size) for number, c in enumerate(shape.components) if number not in self.factored
         )
         #: Numbers of one gradient's projections.
         self.projected_numbers = sum(
-            projected_dimension(component.size, p) for p in graph.proportions for component in shape.components
+            projected_dimension(component.size, p) for p in self.graph.proportions for component in shape.components
         )
         #: Numbers that factors take for every token, and those of the head for every labelled token.
         self.numbers_per_token = 0
@@ -81,12 +80,12 @@ class MemoryModel:
         graph: PassGraph,
         factored: frozenset[int],
         profile: DeviceProfile,
-        keep_preconditioners: bool = True,
+        keeps_preconditioners: bool = True,
         checkpoint_beyond: int | None = None,
     ) -> "MemoryModel":
         """The sizes on one device, or those on the fullest of several that the model is spread over."""
         made = SpreadMemoryModel if shape.devices else cls
-        return made(shape, graph, factored, profile, keep_preconditioners, checkpoint_beyond)
+        return made(shape, graph, factored, profile, keeps_preconditioners, checkpoint_beyond)
 
     @property
     def sample_bytes(self) -> int:
@@ -204,20 +203,13 @@ class MemoryModel:
 class SpreadMemoryModel(MemoryModel):
     """As `MemoryModel`, of a model on several devices: every size is that of the device which takes most."""
 
-    def __init__(
-        self,
-        shape: ModelShape,
-        graph: PassGraph,
-        factored: frozenset[int],
-        profile: DeviceProfile,
-        keep_preconditioners: bool = True,
-        checkpoint_beyond: int | None = None,
-    ) -> None:
-        super().__init__(shape, graph, factored, profile, keep_preconditioners, checkpoint_beyond)
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        alike = (self.profile, self.keeps_preconditioners, self.checkpoint_beyond)
         self._parts = []
-        for part, numbers in shape.on_each():
-            own = frozenset(place for place, number in enumerate(numbers) if number in factored)
-            self._parts.append(MemoryModel(part, graph, own, profile, keep_preconditioners, checkpoint_beyond))
+        for part, numbers in self.shape.on_each():
+            own = frozenset(place for place, number in enumerate(numbers) if number in self.factored)
+            self._parts.append(MemoryModel(part, self.graph, own, *alike))
 
     @property
     def sample_bytes(self) -> int:
